@@ -1,0 +1,1 @@
+"""The contract: every document that chainctl writes or reads.  Pydantic and the standard library only."""

@@ -1,0 +1,123 @@
+"""What every manifest has in common: a kind, a version, canonical bytes and a name.
+
+The rules, which every document on disk obeys:
+
+1. Kind and version are checked before any other field is looked at.
+2. Manifests are closed: an unknown field is refused, a missing one is refused, no type is coerced.
+3. The bytes on disk are the canonical bytes (JSON, UTF-8, sorted keys, two spaces, no NaN, one newline at
+   the end).  Anything else with the same meaning is refused, so one meaning has one name.
+4. The name of an artifact is the SHA-256 of its manifest's bytes: `sha256sum manifest.json` prints it.
+"""
+
+import hashlib
+import json
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from schemas.errors import BadInput
+
+MANIFEST_LIMIT_BYTES = 64 * 2**20  # far above the largest real manifest; a bound for hostile ones
+
+
+class Record(BaseModel):
+    """A frozen, strict, closed value: the building block of manifests and recipes."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class Manifest(Record):
+    """A document on disk.  Subclasses pin `kind` and `version` with `Literal` types and defaults."""
+
+    KIND: ClassVar[str]
+    VERSION: ClassVar[int] = 1
+
+    def canonical_bytes(self) -> bytes:
+        """The only byte string that stands for this manifest."""
+        return canonical_json(self.model_dump(mode="json"))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical bytes, as `sha256:<64 hex digits>`: the artifact's name."""
+        return sha256_digest(self.canonical_bytes())
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, source: str) -> Self:
+        """Parse `data`, refusing everything that is not exactly a `cls` manifest.
+
+        `source` names the file in errors.  Raises `BadInput`.
+        """
+        check_kind_and_version(data, kind=cls.KIND, version=cls.VERSION, source=source)
+        try:
+            manifest = cls.model_validate_json(data)
+        except ValidationError as error:
+            raise BadInput(
+                f"{source} is not a valid {cls.KIND} manifest",
+                values=describe_validation_error(error),
+                hint="make the artifact again with a current chainctl, or copy it again",
+            ) from None
+        if manifest.canonical_bytes() != data:
+            raise BadInput(
+                f"{source} is not in canonical form (key order, spacing, duplicate keys or number format)",
+                values={"expected": manifest.digest, "found": sha256_digest(data)},
+                hint="manifests are never edited by hand: make the artifact again",
+            )
+        return manifest
+
+
+def canonical_json(value: Any) -> bytes:
+    """Sorted keys, two spaces, UTF-8, one newline at the end, NaN refused with `ValueError`."""
+    text = json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
+    return text.encode() + b"\n"
+
+
+def sha256_digest(data: bytes | memoryview) -> str:
+    """`sha256:<64 hex digits>` of `data`."""
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def check_kind_and_version(data: bytes, *, kind: str, version: int, source: str) -> None:
+    """Rule 1: look at `kind` and `version`, and at nothing else.  Raises `BadInput` with both values."""
+    found_kind, found_version = read_kind_and_version(data, source=source)
+    if (found_kind, found_version) == (kind, version):
+        return
+    newer = found_kind == kind and isinstance(found_version, int) and found_version > version
+    raise BadInput(
+        f"{source} is not the kind of document that is needed here",
+        values={"expected": f"{kind} v{version}", "found": f"{found_kind} v{found_version}"},
+        hint="it was written by a newer chainctl: upgrade" if newer else "check which directory was given",
+    )
+
+
+def read_kind_and_version(data: bytes, *, source: str) -> tuple[object, object]:
+    """`kind` and `version` of a JSON document, whatever else it holds.  Raises `BadInput`."""
+    if len(data) > MANIFEST_LIMIT_BYTES:
+        raise BadInput(
+            f"{source} is too large for a manifest",
+            values={"limit": f"{MANIFEST_LIMIT_BYTES} bytes", "found": f"{len(data)} bytes"},
+        )
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError):
+        raise BadInput(
+            f"{source} is not JSON in UTF-8",
+            values={"expected": "a JSON object", "found": f"{len(data)} other bytes"},
+            hint="the file was cut short or altered: copy the artifact again",
+        ) from None
+    if not isinstance(document, dict):
+        raise BadInput(
+            f"{source} is not a JSON object",
+            values={"expected": "object", "found": type(document).__name__},
+        )
+    return document.get("kind"), document.get("version")
+
+
+def describe_validation_error(error: ValidationError, *, most: int = 4) -> dict[str, object]:
+    """Where pydantic disagrees and why, without the offending values (they may be a user's text)."""
+    problems = error.errors(include_input=False, include_url=False, include_context=False)
+    described: dict[str, object] = {
+        ".".join(str(part) for part in problem["loc"]) or "document": problem["msg"] for problem in problems[:most]
+    }
+    if len(problems) > most:
+        described["…"] = f"{len(problems) - most} more"
+    return described

@@ -1,0 +1,68 @@
+"""Errors a person can act on.
+
+Every refusal in chainctl is a `ChainError`: one sentence of fact, the two values that disagree, and the way
+out.  The class decides the exit code, which is part of the public contract (see `chainctl --help`).
+A caller's bug is a `ValueError`; a broken invariant is an `assert`; neither belongs here.
+"""
+
+from typing import ClassVar
+
+
+class ChainError(Exception):
+    """A refusal with its evidence.
+
+    `fact` is one sentence; `values` are labelled values, usually what was expected and what was found;
+    `hint` says what to do next.  None of them ever holds a user's text.
+    """
+
+    exit_code: ClassVar[int] = 3
+
+    def __init__(self, fact: str, *, values: dict[str, object] | None = None, hint: str = "") -> None:
+        super().__init__(fact)
+        self.fact = fact
+        self.values = dict(values or {})
+        self.hint = hint
+
+    def __str__(self) -> str:
+        lines = [self.fact]
+        width = max((len(label) for label in self.values), default=0)
+        lines += [f"  {label:<{width}}  {value}" for label, value in self.values.items()]
+        if self.hint:
+            lines.append(f"hint: {self.hint}")
+        return "\n".join(lines)
+
+
+class UsageProblem(ChainError):
+    """The command line asks for something that makes no sense."""
+
+    exit_code = 2
+
+
+class BadInput(ChainError):
+    """Data, a recipe, a model or an artifact cannot be used as it is."""
+
+    exit_code = 3
+
+
+class NotTrusted(ChainError):
+    """Bytes are not what their manifest says: altered, cut short, or not the ones named."""
+
+    exit_code = 4
+
+
+class DoesNotFit(ChainError):
+    """The memory budget is smaller than the work needs."""
+
+    exit_code = 5
+
+
+class TooFewUpdates(ChainError):
+    """A round cannot close with the updates at hand."""
+
+    exit_code = 6
+
+
+class Waiting(ChainError):
+    """Nothing is wrong; something has not arrived yet."""
+
+    exit_code = 7

@@ -1,0 +1,57 @@
+"""Profile v1: how far each layer of a frozen model moves a device's texts away from the input, and its budget."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from schemas.base import Manifest, Record
+from schemas.refs import DeviceName, Digest, ModelFingerprint
+from schemas.settings import EncodingSettings, NumericsSettings, SimilaritySettings
+
+
+class LayerSimilarity(Record):
+    """CKA between the reference and the output of one layer, with a 95 % interval.
+
+    The unbiased estimator may leave [0, 1] a little; nothing here is clipped.
+    """
+
+    cka: float
+    low: float
+    high: float
+
+    @model_validator(mode="after")
+    def _interval_holds_the_value(self) -> "LayerSimilarity":
+        if not self.low <= self.cka <= self.high:
+            raise ValueError("the interval does not hold the value")
+        return self
+
+
+class ProfileManifest(Manifest):
+    """What `chainctl profile` says of one device.  A device with too few texts has no curve."""
+
+    KIND: ClassVar[str] = "profile"
+
+    kind: Literal["profile"] = "profile"
+    version: Literal[1] = 1
+    device: DeviceName
+    model: ModelFingerprint
+    inputs: Digest  # salted digest of the texts and settings: tells "the same again" without telling what
+    example_count: Annotated[int, Field(ge=0)]  # texts on the device
+    profiled_count: Annotated[int, Field(ge=0)]  # texts that CKA was estimated from [n]
+    memory_budget_bytes: Annotated[int, Field(ge=1)]
+    encoding: EncodingSettings
+    similarity: SimilaritySettings
+    numerics: NumericsSettings
+    layers: tuple[LayerSimilarity, ...]
+
+    @model_validator(mode="after")
+    def _a_curve_is_whole_or_absent(self) -> "ProfileManifest":
+        if self.layers and len(self.layers) != self.model.num_layers:
+            raise ValueError("a curve has one value for each layer")
+        return self
+
+    @model_validator(mode="after")
+    def _settings_are_decided(self) -> "ProfileManifest":
+        if self.similarity.scale == "auto":
+            raise ValueError("a profile holds the scale that was used, not auto")
+        return self

@@ -1,0 +1,98 @@
+"""recipe.toml: the settings of a federation, as a person writes them.
+
+Settings come from flags, then the environment (`CHAINCTL_<SECTION>_<KEY>`), then the recipe, then defaults.
+"""
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from schemas.base import describe_validation_error
+from schemas.errors import BadInput, UsageProblem
+from schemas.settings import Settings
+
+ENVIRONMENT_PREFIX = "CHAINCTL_"
+
+
+def parse_recipe(
+    text: str,
+    *,
+    source: str,
+    environment: Mapping[str, str] | None = None,
+    overrides: Iterable[str] = (),
+) -> Settings:
+    """Settings of a recipe, with environment and `section.key=value` overrides on top.
+
+    Raises `BadInput` for a recipe that is no TOML or has unknown, missing or wrong settings, `UsageProblem` for
+    an override that names no setting.
+    """
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise BadInput(f"{source} is not TOML: {error}") from None
+    for name, key, value in [*_from_environment(environment or {}), *map(_from_override, overrides)]:
+        _set(document, name, key, value)
+    try:
+        return Settings.model_validate(_tuples(document))
+    except ValidationError as error:
+        raise BadInput(
+            f"{source} has settings that cannot be used",
+            values=describe_validation_error(error),
+            hint="'chainctl recipe new' writes a recipe with every setting explained",
+        ) from None
+
+
+def setting_paths() -> dict[str, tuple[str, str]]:
+    """Every setting as `section.key` (or `key` at the top), with its (section, key)."""
+    paths: dict[str, tuple[str, str]] = {}
+    for name, field in Settings.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            paths |= {f"{name}.{key}": (name, key) for key in section.model_fields}
+        else:
+            paths[name] = ("", name)
+    return paths
+
+
+def _from_environment(environment: Mapping[str, str]) -> list[tuple[str, str, Any]]:
+    names = {ENVIRONMENT_PREFIX + path.replace(".", "_").upper(): where for path, where in setting_paths().items()}
+    return [(*names[name], _value(environment[name])) for name in sorted(names.keys() & environment.keys())]
+
+
+def _from_override(override: str) -> tuple[str, str, Any]:
+    path, equals, text = override.partition("=")
+    where = setting_paths().get(path.strip())
+    if not equals or where is None:
+        raise UsageProblem(
+            f"--set {override!r} names no setting",
+            values={"expected": "section.key=value, such as chain.window_size=3"},
+            hint="'chainctl recipe new -' prints every setting",
+        )
+    return (*where, _value(text.strip()))
+
+
+def _value(text: str) -> Any:
+    """A TOML value where `text` is one, otherwise the text itself (so that `sgd` needs no quotes)."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _set(document: dict[str, Any], section: str, key: str, value: Any) -> None:
+    target = document.setdefault(section, {}) if section else document
+    if isinstance(target, dict):
+        target[key] = value
+
+
+def _tuples(value: Any) -> Any:
+    """TOML arrays as tuples and whole numbers kept: what strict validation expects of Python values."""
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return tuple(_tuples(item) for item in value)
+    return value
+
+

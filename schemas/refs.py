@@ -1,0 +1,84 @@
+"""Names of things: digests, files, tensors, windows, devices.  Everything that points at something else."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints, model_validator
+
+from schemas.base import Record, canonical_json, sha256_digest
+
+Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
+
+# Valid on FAT and exFAT sticks: no colons, no separators, no leading dot, no trailing dot or space.
+# Lower case only, so that two devices never differ by case alone.
+DeviceName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$")]
+
+FileName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}[a-z0-9]$")]
+
+TensorName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.]{0,254}$")]
+
+Label = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+
+
+class FileReference(Record):
+    """A file of an artifact: its name inside the directory, its size and its hash."""
+
+    name: FileName
+    size_bytes: Annotated[int, Field(ge=0)]
+    sha256: Digest
+
+
+class TensorReference(Record):
+    """A tensor of an artifact, hashed over its little-endian, row-major bytes."""
+
+    name: TensorName
+    dtype: Literal["F32"]  # adapters and heads are kept and averaged in float32, whatever computes with them
+    shape: tuple[Annotated[int, Field(ge=1)], ...]
+    sha256: Digest
+
+
+class Window(Record):
+    """Layers `start … stop-1`, half-open.  `start == stop == num_layers` trains the head alone."""
+
+    start: Annotated[int, Field(ge=0)]
+    stop: Annotated[int, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _start_is_not_after_stop(self) -> "Window":
+        if self.start > self.stop:
+            raise ValueError("a window starts at or before its stop")
+        return self
+
+    @property
+    def layers(self) -> range:
+        """Indices of the layers in the window."""
+        return range(self.start, self.stop)
+
+    def __str__(self) -> str:
+        return f"{self.start}-{self.stop - 1}" if self.layers else "head"
+
+
+class ModelFingerprint(Record):
+    """A base model by content: a device checks each part while it streams it.
+
+    Each digest covers the sorted tensor names on disk, their dtypes, shapes and bytes.
+    """
+
+    model_type: str  # transformers' own name of the architecture
+    num_layers: Annotated[int, Field(ge=1)]
+    hidden_size: Annotated[int, Field(ge=1)]
+    config: Digest
+    tokenizer: Digest
+    embeddings: Digest  # the token embedding table
+    layers: tuple[Digest, ...]
+    rest: Digest  # everything else: position embeddings, norms, pooler
+
+    @model_validator(mode="after")
+    def _one_digest_a_layer(self) -> "ModelFingerprint":
+        if len(self.layers) != self.num_layers:
+            raise ValueError("a fingerprint has one digest for each layer")
+        return self
+
+    @property
+    def digest(self) -> str:
+        """One digest for the whole model."""
+        return sha256_digest(canonical_json(self.model_dump(mode="json")))

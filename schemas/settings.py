@@ -1,0 +1,130 @@
+"""Settings: what a recipe chooses and a plan fixes.
+
+A section is the same class in `recipe.toml` and in the manifests, so a setting has one name, one default and
+one meaning everywhere.  Values called `auto` (or `foat`) are decided by a stage; a manifest always holds the
+decision.  Symbols in brackets are those of the ChainFed paper.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from schemas.base import Record
+from schemas.refs import Label
+
+PositiveInt = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+
+
+class TaskSettings(Record):
+    """What is learned, from which columns.  The label set is fixed by the plan, in this order."""
+
+    kind: Literal["text-classification"] = "text-classification"
+    text_column: str = "text"
+    label_column: str = "label"
+    labels: tuple[Label, ...] = ()
+
+    @model_validator(mode="after")
+    def _labels_are_distinct(self) -> "TaskSettings":
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError("a label is listed twice")
+        return self
+
+
+class EncodingSettings(Record):
+    """How texts become tokens.  Longer texts are cut at `max_length` tokens."""
+
+    max_length: Annotated[int, Field(ge=2, le=1_048_576)] = 128
+    padding_side: Literal["right", "left"] = "right"
+
+
+class HeadSettings(Record):
+    """`transformers`: the model's own …ForSequenceClassification head.  `mean`: mean over real tokens, linear."""
+
+    form: Literal["transformers", "mean"] = "transformers"
+
+
+class SimilaritySettings(Record):
+    """How CKA (Eq. 3 and 4) is estimated.  Profiles with different settings are never averaged."""
+
+    estimator: Literal["unbiased", "biased"] = "unbiased"
+    kernel: Literal["linear", "rbf"] = "linear"
+    pooling: Literal["mean", "first", "last", "tokens"] = "mean"
+    tokens: Literal["all", "skip-first"] = "all"
+    scale: Literal["auto", "none", "unit"] = "auto"  # auto: unit for decoders (attention sinks), none for encoders
+    reference: Literal["embeddings", "first-layer"] = "embeddings"
+    max_examples: Annotated[int, Field(ge=4)] = 256
+    min_examples: Annotated[int, Field(ge=4)] = 32
+
+    @model_validator(mode="after")
+    def _floor_is_below_ceiling(self) -> "SimilaritySettings":
+        if self.min_examples > self.max_examples:
+            raise ValueError("min_examples is above max_examples")
+        return self
+
+
+class ChainSettings(Record):
+    """Which layers train when: FOAT picks the start, DLCT slides a window of Q layers, GPO adds foresight.
+
+    `start = 0` is "w/o FOAT"; `window_size = 1` with `advance = "on-convergence"` is "w/o DLCT";
+    `global_weight = 0.0` is "w/o GPO".  Methods other than `chain` are references: `full-adapters` trains every
+    adapter end to end, `linear-probe` the head alone, `no-ft` nothing.
+    """
+
+    method: Literal["chain", "full-adapters", "linear-probe", "no-ft"] = "chain"
+    start: Literal["foat"] | NonNegativeInt = "foat"
+    cka_threshold: Annotated[float, Field(gt=0, le=1)] = 0.8  # [T]; the paper uses 0.9 for BERT-base
+    window_size: Literal["auto"] | PositiveInt = "auto"  # [Q]; auto: the largest that fits the smallest budget
+    max_window: Literal["auto"] | PositiveInt = "auto"  # bound for auto; auto: max(2, num_layers // 4)
+    advance: Literal["every-round", "on-convergence"] = "every-round"
+    patience: PositiveInt = 3  # on-convergence: rounds without improvement before the window moves
+    min_improvement: Annotated[float, Field(ge=0)] = 1e-3
+    global_weight: Annotated[float, Field(ge=0)] = 0.2  # [λ]; the paper uses 0.1 for BERT-base
+
+
+class AdapterSettings(Record):
+    """Eq. 1: A(h) = h + W_up σ(W_down h).  Bottleneck width r = hidden_size // reduction_factor."""
+
+    reduction_factor: PositiveInt = 16
+    activation: Literal["auto", "relu", "silu", "gelu"] = "auto"  # auto: silu for decoders, relu for encoders
+
+
+class OptimizerSettings(Record):
+    """What a device does in one `train-window`.  Optimiser state starts at zero every time."""
+
+    name: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: Annotated[float, Field(gt=0)] = 4e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0  # sgd only
+    epochs: PositiveInt = 1
+    batch_size: PositiveInt = 8
+
+
+class NumericsSettings(Record):
+    """What decides the last bit.  Fixed by the plan, so that equal work has an equal name."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the frozen layers; adapters and head stay in float32
+    micro_batch: PositiveInt = 8
+    threads: PositiveInt = 2
+
+
+class FederationSettings(Record):
+    """Who takes part.  `devices_per_round = "all"`, or that many, drawn anew each round from the plan's digest."""
+
+    devices_per_round: Literal["all"] | PositiveInt = "all"
+    strategy: Literal["weighted-mean"] = "weighted-mean"
+
+
+class Settings(Record):
+    """All sections: a recipe before it is planned, a plan's settings after."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**53)] = 0
+    task: TaskSettings = TaskSettings()
+    encoding: EncodingSettings = EncodingSettings()
+    head: HeadSettings = HeadSettings()
+    similarity: SimilaritySettings = SimilaritySettings()
+    chain: ChainSettings = ChainSettings()
+    adapter: AdapterSettings = AdapterSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    numerics: NumericsSettings = NumericsSettings()
+    federation: FederationSettings = FederationSettings()

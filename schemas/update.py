@@ -1,0 +1,38 @@
+"""Update v1: what one device trained in one round, and nothing else."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from schemas.base import Manifest, Record
+from schemas.refs import DeviceName, Digest, FileReference, TensorReference, Window
+
+
+class TrainingLoss(Record):
+    """Losses of Eq. 2, in nats an example."""
+
+    first: float  # first step
+    last: float  # last step
+    mean: float  # over all steps, weighted by their example counts
+    mean_local: float
+    mean_global: float | None  # None where the global loss does not run: the last window, or λ = 0
+
+
+class UpdateManifest(Manifest):
+    """The window's adapters (and the head) after local training."""
+
+    KIND: ClassVar[str] = "update"
+
+    kind: Literal["update"] = "update"
+    version: Literal[1] = 1
+    plan: Digest
+    state: Digest  # the state that was trained on
+    round: Annotated[int, Field(ge=0)]  # of that state
+    window: Window
+    device: DeviceName
+    inputs: Digest  # salted digest of the texts: tells "the same again" without telling what
+    example_count: Annotated[int, Field(ge=1)]
+    steps: Annotated[int, Field(ge=1)]
+    loss: TrainingLoss
+    tensors: tuple[TensorReference, ...]
+    files: tuple[FileReference, ...]

@@ -1,0 +1,1 @@
+"""Texts and labels: loading, splitting, encoding.  What a text says never leaves this package in an error."""

@@ -1,0 +1,159 @@
+"""One reader a format, each yielding rows in order and naming file and line where it cannot."""
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from schemas.errors import BadInput
+
+CSV_FIELD_LIMIT = 2**31 - 1  # the csv module's own default is 131,072 characters
+
+
+@dataclass(frozen=True)
+class Row:
+    """A text and its label as they lie in a file; `where` is "file, line 3"."""
+
+    where: str
+    text: str
+    label: str
+    text_column: str
+
+    def __repr__(self) -> str:
+        return f"Row({self.where})"
+
+
+def read_jsonl(path: Path, text_column: str, label_column: str | None) -> Iterator[Row]:
+    """One JSON object a line.  Blank lines at the end are allowed."""
+    for number, line in _utf8_lines(path):
+        where = f"{path}, line {number}"
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line, object_pairs_hook=_no_duplicates)
+        except (ValueError, RecursionError) as error:
+            raise BadInput(
+                f"{where}: not a JSON object",
+                values={"expected": "one JSON object a line", "length": f"{len(line)} characters"},
+                hint=str(error) if isinstance(error, _DuplicateKeyError) else "",
+            ) from None
+        if not isinstance(record, dict):
+            raise BadInput(f"{where}: not a JSON object", values={"expected": "object", "found": type(record).__name__})
+        yield _row(where, record, text_column, label_column)
+
+
+def read_csv(path: Path, text_column: str, label_column: str | None) -> Iterator[Row]:
+    """Comma separated, first line the column names, quoted as RFC 4180 has it."""
+    csv.field_size_limit(CSV_FIELD_LIMIT)
+    lines = (line for _, line in _utf8_lines(path))
+    reader = csv.reader(lines, strict=True)
+    try:
+        columns = next(reader, None)
+        if columns is None:
+            return
+        for fields in reader:
+            where = f"{path}, line {reader.line_num}"
+            if not fields:
+                continue
+            if len(fields) != len(columns):
+                found = f"{len(fields)} fields"
+                raise BadInput(f"{where}: wrong number of fields", values={"expected": len(columns), "found": found})
+            yield _row(where, dict(zip(columns, fields, strict=True)), text_column, label_column)
+    except csv.Error as error:
+        raise BadInput(f"{path}, line {reader.line_num}: not CSV", values={"reason": error}) from None
+
+
+def read_parquet(path: Path, text_column: str, label_column: str | None) -> Iterator[Row]:
+    """Batch by batch.  Needs the extra `[data]`."""
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise BadInput(f"reading {path} needs pyarrow", hint="pip install 'chainctl[data]'") from None
+    try:
+        file = parquet.ParquetFile(path)
+        columns = [text_column, *([label_column] if label_column else [])]
+        _require_columns(str(path), file.schema_arrow.names, columns)
+        number = 0
+        for batch in file.iter_batches(batch_size=1024, columns=columns):
+            for record in batch.to_pylist():
+                number += 1
+                yield _row(f"{path}, row {number}", record, text_column, label_column)
+    except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
+        raise BadInput(f"{path} is not a Parquet file that can be read", values={"reason": type(error).__name__}) from None
+
+
+def read_folder(path: Path, label_column: str | None) -> Iterator[Row]:
+    """A folder per class, a text per file: the label is the folder's name.  In order of label, then file name."""
+    if not any(entry.is_dir() for entry in path.iterdir()):
+        raise BadInput(
+            f"{path} has no folders",
+            values={"expected": "a folder per class, a text file per example"},
+            hint="give the file itself for JSONL, CSV or Parquet",
+        )
+    for folder in sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")):
+        for file in sorted(entry for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith(".")):
+            text = _decode(file.read_bytes(), str(file))
+            yield Row(str(file), text, folder.name if label_column else "", "the file's text")
+
+
+def _row(where: str, record: dict[str, Any], text_column: str, label_column: str | None) -> Row:
+    columns = [text_column, *([label_column] if label_column else [])]
+    _require_columns(where, list(record), columns)
+    values: list[str] = []
+    for column in columns:
+        value = record[column]
+        if isinstance(value, int) and not isinstance(value, bool) and column == label_column:
+            value = str(value)  # integer class ids are labels too
+        if not isinstance(value, str):
+            raise BadInput(
+                f"{where}: the value is not a text",
+                values={"column": column, "expected": "a string", "found": type(value).__name__},
+            )
+        values.append(value)
+    return Row(where, values[0], values[1] if label_column else "", text_column)
+
+
+def _require_columns(where: str, found: list[str], wanted: list[str]) -> None:
+    missing = [column for column in wanted if column not in found]
+    if missing:
+        raise BadInput(
+            f"{where}: there is no column {missing[0]!r}",
+            values={"expected": ", ".join(wanted), "found": ", ".join(sorted(found)[:12]) or "no columns"},
+            hint="name the columns with --text-column and --label-column, or in [task] of the recipe",
+        )
+
+
+class _DuplicateKeyError(ValueError):
+    pass
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) != len(pairs):
+        raise _DuplicateKeyError("a key stands twice in the object")
+    return record
+
+
+def _utf8_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Lines with their numbers.  A byte order mark is skipped; other encodings are refused."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            data = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+            yield number, _decode(data, f"{path}, line {number}")
+
+
+def _decode(data: bytes, where: str) -> str:
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadInput(
+            f"{where}: not UTF-8",
+            values={"at byte": error.start, "of": f"{len(data)} bytes"},
+            hint="convert the data to UTF-8",
+        ) from None
+    if "\0" in text:
+        raise BadInput(f"{where}: the text holds a NUL character", values={"at character": text.index("\0")})
+    return text

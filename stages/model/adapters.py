@@ -1,0 +1,75 @@
+"""Bottleneck adapters, Eq. 1 of the paper: A(h) = h + W_up σ(W_down h + b_down) + b_up.
+
+One adapter stands after each layer from the plan's start layer on, on the layer's output (AdapterHub's sequential
+bottleneck without a layer norm).  W_down ~ N(0, 0.02²), the rest zero: a fresh chain is the pre-trained model to
+the bit.  Adapters are kept in float32 and compute in the dtype of the hidden states.
+
+Shapes: D hidden size, R bottleneck.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 -- torch's own convention
+from torch import Tensor
+
+ACTIVATIONS = {"relu": F.relu, "silu": F.silu, "gelu": F.gelu}
+INITIAL_STD = 0.02
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """Weights of one adapter: `down_RD`, `down_bias_R`, `up_DR`, `up_bias_D`, all float32."""
+
+    down_RD: Tensor  # noqa: N815 -- shape suffixes
+    down_bias_R: Tensor  # noqa: N815
+    up_DR: Tensor  # noqa: N815
+    up_bias_D: Tensor  # noqa: N815
+    activation: str
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """A(h) for hidden states (…, D)."""
+        dtype = hidden.dtype
+        inner = F.linear(hidden, self.down_RD.to(dtype), self.down_bias_R.to(dtype))
+        return hidden + F.linear(ACTIVATIONS[self.activation](inner), self.up_DR.to(dtype), self.up_bias_D.to(dtype))
+
+    def parameters(self) -> list[Tensor]:
+        """The four tensors, in a fixed order."""
+        return [self.down_RD, self.down_bias_R, self.up_DR, self.up_bias_D]
+
+
+SUFFIXES = ("down.weight", "down.bias", "up.weight", "up.bias")
+
+
+def adapter_names(layer: int) -> list[str]:
+    """Names of a layer's adapter tensors in states and updates, in the order of `Adapter.parameters`."""
+    return [f"adapters.{layer}.{suffix}" for suffix in SUFFIXES]
+
+
+def adapters_from_tensors(tensors: Mapping[str, np.ndarray], activation: str) -> dict[int, Adapter]:
+    """Adapters by layer, from the tensors of a state (which are copied by no one: the arrays are shared)."""
+    layers = sorted({int(name.split(".")[1]) for name in tensors if name.startswith("adapters.")})
+    return {
+        layer: Adapter(*(torch.from_numpy(tensors[name]) for name in adapter_names(layer)), activation=activation)
+        for layer in layers
+    }
+
+
+def fresh_adapters(layers: Iterable[int], *, hidden_size: int, bottleneck: int, seed: int) -> dict[str, np.ndarray]:
+    """Tensors of untrained adapters.  Drawn by numpy's PCG64, whose stream is the same on every machine."""
+    tensors: dict[str, np.ndarray] = {}
+    for layer in layers:
+        down = normal(f"adapters.{layer}", seed, (bottleneck, hidden_size))
+        zeros = [np.zeros(shape, np.float32) for shape in (bottleneck, (hidden_size, bottleneck), hidden_size)]
+        tensors |= dict(zip(adapter_names(layer), [down, *zeros], strict=True))
+    return tensors
+
+
+def normal(purpose: str, seed: int, shape: tuple[int, ...]) -> np.ndarray:
+    """N(0, 0.02²) values that depend on `purpose` and `seed` alone."""
+    key = hashlib.sha256(f"chainctl initial {purpose} {seed}".encode()).digest()
+    generator = np.random.Generator(np.random.PCG64(int.from_bytes(key[:16], "little")))
+    return (generator.standard_normal(shape) * INITIAL_STD).astype(np.float32)

@@ -1,0 +1,23 @@
+"""A model with its tokenizer, opened once and used by one stage or, in a simulation, by many."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from schemas.refs import ModelFingerprint
+from schemas.settings import Settings
+from stages.data.encode import Encoder
+from stages.model.backbone import Backbone
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A backbone and the encoder that feeds it."""
+
+    backbone: Backbone
+    encoder: Encoder
+
+    @classmethod
+    def open(cls, model_dir: Path, settings: Settings, *, expected: ModelFingerprint | None = None) -> "LoadedModel":
+        """Open both.  Raises `BadInput` and, where the model is not `expected`, `NotTrusted`."""
+        encoder = Encoder.load(model_dir, settings.encoding)
+        return cls(Backbone.open(model_dir, settings, pad_id=encoder.pad_id, expected=expected), encoder)

@@ -1,0 +1,72 @@
+"""AdamW and SGD through torch's fused kernels.
+
+`torch.optim` imports a compiler (70 MiB resident); the kernels it would call are there without it.  State starts
+at zero in every `train-window`.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from schemas.settings import OptimizerSettings
+
+ADAM_BETAS = (0.9, 0.999)
+ADAM_EPSILON = 1e-8
+
+
+class Optimizer:
+    """Updates `parameters` in place from their `.grad`, as `torch.optim.AdamW` or `torch.optim.SGD` would."""
+
+    def __init__(self, parameters: Sequence[Tensor], settings: OptimizerSettings) -> None:
+        self.parameters = list(parameters)
+        self.settings = settings
+        self.steps = 0
+        moments = {"adamw": 2, "sgd": 1 if settings.momentum else 0}[settings.name]
+        self._moments = [[torch.zeros_like(parameter) for parameter in self.parameters] for _ in range(moments)]
+        self._step_counts = [torch.zeros(()) for _ in self.parameters]
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """One update; gradients are cleared.  Every parameter must have one."""
+        gradients = [parameter.grad for parameter in self.parameters]
+        assert all(gradient is not None for gradient in gradients), "a trained parameter has no gradient"
+        self.steps += 1
+        if self.settings.name == "adamw":
+            self._adamw(gradients)
+        else:
+            self._sgd(gradients)
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def _adamw(self, gradients: list[Tensor | None]) -> None:
+        for count in self._step_counts:
+            count += 1
+        torch._fused_adamw_(
+            self.parameters,
+            gradients,
+            *self._moments,
+            [],
+            self._step_counts,
+            lr=self.settings.learning_rate,
+            beta1=ADAM_BETAS[0],
+            beta2=ADAM_BETAS[1],
+            weight_decay=self.settings.weight_decay,
+            eps=ADAM_EPSILON,
+            amsgrad=False,
+            maximize=False,
+        )
+
+    def _sgd(self, gradients: list[Tensor | None]) -> None:
+        torch._fused_sgd_(
+            self.parameters,
+            gradients,
+            self._moments[0] if self._moments else [],
+            weight_decay=self.settings.weight_decay,
+            momentum=self.settings.momentum,
+            lr=self.settings.learning_rate,
+            dampening=0.0,
+            nesterov=False,
+            maximize=False,
+            is_first_step=self.steps == 1,
+        )

@@ -1,0 +1,147 @@
+"""Parts of a base model, read and checked: a layer, some embedding rows, everything around the layers.
+
+Each part's bytes are hashed as they are read and compared with the fingerprint that the federation agreed on, so a
+changed weight or a bad disk ends in an error that names the part, never in a different number.
+"""
+
+import mmap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from schemas.errors import BadInput, NotTrusted
+from schemas.refs import ModelFingerprint
+from stages.model.names import Load, Names, stored
+from stages.model.skeleton import Skeleton
+from stages.model.weights import Checkpoint, PartHasher, StoredTensor, file_digest
+
+Weights = Mapping[str, Tensor]  # a layer's parameters by their names inside the layer
+ALIGNMENT = 64  # bytes: what vector loads like, and a multiple of every dtype
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads the parts of one model.  `expected` is what they must be; None where nothing is known yet."""
+
+    model_dir: Path
+    checkpoint: Checkpoint
+    names: Names
+    skeleton: Skeleton
+    expected: ModelFingerprint | None
+
+    def fingerprint(self) -> ModelFingerprint:
+        """Hash the whole model, in constant memory."""
+        config = self.skeleton.config
+        return ModelFingerprint(
+            model_type=config.model_type,
+            num_layers=len(self.names.layers),
+            hidden_size=config.hidden_size,
+            config=file_digest(self.model_dir / "config.json"),
+            tokenizer=file_digest(self.model_dir / "tokenizer.json"),
+            embeddings=self.checkpoint.digest(stored([self.names.embeddings])),
+            layers=tuple(
+                self.checkpoint.digest(self.names.stored_layer(layer)) for layer in range(len(self.names.layers))
+            ),
+            rest=self.checkpoint.digest(self.names.stored_rest()),
+        )
+
+    def check_small_parts(self) -> None:
+        """Compare everything that is no layer with the expected fingerprint.  Raises `NotTrusted`."""
+        if self.expected is None:
+            return
+        expected, model = self.expected, self.model_dir
+        self._check("config.json", expected.config, file_digest(model / "config.json"))
+        self._check("tokenizer.json", expected.tokenizer, file_digest(model / "tokenizer.json"))
+        embeddings = self.checkpoint.digest(stored([self.names.embeddings]))
+        self._check("the token embedding table", expected.embeddings, embeddings)
+        self._check("what stands around the layers", expected.rest, self.checkpoint.digest(self.names.stored_rest()))
+
+    def check_same(self, expected: ModelFingerprint, found: ModelFingerprint) -> None:
+        """Compare two fingerprints part by part.  Raises `NotTrusted` for the first part that differs."""
+        for part in ("model_type", "num_layers", "hidden_size", "config", "tokenizer", "embeddings", "rest"):
+            self._check(part, str(getattr(expected, part)), str(getattr(found, part)))
+        for layer, (there, here) in enumerate(zip(expected.layers, found.layers, strict=True)):
+            self._check(f"layer {layer}", there, here)
+
+    def layer_bytes(self, layer: int) -> int:
+        """Bytes of arena that `layer` needs."""
+        return sum(_aligned(tensor.size) for tensor in self.names.stored_layer(layer))
+
+    def layer(self, layer: int, arena: mmap.mmap) -> Weights:
+        """A layer's weights, lying in `arena` where the model stores them as it uses them.  Raises `NotTrusted`."""
+        raw: dict[str, Tensor] = {}
+        hasher = PartHasher()
+        offset = 0
+        for tensor in sorted(self.names.stored_layer(layer), key=lambda tensor: tensor.name):
+            view = memoryview(arena)[offset : offset + tensor.size]
+            self.checkpoint.read_into(tensor, view)
+            hasher.begin(tensor)
+            hasher.add(view)
+            raw[tensor.name] = _as_tensor(arena, tensor, offset)
+            offset += _aligned(tensor.size)
+        if self.expected is not None:
+            self._check(f"layer {layer}", self.expected.layers[layer], hasher.digest())
+        prefix = f"{self.skeleton.layer_prefix}.{layer}."
+        converted = self._convert(self.names.layers[layer], raw)
+        return {name.removeprefix(prefix): value for name, value in converted.items()}
+
+    def rest(self) -> dict[str, Tensor]:
+        """Everything that is neither a layer nor the token embedding table, by parameter name."""
+        return self._whole(self.names.rest)
+
+    def embedding_rows(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Sorted token ids (U,) and their rows (U, D): only those that `ids` (U,) name, read one by one."""
+        load = self.names.embeddings
+        source = load.sources[0][0]
+        if load.converter is not None:
+            table = self._whole((load,))[load.target]
+            return torch.arange(table.shape[0]), table
+        if int(ids[-1]) >= source.shape[0]:
+            raise BadInput(
+                "the tokenizer knows more tokens than the model",
+                values={"rows in the model": source.shape[0], "token": int(ids[-1])},
+                hint="tokenizer.json and the weights must come from the same model",
+            )
+        row_bytes = source.size // source.shape[0]
+        table_bytes = bytearray(row_bytes * len(ids))
+        view = memoryview(table_bytes)
+        for position, token in enumerate(ids.tolist()):
+            target = view[position * row_bytes : (position + 1) * row_bytes]
+            self.checkpoint.read_into(source, target, start=token * row_bytes)
+        rows = torch.frombuffer(table_bytes, dtype=source.dtype).view(len(ids), source.shape[1])
+        return ids, rows.to(self.skeleton.dtype)
+
+    def _whole(self, loads: tuple[Load, ...]) -> dict[str, Tensor]:
+        raw: dict[str, Tensor] = {}
+        for tensor in stored(loads):
+            data = bytearray(tensor.size)
+            self.checkpoint.read_into(tensor, memoryview(data))
+            raw[tensor.name] = torch.frombuffer(data, dtype=tensor.dtype).view(tensor.shape)
+        return self._convert(loads, raw)
+
+    def _convert(self, loads: tuple[Load, ...], raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        converted: dict[str, Tensor] = {}
+        for load in loads:
+            converted |= load.convert(raw, self.skeleton.model)
+        dtype = self.skeleton.dtype
+        return {name: value.to(dtype) if value.is_floating_point() else value for name, value in converted.items()}
+
+    def _check(self, part: str, expected: str, found: str) -> None:
+        if expected != found:
+            raise NotTrusted(
+                f"{part} of the base model is not the one the federation agreed on",
+                values={"plan says": expected, "model has": found, "model": self.model_dir},
+                hint="get the same base model as everyone else, or make a new plan for this one",
+            )
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def _as_tensor(arena: mmap.mmap, tensor: StoredTensor, offset: int) -> Tensor:
+    count = tensor.size // tensor.dtype.itemsize
+    return torch.frombuffer(arena, dtype=tensor.dtype, count=count, offset=offset).view(tensor.shape)

@@ -1,0 +1,259 @@
+"""transformers' own model, without its weights: the forward pass that we never write ourselves.
+
+The model is built on the meta device and each layer is replaced by a `Slot`.  Whoever runs the skeleton says what
+happens in the slots; everything around them (embeddings, masks, rotary angles, final norm, pooler, choice of the
+last real token, classifier) is the model's own code, whatever the family.  Layers before the one of interest pass
+their input on; so one forward hands layer l exactly the arguments that the whole model would.
+"""
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+)
+
+from transformers.utils import logging
+
+from schemas.errors import BadInput
+from schemas.settings import HeadSettings
+
+logging.set_verbosity(logging.CRITICAL)  # what we refuse, we refuse with an error of our own
+logging.disable_progress_bar()
+
+# What happens in a slot: (layer index, hidden states (B, S, D), the layer applied to new hidden states) -> hidden states.
+Visit = Callable[[int, Tensor, Callable[[Tensor, Mapping[str, Tensor]], Tensor]], Tensor]
+
+
+class Slot(nn.Module):
+    """Stands where a layer stood, looks like it, and does what the visitor says."""
+
+    def __init__(self, index: int, layer: nn.Module, host: "Skeleton") -> None:
+        super().__init__()
+        # Past nn.Module's registry, so that the layer's parameters are no longer the model's.
+        self.__dict__.update(index=index, layer=layer, host=host, returns_tuple=returns_tuple(layer))
+
+    def __getattr__(self, name: str) -> Any:
+        """Attributes that a model reads from its layers (`attention_type`, say) are those of the layer."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.__dict__["layer"], name)
+
+    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor | tuple[Tensor, None]:
+        def apply(hidden: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+            # Masks and angles go where the hidden states are (the meta device, where memory is predicted).
+            own_args, own_kwargs = tree_map_only(Tensor, lambda value: value.to(hidden.device), (args, kwargs))
+            output = torch.func.functional_call(self.layer, dict(weights), (hidden, *own_args), own_kwargs)
+            return output[0] if isinstance(output, tuple) else output
+
+        visit: Visit = self.host.visit
+        output = visit(self.index, hidden, apply)
+        return (output, None) if self.returns_tuple else output
+
+
+class GatheredEmbedding(nn.Module):
+    """The token embedding without its table: rows come from disk, or are zero where nobody looks at them."""
+
+    def __init__(self, inner: nn.Module, width: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.__dict__["inner"] = inner
+        self.width, self.dtype = width, dtype
+        self.rows: tuple[Tensor, Tensor] | None = None  # (sorted token ids (U,), their rows (U, D))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        if self.rows is None:
+            return torch.zeros(*ids.shape, self.width, dtype=self.dtype)
+        known, table = self.rows
+        embedded: Tensor = torch.func.functional_call(self.inner, {"weight": table}, (torch.searchsorted(known, ids),))
+        return embedded
+
+
+class _Stop(Exception):  # noqa: N818 -- not an error: how a visitor leaves the model's forward early
+    def __init__(self, hidden: Tensor) -> None:
+        self.hidden = hidden
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Token ids and attention mask, both (B, S) int64."""
+
+    input_ids: Tensor
+    attention_mask: Tensor
+
+
+class Skeleton:
+    """A model on the meta device with slots for layers.  `rest` parameters are real once `fill` was called."""
+
+    def __init__(self, model: PreTrainedModel, head_form: str) -> None:
+        self.model = model
+        self.head_form = head_form
+        self.config: PretrainedConfig = model.config
+        self.dtype: torch.dtype = model.dtype
+        self.layer_prefix, layers = find_layers(model)
+        self.layers: list[nn.Module] = list(layers)
+        self.embedding_name = _embedding_parameter(model)
+        self.state_names = list(model.state_dict())
+        self.visit: Visit = _pass_on
+        self.gathered = self._replace_embedding()
+        self.slots = nn.ModuleList(Slot(index, layer, self) for index, layer in enumerate(self.layers))
+
+    def open_slots(self) -> None:
+        """Put the slots in the layers' place.  Names must be resolved before, while the layers are there."""
+        parent, _, name = self.layer_prefix.rpartition(".")
+        setattr(self.model.get_submodule(parent), name, self.slots)
+        self.model.set_input_embeddings(self.gathered)
+
+    def fill(self, values: Mapping[str, Tensor]) -> None:
+        """Make parameters outside the layers real."""
+        for path, value in values.items():
+            parent, _, name = path.rpartition(".")
+            module = self.model.get_submodule(parent)
+            if name in module._buffers:
+                module._buffers[name] = value
+            else:
+                module._parameters[name] = nn.Parameter(value, requires_grad=False)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a parameter or buffer, real or not."""
+        return tuple(self.model.get_parameter_or_buffer(name).shape)
+
+    @contextmanager
+    def visiting(self, visit: Visit) -> Iterator[None]:
+        """Let `visit` decide what happens in the slots."""
+        self.visit = visit
+        try:
+            yield
+        finally:
+            self.visit = _pass_on
+
+    def run(self, batch: Batch, visit: Visit, parameters: Mapping[str, Tensor] | None = None) -> Any:
+        """The model's own forward with `visit` in the slots, and `parameters` in place of its own: its output."""
+        arguments = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+        with self.visiting(visit):
+            return torch.func.functional_call(self.model, dict(parameters or {}), (), arguments)
+
+    def run_until(self, batch: Batch, visit: Visit, stop: int) -> Tensor:
+        """As `run`, but leaves after slot `stop`: the hidden states that `visit` returned there, (B, S, D)."""
+
+        def visit_and_stop(index: int, hidden: Tensor, apply: Any) -> Tensor:
+            result = visit(index, hidden, apply)
+            if index == stop:
+                raise _Stop(result)
+            return result
+
+        try:
+            self.run(batch, visit_and_stop)
+        except _Stop as stopped:
+            return stopped.hidden
+        raise AssertionError(f"the model's forward never reached layer {stop}")
+
+    def _replace_embedding(self) -> GatheredEmbedding:
+        inner = self.model.get_input_embeddings()
+        inner.padding_idx = None  # matters to gradients only, and must lie inside the table otherwise
+        weight = self.model.get_parameter(self.embedding_name)
+        return GatheredEmbedding(inner, weight.shape[1], weight.dtype)
+
+
+def _pass_on(index: int, hidden: Tensor, apply: Any) -> Tensor:  # noqa: ARG001
+    return hidden
+
+
+def load_config(model_dir: Path) -> PretrainedConfig:
+    """The model's configuration.  Never runs code of the model's own.  Raises `BadInput`."""
+    if not (model_dir / "config.json").is_file():
+        raise BadInput(
+            f"{model_dir} is not a model directory",
+            values={"expected": "config.json, tokenizer.json and safetensors weights"},
+            hint="'chainctl assets get minilm' fetches a small one",
+        )
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
+    except (ValueError, KeyError, OSError) as error:
+        raise BadInput(
+            f"{model_dir / 'config.json'} names no architecture of the installed transformers",
+            values={"reason": type(error).__name__},
+            hint="upgrade transformers; architectures that bring their own code are not run",
+        ) from None
+    return config
+
+
+def is_decoder(config: PretrainedConfig) -> bool:
+    """Whether the architecture is causal: transformers has a causal-LM form of it and no masked-LM form."""
+    kind = config.model_type
+    causal = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return causal or bool(getattr(config, "is_decoder", False))
+
+
+def build_skeleton(config: PretrainedConfig, head: HeadSettings, *, dtype: torch.dtype) -> Skeleton:
+    """The model of `config` on the meta device, buffers real, in eval mode.  Takes milliseconds at any size."""
+    whole = head.form == "transformers"
+    if whole and config.model_type not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
+        raise BadInput(
+            f"transformers has no sequence classification head for {config.model_type}",
+            values={"head.form": head.form},
+            hint='set form = "mean" in the [head] section of the recipe',
+        )
+    config.use_cache = False
+    factory = AutoModelForSequenceClassification if whole else AutoModel
+    with torch.device("meta"):
+        model = factory.from_config(config, dtype=dtype)
+    _restore_buffers(model)
+    return Skeleton(model.eval().requires_grad_(False), head.form)
+
+
+def _restore_buffers(model: PreTrainedModel) -> None:
+    """Compute the buffers that no checkpoint holds (rotary frequencies, position ids), as `from_pretrained` does."""
+    for path, buffer in list(model.named_non_persistent_buffers()):
+        parent, _, name = path.rpartition(".")
+        value = torch.empty_like(buffer, device="cpu")
+        if value.is_floating_point():
+            value.fill_(float("nan"))  # one that is not computed below would be noticed
+        model.get_submodule(parent)._buffers[name] = value
+    for tensor in model.state_dict(keep_vars=True).values():
+        tensor._is_hf_initialized = True  # only what is not in a checkpoint is to be initialised
+    model.initialize_weights()
+
+
+def find_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
+    """Path and modules of the layer list: the shallowest `ModuleList` with `num_hidden_layers` entries."""
+    count = model.config.num_hidden_layers
+    found = [
+        (name.count("."), name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == count
+    ]
+    if not found:
+        raise BadInput(
+            f"{type(model).__name__} has no list of {count} layers",
+            hint="this architecture cannot be streamed layer by layer",
+        )
+    _, name, layers = min(found, key=lambda entry: entry[:2])
+    return name, layers
+
+
+def returns_tuple(layer: nn.Module) -> bool:
+    """Whether a layer's forward returns a tuple, read off its source; `check.py` finds out where this is wrong."""
+    source = textwrap.dedent(inspect.getsource(inspect.unwrap(type(layer).forward)))
+    returned = [node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Return)]
+    return bool(returned) and (isinstance(returned[-1], ast.Tuple) or ast.unparse(returned[-1] or source) == "outputs")
+
+
+def _embedding_parameter(model: PreTrainedModel) -> str:
+    table = model.get_input_embeddings().weight
+    names = [name for name, parameter in model.named_parameters() if parameter is table]
+    if not names:
+        raise BadInput(f"{type(model).__name__} has no token embedding table", hint="this architecture is not supported")
+    return names[0]

@@ -1,0 +1,177 @@
+"""Profile stage: how far does each layer move what flows through it away from the input?
+
+Chain:  [profile] -> plan -> train-window -> aggregate -> eval
+Reads:  a base model directory and a device's texts.
+Writes: a profile artifact: one CKA value a layer (Eq. 3 and 4) with its interval, and the device's memory budget.
+
+The texts go through the frozen model block by block; labels are not read.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from schemas.base import canonical_json, sha256_digest
+from schemas.profile import LayerSimilarity, ProfileManifest
+from schemas.refs import ModelFingerprint
+from schemas.settings import Settings, SimilaritySettings
+from stages.data.load import Example, data_digest, load_examples
+from stages.model.backbone import Backbone
+from stages.model.check import check_architecture
+from stages.model.cka import cka_with_interval, gram
+from stages.model.hidden import HiddenStates
+from stages.model.loading import LoadedModel
+from stages.model.pooling import draw_rows, features
+from stages.model.skeleton import is_decoder
+from stages.model.stream import run_prefix
+from stages.model.texts import EncodedTexts
+from stages.store.artifact import Artifact, drafting, existing
+from stages.store.measure import MeasuredFacts, Stopwatch
+
+Progress = Callable[[str, int, int], None]
+
+
+def run(
+    *,
+    model_dir: Path,
+    data: Path,
+    settings: Settings,
+    device: str,
+    memory_budget_bytes: int | None,
+    out: Path,
+    force: bool = False,
+    progress: Progress = lambda phase, done, total: None,
+    model: LoadedModel | None = None,
+    fingerprint: ModelFingerprint | None = None,
+) -> Artifact[ProfileManifest]:
+    """Profile one device.  `model` and `fingerprint` spare a caller with many devices opening the model again.
+
+    Raises `BadInput` for data or a model that cannot be used, `UsageProblem` where `out` holds something else.
+    """
+    examples = load_examples(data, text_column=settings.task.text_column, label_column=None)
+    with Stopwatch() as watch:
+        check_architecture(model_dir, settings.head)
+        model = model or LoadedModel.open(model_dir, settings)
+        fingerprint = fingerprint or model.backbone.reader.fingerprint()
+        budget = memory_budget_bytes or device_memory_bytes()
+        draft = _describe(fingerprint, examples, settings, model.backbone, device=device, budget=budget)
+        found = existing(out, ProfileManifest, same=lambda there: _same_inputs(there, draft), force=force)
+        if found is not None:
+            return found
+        checkpoint = model.backbone.reader.checkpoint
+        before = checkpoint.bytes_read
+        sample = _sample(examples, draft.similarity, seed=settings.seed, device=device)
+        layers, layer_seconds = (
+            measure_similarity(model, sample, settings, draft.similarity, scratch=out.parent, progress=progress)
+            if len(sample) >= draft.similarity.min_examples
+            else ((), ())
+        )
+    manifest = draft.model_copy(update={"layers": layers, "profiled_count": len(sample) if layers else 0})
+    facts = MeasuredFacts(
+        seconds=watch.seconds,
+        predicted_peak_bytes=None,
+        peak_bytes=watch.peak_bytes,
+        bytes_streamed=checkpoint.bytes_read - before,
+        layer_seconds=layer_seconds,
+    )
+    with drafting(out, force=force) as artifact:
+        artifact.finish(manifest, facts)
+    return Artifact(out, manifest, manifest.digest)
+
+
+def measure_similarity(
+    model: LoadedModel,
+    examples: list[Example],
+    settings: Settings,
+    similarity: SimilaritySettings,
+    *,
+    scratch: Path,
+    progress: Progress,
+) -> tuple[tuple[LayerSimilarity, ...], tuple[float, ...]]:
+    """CKA of each layer's output with the reference, and seconds a layer; the model passes once."""
+    torch.set_num_threads(settings.numerics.threads)
+    backbone = model.backbone
+    texts = EncodedTexts.encode([example.text for example in examples], model.encoder, settings.numerics.micro_batch)
+    generator = np.random.Generator(np.random.PCG64(settings.seed))
+    rows = draw_rows(texts.lengths, similarity, generator)
+    reference_layer = -1 if similarity.reference == "embeddings" else 0
+    reference: list[np.ndarray] = []
+    curve: list[LayerSimilarity] = []
+    seconds: list[float] = []
+
+    def after_layer(layer: int, hidden: HiddenStates) -> None:
+        kernel = gram(features(hidden, rows, similarity), similarity.kernel)
+        if layer == reference_layer:
+            reference.append(kernel)
+        if layer >= 0:
+            value, low, high = cka_with_interval(reference[0], kernel, similarity.estimator)
+            curve.append(LayerSimilarity(cka=value, low=low, high=high))
+
+    scratch.mkdir(parents=True, exist_ok=True)
+    width, dtype = backbone.hidden_size, backbone.dtype
+    with HiddenStates(texts.lengths, width, dtype, scratch=scratch) as hidden:
+        run_prefix(
+            backbone,
+            texts,
+            hidden,
+            {},
+            stop=backbone.num_layers,
+            after_layer=after_layer,
+            layer_seconds=seconds.append,
+            progress=progress,
+        )
+    return tuple(curve), tuple(seconds)
+
+
+def device_memory_bytes() -> int:
+    """Physical memory of this machine: the budget where none is given."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def decide(similarity: SimilaritySettings, *, decoder: bool) -> SimilaritySettings:
+    """Settings with `auto` resolved: unit scale for decoders (attention sinks), none for encoders."""
+    if similarity.scale != "auto":
+        return similarity
+    return similarity.model_copy(update={"scale": "unit" if decoder else "none"})
+
+
+def _describe(
+    fingerprint: ModelFingerprint,
+    examples: list[Example],
+    settings: Settings,
+    backbone: Backbone,
+    *,
+    device: str,
+    budget: int,
+) -> ProfileManifest:
+    """The manifest before anything is measured."""
+    # Salted with the model and the device, so that nobody can confirm a guess of the texts across federations.
+    salt = canonical_json(["profile", fingerprint.digest, device]).decode()
+    return ProfileManifest(
+        device=device,
+        model=fingerprint,
+        inputs=sha256_digest(canonical_json([data_digest(examples, salt=salt), settings.seed])),
+        example_count=len(examples),
+        profiled_count=0,
+        memory_budget_bytes=budget,
+        encoding=settings.encoding,
+        similarity=decide(settings.similarity, decoder=is_decoder(backbone.skeleton.config)),
+        numerics=settings.numerics,
+        layers=(),
+    )
+
+
+def _same_inputs(there: ProfileManifest, draft: ProfileManifest) -> bool:
+    return there.model_copy(update={"layers": (), "profiled_count": 0}) == draft
+
+
+def _sample(examples: list[Example], settings: SimilaritySettings, *, seed: int, device: str) -> list[Example]:
+    """At most `max_examples` texts, drawn from the seed and the device, in order of the data."""
+    key = hashlib.sha256(f"chainctl profile {seed} {device}".encode()).digest()
+    generator = np.random.Generator(np.random.PCG64(int.from_bytes(key[:16], "little")))
+    drawn = generator.permutation(len(examples))[: settings.max_examples]
+    return [examples[index] for index in sorted(drawn.tolist())]

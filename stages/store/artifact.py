@@ -1,0 +1,239 @@
+"""Artifacts: directories that are complete or absent, named by the SHA-256 of their manifest.
+
+    manifest.json         deterministic; its digest is the artifact's name
+    measured.json         what it cost; names that digest, decides nothing; may be absent
+    tensors.safetensors   where the manifest lists it
+
+Nothing else may lie in the directory.  Bytes are hashed and then parsed: the same bytes, read once.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from schemas.base import MANIFEST_LIMIT_BYTES, Manifest, read_kind_and_version, sha256_digest
+from schemas.errors import BadInput, NotTrusted, UsageProblem
+from schemas.evaluation import EvaluationManifest
+from schemas.measured import Measured
+from schemas.plan import PlanManifest
+from schemas.profile import ProfileManifest
+from schemas.refs import FileReference, TensorReference
+from schemas.state import StateManifest
+from schemas.update import UpdateManifest
+from stages.store.files import complete_directory
+from stages.store.measure import MeasuredFacts
+from stages.store.tensors import TENSORS_FILE, Shapes, TensorFile, TensorWriter, open_regular
+
+MANIFEST_FILE = "manifest.json"
+MEASURED_FILE = "measured.json"
+CHUNK_BYTES = 2**20
+
+M = TypeVar("M", bound=Manifest)
+
+KINDS: dict[str, type[Manifest]] = {
+    kind.KIND: kind for kind in (ProfileManifest, PlanManifest, StateManifest, UpdateManifest, EvaluationManifest)
+}
+
+
+@dataclass(frozen=True)
+class Artifact(Generic[M]):
+    """A manifest that was found whole at `path`; `digest` is its name."""
+
+    path: Path
+    manifest: M
+    digest: str
+
+    def measured(self) -> Measured | None:
+        """What making it cost, if that is known."""
+        path = self.path / MEASURED_FILE
+        if not path.exists():
+            return None
+        return Measured.from_bytes(_read_bounded(path), source=str(path))
+
+
+def open_artifact(path: Path, kind: type[M]) -> Artifact[M]:
+    """Parse and check an artifact of one kind: manifest, file set, sizes, headers.
+
+    Tensors are hashed when they are read.  Raises `BadInput` for what is no such artifact, `NotTrusted` for one that
+    was altered.
+    """
+    manifest_path = path / MANIFEST_FILE
+    if not path.is_dir():
+        raise BadInput(
+            f"{path} is no artifact directory",
+            values={"expected": f"a {kind.KIND} artifact", "found": "a file" if path.exists() else "nothing"},
+        )
+    if not os.path.lexists(manifest_path):
+        raise BadInput(
+            f"{path} has no {MANIFEST_FILE}",
+            values={"expected": f"a {kind.KIND} artifact"},
+            hint="the copy was interrupted, or this is another directory",
+        )
+    data = _read_bounded(manifest_path)
+    manifest = kind.from_bytes(data, source=str(manifest_path))
+    artifact = Artifact(path, manifest, sha256_digest(data))
+    _check_files(artifact)
+    return artifact
+
+
+def check_same_plan(plan: Artifact[PlanManifest], state: Artifact[StateManifest]) -> None:
+    """A state belongs to a plan.  Raises `BadInput` with both digests."""
+    if state.manifest.plan != plan.digest:
+        raise BadInput(
+            f"{state.path} is of another plan",
+            values={"expected": plan.digest, "found": state.manifest.plan},
+            hint="take plan and state from the same federation",
+        )
+
+
+def read_tensors(artifact: Artifact[Any], prefix: str = "") -> dict[str, np.ndarray]:
+    """Every tensor whose name starts with `prefix`, float32, each checked against its SHA-256 in the manifest."""
+    with tensor_file(artifact) as file:
+        return {name: file.tensor(name) for name in file.references if name.startswith(prefix)}
+
+
+def tensor_file(artifact: Artifact[Any]) -> TensorFile:
+    """The artifact's tensor file, opened and its header checked."""
+    return TensorFile.open(artifact.path / TENSORS_FILE, artifact.manifest.tensors)
+
+
+def verify_artifact(path: Path) -> Artifact[Any]:
+    """Check everything that can be checked of an artifact of any kind, to the last byte."""
+    manifest_path = path / MANIFEST_FILE
+    if not os.path.lexists(manifest_path):
+        raise BadInput(f"{path} has no {MANIFEST_FILE}", hint="the copy was interrupted, or this is no artifact")
+    kind, version = read_kind_and_version(_read_bounded(manifest_path), source=str(manifest_path))
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise BadInput(
+            f"{manifest_path} is of a kind that this chainctl does not know",
+            values={"expected": ", ".join(KINDS), "found": f"{kind} v{version}"},
+            hint="upgrade chainctl",
+        )
+    artifact = open_artifact(path, KINDS[kind])
+    for reference in getattr(artifact.manifest, "files", ()):
+        _check_hash(path, reference)
+    if getattr(artifact.manifest, "tensors", ()):
+        with tensor_file(artifact) as file:
+            for name in file.references:
+                file.tensor(name)
+    return artifact
+
+
+def existing(out: Path, kind: type[M], *, same: Callable[[M], bool], force: bool) -> Artifact[M] | None:
+    """The artifact at `out` if it was made from the same inputs; None where there is nothing, or with `force`.
+
+    Raises `UsageProblem` where something else is there: nothing is ever overwritten unasked.
+    """
+    if force or not os.path.lexists(out):
+        return None
+    hint = "give another --out, or replace it with --force"
+    try:
+        artifact = open_artifact(out, kind)
+    except BadInput as error:
+        raise UsageProblem(f"{out} exists already and is no {kind.KIND} artifact: {error.fact}", hint=hint) from None
+    if not same(artifact.manifest):
+        raise UsageProblem(
+            f"{out} holds a {kind.KIND} made from other inputs", values={"it is": artifact.digest}, hint=hint
+        )
+    verify_artifact(out)
+    return artifact
+
+
+class Draft:
+    """An artifact in the making, in a hidden directory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.finished = False
+
+    def write_tensors(self, tensors: Mapping[str, np.ndarray]) -> tuple[tuple[TensorReference, ...], tuple[FileReference, ...]]:
+        """Write float32 tensors: what the manifest is to say of them and of their file."""
+        writer = self.tensor_writer({name: values.shape for name, values in tensors.items()})
+        for name in sorted(tensors):
+            writer.write(name, tensors[name])
+        references, file = writer.finish()
+        return references, (file,)
+
+    def tensor_writer(self, shapes: Shapes) -> TensorWriter:
+        """A writer for tensors too large to hold at once."""
+        return TensorWriter(self.path / TENSORS_FILE, shapes)
+
+    def finish(self, manifest: Manifest, measured: MeasuredFacts | None) -> None:
+        """Write `measured.json`, then the manifest, last."""
+        if measured is not None:
+            (self.path / MEASURED_FILE).write_bytes(measured.to_measured(manifest.digest).canonical_bytes())
+        (self.path / MANIFEST_FILE).write_bytes(manifest.canonical_bytes())
+        self.finished = True
+
+
+@contextmanager
+def drafting(out: Path, *, force: bool) -> Iterator[Draft]:
+    """Make an artifact at `out`: complete when the block ends, absent when it fails or is killed."""
+    with complete_directory(out, force=force) as partial:
+        draft = Draft(partial)
+        yield draft
+        assert draft.finished, "an artifact was never finished"
+
+
+def _check_files(artifact: Artifact[Any]) -> None:
+    """The directory holds what the manifest lists and nothing else, and every size is right."""
+    references: dict[str, FileReference] = {file.name: file for file in getattr(artifact.manifest, "files", ())}
+    allowed = {MANIFEST_FILE, MEASURED_FILE, *references}
+    with os.scandir(artifact.path) as entries:
+        for entry in entries:
+            if entry.name not in allowed:
+                raise NotTrusted(
+                    f"{artifact.path} holds a file that its manifest does not list",
+                    values={"manifest lists": ", ".join(sorted(allowed)), "found": ascii(entry.name)},
+                    hint="remove the file, or copy the artifact again",
+                )
+    for name, reference in references.items():
+        _check_size(artifact.path / name, reference)
+    measured = artifact.measured()
+    if measured is not None and measured.artifact != artifact.digest:
+        raise NotTrusted(
+            f"{artifact.path / MEASURED_FILE} belongs to another artifact",
+            values={"manifest is": artifact.digest, "measured.json names": measured.artifact},
+            hint="copy the artifact again",
+        )
+
+
+def _check_size(path: Path, reference: FileReference) -> None:
+    descriptor = open_regular(path)
+    try:
+        found = os.fstat(descriptor).st_size
+    finally:
+        os.close(descriptor)
+    if found != reference.size_bytes:
+        raise NotTrusted(
+            f"{path} was altered or cut short",
+            values={"manifest says": f"{reference.size_bytes} bytes", "file has": f"{found} bytes"},
+            hint="copy the artifact again",
+        )
+
+
+def _check_hash(path: Path, reference: FileReference) -> None:
+    digest = hashlib.sha256()
+    with os.fdopen(open_regular(path / reference.name), "rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    if f"sha256:{digest.hexdigest()}" != reference.sha256:
+        raise NotTrusted(
+            f"{path / reference.name} was altered",
+            values={"manifest says": reference.sha256, "file has": f"sha256:{digest.hexdigest()}"},
+            hint="copy the artifact again",
+        )
+
+
+def _read_bounded(path: Path) -> bytes:
+    with os.fdopen(open_regular(path), "rb") as file:
+        data = file.read(MANIFEST_LIMIT_BYTES + 1)
+    if len(data) > MANIFEST_LIMIT_BYTES:
+        raise BadInput(f"{path} is too large", values={"limit": f"{MANIFEST_LIMIT_BYTES} bytes"})
+    return data

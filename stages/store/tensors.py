@@ -1,0 +1,184 @@
+"""safetensors files as artifacts hold them: float32, expected to the letter, read and written a chunk at a time.
+
+The safetensors library accepts duplicate names, NUL, `../../`, NaN and a header of any size, and writes its
+metadata in random order.  Here a file holds exactly the tensors its manifest lists, in order of name, without
+metadata and without holes, so the same tensors are always the same bytes, and a header can be checked before a
+single value is looked at.  What is written here, the library reads.
+"""
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from schemas.errors import BadInput, NotTrusted
+from schemas.refs import FileReference, TensorReference
+
+TENSORS_FILE = "tensors.safetensors"
+FLOAT32 = np.dtype("<f4")
+HEADER_LIMIT_BYTES = 64 * 2**20
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def header_bytes(shapes: Shapes) -> bytes:
+    """The header of a file of float32 tensors, in order of name, padded to eight bytes."""
+    entries: dict[str, object] = {}
+    offset = 0
+    for name in sorted(shapes):
+        size = elements(shapes[name]) * FLOAT32.itemsize
+        entries[name] = {"dtype": "F32", "shape": list(shapes[name]), "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def elements(shape: Sequence[int]) -> int:
+    """Number of elements of a shape."""
+    return int(np.prod(shape, dtype=np.int64))
+
+
+class TensorFile:
+    """A tensor file, open, its header known to be exactly the one that `references` ask for."""
+
+    def __init__(self, path: Path, descriptor: int, references: Sequence[TensorReference]) -> None:
+        self.path = path
+        self._descriptor = descriptor
+        self.references = {reference.name: reference for reference in references}
+        self._offsets: dict[str, int] = {}
+        offset = len(header_bytes(self._shapes()))
+        for name in sorted(self.references):
+            self._offsets[name] = offset
+            offset += elements(self.references[name].shape) * FLOAT32.itemsize
+        self.size_bytes = offset
+
+    @classmethod
+    def open(cls, path: Path, references: Sequence[TensorReference]) -> Self:
+        """Open `path` and check its size and header.  Raises `NotTrusted`; a link or a device is `BadInput`."""
+        file = cls(path, open_regular(path), references)
+        try:
+            file._check_header()
+        except BaseException:
+            file.close()
+            raise
+        return file
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._descriptor)
+
+    def chunk(self, name: str, start: int, count: int) -> np.ndarray:
+        """`count` elements of a tensor from element `start` on, float32, as they lie in the file."""
+        size = count * FLOAT32.itemsize
+        buffer = bytearray(size)
+        view = memoryview(buffer)
+        filled = 0
+        while filled < size:
+            got = os.preadv(self._descriptor, [view[filled:]], self._offsets[name] + start * FLOAT32.itemsize + filled)
+            if got <= 0:
+                raise self._altered(f"{size} bytes", f"{filled} bytes")
+            filled += got
+        return np.frombuffer(buffer, FLOAT32)
+
+    def tensor(self, name: str) -> np.ndarray:
+        """A whole tensor; the SHA-256 of the very bytes returned is checked.  Raises `NotTrusted`."""
+        reference = self.references[name]
+        values = self.chunk(name, 0, elements(reference.shape))
+        self.check_digest(name, hashlib.sha256(values.data).hexdigest())
+        return values.reshape(reference.shape)
+
+    def check_digest(self, name: str, found_hex: str) -> None:
+        """Compare the SHA-256 of a tensor's bytes with the manifest's."""
+        expected = self.references[name].sha256
+        if f"sha256:{found_hex}" != expected:
+            raise self._altered(expected, f"sha256:{found_hex}", what=f"tensor {name} of ")
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: reference.shape for name, reference in self.references.items()}
+
+    def _check_header(self) -> None:
+        found_size = os.fstat(self._descriptor).st_size
+        if found_size != self.size_bytes:
+            raise self._altered(f"{self.size_bytes} bytes", f"{found_size} bytes")
+        expected = header_bytes(self._shapes())
+        if len(expected) > HEADER_LIMIT_BYTES or os.pread(self._descriptor, len(expected), 0) != expected:
+            raise self._altered("the header that the manifest implies", "another header")
+
+    def _altered(self, expected: str, found: str, what: str = "") -> NotTrusted:
+        return NotTrusted(
+            f"{what}{self.path} was altered or cut short",
+            values={"manifest says": expected, "file has": found},
+            hint="copy the artifact again, then run 'chainctl verify' on it",
+        )
+
+
+def open_regular(path: Path) -> int:
+    """A descriptor of a regular file.  Links, devices and pipes are refused, before anything is read."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise BadInput(
+            f"{path} cannot be opened as a regular file",
+            values={"expected": "a regular file", "found": os.strerror(error.errno or 0)},
+            hint="copy the artifact again, without links",
+        ) from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise BadInput(f"{path} is no regular file", hint="copy the artifact again")
+    return descriptor
+
+
+class TensorWriter:
+    """Writes a tensor file in order of name, a chunk at a time, hashing as it goes: constant memory."""
+
+    def __init__(self, path: Path, shapes: Shapes) -> None:
+        self._shapes = dict(sorted(shapes.items()))
+        self._path = path
+        self._file = path.open("wb")
+        self._file_hash = hashlib.sha256()
+        self._hashes = {name: hashlib.sha256() for name in self._shapes}
+        self._written = dict.fromkeys(self._shapes, 0)
+        self._put(header_bytes(shapes))
+
+    def write(self, name: str, values: np.ndarray) -> None:
+        """The next elements of `name`.  Tensors must come in order of name, each whole before the next."""
+        data = np.ascontiguousarray(values, FLOAT32).data
+        unfinished = next((other for other in self._shapes if self._left(other)), None)
+        if name != unfinished or values.size > self._left(name):
+            raise ValueError(f"{values.size} elements of {name} come out of order")
+        self._hashes[name].update(data)
+        self._written[name] += values.size
+        self._put(data)
+
+    def finish(self) -> tuple[tuple[TensorReference, ...], FileReference]:
+        """Close the file: what the manifest says of it."""
+        if any(self._left(name) for name in self._shapes):
+            raise ValueError("a tensor is not whole")
+        size = self._file.tell()
+        self._file.close()
+        references = tuple(
+            TensorReference(name=name, dtype="F32", shape=shape, sha256=f"sha256:{self._hashes[name].hexdigest()}")
+            for name, shape in self._shapes.items()
+        )
+        digest = f"sha256:{self._file_hash.hexdigest()}"
+        return references, FileReference(name=self._path.name, size_bytes=size, sha256=digest)
+
+    def _left(self, name: str) -> int:
+        return elements(self._shapes[name]) - self._written[name]
+
+    def _put(self, data: bytes | memoryview) -> None:
+        self._file_hash.update(data)
+        self._file.write(data)
