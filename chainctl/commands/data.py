@@ -1,0 +1,85 @@
+"""chainctl data: split and holdout"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from chainctl.console import Console
+from chainctl.options import Force, Json, Quiet
+from schemas.errors import UsageProblem
+
+app = typer.Typer(no_args_is_help=True, help="Split labelled texts over devices, or hold some out for testing.")
+
+Source = Annotated[Path, typer.Argument(metavar="DATA", help="JSONL, CSV, Parquet, or a folder per class.")]
+Seed = Annotated[int, typer.Option(help="Seed of the split.")]
+TextColumn = Annotated[str, typer.Option(help="Column of the text.")]
+LabelColumn = Annotated[str, typer.Option(help="Column of the label.")]
+OutFolder = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the JSONL files.")]
+
+
+@app.command()
+def split(
+    data: Source,
+    out: OutFolder,
+    devices: Annotated[int, typer.Option(help="Number of devices.")],
+    alpha: Annotated[float | None, typer.Option(help="Dirichlet concentration of the label skew.")] = None,
+    iid: Annotated[bool, typer.Option("--iid", help="Split evenly at random.")] = False,
+    seed: Seed = 0,
+    text_column: TextColumn = "text",
+    label_column: LabelColumn = "label",
+    allow_empty: Annotated[bool, typer.Option("--allow-empty", help="Let devices stay empty.")] = False,
+    force: Force = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """One JSONL file a device: DIR/device-00.jsonl, …"""
+    if (alpha is None) != iid:
+        raise UsageProblem("say how to split", values={"expected": "either --alpha A or --iid"})
+    console = Console(json=json, quiet=quiet)
+    from stages.data.split import split_file
+
+    sizes = split_file(
+        data,
+        out,
+        devices=devices,
+        alpha=alpha,
+        seed=seed,
+        text_column=text_column,
+        label_column=label_column,
+        allow_empty=allow_empty,
+        force=force,
+    )
+    console.say(f"{sum(sizes.values())} texts on {len(sizes)} devices, {min(sizes.values())} to {max(sizes.values())} each -> {out}")
+    console.result(path=out, texts=sizes)
+
+
+@app.command()
+def holdout(
+    data: Source,
+    out: OutFolder,
+    fraction: Annotated[float, typer.Option(help="Share of every class to hold out.")] = 0.2,
+    drop_duplicates: Annotated[bool, typer.Option("--drop-duplicates", help="Keep the first of equal texts.")] = False,
+    seed: Seed = 0,
+    text_column: TextColumn = "text",
+    label_column: LabelColumn = "label",
+    force: Force = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """DIR/train.jsonl and DIR/test.jsonl, with the same shares of every class."""
+    console = Console(json=json, quiet=quiet)
+    from stages.data.split import holdout_file
+
+    sizes = holdout_file(
+        data,
+        out,
+        fraction=fraction,
+        seed=seed,
+        text_column=text_column,
+        label_column=label_column,
+        deduplicate=drop_duplicates,
+        force=force,
+    )
+    console.say(f"{sizes['train']} texts to train on, {sizes['test']} held out, {sizes['dropped']} duplicates dropped -> {out}")
+    console.result(path=out, texts=sizes)

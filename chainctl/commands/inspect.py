@@ -1,0 +1,30 @@
+"""chainctl inspect"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from chainctl.console import Console
+from chainctl.options import Json, Quiet
+
+
+def inspect(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="An artifact of any kind.")],
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Verify one artifact and say what it is."""
+    console = Console(json=json, quiet=quiet)
+    from stages.report.explain import describe_artifact
+    from stages.store.artifact import verify_artifact
+
+    artifact = verify_artifact(directory)
+    console.say(describe_artifact(artifact))
+    measured = artifact.measured()
+    console.result(
+        path=directory,
+        digest=artifact.digest,
+        manifest=artifact.manifest.model_dump(mode="json"),
+        measured=measured.model_dump(mode="json") if measured else None,
+    )

@@ -1,0 +1,52 @@
+"""chainctl profile"""
+
+from chainctl.console import Console
+from chainctl.options import (
+    Data,
+    Device,
+    Force,
+    Json,
+    MemoryBudget,
+    ModelDir,
+    Out,
+    Quiet,
+    RecipeFile,
+    Set,
+    load_settings,
+    parse_size,
+)
+
+
+def profile(
+    model: ModelDir,
+    data: Data,
+    device: Device,
+    out: Out,
+    recipe: RecipeFile = None,
+    set_: Set = None,
+    memory_budget: MemoryBudget = None,
+    force: Force = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """On a device: how far does each layer move this device's texts from the input? (labels are not read)"""
+    console = Console(json=json, quiet=quiet)
+    settings, budget = load_settings(recipe, set_), parse_size(memory_budget)
+    from stages.profile import run
+
+    with console.progress() as progress:
+        artifact = run(
+            model_dir=model,
+            data=data,
+            settings=settings,
+            device=device,
+            memory_budget_bytes=budget,
+            out=out,
+            force=force,
+            progress=progress,
+        )
+    manifest = artifact.manifest
+    curve = " ".join(f"{layer.cka:.3f}" for layer in manifest.layers) or "too few texts for a curve"
+    console.say(f"{device}: {manifest.example_count} texts, CKA by layer: {curve}")
+    console.say(f"profile {artifact.digest[:19]} -> {out}")
+    console.result(path=out, digest=artifact.digest, cka=[layer.cka for layer in manifest.layers])

@@ -1,0 +1,48 @@
+"""chainctl recipe"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from chainctl.console import Console
+from chainctl.options import Force, Quiet
+from schemas.errors import UsageProblem
+
+app = typer.Typer(no_args_is_help=True, help="Recipes: the settings of a federation.")
+
+
+@app.callback()
+def recipe() -> None:
+    """Recipes: the settings of a federation."""
+
+
+@app.command()
+def new(
+    out: Annotated[Path, typer.Argument(metavar="FILE", help="Where the recipe goes; - prints it.")],
+    data: Annotated[Path | None, typer.Option(metavar="PATH", help="Labelled texts to take the label set from.")] = None,
+    text_column: Annotated[str, typer.Option(help="Column of the text.")] = "text",
+    label_column: Annotated[str, typer.Option(help="Column of the label.")] = "label",
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a recipe with every setting, its default and what it means."""
+    from schemas.settings import Settings, TaskSettings
+    from stages.report.recipe import write_recipe
+
+    labels: tuple[str, ...] = ()
+    if data is not None:
+        from stages.data.load import label_set, load_examples
+
+        labels = label_set(load_examples(data, text_column=text_column, label_column=label_column))
+    task = TaskSettings(text_column=text_column, label_column=label_column, labels=labels)
+    text = write_recipe(Settings(task=task))
+    if str(out) == "-":
+        typer.echo(text, nl=False)
+        return
+    if out.exists() and not force:
+        raise UsageProblem(f"{out} exists already", hint="give another name, or replace it with --force")
+    from stages.store.files import write_file
+
+    write_file(out, text.encode())
+    Console(quiet=quiet).say(f"recipe with {len(labels)} labels -> {out}")

@@ -1,0 +1,16 @@
+"""chainctl schema"""
+
+import json as json_library
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from schemas.published import DOCUMENTS, json_schema
+
+Kind = StrEnum("Kind", {name: name for name in DOCUMENTS})  # type: ignore[misc]
+
+
+def schema(kind: Annotated[Kind, typer.Argument(help="Which document.")]) -> None:
+    """Print the JSON Schema of a manifest or of the recipe."""
+    typer.echo(json_library.dumps(json_schema(str(kind)), indent=2, sort_keys=True))

@@ -1,0 +1,58 @@
+"""chainctl train-window"""
+
+from chainctl.console import Console
+from chainctl.options import Data, Device, Force, Json, MemoryBudget, ModelDir, Out, Plan, Quiet, State, parse_size
+
+
+def train_window(
+    model: ModelDir,
+    plan: Plan,
+    state: State,
+    data: Data,
+    device: Device,
+    out: Out,
+    memory_budget: MemoryBudget = None,
+    force: Force = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """On a device: train the round's window on this device's texts; write what was trained and nothing else."""
+    console = Console(json=json, quiet=quiet)
+    budget = parse_size(memory_budget)
+    from stages.model.allocator import return_freed_memory
+
+    return_freed_memory()
+    from stages.train_window import run
+
+    with console.progress() as progress:
+        artifact = run(
+            model_dir=model,
+            plan=plan,
+            state=state,
+            data=data,
+            device=device,
+            out=out,
+            memory_budget_bytes=budget,
+            force=force,
+            progress=progress,
+        )
+    manifest, measured = artifact.manifest, artifact.measured()
+    loss = manifest.loss
+    console.say(
+        f"{device}: window {manifest.window}, {manifest.steps} steps on {manifest.example_count} texts, "
+        f"loss {loss.first:.3f} -> {loss.last:.3f}"
+    )
+    if measured and measured.peak_bytes and measured.predicted_peak_bytes:
+        predicted = measured.predicted_peak_bytes / 2**20
+        console.say(f"peak memory {measured.peak_bytes / 2**20:.0f} MiB (predicted {predicted:.0f})")
+    console.say(f"update {artifact.digest[:19]} -> {out}")
+    console.result(
+        path=out,
+        digest=artifact.digest,
+        round=manifest.round,
+        window=[manifest.window.start, manifest.window.stop],
+        loss=loss.model_dump(),
+        peak_bytes=measured.peak_bytes if measured else None,
+        predicted_peak_bytes=measured.predicted_peak_bytes if measured else None,
+        seconds=measured.seconds if measured else None,
+    )

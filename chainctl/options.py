@@ -1,0 +1,67 @@
+"""Options that commands share, and how their values are read."""
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from schemas.errors import BadInput, UsageProblem
+
+if TYPE_CHECKING:
+    from schemas.settings import Settings
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout; messages go to stderr.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
+ModelDir = Annotated[
+    Path, typer.Option("--model", metavar="DIR", envvar="CHAINCTL_MODEL", help="Base model: a Hugging Face directory.")
+]
+Plan = Annotated[Path, typer.Option("--plan", metavar="DIR", help="Plan artifact.")]
+State = Annotated[Path, typer.Option("--state", metavar="DIR", help="State artifact.")]
+Out = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where the artifact goes.")]
+Data = Annotated[
+    Path, typer.Option("--data", metavar="PATH", help="Texts: JSONL, CSV, Parquet, or a folder per class.")
+]
+Device = Annotated[str, typer.Option("--device", metavar="NAME", help="Name of this device (a-z, 0-9, dot, dash).")]
+RecipeFile = Annotated[
+    Path | None, typer.Option("--recipe", metavar="FILE", help="Settings; see 'chainctl recipe new'.")
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a setting of the recipe; may be repeated."),
+]
+MemoryBudget = Annotated[
+    str | None,
+    typer.Option("--memory-budget", metavar="SIZE", envvar="CHAINCTL_MEMORY_BUDGET", help="Such as 2GiB or 512MiB."),
+]
+
+UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+def load_settings(recipe: Path | None, overrides: list[str] | None = None) -> "Settings":
+    """Flags over environment over recipe over defaults."""
+    from schemas.recipe import parse_recipe
+
+    text = ""
+    if recipe is not None:
+        try:
+            text = recipe.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadInput(
+                f"the recipe {recipe} cannot be read",
+                values={"reason": type(error).__name__},
+                hint="'chainctl recipe new recipe.toml' writes one",
+            ) from None
+    return parse_recipe(text, source=str(recipe or "the recipe"), environment=os.environ, overrides=overrides or [])
+
+
+def parse_size(text: str | None) -> int | None:
+    """`2GiB`, `512MiB`, `1.5GB` or a plain number of bytes, in bytes; None for None."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
+    if match is None or match[2].lower() not in UNITS or float(match[1]) <= 0:
+        raise UsageProblem("this is no size", values={"expected": "2GiB, 512MiB or 1500000000", "found": text})
+    return int(float(match[1]) * UNITS[match[2].lower()])

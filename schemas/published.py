@@ -1,0 +1,29 @@
+"""JSON Schemas of every document, for tools that are not ours."""
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from schemas.evaluation import EvaluationManifest
+from schemas.measured import Measured
+from schemas.plan import PlanManifest
+from schemas.profile import ProfileManifest
+from schemas.settings import Settings
+from schemas.state import StateManifest
+from schemas.update import UpdateManifest
+
+DOCUMENTS: dict[str, type[BaseModel]] = {
+    "profile": ProfileManifest,
+    "plan": PlanManifest,
+    "state": StateManifest,
+    "update": UpdateManifest,
+    "evaluation": EvaluationManifest,
+    "measured": Measured,
+    "recipe": Settings,
+}
+
+
+def json_schema(name: str) -> dict[str, Any]:
+    """The JSON Schema (2020-12) of a document.  In manifests every field is required."""
+    mode = "validation" if name == "recipe" else "serialization"
+    return DOCUMENTS[name].model_json_schema(mode=mode)

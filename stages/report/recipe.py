@@ -1,0 +1,70 @@
+"""A recipe as a person likes to read it: every setting, its value, and what it means."""
+
+import json
+from typing import Any
+
+from pydantic import BaseModel
+
+from schemas.settings import Settings
+
+EXPLAINED = {
+    "seed": "of everything that is drawn: fresh adapters, who takes part, order of texts",
+    "task.kind": "what is learned",
+    "task.text_column": "column of the text (JSONL, CSV, Parquet)",
+    "task.label_column": "column of the label",
+    "task.labels": "the label set; fixed by the plan, in this order",
+    "encoding.max_length": "tokens; longer texts are cut",
+    "encoding.padding_side": "right or left",
+    "head.form": "transformers: the model's own classification head; mean: mean over tokens, linear (sentence encoders)",
+    "similarity.estimator": "of CKA: unbiased, or biased as in the paper (near 1 for few texts, whatever they say)",
+    "similarity.kernel": "linear or rbf (median heuristic)",
+    "similarity.pooling": "mean, first, last (a row a text) or tokens (a row a token)",
+    "similarity.tokens": "all, or skip-first: leaves a decoder's attention sink out",
+    "similarity.scale": "none, unit (each token to unit length), auto: unit for decoders",
+    "similarity.reference": "compare layers with the embeddings, or with the first-layer",
+    "similarity.max_examples": "texts a device profiles, at most",
+    "similarity.min_examples": "devices with fewer are left out of the curve",
+    "chain.method": "chain; references: full-adapters, linear-probe, no-ft",
+    "chain.start": "foat: first layer whose CKA is below the threshold; a number fixes it (0 is w/o FOAT)",
+    "chain.cka_threshold": "T; the paper uses 0.9 for BERT-base, 0.8 for others",
+    "chain.window_size": "Q; auto: the largest that fits the smallest memory budget",
+    "chain.max_window": "bound for auto; auto: max(2, layers / 4)",
+    "chain.advance": "every-round (DLCT), or on-convergence (with window_size 1: w/o DLCT)",
+    "chain.patience": "on-convergence: rounds without improvement before the window moves",
+    "chain.min_improvement": "on-convergence: what counts as improvement of the training loss",
+    "chain.global_weight": "λ of the global loss (GPO); 0.0 is w/o GPO; the paper uses 0.1 for BERT-base, 0.2 for others",
+    "adapter.reduction_factor": "bottleneck = hidden size / this",
+    "adapter.activation": "relu, silu, gelu; auto: silu for decoders, relu for encoders",
+    "optimizer.name": "adamw or sgd; state starts at zero in every round",
+    "optimizer.learning_rate": "",
+    "optimizer.weight_decay": "decoupled for adamw",
+    "optimizer.momentum": "sgd only",
+    "optimizer.epochs": "passes over a device's texts a round",
+    "optimizer.batch_size": "texts a step",
+    "numerics.dtype": "of the frozen layers: float32 or bfloat16; adapters and head stay float32",
+    "numerics.micro_batch": "texts in memory at once; changes no gradient, lowers the peak",
+    "numerics.threads": "of torch; part of what makes equal work equal to the bit",
+    "federation.devices_per_round": "all, or a number drawn anew each round",
+    "federation.strategy": "weighted-mean: FedAvg",
+}
+
+
+def write_recipe(settings: Settings) -> str:
+    """TOML that parses back to `settings`."""
+    lines = ["# Settings of a federation.  A setting that is left out has the value shown here.", ""]
+    lines.append(_line("seed", "seed", settings.seed))
+    for section, values in settings:
+        if isinstance(values, BaseModel):
+            lines += ["", f"[{section}]"]
+            lines += [_line(f"{section}.{key}", key, value) for key, value in values]
+    return "\n".join(lines) + "\n"
+
+
+def _line(path: str, key: str, value: Any) -> str:
+    text = f"{key} = {_toml(value)}"
+    return f"{text:<36} # {EXPLAINED[path]}" if EXPLAINED[path] else text
+
+
+def _toml(value: Any) -> str:
+    """Strings, numbers and lists of strings look the same in TOML as in JSON."""
+    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)

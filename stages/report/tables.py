@@ -1,0 +1,24 @@
+"""Numbers and tables in text."""
+
+from collections.abc import Sequence
+
+STEP = 1024
+
+
+def format_bytes(count: int) -> str:
+    """`438 MiB`: binary units, three digits or so."""
+    value, unit = float(count), "B"
+    for following in ("KiB", "MiB", "GiB", "TiB"):
+        if value < STEP:
+            break
+        value, unit = value / STEP, following
+    return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
+
+
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A GitHub-flavoured Markdown table, aligned in plain text too."""
+    cells = [[str(cell) for cell in row] for row in [columns, *rows]]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(columns))]
+    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines)

@@ -1,0 +1,109 @@
+"""The history of a state: state, parent state, …, plan, profiles.  Found by name, as a commit finds its parents."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from schemas.base import sha256_digest
+from schemas.errors import ChainError
+from schemas.evaluation import EvaluationManifest
+from schemas.plan import PlanManifest
+from schemas.state import StateManifest
+from stages.store.artifact import MANIFEST_FILE, Artifact, open_artifact, verify_artifact
+
+MOST_DIRECTORIES = 10_000
+
+
+@dataclass(frozen=True)
+class HistoryLine:
+    """One state in the history, newest first."""
+
+    round: int
+    state: str
+    trained: str  # the window of the round that made it
+    devices: int
+    texts: int
+    train_loss: float | None
+    accuracy: float | None
+    plan: str
+    profiles: int | None  # None where the plan is not at hand
+    missing_parent: str  # digest of a parent that is not at hand; empty otherwise
+
+    def cells(self) -> tuple[object, ...]:
+        """For a table."""
+        loss = "" if self.train_loss is None else f"{self.train_loss:.4f}"
+        accuracy = "" if self.accuracy is None else f"{self.accuracy:.4f}"
+        return (self.round, self.state[:19], self.trained, self.devices, self.texts, loss, accuracy)
+
+
+def history(state: Path, search: Sequence[Path]) -> list[HistoryLine]:
+    """Walk from `state` to round 0, or to the first parent that is not at hand.
+
+    Looks in the folders around the state and in `search`.  Every artifact on the way is verified.
+    """
+    found = index([state.parent, *_beside(state), *search])
+    accuracies = _accuracies(found)
+    lines: list[HistoryLine] = []
+    current: Artifact[StateManifest] | None = open_artifact(state, StateManifest)
+    while current is not None:
+        verify_artifact(current.path)
+        manifest = current.manifest
+        parent_path = found.get(manifest.parent) if manifest.parent else None
+        parent = open_artifact(parent_path, StateManifest) if parent_path else None
+        lines.append(
+            HistoryLine(
+                round=manifest.round,
+                state=current.digest,
+                trained=str(parent.manifest.window) if parent else "",
+                devices=len(manifest.accepted),
+                texts=sum(update.example_count for update in manifest.accepted),
+                train_loss=manifest.train_loss,
+                accuracy=accuracies.get(current.digest),
+                plan=manifest.plan,
+                profiles=_profiles(found, manifest.plan),
+                missing_parent=manifest.parent if manifest.parent and not parent else "",
+            )
+        )
+        current = parent
+    return lines
+
+
+def index(directories: Sequence[Path]) -> dict[str, Path]:
+    """Artifacts by digest: every folder in `directories`, and in the folders below them, that holds a manifest."""
+    found: dict[str, Path] = {}
+    for directory in directories:
+        for count, candidate in enumerate(_candidates(directory)):
+            if count > MOST_DIRECTORIES:
+                break
+            manifest = candidate / MANIFEST_FILE
+            if manifest.is_file() and not manifest.is_symlink():
+                found.setdefault(sha256_digest(manifest.read_bytes()), candidate)
+    return found
+
+
+def _candidates(directory: Path) -> Iterator[Path]:
+    yield directory
+    for below in sorted(directory.iterdir()) if directory.is_dir() else ():
+        if below.is_dir() and not below.name.startswith("."):
+            yield below
+
+
+def _beside(state: Path) -> list[Path]:
+    """The folders that lie beside the state's own: `plan`, `evals`, …"""
+    around = state.resolve().parent.parent
+    return [entry for entry in sorted(around.iterdir()) if entry.is_dir() and not entry.name.startswith(".")]
+
+
+def _accuracies(found: dict[str, Path]) -> dict[str, float]:
+    accuracies: dict[str, float] = {}
+    for path in found.values():
+        try:
+            evaluation = open_artifact(path, EvaluationManifest).manifest
+        except ChainError:
+            continue
+        accuracies[evaluation.state] = evaluation.accuracy.value
+    return accuracies
+
+
+def _profiles(found: dict[str, Path], plan: str) -> int | None:
+    return len(open_artifact(found[plan], PlanManifest).manifest.devices) if plan in found else None
