@@ -19,6 +19,7 @@ from schemas.plan import PlanManifest
 from schemas.state import StateManifest
 from stages.data.load import data_digest, load_examples
 from stages.model.adapters import adapters_from_tensors
+from stages.model.cache import PrefixCache, prefix_cache
 from stages.model.hidden import HiddenStates
 from stages.model.loading import LoadedModel
 from stages.model.metrics import accuracy_with_interval, confusion_matrix, macro_f1_with_interval
@@ -40,6 +41,7 @@ def run(
     force: bool = False,
     progress: Progress = lambda phase, done, total: None,
     model: LoadedModel | None = None,
+    cache_dir: Path | None = None,
 ) -> Artifact[EvaluationManifest]:
     """Evaluate one state on labelled texts.  Raises `BadInput` and `NotTrusted`."""
     planned = open_artifact(plan, PlanManifest)
@@ -61,7 +63,8 @@ def run(
         model = model or LoadedModel.open(model_dir, settings, expected=planned.manifest.model)
         before = model.backbone.reader.checkpoint.bytes_read
         texts = EncodedTexts.encode([example.text for example in examples], model.encoder, settings.numerics.micro_batch)
-        logits = predict(model, current, planned.manifest, texts, scratch=out.parent, progress=progress)
+        cache = prefix_cache(planned.manifest, cache_dir)
+        logits = predict(model, current, planned.manifest, texts, scratch=out.parent, cache=cache, progress=progress)
         truth = np.array([task.labels.index(example.label or "") for example in examples])
     confusion = confusion_matrix(truth, logits.argmax(1), len(task.labels))
     manifest = EvaluationManifest(
@@ -94,6 +97,7 @@ def predict(
     texts: EncodedTexts,
     *,
     scratch: Path,
+    cache: PrefixCache | None = None,
     progress: Progress = lambda phase, done, total: None,
 ) -> np.ndarray:
     """Logits (N, labels) float32 of the full chain under `state`."""
@@ -103,7 +107,7 @@ def predict(
     backbone.load_head(tensors)
     logits = np.zeros((len(texts.rows), len(plan.settings.task.labels)), np.float32)
     with HiddenStates(texts.lengths, backbone.hidden_size, backbone.dtype, scratch=scratch) as hidden:
-        run_prefix(backbone, texts, hidden, adapters, stop=backbone.num_layers, progress=progress)
+        run_prefix(backbone, texts, hidden, adapters, stop=backbone.num_layers, cache=cache, progress=progress)
         for indices in texts.chunks():
             last = hidden.gather(indices, side=texts.side)
             logits[indices] = backbone.head(last, texts.batch(indices)).numpy()

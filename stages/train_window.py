@@ -25,6 +25,7 @@ from schemas.state import StateManifest
 from schemas.update import TrainingLoss, UpdateManifest
 from stages.data.load import Example, data_digest, load_examples
 from stages.model.adapters import Adapter, adapter_names, adapters_from_tensors
+from stages.model.cache import PrefixCache, prefix_cache
 from stages.model.hidden import HiddenStates
 from stages.model.loading import LoadedModel
 from stages.model.objective import StepLoss, window_losses
@@ -50,10 +51,12 @@ def run(
     force: bool = False,
     progress: Progress = lambda phase, done, total: None,
     model: LoadedModel | None = None,
+    cache_dir: Path | None = None,
 ) -> Artifact[UpdateManifest]:
     """Train the window that `state` names, on the texts of `device`.
 
-    `model` spares a caller with many devices opening the base model again.  Raises `BadInput` for artifacts or data
+    `model` spares a caller with many devices opening the base model again, `cache_dir` a device that comes again the
+    layers that are never tuned.  Raises `BadInput` for artifacts or data
     that do not go together, `NotTrusted` for altered bytes, `DoesNotFit` where the budget is too small.
     """
     planned = open_artifact(plan, PlanManifest)
@@ -80,7 +83,8 @@ def run(
         before = model.backbone.reader.checkpoint.bytes_read
         texts = EncodedTexts.encode([example.text for example in examples], model.encoder, settings.numerics.micro_batch)
         targets = torch.tensor([task.labels.index(example.label or "") for example in examples])
-        trainer = Trainer(planned, current, model, texts, targets, device, scratch=out.parent)
+        cache = prefix_cache(planned.manifest, cache_dir)
+        trainer = Trainer(planned, current, model, texts, targets, device, scratch=out.parent, cache=cache)
         trained, loss, steps = trainer.train(progress)
     manifest = UpdateManifest(
         plan=planned.digest,
@@ -120,6 +124,7 @@ class Trainer:
     targets: Tensor
     device: str
     scratch: Path
+    cache: PrefixCache | None
 
     def train(self, progress: Progress) -> tuple[dict[str, np.ndarray], TrainingLoss, int]:
         """Tensors of the update, its losses, and the number of optimiser steps."""
@@ -130,7 +135,9 @@ class Trainer:
         adapters = adapters_from_tensors(tensors, settings.adapter.activation)
         backbone.load_head(tensors)
         with HiddenStates(self.texts.lengths, backbone.hidden_size, backbone.dtype, scratch=self.scratch) as hidden:
-            run_prefix(backbone, self.texts, hidden, adapters, stop=window.start, progress=progress)
+            run_prefix(
+                backbone, self.texts, hidden, adapters, stop=window.start, cache=self.cache, progress=progress
+            )
             trained = adapters | {layer: trainable(adapters[layer]) for layer in window.layers}
             parameters = [value for layer in window.layers for value in trained[layer].parameters()]
             parameters += backbone.head_parameters.values()

@@ -28,7 +28,7 @@ def split_file(
     files = dict(zip(device_names(devices), ([examples[index] for index in share] for share in shares), strict=True))
     with complete_directory(out, force=force) as partial:
         for name, share in files.items():
-            (partial / f"{name}.jsonl").write_bytes(to_jsonl(share))
+            (partial / f"{name}.jsonl").write_bytes(to_jsonl(share, text_column, label_column))
     return {name: len(share) for name, share in files.items()}
 
 
@@ -49,11 +49,12 @@ def holdout_file(
     train, test = holdout([example.label or "" for example in examples], fraction=fraction, seed=seed)
     with complete_directory(out, force=force) as partial:
         for name, indices in (("train", train), ("test", test)):
-            (partial / f"{name}.jsonl").write_bytes(to_jsonl([examples[index] for index in indices]))
+            chosen = [examples[index] for index in indices]
+            (partial / f"{name}.jsonl").write_bytes(to_jsonl(chosen, text_column, label_column))
     return {"train": len(train), "test": len(test), "dropped": len(loaded) - len(examples)}
 
 
-def to_jsonl(examples: Sequence[Example]) -> bytes:
-    """One object a line, keys text and label."""
-    lines = [json.dumps({"text": example.text, "label": example.label}, ensure_ascii=False) for example in examples]
-    return "".join(f"{line}\n" for line in lines).encode()
+def to_jsonl(examples: Sequence[Example], text_column: str = "text", label_column: str = "label") -> bytes:
+    """One object a line, with the columns that the source has."""
+    records = ({text_column: example.text, label_column: example.label} for example in examples)
+    return "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in records).encode()

@@ -14,6 +14,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from stages.store.files import write_file
+
 IN_MEMORY_LIMIT_BYTES = 64 * 2**20
 
 
@@ -70,6 +72,19 @@ class HiddenStates:
         tokens = torch.empty(self.lengths[index], self.width, dtype=self.dtype)
         self._read(index, tokens)
         return tokens
+
+    def copy_to(self, path: Path) -> None:
+        """Write every text's states, one after the other; `copy_from` reads them back."""
+        everything = self._memory if self._memory is not None else torch.cat([self.text(i) for i in range(len(self.lengths))])
+        write_file(path, _bytes_of(everything))
+
+    def copy_from(self, path: Path) -> None:
+        """Fill from a file that `copy_to` wrote for texts of the same lengths."""
+        with path.open("rb") as file:
+            for index, length in enumerate(self.lengths):
+                states = torch.empty(length, self.width, dtype=self.dtype)
+                file.readinto(_bytes_of(states))
+                self._write(index, states)
 
     def _span(self, index: int, longest: int, side: str) -> slice:
         length = self.lengths[index]

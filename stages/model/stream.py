@@ -14,6 +14,7 @@ import torch
 
 from stages.model.adapters import Adapter
 from stages.model.backbone import Backbone
+from stages.model.cache import PrefixCache
 from stages.model.hidden import HiddenStates
 from stages.model.reader import Weights
 from stages.model.texts import EncodedTexts
@@ -55,16 +56,20 @@ def run_prefix(
     adapters: Mapping[int, Adapter],
     *,
     stop: int,
-    start: int = 0,
+    cache: PrefixCache | None = None,
     after_layer: AfterLayer = lambda layer, hidden: None,
     layer_seconds: Callable[[float], object] = lambda seconds: None,
     progress: Callable[[str, int, int], None] = lambda phase, done, total: None,
 ) -> None:
-    """Bring every text from h_start to h_stop, in place, in layer-major order.
+    """Bring every text from its embedding to h_stop, in place, in layer-major order.
 
-    `start = 0` begins with the embeddings.  `after_layer(-1, hidden)` follows them, `after_layer(l, hidden)` layer l.
+    `after_layer(-1, hidden)` follows the embeddings, `after_layer(l, hidden)` layer l.  With a `cache`, what leaves
+    its layers is taken from there or kept there; those layers then have no `after_layer`.
     """
-    if start == 0:
+    start = 0
+    if cache is not None and cache.depth <= stop and cache.load(texts, hidden):
+        start = cache.depth
+    else:
         for indices in texts.chunks():
             hidden.scatter(indices, backbone.embed(texts.batch(indices)), side=texts.side)
         after_layer(-1, hidden)
@@ -77,4 +82,6 @@ def run_prefix(
             hidden.scatter(indices, output, side=texts.side)
         layer_seconds(time.perf_counter() - began)
         after_layer(layer, hidden)
+        if cache is not None and layer + 1 == cache.depth:
+            cache.store(texts, hidden)
     progress("layers", stop, stop)
