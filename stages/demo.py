@@ -1,0 +1,121 @@
+"""The demo: a federation of 20 devices adapts MiniLM to BBC news, beside a linear probe.
+
+Everything is what the commands `assets get`, `data holdout` and `simulate` do; each is printed before it runs.  Like
+them, it continues where it was stopped.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from schemas.settings import (
+    ChainSettings,
+    EncodingSettings,
+    FederationSettings,
+    HeadSettings,
+    OptimizerSettings,
+    Settings,
+)
+from stages.assets import ASSETS, get_asset
+from stages.data.split import holdout_file
+from stages.report.figure import curves_svg
+from stages.report.tables import format_bytes, markdown_table
+from stages.simulate import Federation, SimulationSummary, run as simulate
+from stages.store.artifact import open_artifact
+from schemas.plan import PlanManifest
+from stages.store.files import write_file
+
+DEVICES = 20
+PER_ROUND = 5
+ALPHA = 1.0
+ROUNDS = 20
+MEMORY_BUDGET_BYTES = 2**30
+
+Progress = Callable[[str, int, int], None]
+Say = Callable[[str], None]
+
+SETTINGS = Settings(
+    encoding=EncodingSettings(max_length=64),
+    head=HeadSettings(form="mean"),
+    # T = 0.9 is the paper's threshold for BERT-base.
+    chain=ChainSettings(window_size=2, cka_threshold=0.9),
+    optimizer=OptimizerSettings(learning_rate=4e-3),
+    federation=FederationSettings(devices_per_round=PER_ROUND),
+)
+
+
+def run(out: Path, *, say: Say, progress: Progress) -> dict[str, Any]:
+    """Run it all into `out`: the contents of `out/summary.json`."""
+    began = time.perf_counter()
+    say("$ chainctl assets get minilm bbc-news")
+    model, texts = (get_asset(ASSETS[name], say=say) for name in ("minilm", "bbc-news"))
+    data = out / "data"
+    say(f"$ chainctl data holdout {texts} --fraction 0.2 --drop-duplicates --out {data}")
+    if not data.exists():
+        sizes = holdout_file(texts, data, fraction=0.2, seed=0, deduplicate=True)
+        say(f"{sizes['train']} texts to train on, {sizes['test']} held out, {sizes['dropped']} duplicates dropped")
+    fetched = time.perf_counter()
+    chain = _simulate("chain", model, out, say, progress)
+    probe = _simulate("linear-probe", model, out, say, progress)
+    plan = open_artifact(out / "chain" / "plan", PlanManifest).manifest
+    figure = curves_svg(
+        plan.curve,
+        threshold=plan.settings.chain.cka_threshold,
+        start_layer=plan.start_layer,
+        accuracy={"chain": _accuracies(chain), "linear probe": _accuracies(probe)},
+    )
+    write_file(out / "curves.svg", figure)
+    totals = chain.totals()
+    summary = {
+        "accuracy_before": chain.accuracy_before,
+        "accuracy_after": chain.accuracy_after,
+        "accuracy_linear_probe": probe.accuracy_after,
+        "seconds": time.perf_counter() - began,
+        "seconds_without_assets": time.perf_counter() - fetched,
+        "peak_memory_bytes": totals["peak_bytes"],
+        "predicted_peak_memory_bytes": totals["predicted_peak_bytes"],
+        "bytes_up": totals["bytes_up"],
+        "bytes_down": totals["bytes_down"],
+        "final_state": chain.final_state,
+    }
+    write_file(out / "summary.json", json.dumps(summary, indent=2).encode() + b"\n")
+    say("")
+    say(_table(chain, probe))
+    say(f"\n{summary['seconds']:.0f} s; picture {out / 'curves.svg'}, history: chainctl log {out}/chain/states/{ROUNDS:04d}")
+    return summary
+
+
+def _simulate(method: str, model: Path, out: Path, say: Say, progress: Progress) -> SimulationSummary:
+    say(
+        f"$ chainctl simulate --method {method} --devices {DEVICES} --per-round {PER_ROUND} --alpha {ALPHA} "
+        f"--rounds {ROUNDS} … --out {out / method}"
+    )
+    chain = SETTINGS.chain.model_copy(update={"method": method})
+    federation = Federation(
+        model_dir=model,
+        data=out / "data" / "train.jsonl",
+        test=out / "data" / "test.jsonl",
+        settings=SETTINGS.model_copy(update={"chain": chain}),
+        devices=DEVICES,
+        rounds=ROUNDS,
+        alpha=ALPHA,
+        memory_budgets=(MEMORY_BUDGET_BYTES,),
+    )
+    return simulate(federation, out=out / method, on_round=lambda line: say(line.line()), progress=progress)
+
+
+def _accuracies(summary: SimulationSummary) -> list[float]:
+    return [summary.accuracy_before, *(line.accuracy for line in summary.rounds)]
+
+
+def _table(chain: SimulationSummary, probe: SimulationSummary) -> str:
+    columns = ("", "accuracy before", "after", "peak memory", "predicted", "up", "down")
+    rows = []
+    for name, summary in (("chain, Q = 2", chain), ("linear probe", probe)):
+        totals = summary.totals()
+        sizes = [totals[key] for key in ("peak_bytes", "predicted_peak_bytes", "bytes_up", "bytes_down")]
+        accuracies = (f"{summary.accuracy_before:.1%}", f"{summary.accuracy_after:.1%}")
+        rows.append((name, *accuracies, *map(format_bytes, sizes)))
+    return markdown_table(columns, rows)
