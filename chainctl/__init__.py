@@ -17,8 +17,9 @@ def _refuse_impostors() -> None:
         found = Path(spec.origin).resolve().parent if spec and spec.origin else None
         if found != home / name:
             raise ImportError(
-                f"chainctl needs its own package '{name}' at {home / name}, but Python would import {found or 'nothing'}."
-                " Another distribution installed a package of that name: install chainctl into an environment of its own."
+                f"chainctl needs its own package '{name}' at {home / name}, but Python would import"
+                f" {found or 'nothing'}. Another distribution has a package of that name: install chainctl into an"
+                " environment of its own."
             )
 
 

@@ -25,5 +25,4 @@ DOCUMENTS: dict[str, type[BaseModel]] = {
 
 def json_schema(name: str) -> dict[str, Any]:
     """The JSON Schema (2020-12) of a document.  In manifests every field is required."""
-    mode = "validation" if name == "recipe" else "serialization"
-    return DOCUMENTS[name].model_json_schema(mode=mode)
+    return DOCUMENTS[name].model_json_schema(mode="validation" if name == "recipe" else "serialization")

@@ -23,7 +23,7 @@ from stages.federated.sampling import next_window, sample_devices
 from stages.federated.weighted_mean import weighted_mean
 from stages.store.artifact import Artifact, Draft, check_same_plan, drafting, existing, open_artifact, tensor_file
 from stages.store.measure import MeasuredFacts, Stopwatch
-from stages.store.tensors import TensorFile, TensorWriter, elements
+from stages.store.tensors import elements
 
 CHUNK_ELEMENTS = 2**16  # 256 KiB of float32 an update
 
@@ -31,9 +31,7 @@ Update = Artifact[UpdateManifest]
 Source = Artifact[UpdateManifest] | Artifact[StateManifest]
 
 
-def run(
-    updates: Sequence[Path], *, plan: Path, state: Path, out: Path, force: bool = False
-) -> Artifact[StateManifest]:
+def run(updates: Sequence[Path], *, plan: Path, state: Path, out: Path, force: bool = False) -> Artifact[StateManifest]:
     """Average a round's updates into the next state.
 
     The order of `updates` does not matter, and the same update given twice counts once.  Raises `BadInput` for an
@@ -107,12 +105,16 @@ def is_trained(name: str, state: StateManifest) -> bool:
     return group == "head" or int(rest.split(".")[0]) in state.window.layers
 
 
-def describe(plan: Artifact[PlanManifest], parent: Artifact[StateManifest], accepted: Sequence[Update]) -> StateManifest:
+def describe(
+    plan: Artifact[PlanManifest], parent: Artifact[StateManifest], accepted: Sequence[Update]
+) -> StateManifest:
     """The next state, but for its tensors.  Pure."""
     weights = [update.manifest.example_count for update in accepted]
     losses = [update.manifest.loss.mean for update in accepted]
     train_loss = float(np.average(losses, weights=weights))
-    index, convergence = next_window(plan.manifest, parent.manifest.window_index, parent.manifest.convergence, train_loss)
+    index, convergence = next_window(
+        plan.manifest, parent.manifest.window_index, parent.manifest.convergence, train_loss
+    )
     names = [device.name for device in plan.manifest.devices if device.example_count > 0]
     count = plan.manifest.settings.federation.devices_per_round
     following = parent.manifest.round + 1

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from schemas.plan import PlanManifest
 from schemas.settings import (
     ChainSettings,
     EncodingSettings,
@@ -22,9 +23,9 @@ from stages.assets import ASSETS, get_asset
 from stages.data.split import holdout_file
 from stages.report.figure import curves_svg
 from stages.report.tables import format_bytes, markdown_table
-from stages.simulate import Federation, SimulationSummary, run as simulate
+from stages.simulate import Federation, SimulationSummary
+from stages.simulate import run as simulate
 from stages.store.artifact import open_artifact
-from schemas.plan import PlanManifest
 from stages.store.files import write_file
 
 DEVICES = 20
@@ -83,7 +84,8 @@ def run(out: Path, *, say: Say, progress: Progress) -> dict[str, Any]:
     write_file(out / "summary.json", json.dumps(summary, indent=2).encode() + b"\n")
     say("")
     say(_table(chain, probe))
-    say(f"\n{summary['seconds']:.0f} s; picture {out / 'curves.svg'}, history: chainctl log {out}/chain/states/{ROUNDS:04d}")
+    say(f"\n{summary['seconds']:.0f} s; picture: {out / 'curves.svg'}")
+    say(f"history: chainctl log {out}/chain/states/{ROUNDS:04d}")
     return summary
 
 

@@ -62,7 +62,9 @@ def run(
         torch.set_num_threads(settings.numerics.threads)
         model = model or LoadedModel.open(model_dir, settings, expected=planned.manifest.model)
         before = model.backbone.reader.checkpoint.bytes_read
-        texts = EncodedTexts.encode([example.text for example in examples], model.encoder, settings.numerics.micro_batch)
+        texts = EncodedTexts.encode(
+            [example.text for example in examples], model.encoder, settings.numerics.micro_batch
+        )
         cache = prefix_cache(planned.manifest, cache_dir)
         logits = predict(model, current, planned.manifest, texts, scratch=out.parent, cache=cache, progress=progress)
         truth = np.array([task.labels.index(example.label or "") for example in examples])

@@ -170,7 +170,7 @@ def mean_curve(profiles: Sequence[ProfileManifest]) -> tuple[LayerSimilarity, ..
 def choose_window_size(
     settings: Settings, model: ModelFingerprint, devices: Sequence[PlannedDevice], predict_peak: PredictPeak
 ) -> tuple[int, str | None]:
-    """Q: as fixed, or the largest up to `max_window` whose predicted peak fits the smallest budget; and who limits it."""
+    """Q and who limits it: as fixed, or the largest up to `max_window` whose peak fits the smallest budget."""
     depth, chain = model.num_layers, settings.chain
     if chain.method != "chain":
         return (depth if chain.method == "full-adapters" else 1), None

@@ -131,9 +131,13 @@ def run(
         state_out=_state(out, 0),
         model=model,
     )
-    rounds = _Rounds(federation, planned, LoadedModel.open(
-        federation.model_dir, planned.manifest.settings, expected=planned.manifest.model
-    ), out, progress)
+    rounds = _Rounds(
+        federation,
+        planned,
+        LoadedModel.open(federation.model_dir, planned.manifest.settings, expected=planned.manifest.model),
+        out,
+        progress,
+    )
     before = rounds.evaluate(0)
     lines: list[RoundLine] = []
     trains = settings.chain.method != "no-ft"

@@ -81,7 +81,9 @@ def run(
         torch.set_num_threads(settings.numerics.threads)
         model = model or LoadedModel.open(model_dir, settings, expected=planned.manifest.model)
         before = model.backbone.reader.checkpoint.bytes_read
-        texts = EncodedTexts.encode([example.text for example in examples], model.encoder, settings.numerics.micro_batch)
+        texts = EncodedTexts.encode(
+            [example.text for example in examples], model.encoder, settings.numerics.micro_batch
+        )
         targets = torch.tensor([task.labels.index(example.label or "") for example in examples])
         cache = prefix_cache(planned.manifest, cache_dir)
         trainer = Trainer(planned, current, model, texts, targets, device, scratch=out.parent, cache=cache)
@@ -135,9 +137,7 @@ class Trainer:
         adapters = adapters_from_tensors(tensors, settings.adapter.activation)
         backbone.load_head(tensors)
         with HiddenStates(self.texts.lengths, backbone.hidden_size, backbone.dtype, scratch=self.scratch) as hidden:
-            run_prefix(
-                backbone, self.texts, hidden, adapters, stop=window.start, cache=self.cache, progress=progress
-            )
+            run_prefix(backbone, self.texts, hidden, adapters, stop=window.start, cache=self.cache, progress=progress)
             trained = adapters | {layer: trainable(adapters[layer]) for layer in window.layers}
             parameters = [value for layer in window.layers for value in trained[layer].parameters()]
             parameters += backbone.head_parameters.values()
@@ -152,10 +152,11 @@ class Trainer:
     ) -> "Tally":
         settings = self.plan.manifest.settings.optimizer
         weights = load_layers(self.model.backbone, self.state.manifest.window.layers)
-        where = {"plan": self.plan.digest, "round_number": self.state.manifest.round, "device": self.device}
+        plan, round_number = self.plan.digest, self.state.manifest.round
         tally = Tally()
         for epoch in range(settings.epochs):
-            order = training_order(len(self.texts.rows), epoch=epoch, **where)
+            count = len(self.texts.rows)
+            order = training_order(count, plan=plan, round_number=round_number, device=self.device, epoch=epoch)
             for first in range(0, len(order), settings.batch_size):
                 batch = order[first : first + settings.batch_size]
                 progress("texts", epoch * len(order) + first, settings.epochs * len(order))
@@ -224,7 +225,7 @@ class Tally:
 
 def trainable(adapter: Adapter) -> Adapter:
     """A copy of an adapter whose tensors are leaves that gradients reach."""
-    return Adapter(*(value.clone().requires_grad_() for value in adapter.parameters()), activation=adapter.activation)
+    return Adapter.of((value.clone().requires_grad_() for value in adapter.parameters()), adapter.activation)
 
 
 def inputs_digest(plan_digest: str, device: str, examples: list[Example]) -> str:
@@ -250,7 +251,10 @@ def check_budget(predicted_bytes: int, window: Window, budget_bytes: int | None)
     if budget_bytes is not None and predicted_bytes > budget_bytes:
         raise DoesNotFit(
             f"window {window} does not fit the memory budget",
-            values={"budget": f"{budget_bytes / 2**20:.0f} MiB", "predicted peak": f"{predicted_bytes / 2**20:.0f} MiB"},
+            values={
+                "budget": f"{budget_bytes / 2**20:.0f} MiB",
+                "predicted peak": f"{predicted_bytes / 2**20:.0f} MiB",
+            },
             hint="give a larger --memory-budget, or ask for a plan with a smaller window",
         )
 

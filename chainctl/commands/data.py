@@ -50,7 +50,8 @@ def split(
         allow_empty=allow_empty,
         force=force,
     )
-    console.say(f"{sum(sizes.values())} texts on {len(sizes)} devices, {min(sizes.values())} to {max(sizes.values())} each -> {out}")
+    total, least, most = sum(sizes.values()), min(sizes.values()), max(sizes.values())
+    console.say(f"{total} texts on {len(sizes)} devices, {least} to {most} each -> {out}")
     console.result(path=out, texts=sizes)
 
 
@@ -81,5 +82,6 @@ def holdout(
         deduplicate=drop_duplicates,
         force=force,
     )
-    console.say(f"{sizes['train']} texts to train on, {sizes['test']} held out, {sizes['dropped']} duplicates dropped -> {out}")
+    kept = f"{sizes['train']} texts to train on, {sizes['test']} held out"
+    console.say(f"{kept}, {sizes['dropped']} duplicates dropped -> {out}")
     console.result(path=out, texts=sizes)

@@ -16,7 +16,9 @@ def plan(
     state: Annotated[Path, typer.Option("--state", metavar="DIR", help="Where state 0 goes.")],
     recipe: RecipeFile = None,
     set_: Set = None,
-    explain: Annotated[bool, typer.Option("--explain", help="Say how start layer and window size were chosen.")] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say how start layer and window size were chosen.")
+    ] = False,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,

@@ -20,7 +20,9 @@ def recipe() -> None:
 @app.command()
 def new(
     out: Annotated[Path, typer.Argument(metavar="FILE", help="Where the recipe goes; - prints it.")],
-    data: Annotated[Path | None, typer.Option(metavar="PATH", help="Labelled texts to take the label set from.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Labelled texts to take the label set from.")
+    ] = None,
     text_column: Annotated[str, typer.Option(help="Column of the text.")] = "text",
     label_column: Annotated[str, typer.Option(help="Column of the label.")] = "label",
     force: Force = False,

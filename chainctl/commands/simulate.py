@@ -49,8 +49,8 @@ def simulate(
     if per_round is not None:
         federation = settings.federation.model_copy(update={"devices_per_round": per_round})
         settings = settings.model_copy(update={"federation": federation})
-    switches = {"method": str(method) if method else None, "no_dlct": no_dlct, "no_gpo": no_gpo, "no_foat": no_foat}
-    settings = apply_switches(settings, **switches)
+    named = str(method) if method else None
+    settings = apply_switches(settings, method=named, no_dlct=no_dlct, no_gpo=no_gpo, no_foat=no_foat)
     budget = parse_size(memory_budget)
     from stages.simulate import Federation, run
 
@@ -75,7 +75,9 @@ def simulate(
     console.result(path=out, **asdict(summary), **summary.totals())
 
 
-def apply_switches(settings: "Settings", *, method: str | None, no_dlct: bool, no_gpo: bool, no_foat: bool) -> "Settings":
+def apply_switches(
+    settings: "Settings", *, method: str | None, no_dlct: bool, no_gpo: bool, no_foat: bool
+) -> "Settings":
     """Settings with a method and the ablations of the paper."""
     changes: dict[str, Any] = {}
     if method:

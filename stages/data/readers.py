@@ -82,7 +82,9 @@ def read_parquet(path: Path, text_column: str, label_column: str | None) -> Iter
                 number += 1
                 yield _row(f"{path}, row {number}", record, text_column, label_column)
     except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
-        raise BadInput(f"{path} is not a Parquet file that can be read", values={"reason": type(error).__name__}) from None
+        raise BadInput(
+            f"{path} is not a Parquet file that can be read", values={"reason": type(error).__name__}
+        ) from None
 
 
 def read_folder(path: Path, label_column: str | None) -> Iterator[Row]:

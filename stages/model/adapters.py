@@ -8,7 +8,7 @@ Shapes: D hidden size, R bottleneck.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 -- torch's own convention
 from torch import Tensor
 
-ACTIVATIONS = {"relu": F.relu, "silu": F.silu, "gelu": F.gelu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "silu": F.silu, "gelu": F.gelu}
 INITIAL_STD = 0.02
 
 
@@ -36,6 +36,12 @@ class Adapter:
         inner = F.linear(hidden, self.down_RD.to(dtype), self.down_bias_R.to(dtype))
         return hidden + F.linear(ACTIVATIONS[self.activation](inner), self.up_DR.to(dtype), self.up_bias_D.to(dtype))
 
+    @classmethod
+    def of(cls, parameters: Iterable[Tensor], activation: str) -> "Adapter":
+        """An adapter from its four tensors, in the order of `parameters`."""
+        down, down_bias, up, up_bias = parameters
+        return cls(down, down_bias, up, up_bias, activation)
+
     def parameters(self) -> list[Tensor]:
         """The four tensors, in a fixed order."""
         return [self.down_RD, self.down_bias_R, self.up_DR, self.up_bias_D]
@@ -53,7 +59,7 @@ def adapters_from_tensors(tensors: Mapping[str, np.ndarray], activation: str) ->
     """Adapters by layer, from the tensors of a state (which are copied by no one: the arrays are shared)."""
     layers = sorted({int(name.split(".")[1]) for name in tensors if name.startswith("adapters.")})
     return {
-        layer: Adapter(*(torch.from_numpy(tensors[name]) for name in adapter_names(layer)), activation=activation)
+        layer: Adapter.of((torch.from_numpy(tensors[name]) for name in adapter_names(layer)), activation)
         for layer in layers
     }
 

@@ -17,5 +17,6 @@ def return_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None or os.environ.get("CHAINCTL_MALLOC") == "default":
         return False
-    values = {M_MMAP_THRESHOLD: THRESHOLD_BYTES, M_TRIM_THRESHOLD: THRESHOLD_BYTES, M_ARENA_MAX: 1}
-    return all([mallopt(option, value) for option, value in values.items()])
+    for option, value in ((M_MMAP_THRESHOLD, THRESHOLD_BYTES), (M_TRIM_THRESHOLD, THRESHOLD_BYTES), (M_ARENA_MAX, 1)):
+        mallopt(option, value)
+    return True

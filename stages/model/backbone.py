@@ -1,9 +1,9 @@
 """Any Hugging Face model as embed | layers | head, its layers on disk until asked for.
 
-    backbone = Backbone.open(model_dir, settings)
-    hidden = backbone.embed(batch)                                 # h_0 (B, S, D)
-    hidden = backbone.run_layers({3: weights}, hidden, batch, {})  # f_3, on the arguments the model itself gives it
-    logits = backbone.head(hidden, batch)                          # (B, labels)
+backbone = Backbone.open(model_dir, settings)
+hidden = backbone.embed(batch)                                 # h_0 (B, S, D)
+hidden = backbone.run_layers({3: weights}, hidden, batch, {})  # f_3, on the arguments the model itself gives it
+logits = backbone.head(hidden, batch)                          # (B, labels)
 """
 
 from collections.abc import Callable, Mapping
@@ -129,7 +129,9 @@ class Backbone:
         skeleton = self.skeleton
         loaded = self.reader.rest()
         inner = f"{skeleton.layer_prefix}."
-        outside = [name for name in skeleton.state_names if not name.startswith(inner) and name != skeleton.embedding_name]
+        outside = [
+            name for name in skeleton.state_names if not name.startswith(inner) and name != skeleton.embedding_name
+        ]
         absent = {name: skeleton.shape(name) for name in outside if name not in loaded}
         if skeleton.head_form == "mean":
             absent |= {"classifier.weight": (labels, self.hidden_size), "classifier.bias": (labels,)}

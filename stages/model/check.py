@@ -108,7 +108,9 @@ def tiny_config(config: PretrainedConfig) -> PretrainedConfig:
         values["layer_types"] = _every_kind(list(layer_types), depth)
     values |= {"num_hidden_layers": depth, "vocab_size": VOCABULARY, "num_labels": 3}
     values |= {name: 1 for name in ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id") if name in known}
-    small = type(config).from_dict(config.to_dict() | {_stored_name(config, name): value for name, value in values.items()})
+    small = type(config).from_dict(
+        config.to_dict() | {_stored_name(config, name): value for name, value in values.items()}
+    )
     small.use_cache = False
     return small
 
@@ -150,7 +152,7 @@ def _difference(directory: Path, own: PreTrainedModel, batch: Batch, head: HeadS
         hidden = backbone.run_layers({layer: weights}, hidden, batch, {})
         differences.append((hidden - expected[layer])[real])
     key = "logits" if head.form == "transformers" else "last_hidden_state"
-    final = (backbone.after_layers(hidden, batch)[key] - recorded[key])
+    final = backbone.after_layers(hidden, batch)[key] - recorded[key]
     differences.append(final if key == "logits" else final[real])
     return max(float(difference.abs().max()) for difference in differences)
 

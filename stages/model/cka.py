@@ -18,9 +18,9 @@ SMALLEST_N = 4  # HSIC₁ divides by n (n-3), and the jackknife leaves one out
 Z95 = 1.959963984540054
 
 
-def gram(x_ND: np.ndarray, kernel: str) -> np.ndarray:  # noqa: N803 -- shape suffixes
+def gram(x_ND: np.ndarray, kernel: str) -> np.ndarray:
     """K (N, N) float64: linear, or RBF with the median heuristic (σ² = half the median squared distance)."""
-    x_ND = x_ND.astype(np.float64)  # noqa: N806
+    x_ND = x_ND.astype(np.float64)
     linear = x_ND @ x_ND.T
     if kernel == "linear":
         return np.asarray(linear)
@@ -29,12 +29,12 @@ def gram(x_ND: np.ndarray, kernel: str) -> np.ndarray:  # noqa: N803 -- shape su
     return np.exp(-squared / median) if median > 0 else np.ones_like(squared)
 
 
-def hsic_biased(k_NN: np.ndarray, m_NN: np.ndarray) -> float:  # noqa: N803
+def hsic_biased(k_NN: np.ndarray, m_NN: np.ndarray) -> float:
     """tr(K H M H) / (n-1)² with H = I - 11ᵀ/n, without ever forming H."""
     return float((_centred(k_NN) * m_NN).sum() / (len(k_NN) - 1) ** 2)
 
 
-def hsic_unbiased(k_NN: np.ndarray, m_NN: np.ndarray) -> float:  # noqa: N803
+def hsic_unbiased(k_NN: np.ndarray, m_NN: np.ndarray) -> float:
     """HSIC₁ = [tr(K̃M̃) + 1ᵀK̃1·1ᵀM̃1/((n-1)(n-2)) - 2·1ᵀK̃M̃1/(n-2)] / (n(n-3)); a tilde has a zero diagonal."""
     n = len(k_NN)
     k, m = _hollow(k_NN), _hollow(m_NN)
@@ -46,7 +46,7 @@ def hsic_unbiased(k_NN: np.ndarray, m_NN: np.ndarray) -> float:  # noqa: N803
 ESTIMATORS = {"biased": hsic_biased, "unbiased": hsic_unbiased}
 
 
-def cka(k_NN: np.ndarray, m_NN: np.ndarray, estimator: str) -> float:  # noqa: N803
+def cka(k_NN: np.ndarray, m_NN: np.ndarray, estimator: str) -> float:
     """Eq. 3.  Raises `BadInput` where either side does not vary over the texts (0/0)."""
     hsic = ESTIMATORS[estimator]
     own_k, own_m = hsic(k_NN, k_NN), hsic(m_NN, m_NN)
@@ -60,7 +60,7 @@ def cka(k_NN: np.ndarray, m_NN: np.ndarray, estimator: str) -> float:  # noqa: N
     return float(hsic(k_NN, m_NN) / np.sqrt(own_k * own_m))
 
 
-def cka_with_interval(k_NN: np.ndarray, m_NN: np.ndarray, estimator: str) -> tuple[float, float, float]:  # noqa: N803
+def cka_with_interval(k_NN: np.ndarray, m_NN: np.ndarray, estimator: str) -> tuple[float, float, float]:
     """CKA with a 95 % interval by the delete-one jackknife (a bootstrap's duplicates bias the unbiased estimator)."""
     value = cka(k_NN, m_NN, estimator)
     n = len(k_NN)
@@ -69,14 +69,14 @@ def cka_with_interval(k_NN: np.ndarray, m_NN: np.ndarray, estimator: str) -> tup
     return value, value - half, value + half
 
 
-def _without(k_NN: np.ndarray, m_NN: np.ndarray, row: int, estimator: str) -> float:  # noqa: N803
+def _without(k_NN: np.ndarray, m_NN: np.ndarray, row: int, estimator: str) -> float:
     keep = np.arange(len(k_NN)) != row
     return cka(k_NN[np.ix_(keep, keep)], m_NN[np.ix_(keep, keep)], estimator)
 
 
-def _centred(k_NN: np.ndarray) -> np.ndarray:  # noqa: N803
+def _centred(k_NN: np.ndarray) -> np.ndarray:
     return np.asarray(k_NN - k_NN.mean(0) - k_NN.mean(1)[:, None] + k_NN.mean())
 
 
-def _hollow(k_NN: np.ndarray) -> np.ndarray:  # noqa: N803
+def _hollow(k_NN: np.ndarray) -> np.ndarray:
     return np.asarray(k_NN - np.diag(np.diag(k_NN)))

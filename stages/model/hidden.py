@@ -48,7 +48,9 @@ class HiddenStates:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._memory = None
         if self._file is not None:
             os.close(self._file)
@@ -75,7 +77,9 @@ class HiddenStates:
 
     def copy_to(self, path: Path) -> None:
         """Write every text's states, one after the other; `copy_from` reads them back."""
-        everything = self._memory if self._memory is not None else torch.cat([self.text(i) for i in range(len(self.lengths))])
+        everything = (
+            self._memory if self._memory is not None else torch.cat([self.text(i) for i in range(len(self.lengths))])
+        )
         write_file(path, _bytes_of(everything))
 
     def copy_from(self, path: Path) -> None:
@@ -113,7 +117,7 @@ class HiddenStates:
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.detach().view(torch.uint8).numpy()).cast("B")
+    return tensor.detach().view(torch.uint8).numpy().data.cast("B")
 
 
 def _anonymous_file(scratch: Path) -> int:

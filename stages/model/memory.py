@@ -34,10 +34,11 @@ class LiveBytes(TorchDispatchMode):
 
     def __init__(self, known: Sequence[Tensor] = ()) -> None:
         super().__init__()
-        self.now = self.peak = 0
+        self.now: int = 0
+        self.peak: int = 0
         self._seen = {tensor.untyped_storage()._cdata for tensor in known}
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
@@ -104,8 +105,11 @@ class MemoryModel:
         batch = self._batch()
         weights: dict[int, Weights] = {layer: self._meta_weights(layer) for layer in window.layers}
         adapters = {layer: self._meta_adapter() for layer in window.layers}
-        hidden = torch.empty(*batch.input_ids.shape, self.backbone.hidden_size, dtype=self.backbone.dtype, device="meta")
-        with LiveBytes([tensor for layer in weights.values() for tensor in layer.values()]) as live:
+        hidden = torch.empty(
+            *batch.input_ids.shape, self.backbone.hidden_size, dtype=self.backbone.dtype, device="meta"
+        )
+        live = LiveBytes([tensor for layer in weights.values() for tensor in layer.values()])
+        with live:
             output = self.backbone.run_layers(weights, hidden, batch, adapters)
             if backward:
                 output.sum().backward()
@@ -114,7 +118,8 @@ class MemoryModel:
     def _head_activations(self) -> int:
         batch = self._batch()
         hidden = torch.zeros(*batch.input_ids.shape, self.backbone.hidden_size, dtype=self.backbone.dtype)
-        with torch.enable_grad(), LiveBytes() as live:
+        live = LiveBytes()
+        with torch.enable_grad(), live:
             self.backbone.head(hidden.requires_grad_(), batch).sum().backward()
         for parameter in self.backbone.head_parameters.values():
             parameter.grad = None
@@ -133,7 +138,7 @@ class MemoryModel:
         r, d = self.bottleneck, self.backbone.hidden_size
         shapes = [(r, d), (r,), (d, r), (d,)]
         tensors = [torch.empty(shape, device="meta", requires_grad=True) for shape in shapes]
-        return Adapter(*tensors, activation=self.settings.adapter.activation)
+        return Adapter.of(tensors, self.settings.adapter.activation)
 
     def _hidden_bytes(self) -> int:
         tokens = self.texts * self.settings.encoding.max_length

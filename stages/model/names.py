@@ -106,9 +106,7 @@ def _loads(model: PreTrainedModel, checkpoint: Checkpoint) -> tuple[dict[str, Lo
             collected.setdefault(name, []).append((tensor, pattern or ""))
         else:
             unused.append((name, tensor))
-    loads = {
-        name: Load(name, tuple(sources), by_pattern.get(sources[0][1])) for name, sources in collected.items()
-    }
+    loads = {name: Load(name, tuple(sources), by_pattern.get(sources[0][1])) for name, sources in collected.items()}
     return loads, unused
 
 

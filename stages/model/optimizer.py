@@ -29,8 +29,8 @@ class Optimizer:
     @torch.no_grad()
     def step(self) -> None:
         """One update; gradients are cleared.  Every parameter must have one."""
-        gradients = [parameter.grad for parameter in self.parameters]
-        assert all(gradient is not None for gradient in gradients), "a trained parameter has no gradient"
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        assert len(gradients) == len(self.parameters), "a trained parameter has no gradient"
         self.steps += 1
         if self.settings.name == "adamw":
             self._adamw(gradients)
@@ -39,13 +39,14 @@ class Optimizer:
         for parameter in self.parameters:
             parameter.grad = None
 
-    def _adamw(self, gradients: list[Tensor | None]) -> None:
+    def _adamw(self, gradients: list[Tensor]) -> None:
         for count in self._step_counts:
             count += 1
         torch._fused_adamw_(
             self.parameters,
             gradients,
-            *self._moments,
+            self._moments[0],
+            self._moments[1],
             [],
             self._step_counts,
             lr=self.settings.learning_rate,
@@ -57,7 +58,7 @@ class Optimizer:
             maximize=False,
         )
 
-    def _sgd(self, gradients: list[Tensor | None]) -> None:
+    def _sgd(self, gradients: list[Tensor]) -> None:
         torch._fused_sgd_(
             self.parameters,
             gradients,

@@ -16,7 +16,9 @@ from schemas.settings import SimilaritySettings
 from stages.model.hidden import HiddenStates
 
 
-def draw_rows(lengths: Sequence[int], settings: SimilaritySettings, generator: np.random.Generator) -> list[tuple[int, int]]:
+def draw_rows(
+    lengths: Sequence[int], settings: SimilaritySettings, generator: np.random.Generator
+) -> list[tuple[int, int]]:
     """Which (text, token) pairs are rows of the features.  The token is -1 where a whole text is pooled."""
     if settings.pooling != "tokens":
         return [(text, -1) for text in range(len(lengths))]

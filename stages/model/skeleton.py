@@ -24,7 +24,6 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
 )
-
 from transformers.utils import logging
 
 from schemas.errors import BadInput
@@ -33,7 +32,7 @@ from schemas.settings import HeadSettings
 logging.set_verbosity(logging.CRITICAL)  # what we refuse, we refuse with an error of our own
 logging.disable_progress_bar()
 
-# What happens in a slot: (layer index, hidden states (B, S, D), the layer applied to new hidden states) -> hidden states.
+# What happens in a slot: (layer index, hidden states (B, S, D), the layer as a function) -> hidden states.
 Visit = Callable[[int, Tensor, Callable[[Tensor, Mapping[str, Tensor]], Tensor]], Tensor]
 
 
@@ -53,11 +52,14 @@ class Slot(nn.Module):
             return getattr(self.__dict__["layer"], name)
 
     def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor | tuple[Tensor, None]:
+        """What the visitor makes of the hidden states (B, S, D) that arrive, in the form the model expects."""
+
         def apply(hidden: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
             # Masks and angles go where the hidden states are (the meta device, where memory is predicted).
             own_args, own_kwargs = tree_map_only(Tensor, lambda value: value.to(hidden.device), (args, kwargs))
-            output = torch.func.functional_call(self.layer, dict(weights), (hidden, *own_args), own_kwargs)
-            return output[0] if isinstance(output, tuple) else output
+            output = torch.func.functional_call(self.__dict__["layer"], dict(weights), (hidden, *own_args), own_kwargs)
+            first: Tensor = output[0] if isinstance(output, tuple) else output
+            return first
 
         visit: Visit = self.host.visit
         output = visit(self.index, hidden, apply)
@@ -74,14 +76,19 @@ class GatheredEmbedding(nn.Module):
         self.rows: tuple[Tensor, Tensor] | None = None  # (sorted token ids (U,), their rows (U, D))
 
     def forward(self, ids: Tensor) -> Tensor:
+        """Rows of `ids` (B, S) as (B, S, D)."""
         if self.rows is None:
             return torch.zeros(*ids.shape, self.width, dtype=self.dtype)
         known, table = self.rows
-        embedded: Tensor = torch.func.functional_call(self.inner, {"weight": table}, (torch.searchsorted(known, ids),))
+        embedded: Tensor = torch.func.functional_call(
+            self.__dict__["inner"], {"weight": table}, (torch.searchsorted(known, ids),)
+        )
         return embedded
 
 
-class _Stop(Exception):  # noqa: N818 -- not an error: how a visitor leaves the model's forward early
+class _Stop(Exception):
+    """Not an error: how a visitor leaves the model's forward early."""
+
     def __init__(self, hidden: Tensor) -> None:
         self.hidden = hidden
 
@@ -247,13 +254,15 @@ def find_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
 def returns_tuple(layer: nn.Module) -> bool:
     """Whether a layer's forward returns a tuple, read off its source; `check.py` finds out where this is wrong."""
     source = textwrap.dedent(inspect.getsource(inspect.unwrap(type(layer).forward)))
-    returned = [node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Return)]
-    return bool(returned) and (isinstance(returned[-1], ast.Tuple) or ast.unparse(returned[-1] or source) == "outputs")
+    returned = [node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Return) and node.value]
+    return bool(returned) and (isinstance(returned[-1], ast.Tuple) or ast.unparse(returned[-1]) == "outputs")
 
 
 def _embedding_parameter(model: PreTrainedModel) -> str:
     table = model.get_input_embeddings().weight
-    names = [name for name, parameter in model.named_parameters() if parameter is table]
+    names: list[str] = [name for name, parameter in model.named_parameters() if parameter is table]
     if not names:
-        raise BadInput(f"{type(model).__name__} has no token embedding table", hint="this architecture is not supported")
+        raise BadInput(
+            f"{type(model).__name__} has no token embedding table", hint="this architecture is not supported"
+        )
     return names[0]

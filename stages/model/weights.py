@@ -161,7 +161,9 @@ def read_header(file: Path, descriptor: int) -> Iterator[StoredTensor]:
         header.pop("__metadata__", None)
         for name, entry in header.items():
             begin, end = entry["data_offsets"]
-            tensor = StoredTensor(name, file, DTYPES[entry["dtype"]], tuple(entry["shape"]), 8 + length + begin, end - begin)
+            tensor = StoredTensor(
+                name, file, DTYPES[entry["dtype"]], tuple(entry["shape"]), 8 + length + begin, end - begin
+            )
             _check_extent(tensor, size)
             yield tensor
     except (ValueError, KeyError, TypeError, AttributeError):

@@ -15,7 +15,7 @@ BAR = 40
 REASONS = {
     "below-threshold": "layer {start} is the first whose CKA falls below T = {threshold}",
     "clamped": "CKA falls below T = {threshold} only behind layer {start}, the last that leaves room for a window",
-    "no-layer-below-threshold": "no layer falls below T = {threshold}; layer {start} is the last that leaves room for a window",
+    "no-layer-below-threshold": "no layer falls below T = {threshold}; {start} is the last with room for a window",
     "fixed": "layer {start} was fixed in the recipe (no FOAT)",
     "method": "the method {method} decides it",
 }
@@ -43,9 +43,9 @@ def explain_plan(plan: PlanManifest) -> str:
     limit = f"device {plan.limited_by} allows no more" if plan.limited_by else "no device's budget limits it"
     lines.append(f"Window size Q = {chain.window_size}: {limit}.")
     smallest = min(plan.devices, key=lambda device: device.memory_budget_bytes)
-    lines.append(f"Predicted peak of each window (smallest budget {format_bytes(smallest.memory_budget_bytes)}, {smallest.name}):")
-    for entry in plan.memory:
-        lines.append(f"  layers {entry.window!s:<7} {format_bytes(entry.predicted_peak_bytes)}")
+    budget = format_bytes(smallest.memory_budget_bytes)
+    lines.append(f"Predicted peak of each window (smallest budget {budget}, {smallest.name}):")
+    lines += [f"  layers {entry.window!s:<7} {format_bytes(entry.predicted_peak_bytes)}" for entry in plan.memory]
     return "\n".join(lines)
 
 
@@ -88,7 +88,10 @@ def _facts(manifest: object) -> list[tuple[str, object]]:
                 ("accepted", ", ".join(update.device for update in manifest.accepted) or "none"),
                 ("next window", manifest.window),
                 ("next devices", ", ".join(manifest.participants)),
-                ("tensors", f"{len(manifest.tensors)}, {format_bytes(sum(file.size_bytes for file in manifest.files))}"),
+                (
+                    "tensors",
+                    f"{len(manifest.tensors)}, {format_bytes(sum(file.size_bytes for file in manifest.files))}",
+                ),
             ]
         case UpdateManifest():
             return [
@@ -97,7 +100,10 @@ def _facts(manifest: object) -> list[tuple[str, object]]:
                 ("device", f"{manifest.device}, {manifest.example_count} texts, {manifest.steps} steps"),
                 ("window", manifest.window),
                 ("loss", f"{manifest.loss.first:.4f} -> {manifest.loss.last:.4f}"),
-                ("tensors", f"{len(manifest.tensors)}, {format_bytes(sum(file.size_bytes for file in manifest.files))}"),
+                (
+                    "tensors",
+                    f"{len(manifest.tensors)}, {format_bytes(sum(file.size_bytes for file in manifest.files))}",
+                ),
             ]
         case EvaluationManifest():
             return [

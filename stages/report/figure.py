@@ -50,11 +50,18 @@ def _draw_similarity(axes: "Axes", curve: Sequence[LayerSimilarity], threshold: 
     layers = list(range(len(curve)))
     axes.set_title("How far each layer moves from the embeddings", loc="left", fontsize=11)
     axes.fill_between(
-        layers, [point.low for point in curve], [point.high for point in curve], color=COLOURS[0], alpha=0.15, linewidth=0
+        layers,
+        [point.low for point in curve],
+        [point.high for point in curve],
+        color=COLOURS[0],
+        alpha=0.15,
+        linewidth=0,
     )
     axes.plot(layers, [point.cka for point in curve], color=COLOURS[0], marker="o", markersize=4)
     axes.axhline(threshold, color=QUIET, linewidth=1, linestyle=(0, (4, 3)))
-    axes.annotate(f"T = {threshold:g}", (layers[-1], threshold), (0, 4), textcoords="offset points", ha="right", color=QUIET)
+    axes.annotate(
+        f"T = {threshold:g}", (layers[-1], threshold), (0, 4), textcoords="offset points", ha="right", color=QUIET
+    )
     if start_layer < len(curve):
         axes.annotate(
             "chain starts here",

@@ -152,7 +152,9 @@ class Draft:
         self.path = path
         self.finished = False
 
-    def write_tensors(self, tensors: Mapping[str, np.ndarray]) -> tuple[tuple[TensorReference, ...], tuple[FileReference, ...]]:
+    def write_tensors(
+        self, tensors: Mapping[str, np.ndarray]
+    ) -> tuple[tuple[TensorReference, ...], tuple[FileReference, ...]]:
         """Write float32 tensors: what the manifest is to say of them and of their file."""
         writer = self.tensor_writer({name: values.shape for name, values in tensors.items()})
         for name in sorted(tensors):

@@ -89,9 +89,7 @@ def sync_directory(path: Path) -> None:
 
 def _refuse_existing(target: Path, *, force: bool) -> None:
     if os.path.lexists(target) and not force:
-        raise UsageProblem(
-            f"{target} exists already", hint="give another --out, or replace it with --force"
-        )
+        raise UsageProblem(f"{target} exists already", hint="give another --out, or replace it with --force")
 
 
 def _sync_tree(directory: Path) -> None:

@@ -1,0 +1,56 @@
+# `just` runs what CI runs.  Everything happens in .venv, made at need; `pip install rust-just` is all it takes before.
+
+set shell := ["bash", "-euo", "pipefail", "-c"]
+
+python := env("PYTHON", "python3")
+bin := ".venv/bin"
+stamp := ".venv/.chainctl-" + sha256_file("pyproject.toml")
+
+# format, lint, types, layers, tests
+default: setup
+    {{bin}}/ruff format --check .
+    {{bin}}/ruff check .
+    {{bin}}/mypy
+    {{bin}}/lint-imports
+    {{bin}}/python -m pytest -q
+
+# the environment: torch first (a plain request for it can mean gigabytes of CUDA), the stamp last
+setup:
+    @if [ ! -e "{{stamp}}" ]; then \
+        {{python}} -m venv .venv && \
+        {{bin}}/python -m pip install --quiet "torch==2.13.0" && \
+        {{bin}}/python -m pip install --quiet -e ".[data,report,dev]" && \
+        touch "{{stamp}}"; \
+    fi
+
+# 20 devices adapt a real model to real texts, in under five minutes
+demo: setup
+    {{bin}}/chainctl demo --out runs/demo
+
+# everything that CI checks
+test: default
+
+# write the format that `just` checks
+fmt: setup
+    {{bin}}/ruff format .
+    {{bin}}/ruff check --fix .
+
+# three devices that share nothing but a stick
+sneakernet: setup
+    PATH="$PWD/{{bin}}:$PATH" bash examples/sneakernet.sh runs/sneakernet
+
+# each stage a job of its own, passing artifacts
+pipeline: setup
+    PATH="$PWD/{{bin}}:$PATH" bash examples/ci/pipeline.sh runs/pipeline
+
+# 50 kills of real commands (10 of them run in `just`)
+kills: setup
+    CHAINCTL_TEST_KILLS=50 {{bin}}/python -m pytest -q tests/test_killed.py
+
+# time of the parts
+bench: setup
+    {{bin}}/python -m pytest -q --benchmark-only -o addopts="--import-mode=importlib" tests/bench
+
+# peak memory of train-window against full adapters on the resident model
+bench-memory: setup
+    {{bin}}/python benchmarks/memory.py

@@ -1,0 +1,190 @@
+"""Texts to token ids: the same as transformers' own fast tokenizer reads from the same `tokenizer.json`.
+
+The tokenizers are small but real: trained here by the `tokenizers` library, one WordPiece with a BERT-like template,
+one byte-level BPE without special tokens, as encoders and decoders have them.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from schemas.errors import BadInput
+from schemas.settings import EncodingSettings
+from stages.data.encode import Encoder, pad_batch
+
+CORPUS = [
+    "the cat sat on the mat and looked at the rain",
+    "a dog ran over the hill, and the cat watched it run!",
+    "rain is falling on the hill; nobody is running today",
+    "grüße an alle, the weather is cold and the mat is wet",
+]
+TEXTS = [*CORPUS, "cat", "unseen zyzzyva words 你好 🙂", "  spaced   out  ", "line\nbreak\tand tab", "x" * 300]
+
+
+def write_wordpiece(folder: Path) -> Path:
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer.train_from_iterator(CORPUS, trainers.WordPieceTrainer(vocab_size=120, special_tokens=special))
+    ends = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends
+    )
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def write_bpe(folder: Path) -> Path:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320, special_tokens=["<|end|>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+WRITERS = {"wordpiece": write_wordpiece, "bpe": write_bpe}
+
+
+@pytest.fixture(params=sorted(WRITERS))
+def model_dir(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    return WRITERS[request.param](tmp_path)
+
+
+def describe(folder: Path, name: str, document: object) -> None:
+    (folder / name).write_text(json.dumps(document))
+
+
+def by_transformers(folder: Path, texts: Sequence[str], max_length: int) -> list[list[int]]:
+    fast = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+    encoded = fast(list(texts), truncation=True, max_length=max_length, padding=False)
+    return [list(map(int, ids)) for ids in encoded["input_ids"]]
+
+
+@pytest.mark.parametrize("max_length", [2, 3, 7, 16, 128])
+def test_ids_and_truncation_are_those_of_transformers(model_dir: Path, max_length: int) -> None:
+    rows = Encoder.load(model_dir, EncodingSettings(max_length=max_length)).encode(TEXTS)
+    assert [row.tolist() for row in rows] == by_transformers(model_dir, TEXTS, max_length)
+    assert all(row.dtype == np.int64 and row.ndim == 1 and 1 <= len(row) <= max_length for row in rows)
+    assert max(len(row) for row in rows) == min(max_length, max(map(len, by_transformers(model_dir, TEXTS, 10_000))))
+
+
+def test_special_tokens_stay_where_a_text_is_cut(tmp_path: Path) -> None:
+    encoder = Encoder.load(write_wordpiece(tmp_path), EncodingSettings(max_length=5))
+    (row,) = encoder.encode([CORPUS[0]])
+    assert (row[0], row[-1], len(row)) == (2, 3, 5)
+
+
+def test_padding_and_truncation_kept_in_the_file_do_not_count(tmp_path: Path) -> None:
+    write_wordpiece(tmp_path)
+    expected = by_transformers(tmp_path, TEXTS, 12)
+    path = tmp_path / "tokenizer.json"
+    stored = Tokenizer.from_file(str(path))
+    stored.enable_padding(length=64, pad_id=0, pad_token="[PAD]")
+    stored.enable_truncation(4)
+    stored.save(str(path))
+    rows = Encoder.load(tmp_path, EncodingSettings(max_length=12)).encode(TEXTS)
+    assert [row.tolist() for row in rows] == expected
+
+
+def test_a_text_alone_or_among_others_has_the_same_ids(model_dir: Path) -> None:
+    encoder = Encoder.load(model_dir, EncodingSettings(max_length=16))
+    together = encoder.encode(TEXTS)
+    for text, row in zip(TEXTS, together, strict=True):
+        assert np.array_equal(encoder.encode([text])[0], row)
+
+
+def test_a_text_that_no_token_stands_for_still_has_one_position(tmp_path: Path) -> None:
+    describe(tmp_path, "config.json", {"eos_token_id": 5})
+    encoder = Encoder.load(write_bpe(tmp_path), EncodingSettings())
+    assert encoder.encode([""])[0].tolist() == [5]
+
+
+@pytest.mark.parametrize(
+    ("config", "tokenizer_config", "expected"),
+    [
+        ({"pad_token_id": 7, "eos_token_id": 9}, {"pad_token": "[MASK]"}, 7),
+        ({"pad_token_id": 0, "eos_token_id": 9}, {"pad_token": "[MASK]"}, 0),
+        ({"pad_token_id": None, "eos_token_id": 9}, {"pad_token": "[MASK]"}, 4),
+        ({"eos_token_id": 9}, {"pad_token": {"content": "[MASK]", "lstrip": False}}, 4),
+        ({"eos_token_id": 9}, {"pad_token": "no such token"}, 9),
+        ({"eos_token_id": 9}, {"pad_token": None}, 9),
+        ({"eos_token_id": [11, 9]}, {}, 11),
+        ({"eos_token_id": 9}, None, 9),
+        (None, {"pad_token": "[SEP]"}, 3),
+        ({}, {}, 0),
+        (None, None, 0),
+    ],
+)
+def test_the_padding_token_is_the_models_else_the_tokenizers_else_the_end_of_text(
+    config: object, tokenizer_config: object, expected: int, tmp_path: Path
+) -> None:
+    write_wordpiece(tmp_path)
+    for name, document in (("config.json", config), ("tokenizer_config.json", tokenizer_config)):
+        if document is not None:
+            describe(tmp_path, name, document)
+    assert Encoder.load(tmp_path, EncodingSettings()).pad_id == expected
+
+
+def test_a_model_without_a_fast_tokenizer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="has no tokenizer"):
+        Encoder.load(tmp_path, EncodingSettings())
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b"not json", b"\xff\xfe", b'{"model": {"type": "Nonsense"}}'])
+def test_a_tokenizer_that_cannot_be_read_is_refused(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_bytes(data)
+    with pytest.raises(BadInput, match="cannot be read"):
+        Encoder.load(tmp_path, EncodingSettings())
+
+
+def test_a_batch_is_padded_on_the_right() -> None:
+    ids, mask = pad_batch([np.array([5, 6, 7]), np.array([8])], pad_id=9, side="right")
+    assert ids.tolist() == [[5, 6, 7], [8, 9, 9]]
+    assert mask.tolist() == [[1, 1, 1], [1, 0, 0]]
+
+
+def test_a_batch_is_padded_on_the_left() -> None:
+    ids, mask = pad_batch([np.array([5, 6, 7]), np.array([8])], pad_id=9, side="left")
+    assert ids.tolist() == [[5, 6, 7], [9, 9, 8]]
+    assert mask.tolist() == [[1, 1, 1], [0, 0, 1]]
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    rows=st.lists(st.lists(st.integers(0, 50), min_size=1, max_size=9), min_size=1, max_size=6),
+    pad_id=st.integers(0, 50),
+    side=st.sampled_from(["left", "right"]),
+)
+def test_the_mask_marks_exactly_the_tokens_of_each_text(rows: list[list[int]], pad_id: int, side: str) -> None:
+    ids, mask = pad_batch([np.array(row, dtype=np.int64) for row in rows], pad_id=pad_id, side=side)
+    assert ids.shape == mask.shape == (len(rows), max(map(len, rows)))
+    assert ids.dtype == mask.dtype == np.int64
+    for row, row_ids, row_mask in zip(rows, ids, mask, strict=True):
+        assert row_ids[row_mask == 1].tolist() == row
+        assert (row_ids[row_mask == 0] == pad_id).all()
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_padded_batch_is_that_of_transformers(side: str, tmp_path: Path) -> None:
+    write_wordpiece(tmp_path)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_file=str(tmp_path / "tokenizer.json"), pad_token="[PAD]", padding_side=side
+    )
+    expected = fast(TEXTS, truncation=True, max_length=20, padding=True, return_tensors="np")
+    encoder = Encoder.load(tmp_path, EncodingSettings(max_length=20))
+    ids, mask = pad_batch(encoder.encode(TEXTS), pad_id=encoder.pad_id, side=side)
+    assert np.array_equal(ids, expected["input_ids"])
+    assert np.array_equal(mask, expected["attention_mask"])
