@@ -1,0 +1,311 @@
+"""Streaming changes no number: block by block from disk against transformers' own forward and autograd.
+
+The oracle is always the library's own resident model, the tolerance zero unless a reason stands beside it.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, AutoModelForSequenceClassification
+
+from schemas.errors import BadInput, NotTrusted
+from schemas.refs import Window
+from schemas.settings import HeadSettings
+from stages.model.adapters import Adapter, adapters_from_tensors, fresh_adapters
+from stages.model.backbone import Backbone
+from stages.model.check import TOLERANCE, check_model, compare
+from stages.model.hidden import HiddenStates
+from stages.model.loading import LoadedModel
+from stages.model.objective import window_losses
+from stages.model.skeleton import Batch, find_layers
+from stages.model.stream import load_layers, run_prefix, stream_layers
+from stages.model.texts import EncodedTexts
+from tests import fleet
+
+DEPTH = 3
+
+
+@pytest.mark.parametrize("form", ["transformers", "mean"])
+@pytest.mark.parametrize("family", fleet.FAMILIES)
+def test_block_by_block_equals_the_models_own_forward_to_the_bit(family: str, form: str) -> None:
+    if (family, form) == ("mamba", "transformers"):
+        form = "mean"  # transformers has no classification head for Mamba
+    report = compare(fleet.config_of(family), HeadSettings.model_validate({"form": form}))
+    # Experts are grouped by token: the order of a sum may differ in the last bit.
+    assert report.difference <= (TOLERANCE if family == "mixtral" else 0.0)
+
+
+@pytest.mark.parametrize("family", ["bert", "llama", "mixtral", "gpt2"])
+def test_shards_with_an_index_stream_like_a_single_file(family: str, tmp_path: Path) -> None:
+    model = fleet.save_model(tmp_path, family, shard_size="100KB")
+    assert (tmp_path / "model.safetensors.index.json").exists()
+    batch = _batch()
+    hidden = _stream(_open(tmp_path), batch, {})
+    own = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+    backbone = _open(tmp_path)
+    found = backbone.after_layers(hidden, batch).last_hidden_state
+    assert (found - own.last_hidden_state)[batch.attention_mask.bool()].abs().max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("family", ["bert", "llama", "gemma3", "mamba"])
+def test_ragged_storage_changes_no_real_token(family: str, side: str, tmp_path: Path) -> None:
+    model = fleet.save_model(tmp_path, family)
+    chosen = fleet.settings(encoding={"padding_side": side}, numerics={"micro_batch": 3})
+    loaded = LoadedModel.open(tmp_path, chosen)
+    texts = EncodedTexts.encode([row["text"] for row in fleet.texts(7)], loaded.encoder, 3)
+    with HiddenStates(texts.lengths, 64, torch.float32, scratch=tmp_path, in_memory_limit_bytes=0) as hidden:
+        run_prefix(loaded.backbone, texts, hidden, {}, stop=DEPTH)
+        for indices in texts.chunks():
+            batch = texts.batch(indices)
+            expected = _layer_outputs(model, batch)[-1]
+            found = hidden.gather(indices, side=side)
+            real = batch.attention_mask.bool()
+            # Padding holds zeros here and leftovers there; a masked key may still move the last bit of a sum.
+            assert (found - expected)[real].abs().max() <= 1e-5
+
+
+def test_hidden_states_are_the_same_in_memory_and_in_a_file(tmp_path: Path) -> None:
+    lengths, batch = [3, 5, 1], torch.randn(3, 5, 4)
+    for side in ("left", "right"):
+        gathered = []
+        for limit in (0, 2**20):
+            with HiddenStates(lengths, 4, torch.float32, scratch=tmp_path, in_memory_limit_bytes=limit) as hidden:
+                hidden.scatter([0, 1, 2], batch, side=side)
+                gathered.append(hidden.gather([2, 0, 1], side=side))
+        assert torch.equal(*gathered)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fresh_chain_is_the_pre_trained_model(tiny_bert: Path) -> None:
+    backbone, batch = _open(tiny_bert), _batch()
+    fresh = adapters_from_tensors(fresh_adapters(range(DEPTH), hidden_size=64, bottleneck=8, seed=1), "relu")
+    assert torch.equal(_stream(backbone, batch, fresh), _stream(backbone, batch, {}))
+
+
+@pytest.mark.parametrize("family", ["bert", "llama", "mixtral", "mamba"])
+@pytest.mark.parametrize("weight", [0.0, 0.7])
+@pytest.mark.parametrize("window", fleet.windows(DEPTH), ids=str)
+def test_window_gradients_equal_autograd_on_the_resident_model(
+    family: str, weight: float, window: Window, tmp_path: Path
+) -> None:
+    model = fleet.save_model(tmp_path, family)
+    backbone, batch, targets = _open(tmp_path), _batch(), torch.tensor([0, 1, 1])
+    adapters = _random_adapters()
+    arriving = _stream(backbone, batch, adapters, stop=window.start) if window.start else backbone.embed(batch)
+    weights = load_layers(backbone, window.layers)
+    losses = window_losses(
+        backbone, window, weights, adapters, arriving, batch, targets, global_weight=weight, batch_size=3
+    )
+    losses.total.backward()
+    found = {layer: [value.grad for value in adapters[layer].parameters()] for layer in range(DEPTH)}
+    expected_loss, expected = _resident_gradients(model, backbone, batch, targets, window, weight)
+    assert losses.total.item() == pytest.approx(expected_loss, abs=1e-6)
+    for layer in window.layers:
+        for ours, theirs in zip(found[layer], expected[layer], strict=True):
+            assert ours is not None
+            assert theirs is not None
+            assert torch.allclose(ours, theirs, atol=1e-6, rtol=1e-4)
+    for layer in set(range(window.start)):
+        assert found[layer] == [None] * 4
+
+
+def test_the_global_branch_runs_no_frozen_layer_and_carries_gradient(
+    tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone, batch, targets = _open(tiny_bert), _batch(), torch.tensor([0, 1, 1])
+    window, adapters = Window(start=0, stop=1), _random_adapters()
+    ran: list[int] = []
+    for index, layer in enumerate(backbone.skeleton.layers):
+        layer.register_forward_hook(lambda *_, index=index: ran.append(index))
+    weights = load_layers(backbone, window.layers)
+    losses = window_losses(
+        backbone, window, weights, adapters, backbone.embed(batch), batch, targets, global_weight=1.0, batch_size=3
+    )
+    assert ran == [0]
+    assert losses.downstream is not None
+    losses.downstream.backward()
+    assert adapters[0].up_DR.grad is not None
+    assert float(adapters[0].up_DR.grad.abs().max()) > 0
+
+
+def test_the_last_window_has_the_end_to_end_loss_alone(tiny_bert: Path) -> None:
+    backbone, batch, targets = _open(tiny_bert), _batch(), torch.tensor([0, 1, 1])
+    window, adapters = Window(start=1, stop=3), _random_adapters()
+    arriving = _stream(backbone, batch, adapters, stop=1)
+    weights = load_layers(backbone, window.layers)
+    losses = window_losses(
+        backbone, window, weights, adapters, arriving, batch, targets, global_weight=5.0, batch_size=3
+    )
+    assert losses.downstream is None
+    assert losses.total is losses.local
+
+
+def test_micro_batches_accumulate_the_gradient_of_the_batch(tiny_bert: Path) -> None:
+    backbone, batch, targets = _open(tiny_bert), _batch(), torch.tensor([0, 1, 1])
+    window, weights = Window(start=0, stop=2), load_layers(backbone, [0, 1])
+    gradients = []
+    for rows in ([[0, 1, 2]], [[0], [1, 2]]):
+        adapters = _random_adapters()
+        for part in rows:
+            piece = Batch(batch.input_ids[part], batch.attention_mask[part])
+            arriving = backbone.embed(piece)
+            losses = window_losses(
+                backbone, window, weights, adapters, arriving, piece, targets[part], global_weight=0.5, batch_size=3
+            )
+            losses.total.backward()
+        gradients.append([value.grad for layer in window.layers for value in adapters[layer].parameters()])
+    for whole, summed in zip(*gradients, strict=True):
+        assert whole is not None
+        assert summed is not None
+        assert torch.allclose(whole, summed, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "llama", "gpt2", "opt"])
+def test_the_head_that_trains_is_what_the_checkpoint_lacks(family: str, tmp_path: Path) -> None:
+    fleet.save_model(tmp_path, family)
+    backbone = _open(tmp_path, form="transformers")
+    base = {name for name, _ in AutoModel.from_config(fleet.config_of(family)).named_parameters()}
+    whole = AutoModelForSequenceClassification.from_config(fleet.config_of(family))
+    prefix = f"{whole.base_model_prefix}."
+    expected = {name for name, _ in whole.named_parameters() if name.removeprefix(prefix) not in base}
+    assert set(backbone.head_parameters) == expected
+
+
+def test_a_changed_weight_is_named_by_its_layer(tmp_path: Path) -> None:
+    fleet.save_model(tmp_path, "bert")
+    fingerprint = _open(tmp_path).reader.fingerprint()
+    _flip_last_byte_of(tmp_path, "encoder.layer.1.output.dense.weight")
+    backbone = Backbone.open(tmp_path, fleet.settings(), pad_id=0, expected=fingerprint)
+    with pytest.raises(NotTrusted, match="layer 1") as caught:
+        list(stream_layers(backbone, range(DEPTH)))
+    assert fingerprint.layers[1] in str(caught.value)
+
+
+@pytest.mark.parametrize("part", ["config.json", "tokenizer.json"])
+def test_a_changed_entry_beside_the_weights_is_named(part: str, tmp_path: Path) -> None:
+    fleet.save_model(tmp_path, "bert")
+    fingerprint = _open(tmp_path).reader.fingerprint()
+    path = tmp_path / part
+    path.write_text(path.read_text() + "\n")
+    with pytest.raises(NotTrusted, match=part):
+        Backbone.open(tmp_path, fleet.settings(), pad_id=0, expected=fingerprint)
+
+
+def test_a_file_cut_short_is_refused(tmp_path: Path) -> None:
+    fleet.save_model(tmp_path, "bert")
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(BadInput, match=r"model\.safetensors"):
+        _open(tmp_path)
+
+
+def test_an_architecture_without_a_layer_list_is_refused(tmp_path: Path) -> None:
+    from transformers import AlbertConfig
+
+    AlbertConfig(vocab_size=96).save_pretrained(tmp_path)
+    with pytest.raises(BadInput):
+        check_model(tmp_path)
+
+
+def _open(directory: Path, form: str = "mean") -> Backbone:
+    return Backbone.open(directory, fleet.settings(head={"form": form}), pad_id=0)
+
+
+def _batch() -> Batch:
+    ids = torch.tensor([[1, 5, 6, 7, 8], [1, 9, 10, 0, 0], [1, 11, 12, 13, 0]])
+    return Batch(ids, (ids != 0).long())
+
+
+def _random_adapters() -> dict[int, Adapter]:
+    """Non-zero everywhere, so that gradients flow through those behind the window too."""
+    generator = np.random.default_rng(3)
+    tensors = fresh_adapters(range(DEPTH), hidden_size=64, bottleneck=8, seed=1)
+    noisy = {name: (value + 0.2 * generator.standard_normal(value.shape)).astype(np.float32) for name, value in tensors.items()}
+    adapters = adapters_from_tensors(noisy, "silu")
+    for adapter in adapters.values():
+        for value in adapter.parameters():
+            value.requires_grad_()
+    return adapters
+
+
+@torch.no_grad()
+def _stream(backbone: Backbone, batch: Batch, adapters: Mapping[int, Adapter], stop: int = DEPTH) -> Tensor:
+    hidden = backbone.embed(batch)
+    for layer, weights in stream_layers(backbone, range(stop)):
+        hidden = backbone.run_layers({layer: weights}, hidden, batch, adapters)
+    return hidden
+
+
+def _layer_outputs(model: nn.Module, batch: Batch) -> list[Tensor]:
+    outputs: list[Tensor] = []
+    handles = [
+        layer.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
+        for layer in find_layers(model)[1]  # type: ignore[arg-type]
+    ]
+    with torch.no_grad():
+        model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+    for handle in handles:
+        handle.remove()
+    return outputs
+
+
+def _resident_gradients(
+    model: nn.Module, backbone: Backbone, batch: Batch, targets: Tensor, window: Window, weight: float
+) -> tuple[float, dict[int, list[Tensor | None]]]:
+    """Eq. 2 the slow way: the whole model in memory, its layers replaced by copies of what the branch allows."""
+    adapters = _random_adapters()
+    local = _resident_loss(model, backbone, batch, targets, adapters, stop=window.stop, extra=())
+    total = local
+    if window.stop < DEPTH and weight:
+        extra = tuple(range(window.stop, DEPTH))
+        total = local + weight * _resident_loss(model, backbone, batch, targets, adapters, stop=window.stop, extra=extra)
+    total.backward()
+    return total.item(), {layer: [value.grad for value in adapters[layer].parameters()] for layer in range(DEPTH)}
+
+
+def _resident_loss(
+    model: nn.Module,
+    backbone: Backbone,
+    batch: Batch,
+    targets: Tensor,
+    adapters: dict[int, Adapter],
+    *,
+    stop: int,
+    extra: tuple[int, ...],
+) -> Tensor:
+    """Hooks on the resident model: layers before `stop` with their adapters, later layers undone or adapters alone."""
+
+    def hook(index: int) -> object:
+        def replace(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            if index < stop:
+                return adapters[index](output)
+            return adapters[index](inputs[0]) if index in extra else inputs[0]
+
+        return replace
+
+    layers = find_layers(model)[1]  # type: ignore[arg-type]
+    handles = [layer.register_forward_hook(hook(index)) for index, layer in enumerate(layers)]  # type: ignore[arg-type]
+    last = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).last_hidden_state
+    for handle in handles:
+        handle.remove()
+    mask = batch.attention_mask.unsqueeze(-1).float()
+    pooled = (last * mask).sum(1) / mask.sum(1)
+    head = backbone.head_parameters
+    logits = pooled @ head["classifier.weight"].T + head["classifier.bias"]
+    return nn.functional.cross_entropy(logits, targets)
+
+
+def _flip_last_byte_of(directory: Path, name: str) -> None:
+    import json
+
+    path = directory / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    length = int.from_bytes(data[:8], "little")
+    end = json.loads(data[8 : 8 + length])[name]["data_offsets"][1]
+    data[8 + length + end - 1] ^= 1
+    path.write_bytes(bytes(data))
