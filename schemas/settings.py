@@ -53,8 +53,9 @@ class SimilaritySettings(Record):
     tokens: Literal["all", "skip-first"] = "all"
     scale: Literal["auto", "none", "unit"] = "auto"  # auto: unit for decoders (attention sinks), none for encoders
     reference: Literal["embeddings", "first-layer"] = "embeddings"
-    max_examples: Annotated[int, Field(ge=4)] = 256
-    min_examples: Annotated[int, Field(ge=4)] = 32
+    # At least 5: HSIC₁ divides by n (n-3), and the jackknife leaves one text out.
+    max_examples: Annotated[int, Field(ge=5)] = 256
+    min_examples: Annotated[int, Field(ge=5)] = 32
 
     @model_validator(mode="after")
     def _floor_is_below_ceiling(self) -> "SimilaritySettings":

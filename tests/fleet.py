@@ -101,7 +101,7 @@ def settings(**sections: dict[str, Any]) -> Settings:
         "task": {"labels": LABELS},
         "encoding": {"max_length": 16},
         "head": {"form": "mean"},
-        "similarity": {"min_examples": 4, "max_examples": 16},
+        "similarity": {"min_examples": 5, "max_examples": 16},
         "chain": {"start": 0, "window_size": 2},
         "adapter": {"reduction_factor": 8},
         "optimizer": {"learning_rate": 1e-2},

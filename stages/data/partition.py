@@ -7,6 +7,7 @@ Every draw comes from numpy's PCG64 with a seed derived by SHA-256, so a split i
 
 import hashlib
 import heapq
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,9 +24,9 @@ def partition(
     No device stays empty unless `allow_empty`: the richest give one example each.  Raises `BadInput`
     where there are fewer examples than devices.
     """
-    if devices < 1 or (alpha is not None and not alpha > 0):
+    if devices < 1 or (alpha is not None and not 0 < alpha < math.inf):
         raise BadInput(
-            "such a split is not possible", values={"devices": devices, "alpha": alpha}, hint="both must be positive"
+            "such a split is not possible", values={"devices": devices, "alpha": alpha}, hint="both must be positive and finite"
         )
     if len(labels) < devices and not allow_empty:
         raise BadInput(
@@ -52,7 +53,7 @@ def holdout(labels: Sequence[str], *, fraction: float, seed: int) -> tuple[list[
     test: list[int] = []
     for label in sorted(set(labels)):
         members = [index for index, other in enumerate(labels) if other == label]
-        count = max(1, round(fraction * len(members))) if len(members) > 1 else 0
+        count = min(max(1, round(fraction * len(members))), len(members) - 1)  # a class is never held out whole
         test += random.permutation(members)[:count].tolist()
     held = set(test)
     return [index for index in range(len(labels)) if index not in held], sorted(test)
@@ -60,7 +61,10 @@ def holdout(labels: Sequence[str], *, fraction: float, seed: int) -> tuple[list[
 
 def drop_duplicates(examples: Sequence[Example]) -> list[Example]:
     """The first of every text, in order: a text that is in training must not be tested on."""
-    return list({example.text: example for example in reversed(examples)}.values())[::-1]
+    first: dict[str, Example] = {}
+    for example in examples:
+        first.setdefault(example.text, example)
+    return list(first.values())
 
 
 def device_names(count: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from schemas.errors import BadInput
 
+UNWANTED = re.compile(r"[\x00\ud800-\udfff]")
 CSV_FIELD_LIMIT = 2**31 - 1  # the csv module's own default is 131,072 characters
 
 
@@ -53,6 +55,11 @@ def read_csv(path: Path, text_column: str, label_column: str | None) -> Iterator
         columns = next(reader, None)
         if columns is None:
             return
+        if len(set(columns)) != len(columns):
+            distinct = f"{len(set(columns))} distinct names"
+            raise BadInput(
+                f"{path}, line 1: a column stands twice", values={"expected": f"{len(columns)} names", "found": distinct}
+            )
         for fields in reader:
             where = f"{path}, line {reader.line_num}"
             if not fields:
@@ -114,16 +121,17 @@ def _row(where: str, record: dict[str, Any], text_column: str, label_column: str
                 f"{where}: the value is not a text",
                 values={"column": column, "expected": "a string", "found": type(value).__name__},
             )
-        values.append(value)
+        values.append(_check_characters(value, where))
     return Row(where, values[0], values[1] if label_column else "", text_column)
 
 
 def _require_columns(where: str, found: list[str], wanted: list[str]) -> None:
     missing = [column for column in wanted if column not in found]
     if missing:
+        # Not the names that were found: a file without a header has its first text there.
         raise BadInput(
             f"{where}: there is no column {missing[0]!r}",
-            values={"expected": ", ".join(wanted), "found": ", ".join(sorted(found)[:12]) or "no columns"},
+            values={"expected": ", ".join(wanted), "found": f"{len(found)} other columns"},
             hint="name the columns with --text-column and --label-column, or in [task] of the recipe",
         )
 
@@ -156,6 +164,14 @@ def _decode(data: bytes, where: str) -> str:
             values={"at byte": error.start, "of": f"{len(data)} bytes"},
             hint="convert the data to UTF-8",
         ) from None
-    if "\0" in text:
-        raise BadInput(f"{where}: the text holds a NUL character", values={"at character": text.index("\0")})
+    return _check_characters(text, where)
+
+
+def _check_characters(text: str, where: str) -> str:
+    """No NUL, and no half of a surrogate pair (which JSON can spell and UTF-8 cannot)."""
+    found = UNWANTED.search(text)
+    if found:
+        kind = "a NUL character" if found[0] == "\0" else "half of a surrogate pair"
+        values = {"at character": found.start(), "of": f"{len(text)} characters"}
+        raise BadInput(f"{where}: the text holds {kind}", values=values)
     return text

@@ -14,7 +14,7 @@ import numpy as np
 
 from schemas.errors import BadInput
 
-SMALLEST_N = 4  # HSIC₁ divides by n (n-3), and the jackknife leaves one out
+SMALLEST_N = 5  # HSIC₁ divides by n (n-3), and the jackknife leaves one out
 Z95 = 1.959963984540054
 
 
@@ -50,8 +50,7 @@ def cka(k_NN: np.ndarray, m_NN: np.ndarray, estimator: str) -> float:
     """Eq. 3.  Raises `BadInput` where either side does not vary over the texts (0/0)."""
     hsic = ESTIMATORS[estimator]
     own_k, own_m = hsic(k_NN, k_NN), hsic(m_NN, m_NN)
-    smallest = np.finfo(np.float64).eps * max(float(np.abs(k_NN).max()), float(np.abs(m_NN).max()), 1e-300) ** 2
-    if not min(own_k, own_m) > smallest:
+    if not (own_k > _rounding(k_NN) and own_m > _rounding(m_NN)):
         raise BadInput(
             "the activations do not vary over the texts, so CKA is 0/0",
             values={"HSIC of the reference": f"{own_k:.3g}", "HSIC of the layer": f"{own_m:.3g}"},
@@ -67,6 +66,11 @@ def cka_with_interval(k_NN: np.ndarray, m_NN: np.ndarray, estimator: str) -> tup
     left_out = np.array([_without(k_NN, m_NN, row, estimator) for row in range(n)])
     half = Z95 * float(np.sqrt((n - 1) / n * ((left_out - left_out.mean()) ** 2).sum()))
     return value, value - half, value + half
+
+
+def _rounding(k_NN: np.ndarray) -> float:
+    """What HSIC(K, K) may be by rounding alone where nothing varies."""
+    return float(len(k_NN) * np.finfo(np.float64).eps * np.abs(k_NN).max() ** 2)
 
 
 def _without(k_NN: np.ndarray, m_NN: np.ndarray, row: int, estimator: str) -> float:

@@ -1,0 +1,235 @@
+"""Recipes: overrides over environment over file over defaults, clear refusals, every setting explained."""
+
+import tomllib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from schemas.errors import BadInput, UsageProblem
+from schemas.recipe import parse_recipe, setting_paths
+from schemas.settings import ChainSettings, OptimizerSettings, Settings, TaskSettings
+from stages.report.recipe import EXPLAINED, write_recipe
+
+
+def parse(text: str = "", environment: dict[str, str] | None = None, overrides: list[str] | None = None) -> Settings:
+    return parse_recipe(text, source="recipe.toml", environment=environment or {}, overrides=overrides or [])
+
+
+def value_at(value: BaseModel, path: str) -> Any:
+    for key in path.split("."):
+        value = getattr(value, key)
+    return value
+
+
+def test_an_empty_recipe_is_the_defaults() -> None:
+    assert parse() == Settings()
+
+
+def test_overrides_win_over_the_environment_over_the_file_over_defaults() -> None:
+    path, text = "optimizer.epochs", "[optimizer]\nepochs = 2\n"
+    environment, overrides = {"CHAINCTL_OPTIMIZER_EPOCHS": "3"}, [f"{path}=4"]
+    assert value_at(parse(), path) == 1
+    assert value_at(parse(text), path) == 2
+    assert value_at(parse("", environment), path) == 3
+    assert value_at(parse(text, environment), path) == 3
+    assert value_at(parse("", {}, overrides), path) == 4
+    assert value_at(parse(text, {}, overrides), path) == 4
+    assert value_at(parse(text, environment, overrides), path) == 4
+
+
+def test_the_last_of_two_overrides_wins() -> None:
+    assert parse(overrides=["seed=1", "seed=2"]).seed == 2
+
+
+def test_an_override_leaves_the_rest_of_its_section_alone() -> None:
+    chosen = parse("[optimizer]\nepochs = 2\nbatch_size = 4\n", overrides=["optimizer.epochs=5"]).optimizer
+    assert (chosen.epochs, chosen.batch_size) == (5, 4)
+
+
+@pytest.mark.parametrize("path", sorted(setting_paths()))
+def test_every_setting_can_come_from_each_source(path: str) -> None:
+    other = {
+        "similarity.min_examples": "40",
+        "similarity.max_examples": "300",
+        "optimizer.momentum": "0.5",
+        "chain.cka_threshold": "0.5",
+        "task.labels": '["a", "b"]',
+        "task.kind": "text-classification",
+        "federation.strategy": "weighted-mean",
+    }
+    words = {
+        "task.text_column": "body",
+        "task.label_column": "class",
+        "encoding.padding_side": "left",
+        "head.form": "mean",
+        "similarity.estimator": "biased",
+        "similarity.kernel": "rbf",
+        "similarity.pooling": "tokens",
+        "similarity.tokens": "skip-first",
+        "similarity.scale": "unit",
+        "similarity.reference": "first-layer",
+        "chain.method": "no-ft",
+        "chain.advance": "on-convergence",
+        "adapter.activation": "gelu",
+        "optimizer.name": "sgd",
+        "numerics.dtype": "bfloat16",
+    }
+    text = {**other, **words}.get(path, "3")
+    try:
+        expected: Any = tomllib.loads(f"x = {text}")["x"]
+    except tomllib.TOMLDecodeError:
+        expected = text
+    expected = tuple(expected) if isinstance(expected, list) else expected
+    by_override = parse(overrides=[f"{path}={text}"])
+    by_environment = parse(environment={"CHAINCTL_" + path.replace(".", "_").upper(): text})
+    assert value_at(by_override, path) == expected
+    assert by_environment == by_override
+
+
+def test_other_variables_of_the_environment_are_left_alone() -> None:
+    assert parse(environment={"CHAINCTL_MODEL": "dir", "CHAINCTL_MEMORY_BUDGET": "1GiB", "SEED": "3"}) == Settings()
+
+
+def test_a_word_needs_no_quotes_and_a_quoted_one_is_the_same() -> None:
+    assert parse(overrides=["optimizer.name=sgd"]) == parse(overrides=['optimizer.name = "sgd"'])
+
+
+def test_names_of_environment_variables_are_distinct() -> None:
+    names = [path.replace(".", "_").upper() for path in setting_paths()]
+    assert len(set(names)) == len(names)
+
+
+def test_setting_paths_name_every_leaf_of_the_settings() -> None:
+    leaves = []
+    for name, value in Settings().model_dump().items():
+        leaves += [f"{name}.{key}" for key in value] if isinstance(value, dict) else [name]
+    assert list(setting_paths()) == leaves
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("surprise = 1", "surprise"),
+        ("[surprise]\na = 1", "surprise"),
+        ("[chain]\nwindow = 2", "chain.window"),
+        ("seed = 1.5", "seed"),
+        ('seed = "1"', "seed"),
+        ("seed = true", "seed"),
+        ("seed = -1", "seed"),
+        ("chain = 3", "chain"),
+        ("[optimizer]\nlearning_rate = 0", "optimizer.learning_rate"),
+        ("[optimizer]\nlearning_rate = nan", "optimizer.learning_rate"),
+        ("[optimizer]\nlearning_rate = inf", "optimizer.learning_rate"),
+        ('[optimizer]\nname = "adam"', "optimizer.name"),
+        ("[optimizer]\nepochs = 2.0", "optimizer.epochs"),
+        ('[task]\nlabels = "a"', "task.labels"),
+        ("[task]\nlabels = [1, 2]", "task.labels.0"),
+        ('[task]\nlabels = ["a", "a"]', "task"),
+        ("[similarity]\nmin_examples = 64\nmax_examples = 32", "similarity"),
+        ("seed = 1979-05-27", "seed"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_refused_by_its_name(text: str, names: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        parse(text)
+    assert "recipe.toml has settings that cannot be used" in caught.value.fact
+    assert any(label == names or label.startswith(f"{names}.") for label in caught.value.values)
+    assert "recipe new" in caught.value.hint
+
+
+def test_a_refused_value_is_not_repeated() -> None:
+    with pytest.raises(BadInput) as caught:
+        parse('[optimizer]\nname = "Patient-Nr-4711"')
+    assert "4711" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["seed =", "seed = 1\nseed = 2", "[chain\n", "seed: 1", '{"seed": 1}', "\0"])
+def test_what_is_no_toml_is_refused(text: str) -> None:
+    with pytest.raises(BadInput, match=r"recipe\.toml is not TOML: .+\(at (line \d+|end of document)"):
+        parse(text)
+
+
+@pytest.mark.parametrize("override", ["", "seed", "=1", "chain=3", "chain.window=3", "Seed=1", "chain.start.x=1"])
+def test_an_override_that_names_no_setting_is_a_usage_problem(override: str) -> None:
+    with pytest.raises(UsageProblem, match="names no setting") as caught:
+        parse(overrides=[override])
+    assert "chain.window_size=3" in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["", "one", "1.5", "[1]", "-1", "true", "3\nepochs = 9", "3 4"])
+def test_an_override_of_a_wrong_type_is_refused(value: str) -> None:
+    with pytest.raises(BadInput):
+        parse(overrides=[f"seed={value}"])
+    with pytest.raises(BadInput):
+        parse(environment={"CHAINCTL_SEED": value})
+
+
+def test_an_override_reaches_no_section_that_is_no_table() -> None:
+    with pytest.raises(BadInput):
+        parse("chain = 3", overrides=["chain.window_size=2"])
+
+
+# Written recipes.
+
+
+def test_every_setting_is_explained_and_nothing_else() -> None:
+    assert EXPLAINED.keys() == setting_paths().keys()
+
+
+def test_a_written_recipe_parses_back_to_the_same_settings() -> None:
+    chosen = Settings(
+        seed=2**53 - 1,
+        task=TaskSettings(labels=("bénin", 'the "other"', "back\\slash", "# no comment", "two\nlines", "'''")),
+        chain=ChainSettings(start=3, window_size=2, min_improvement=1e-9, global_weight=0.0),
+        optimizer=OptimizerSettings(learning_rate=1e22, momentum=0.9),
+    )
+    assert parse(write_recipe(chosen)) == chosen
+    assert parse(write_recipe(Settings())) == Settings()
+
+
+def test_a_written_recipe_has_every_setting_on_a_line_with_its_meaning() -> None:
+    text = write_recipe(Settings())
+    for path, meaning in EXPLAINED.items():
+        key = path.rpartition(".")[2]
+        assert any(line.startswith(f"{key} = ") and line.endswith(meaning) for line in text.splitlines()), path
+    document = tomllib.loads(text)
+    assert [*document] == [*Settings.model_fields]
+    assert {f"{s}.{k}" for s, v in document.items() if isinstance(v, dict) for k in v} | {
+        "seed"
+    } == setting_paths().keys()
+
+
+def column_task(text: str) -> TaskSettings:
+    return TaskSettings(text_column=text)
+
+
+def label_task(text: str) -> TaskSettings:
+    return TaskSettings(labels=(text,))
+
+
+@pytest.mark.parametrize("make", [column_task, label_task])
+@pytest.mark.parametrize(
+    "character", [chr(code) for code in (*range(0x20), 0x22, 0x5C, 0x7F, 0x85, 0x2028, 0xFEFF, 0x1F600)]
+)
+def test_any_character_of_a_label_or_column_survives_a_written_recipe(
+    make: Callable[[str], TaskSettings], character: str
+) -> None:
+    chosen = Settings(task=make(f"a{character}b"))
+    assert parse(write_recipe(chosen)) == chosen
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    labels=st.lists(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12), unique=True),
+    rate=st.floats(min_value=1e-300, max_value=1e300),
+    seed=st.integers(0, 2**53 - 1),
+)
+def test_any_settings_survive_a_written_recipe(labels: list[str], rate: float, seed: int) -> None:
+    chosen = Settings(
+        seed=seed, task=TaskSettings(labels=tuple(labels)), optimizer=OptimizerSettings(learning_rate=rate)
+    )
+    assert parse(write_recipe(chosen)) == chosen

@@ -1,0 +1,217 @@
+"""The five stages together, through the command line: by hand equals simulated, twice equals once, mixing is refused."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import fleet
+
+ROOT = Path(__file__).resolve().parent.parent
+ROUNDS = 3
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path) -> dict[str, Path]:
+    """A model, training and test texts, a recipe, and a simulated run of three devices."""
+    folder = tmp_path_factory.mktemp("world")
+    train = fleet.save_texts(folder / "train.jsonl", fleet.texts(48))
+    test = fleet.save_texts(folder / "test.jsonl", fleet.texts(20, seed=9))
+    recipe = fleet.write_recipe(folder / "recipe.toml", fleet.settings())
+    fleet.chainctl(*simulate_arguments(tiny_bert, train, test, recipe, folder / "run"), cwd=ROOT)
+    return {"model": tiny_bert, "train": train, "test": test, "recipe": recipe, "run": folder / "run", "folder": folder}
+
+
+def simulate_arguments(model: Path, train: Path, test: Path, recipe: Path, out: Path) -> list[object]:
+    return [
+        *("simulate", "--model", model, "--data", train, "--test", test, "--recipe", recipe, "--devices", 3),
+        *("--rounds", ROUNDS, "--alpha", 1.0, "--memory-budget", "2GiB", "--out", out),
+    ]
+
+
+def run_example(script: str, *arguments: object, work: Path) -> subprocess.CompletedProcess[str]:
+    """A script of `examples/`, with a `chainctl` on its path that runs this source tree."""
+    tools = work / "tools"
+    tools.mkdir(parents=True, exist_ok=True)
+    (tools / "chainctl").write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" -m chainctl "$@"\n')
+    (tools / "chainctl").chmod(0o755)
+    environment = os.environ | {"PATH": f"{tools}:{os.environ['PATH']}"}
+    command = ["bash", str(ROOT / "examples" / script), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+
+
+def digest_of(artifact: Path) -> str:
+    from schemas.base import sha256_digest
+
+    return sha256_digest((artifact / "manifest.json").read_bytes())
+
+
+def test_by_hand_equals_simulated(world: dict[str, Path], tmp_path: Path) -> None:
+    inputs = (world["model"], world["train"], world["test"], world["recipe"], ROUNDS)
+    done = run_example("sneakernet.sh", tmp_path / "work", *inputs, work=tmp_path)
+    simulated = digest_of(world["run"] / "states" / f"{ROUNDS:04d}")
+    assert done.stdout.splitlines()[-1] == f"final state {simulated}"
+    assert digest_of(tmp_path / "work" / "coordinator" / "plan") == digest_of(world["run"] / "plan")
+
+
+def test_each_stage_can_be_a_job_of_its_own(world: dict[str, Path], tmp_path: Path) -> None:
+    inputs = (world["model"], world["train"], world["test"], world["recipe"])
+    done = run_example("ci/pipeline.sh", tmp_path / "work", *inputs, work=tmp_path)
+    assert done.stdout.count("whole ") == 8
+
+
+def test_training_learns(world: dict[str, Path]) -> None:
+    summary = json.loads((world["run"] / "summary.json").read_text())
+    assert summary["accuracy_after"] > max(summary["accuracy_before"], 0.7)
+
+
+def test_a_run_started_again_changes_nothing(world: dict[str, Path]) -> None:
+    before = snapshot(world["run"])
+    inputs = (world["model"], world["train"], world["test"], world["recipe"], world["run"])
+    done = fleet.chainctl(*simulate_arguments(*inputs), "--json", cwd=ROOT)
+    assert json.loads(done.stdout)["final_state"] == digest_of(world["run"] / "states" / f"{ROUNDS:04d}")
+    assert snapshot(world["run"]) == before
+
+
+def test_a_run_of_something_else_is_not_continued(world: dict[str, Path]) -> None:
+    arguments = simulate_arguments(
+        world["model"], world["train"], world["test"], world["recipe"], world["run"]
+    )
+    done = fleet.chainctl(*arguments, "--set", "seed=5", check=False, cwd=ROOT)
+    assert done.returncode == 2
+    assert "settings differs" in done.stderr
+
+
+def test_nothing_outside_the_window_changes(world: dict[str, Path]) -> None:
+    states = [read(world["run"] / "states" / f"{number:04d}") for number in range(ROUNDS + 1)]
+    for before, after in zip(states, states[1:], strict=False):
+        start, stop = before["window"]["start"], before["window"]["stop"]
+        tensors = {tensor["name"]: tensor["sha256"] for tensor in after["tensors"]}
+        for tensor in before["tensors"]:
+            group, _, rest = tensor["name"].partition(".")
+            trained = group == "head" or start <= int(rest.split(".")[0]) < stop
+            assert (tensors[tensor["name"]] != tensor["sha256"]) == trained
+
+
+def test_the_same_command_twice_gives_the_same_digest(world: dict[str, Path], tmp_path: Path) -> None:
+    run = world["run"]
+    command = [
+        *("train-window", "--model", world["model"], "--plan", run / "plan", "--state", run / "states" / "0001"),
+        *("--data", run / "shards" / "device-01.jsonl", "--device", "device-01"),
+    ]
+    for name in ("one", "two"):
+        fleet.chainctl(*command, "--out", tmp_path / name, cwd=ROOT)
+    assert digest_of(tmp_path / "one") == digest_of(tmp_path / "two")
+    assert digest_of(tmp_path / "one") == digest_of(run / "updates" / "0001" / "device-01")
+    again = fleet.chainctl(*command, "--out", tmp_path / "two", cwd=ROOT)
+    assert again.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("what", "arguments", "code", "says"),
+    [
+        ("a device that is not in the plan", {"--device": "stranger"}, 3, "does not take part"),
+        ("a state of another plan", {"--plan": "other-plan"}, 3, "another plan"),
+        ("a budget below the prediction", {"--memory-budget": "100MiB"}, 5, "does not fit"),
+        ("a size that is none", {"--memory-budget": "much"}, 2, "no size"),
+        ("texts with an unknown label", {"--data": "unknown.jsonl"}, 3, "line 1"),
+        ("an altered state", {"--state": "altered"}, 4, "altered"),
+        ("another base model", {"--model": "other-model"}, 4, "base model"),
+    ],
+    ids=lambda value: value if isinstance(value, str) and " " in value else "",
+)
+def test_what_does_not_go_together_is_refused(
+    what: str, arguments: dict[str, str], code: int, says: str, world: dict[str, Path], tmp_path: Path
+) -> None:
+    run = world["run"]
+    make_wrong_things(world, tmp_path)
+    given: dict[str, Any] = {
+        "--model": world["model"],
+        "--plan": run / "plan",
+        "--state": run / "states" / "0001",
+        "--data": run / "shards" / "device-01.jsonl",
+        "--device": "device-01",
+        "--out": tmp_path / "out",
+    }
+    for option, value in arguments.items():
+        given[option] = tmp_path / value if (tmp_path / value).exists() else value
+    flat = [part for pair in given.items() for part in pair]
+    done = fleet.chainctl("train-window", *flat, "--json", check=False, cwd=ROOT)
+    assert done.returncode == code, what
+    assert says in done.stderr
+    assert json.loads(done.stdout)["error"]["exit_code"] == code
+    assert "secret" not in done.stderr + done.stdout
+    assert not (tmp_path / "out").exists()
+
+
+def test_profiles_with_different_settings_are_refused_together(world: dict[str, Path], tmp_path: Path) -> None:
+    run = world["run"]
+    data = run / "shards" / "device-00.jsonl"
+    fleet.chainctl(
+        *("profile", "--model", world["model"], "--recipe", world["recipe"], "--data", data, "--device", "other"),
+        *("--set", "similarity.estimator=biased", "--memory-budget", "2GiB", "--out", tmp_path / "biased"),
+        cwd=ROOT,
+    )
+    done = fleet.chainctl(
+        *("plan", tmp_path / "biased", run / "profiles" / "device-00", "--model", world["model"]),
+        *("--recipe", world["recipe"], "--out", tmp_path / "plan", "--state", tmp_path / "state"),
+        check=False,
+        cwd=ROOT,
+    )
+    assert done.returncode == 3
+    assert "similarity.estimator" in done.stderr
+    assert "biased" in done.stderr
+    assert "unbiased" in done.stderr
+
+
+def test_log_walks_back_to_the_plan(world: dict[str, Path]) -> None:
+    done = fleet.chainctl("log", world["run"] / "states" / f"{ROUNDS:04d}", "--json", cwd=ROOT)
+    lines = json.loads(done.stdout)["history"]
+    assert [line["round"] for line in lines] == [3, 2, 1, 0]
+    assert all(line["accuracy"] is not None for line in lines)
+    assert lines[-1]["profiles"] == 3
+
+
+@pytest.mark.parametrize("method", ["full-adapters", "linear-probe", "no-ft"])
+def test_the_references_run_through_the_same_stages(method: str, world: dict[str, Path], tmp_path: Path) -> None:
+    arguments = simulate_arguments(
+        world["model"], world["train"], world["test"], world["recipe"], tmp_path / "run"
+    )
+    done = fleet.chainctl(*arguments, "--method", method, "--json", cwd=ROOT)
+    summary = json.loads(done.stdout)
+    assert len(summary["rounds"]) == (0 if method == "no-ft" else ROUNDS)
+    if method == "linear-probe":
+        state = read(tmp_path / "run" / "states" / f"{ROUNDS:04d}")
+        assert {tensor["name"].split(".")[0] for tensor in state["tensors"]} == {"head"}
+
+
+def make_wrong_things(world: dict[str, Path], folder: Path) -> None:
+    run = world["run"]
+    fleet.save_texts(folder / "unknown.jsonl", [{"text": "a secret text", "label": "secretlabel"}])
+    fleet.chainctl(
+        *("plan", run / "profiles" / "device-00", "--model", world["model"], "--recipe", world["recipe"]),
+        *("--set", "seed=9", "--out", folder / "other-plan", "--state", folder / "other-state"),
+        cwd=ROOT,
+    )
+    shutil.copytree(run / "states" / "0001", folder / "altered")
+    tensors = folder / "altered" / "tensors.safetensors"
+    data = bytearray(tensors.read_bytes())
+    data[-1] ^= 1
+    tensors.write_bytes(bytes(data))
+    shutil.copytree(world["model"], folder / "other-model")
+    config = folder / "other-model" / "tokenizer.json"
+    config.write_text(config.read_text() + "\n")
+
+
+def read(artifact: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((artifact / "manifest.json").read_text())
+    return document
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
