@@ -30,7 +30,7 @@ class Console:
     def result(self, **fields: Any) -> None:
         """The command's outcome for machines: one JSON object on stdout, with `--json` only."""
         if self.json:
-            print(json.dumps(fields, ensure_ascii=False, default=str), flush=True)
+            print(json.dumps(fields, default=str), flush=True)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """Aligned columns for people; numbers to the right."""
@@ -70,4 +70,4 @@ def print_error(error: ChainError, *, as_json: bool) -> None:
     if as_json:
         values = {label: str(value) for label, value in error.values.items()}
         content = {"fact": error.fact, "values": values, "hint": error.hint, "exit_code": error.exit_code}
-        print(json.dumps({"error": content}, ensure_ascii=False), flush=True)
+        print(json.dumps({"error": content}), flush=True)

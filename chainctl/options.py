@@ -37,6 +37,7 @@ MemoryBudget = Annotated[
     typer.Option("--memory-budget", metavar="SIZE", envvar="CHAINCTL_MEMORY_BUDGET", help="Such as 2GiB or 512MiB."),
 ]
 
+LARGEST_BYTES = 2.0**63
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
@@ -62,6 +63,8 @@ def parse_size(text: str | None) -> int | None:
     if text is None:
         return None
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
-    if match is None or match[2].lower() not in UNITS or float(match[1]) <= 0:
+    unit = UNITS.get(match[2].lower()) if match else None
+    size = float(match[1]) * unit if match and unit else 0.0
+    if not 1 <= size < LARGEST_BYTES:
         raise UsageProblem("this is no size", values={"expected": "2GiB, 512MiB or 1500000000", "found": text})
-    return int(float(match[1]) * UNITS[match[2].lower()])
+    return int(size)

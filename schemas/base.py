@@ -23,7 +23,13 @@ MANIFEST_LIMIT_BYTES = 64 * 2**20  # far above the largest real manifest; a boun
 class Record(BaseModel):
     """A frozen, strict, closed value: the building block of manifests and recipes."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True,
+        strict=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        json_schema_serialization_defaults_required=True,  # canonical bytes spell every field out
+    )
 
 
 class Manifest(Record):

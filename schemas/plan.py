@@ -59,8 +59,9 @@ class PlanManifest(Manifest):
 
     @model_validator(mode="after")
     def _windows_tile_the_tail(self) -> "PlanManifest":
-        stops = [window.stop for window in self.windows]
-        if not self.windows or stops != sorted(stops) or stops[-1] != self.model.num_layers:
+        edges = [(window.start, window.stop) for window in self.windows]
+        forward = all(a[0] < b[0] and a[1] < b[1] for a, b in zip(edges, edges[1:], strict=False))
+        if not edges or not forward or edges[-1][1] != self.model.num_layers:
             raise ValueError("windows move forward and the last one ends at the last layer")
         if self.windows[0].start != self.start_layer:
             raise ValueError("the first window begins at the start layer")

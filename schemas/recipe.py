@@ -76,9 +76,10 @@ def _from_override(override: str) -> tuple[str, str, Any]:
 def _value(text: str) -> Any:
     """A TOML value where `text` is one, otherwise the text itself (so that `sgd` needs no quotes)."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        parsed = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
         return text
+    return parsed["value"] if len(parsed) == 1 else text  # several lines are no value
 
 
 def _set(document: dict[str, Any], section: str, key: str, value: Any) -> None:

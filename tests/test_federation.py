@@ -13,7 +13,7 @@ import pytest
 from tests import fleet
 
 ROOT = Path(__file__).resolve().parent.parent
-ROUNDS = 3
+ROUNDS = 2
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,9 @@ def run_example(script: str, *arguments: object, work: Path) -> subprocess.Compl
     (tools / "chainctl").chmod(0o755)
     environment = os.environ | {"PATH": f"{tools}:{os.environ['PATH']}"}
     command = ["bash", str(ROOT / "examples" / script), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
 
 
 def digest_of(artifact: Path) -> str:
@@ -172,7 +174,7 @@ def test_profiles_with_different_settings_are_refused_together(world: dict[str, 
 def test_log_walks_back_to_the_plan(world: dict[str, Path]) -> None:
     done = fleet.chainctl("log", world["run"] / "states" / f"{ROUNDS:04d}", "--json", cwd=ROOT)
     lines = json.loads(done.stdout)["history"]
-    assert [line["round"] for line in lines] == [3, 2, 1, 0]
+    assert [line["round"] for line in lines] == [2, 1, 0]
     assert all(line["accuracy"] is not None for line in lines)
     assert lines[-1]["profiles"] == 3
 

@@ -66,5 +66,6 @@ def _line(path: str, key: str, value: Any) -> str:
 
 
 def _toml(value: Any) -> str:
-    """Strings, numbers and lists of strings look the same in TOML as in JSON."""
-    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
+    """Strings, numbers and lists of strings look the same in TOML as in JSON, but for DEL, which TOML escapes."""
+    text = json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
+    return text.replace("\x7f", "\\u007f")

@@ -37,12 +37,12 @@ CLASSES: dict[str, type[Manifest]] = {
     "measured": Measured,
 }
 DIGESTS = {
-    "profile": "05168f43a5b80d214102c120a9ec5f74dd7cbc33f1add616ddf3037702a1edc3",
-    "plan": "f0941b045e59e7b265f5d54c25b843c7fb9583051dcbd88f03b59fb5a9cbad9f",
-    "state": "0753a6e0ff2953d6ec9101c2a8f67f7c372649bdb84d1dd7de6e7f629aaa04d7",
-    "update": "16adbad1fbb056ca95f10fe397c64208dd9157a8708dfd7984a714a1aa677cd0",
-    "evaluation": "305f64a28a601b4ca5dfd59f7d7692322f639edaf73cce426a9c7609643b070a",
-    "measured": "c9173c5688a323c8f45cb64f0f127bcd73f070cb66e7c99038230a62488b6032",
+    "profile": "24d460c9d5caf4bb0c812c6f7189b13715633bc2665ffd4603b4971d69038c2e",
+    "plan": "805d49a528f6da55ad7fc58c601c79c9d393f9e14ba2693bdb543f5f3592cf2c",
+    "state": "b4dffb04239ebc7786bd2d66176015d0a1f2d75875d9e3d6d52631b63f7693e1",
+    "update": "8c05957c43f795101e8a15f0f76ab76b6e54456f4ff04cd6278968b3d84eaf8b",
+    "evaluation": "8a6e44739e8b9b76e5754a520d2a9907231f46ef7207f3daae536998588272b1",
+    "measured": "66c73379f2b4016d76c6acd278b792ef8a040704ab105091fa91c1a64bd09532",
 }
 SECRET = "Patient-Nr-4711"
 Path_ = tuple[str | int, ...]
