@@ -1,5 +1,6 @@
 """Plan v1: everything a federation agreed on before the first round."""
 
+import itertools
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -60,7 +61,7 @@ class PlanManifest(Manifest):
     @model_validator(mode="after")
     def _windows_tile_the_tail(self) -> "PlanManifest":
         edges = [(window.start, window.stop) for window in self.windows]
-        forward = all(a[0] < b[0] and a[1] < b[1] for a, b in zip(edges, edges[1:], strict=False))
+        forward = all(a[0] < b[0] and a[1] < b[1] for a, b in itertools.pairwise(edges))
         if not edges or not forward or edges[-1][1] != self.model.num_layers:
             raise ValueError("windows move forward and the last one ends at the last layer")
         if self.windows[0].start != self.start_layer:

@@ -129,5 +129,3 @@ def chainctl(*arguments: object, check: bool = True, **options: Any) -> subproce
 def windows(depth: int) -> list[Window]:
     """All windows of two layers."""
     return [Window(start=start, stop=start + 2) for start in range(depth - 1)]
-
-

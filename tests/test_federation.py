@@ -1,5 +1,6 @@
-"""The five stages together, through the command line: by hand equals simulated, twice equals once, mixing is refused."""
+"""The five stages through the command line: by hand equals simulated, twice equals once, mixing is refused."""
 
+import itertools
 import json
 import os
 import shutil
@@ -81,9 +82,7 @@ def test_a_run_started_again_changes_nothing(world: dict[str, Path]) -> None:
 
 
 def test_a_run_of_something_else_is_not_continued(world: dict[str, Path]) -> None:
-    arguments = simulate_arguments(
-        world["model"], world["train"], world["test"], world["recipe"], world["run"]
-    )
+    arguments = simulate_arguments(world["model"], world["train"], world["test"], world["recipe"], world["run"])
     done = fleet.chainctl(*arguments, "--set", "seed=5", check=False, cwd=ROOT)
     assert done.returncode == 2
     assert "settings differs" in done.stderr
@@ -91,7 +90,7 @@ def test_a_run_of_something_else_is_not_continued(world: dict[str, Path]) -> Non
 
 def test_nothing_outside_the_window_changes(world: dict[str, Path]) -> None:
     states = [read(world["run"] / "states" / f"{number:04d}") for number in range(ROUNDS + 1)]
-    for before, after in zip(states, states[1:], strict=False):
+    for before, after in itertools.pairwise(states):
         start, stop = before["window"]["start"], before["window"]["stop"]
         tensors = {tensor["name"]: tensor["sha256"] for tensor in after["tensors"]}
         for tensor in before["tensors"]:
@@ -181,9 +180,7 @@ def test_log_walks_back_to_the_plan(world: dict[str, Path]) -> None:
 
 @pytest.mark.parametrize("method", ["full-adapters", "linear-probe", "no-ft"])
 def test_the_references_run_through_the_same_stages(method: str, world: dict[str, Path], tmp_path: Path) -> None:
-    arguments = simulate_arguments(
-        world["model"], world["train"], world["test"], world["recipe"], tmp_path / "run"
-    )
+    arguments = simulate_arguments(world["model"], world["train"], world["test"], world["recipe"], tmp_path / "run")
     done = fleet.chainctl(*arguments, "--method", method, "--json", cwd=ROOT)
     summary = json.loads(done.stdout)
     assert len(summary["rounds"]) == (0 if method == "no-ft" else ROUNDS)

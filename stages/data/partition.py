@@ -26,7 +26,9 @@ def partition(
     """
     if devices < 1 or (alpha is not None and not 0 < alpha < math.inf):
         raise BadInput(
-            "such a split is not possible", values={"devices": devices, "alpha": alpha}, hint="both must be positive and finite"
+            "such a split is not possible",
+            values={"devices": devices, "alpha": alpha},
+            hint="both must be positive and finite",
         )
     if len(labels) < devices and not allow_empty:
         raise BadInput(

@@ -58,7 +58,8 @@ def read_csv(path: Path, text_column: str, label_column: str | None) -> Iterator
         if len(set(columns)) != len(columns):
             distinct = f"{len(set(columns))} distinct names"
             raise BadInput(
-                f"{path}, line 1: a column stands twice", values={"expected": f"{len(columns)} names", "found": distinct}
+                f"{path}, line 1: a column stands twice",
+                values={"expected": f"{len(columns)} names", "found": distinct},
             )
         for fields in reader:
             where = f"{path}, line {reader.line_num}"

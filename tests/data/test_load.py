@@ -27,7 +27,7 @@ SECRET = "xyzzy-Quetzalcoatl-4711"
 BOM = b"\xef\xbb\xbf"
 EXAMPLES = [  # in order of label, as a folder per class has them
     Example("plain", "cold"),
-    Example('a comma, a "quote" and \'another\'', "cold"),
+    Example("a comma, a \"quote\" and 'another'", "cold"),
     Example("two\nlines\n\nand a blank one", "cold"),
     Example("  spaces kept \t", "warm"),
     Example("grüße, 你好, 🙂, line\u2028separator, next\x85line", "warm"),

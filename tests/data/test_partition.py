@@ -75,9 +75,7 @@ def test_fewer_examples_than_devices_are_refused_with_both_numbers(count: int, m
     assert caught.value.values == {"examples": count, "devices": count + more}
 
 
-@pytest.mark.parametrize(
-    ("devices", "alpha"), [(0, None), (-1, 1.0), (2, 0.0), (2, -1.0), (2, float("nan"))]
-)
+@pytest.mark.parametrize(("devices", "alpha"), [(0, None), (-1, 1.0), (2, 0.0), (2, -1.0), (2, float("nan"))])
 def test_a_split_that_means_nothing_is_refused(devices: int, alpha: float | None) -> None:
     with pytest.raises(BadInput):
         partition(["a", "b", "c"], devices=devices, alpha=alpha, seed=0)

@@ -114,9 +114,7 @@ def test_window_gradients_equal_autograd_on_the_resident_model(
         assert found[layer] == [None] * 4
 
 
-def test_the_global_branch_runs_no_frozen_layer_and_carries_gradient(
-    tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_global_branch_runs_no_frozen_layer_and_carries_gradient(tiny_bert: Path) -> None:
     backbone, batch, targets = _open(tiny_bert), _batch(), torch.tensor([0, 1, 1])
     window, adapters = Window(start=0, stop=1), _random_adapters()
     ran: list[int] = []
@@ -225,7 +223,10 @@ def _random_adapters() -> dict[int, Adapter]:
     """Non-zero everywhere, so that gradients flow through those behind the window too."""
     generator = np.random.default_rng(3)
     tensors = fresh_adapters(range(DEPTH), hidden_size=64, bottleneck=8, seed=1)
-    noisy = {name: (value + 0.2 * generator.standard_normal(value.shape)).astype(np.float32) for name, value in tensors.items()}
+    noisy = {
+        name: (value + 0.2 * generator.standard_normal(value.shape)).astype(np.float32)
+        for name, value in tensors.items()
+    }
     adapters = adapters_from_tensors(noisy, "silu")
     for adapter in adapters.values():
         for value in adapter.parameters():
@@ -245,7 +246,7 @@ def _layer_outputs(model: nn.Module, batch: Batch) -> list[Tensor]:
     outputs: list[Tensor] = []
     handles = [
         layer.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
-        for layer in find_layers(model)[1]  # type: ignore[arg-type]
+        for layer in find_layers(model)[1]
     ]
     with torch.no_grad():
         model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
@@ -263,7 +264,9 @@ def _resident_gradients(
     total = local
     if window.stop < DEPTH and weight:
         extra = tuple(range(window.stop, DEPTH))
-        total = local + weight * _resident_loss(model, backbone, batch, targets, adapters, stop=window.stop, extra=extra)
+        total = local + weight * _resident_loss(
+            model, backbone, batch, targets, adapters, stop=window.stop, extra=extra
+        )
     total.backward()
     return total.item(), {layer: [value.grad for value in adapters[layer].parameters()] for layer in range(DEPTH)}
 
@@ -288,8 +291,8 @@ def _resident_loss(
 
         return replace
 
-    layers = find_layers(model)[1]  # type: ignore[arg-type]
-    handles = [layer.register_forward_hook(hook(index)) for index, layer in enumerate(layers)]  # type: ignore[arg-type]
+    layers = find_layers(model)[1]
+    handles = [layer.register_forward_hook(hook(index)) for index, layer in enumerate(layers)]
     last = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).last_hidden_state
     for handle in handles:
         handle.remove()

@@ -1,0 +1,139 @@
+"""The plan's decisions: start layer, window size, windows, and what is refused.  Pure: no model, no file."""
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as fast
+from hypothesis import strategies as st
+
+from schemas.errors import BadInput, DoesNotFit
+from schemas.profile import LayerSimilarity, ProfileManifest
+from schemas.refs import ModelFingerprint, Window
+from schemas.settings import Settings
+from stages.plan import check_profiles, choose_start, make_plan, make_windows, mean_curve
+from stages.report.explain import explain_plan
+from tests import fleet
+
+DEPTH = 6
+ZERO = "sha256:" + "0" * 64
+MIB = 2**20
+
+
+def profile(device: str, curve: list[float], *, texts: int = 10, budget: int = 100 * MIB) -> ProfileManifest:
+    chosen = decided(fleet.settings())
+    return ProfileManifest(
+        device=device,
+        model=ModelFingerprint(
+            model_type="bert",
+            num_layers=DEPTH,
+            hidden_size=64,
+            config=ZERO,
+            tokenizer=ZERO,
+            embeddings=ZERO,
+            layers=(ZERO,) * DEPTH,
+            rest=ZERO,
+        ),
+        inputs=ZERO,
+        example_count=texts,
+        profiled_count=texts if curve else 0,
+        memory_budget_bytes=budget,
+        encoding=chosen.encoding,
+        similarity=chosen.similarity,
+        numerics=chosen.numerics,
+        layers=tuple(LayerSimilarity(cka=value, low=value - 0.02, high=value + 0.02) for value in curve),
+    )
+
+
+def decided(settings: Settings, **chain: object) -> Settings:
+    """As a plan has them: nothing left to decide but the window."""
+    return settings.model_copy(
+        update={
+            "similarity": settings.similarity.model_copy(update={"scale": "none"}),
+            "adapter": settings.adapter.model_copy(update={"activation": "relu"}),
+            "chain": settings.chain.model_copy(update=chain),
+        }
+    )
+
+
+def peak(window: Window, start: int) -> int:
+    """A toy memory model: 20 MiB, and 30 a layer."""
+    return (20 + 30 * len(window.layers) + 0 * start) * MIB
+
+
+@pytest.mark.parametrize(
+    ("curve", "size", "start", "reason"),
+    [
+        ([0.9, 0.85, 0.7, 0.6, 0.5, 0.4], 2, 2, "below-threshold"),
+        ([0.9, 0.9, 0.9, 0.9, 0.9, 0.4], 2, 4, "clamped"),
+        ([0.9] * 6, 3, 3, "no-layer-below-threshold"),
+        ([0.5] * 6, 2, 0, "below-threshold"),
+        ([0.9, 0.7, 0.95, 0.6, 0.5, 0.4], 2, 1, "below-threshold"),
+    ],
+)
+def test_the_chain_starts_at_the_first_layer_below_the_threshold(
+    curve: list[float], size: int, start: int, reason: str
+) -> None:
+    similarities = mean_curve([profile("a", curve)])
+    settings = decided(fleet.settings(), start="foat")
+    found, why, (earliest, latest) = choose_start(settings, DEPTH, similarities, size)
+    assert (found, why) == (start, reason)
+    assert earliest <= found <= latest
+
+
+@fast(max_examples=50, deadline=None)
+@given(depth=st.integers(1, 40), data=st.data())
+def test_windows_slide_by_one_and_end_at_the_last_layer(depth: int, data: st.DataObject) -> None:
+    size = data.draw(st.integers(1, depth))
+    start = data.draw(st.integers(0, depth - size))
+    windows = make_windows(decided(fleet.settings()), depth, start, size)
+    assert [window.start for window in windows] == list(range(start, depth - size + 1))
+    assert {len(window.layers) for window in windows} == {size}
+    assert windows[-1].stop == depth
+
+
+def test_the_curve_is_weighted_by_example_counts_and_leaves_out_who_has_none() -> None:
+    curve = mean_curve(
+        [profile("a", [0.9] * 6, texts=30), profile("b", [0.5] * 6, texts=10), profile("c", [], texts=2)]
+    )
+    assert curve[0].cka == pytest.approx(0.8)
+
+
+def test_the_window_is_the_largest_that_fits_the_smallest_budget() -> None:
+    settings = decided(fleet.settings(), window_size="auto", max_window=4)
+    for budget, expected in ((200, (4, None)), (120, (3, "small")), (80, (2, "small")), (50, (1, "small"))):
+        profiles = [profile("large", [0.9] * 6, budget=500 * MIB), profile("small", [0.9] * 6, budget=budget * MIB)]
+        plan = make_plan(profiles, settings, bottleneck=8, head_parameters=(), predict_peak=peak)
+        assert (plan.settings.chain.window_size, plan.limited_by) == expected
+        assert str(expected[0]) in explain_plan(plan)
+
+
+def test_a_budget_below_one_layer_is_refused_with_what_would_do() -> None:
+    settings = decided(fleet.settings(), window_size="auto")
+    profiles = [profile("small", [0.9] * 6, budget=40 * MIB)]
+    with pytest.raises(DoesNotFit, match="small") as caught:
+        make_plan(profiles, settings, bottleneck=8, head_parameters=(), predict_peak=peak)
+    assert "40 MiB" in str(caught.value)
+    assert "50 MiB" in str(caught.value)
+    assert caught.value.exit_code == 5
+
+
+@pytest.mark.parametrize("method", ["full-adapters", "linear-probe", "no-ft"])
+def test_references_have_one_window(method: str) -> None:
+    settings = decided(fleet.settings(), method=method)
+    plan = make_plan([profile("a", [0.9] * 6)], settings, bottleneck=8, head_parameters=(), predict_peak=peak)
+    assert plan.windows == ((Window(start=0, stop=6),) if method == "full-adapters" else (Window(start=6, stop=6),))
+
+
+def test_foat_without_a_curve_says_how_to_go_on() -> None:
+    with pytest.raises(BadInput, match="FOAT"):
+        choose_start(decided(fleet.settings(), start="foat"), DEPTH, (), 2)
+
+
+def test_a_window_larger_than_the_model_is_refused() -> None:
+    settings = decided(fleet.settings(), window_size=7)
+    with pytest.raises(BadInput, match="larger"):
+        make_plan([profile("a", [0.9] * 6)], settings, bottleneck=8, head_parameters=(), predict_peak=peak)
+
+
+def test_two_profiles_of_one_device_are_refused() -> None:
+    with pytest.raises(BadInput, match="one device"):
+        check_profiles([profile("a", []), profile("a", [], texts=3)], decided(fleet.settings()))
