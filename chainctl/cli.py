@@ -40,14 +40,21 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
-) -> None:
-    """Adapt a language model to private data that stays where it is, on devices that cannot hold the model."""
-    if version:
+def print_version(wanted: bool) -> None:
+    """`--version`, before anything else is looked at."""
+    if wanted:
         typer.echo(f"chainctl {chainctl.__version__}")
         raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit.")
+]
+
+
+@app.callback()
+def root(version: Version = False) -> None:  # noqa: ARG001 -- its callback did the work
+    """Adapt a language model to private data that stays where it is, on devices that cannot hold the model."""
 
 
 app.command(rich_help_panel=WHOLE)(demo)

@@ -3,7 +3,7 @@
 The oracle is always the library's own resident model, the tolerance zero unless a reason stands beside it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -283,7 +283,7 @@ def _resident_loss(
 ) -> Tensor:
     """Hooks on the resident model: layers before `stop` with their adapters, later layers undone or adapters alone."""
 
-    def hook(index: int) -> object:
+    def hook(index: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
         def replace(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             if index < stop:
                 return adapters[index](output)
