@@ -53,7 +53,7 @@ Version = Annotated[
 
 
 @app.callback()
-def root(version: Version = False) -> None:  # noqa: ARG001 -- its callback did the work
+def root(version: Version = False) -> None:
     """Adapt a language model to private data that stays where it is, on devices that cannot hold the model."""
 
 
