@@ -88,6 +88,6 @@ def _draw_accuracy(axes: "Axes", accuracy: Mapping[str, Sequence[float]]) -> Non
         text = f"{name} {series[-1]:.1%}"
         axes.annotate(text, (last, series[-1]), (0, offset), textcoords="offset points", ha="right", color=colour)
     axes.set_xlabel("round")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params(axis="x", integer=True)
     axes.set_ylim(0, 1.08)
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "25 %", "50 %", "75 %", "100 %"])

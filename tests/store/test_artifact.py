@@ -1,0 +1,215 @@
+"""Artifacts are complete or absent, and what is altered in any way is refused, with both values."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as fast
+from hypothesis import strategies as st
+from safetensors.numpy import load_file
+
+from schemas.errors import BadInput, ChainError, NotTrusted, UsageProblem
+from schemas.refs import Window
+from schemas.update import TrainingLoss, UpdateManifest
+from stages.store.artifact import Artifact, drafting, existing, open_artifact, read_tensors, verify_artifact
+from stages.store.measure import MeasuredFacts
+from stages.store.tensors import TensorFile, TensorWriter
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+ZERO = "sha256:" + "0" * 64
+TENSORS = {"head.b": np.arange(3, dtype=np.float32), "head.a": np.arange(6, dtype=np.float32).reshape(2, 3)}
+
+
+def make(out: Path, *, device: str = "phone", force: bool = False) -> Artifact[UpdateManifest]:
+    with drafting(out, force=force) as draft:
+        tensors, files = draft.write_tensors(TENSORS)
+        manifest = UpdateManifest(
+            plan=ZERO,
+            state=ZERO,
+            round=0,
+            window=Window(start=0, stop=1),
+            device=device,
+            inputs=ZERO,
+            example_count=3,
+            steps=1,
+            loss=TrainingLoss(first=1.0, last=1.0, mean=1.0, mean_local=1.0, mean_global=None),
+            tensors=tensors,
+            files=files,
+        )
+        draft.finish(manifest, MeasuredFacts(seconds=1.0))
+    return Artifact(out, manifest, manifest.digest)
+
+
+def test_what_is_written_is_read_and_the_library_reads_it_too(tmp_path: Path) -> None:
+    artifact = make(tmp_path / "a")
+    opened = verify_artifact(tmp_path / "a")
+    assert opened.digest == artifact.digest
+    for tensors in (read_tensors(opened), load_file(tmp_path / "a" / "tensors.safetensors")):
+        assert set(tensors) == set(TENSORS)
+        assert all(np.array_equal(tensors[name], TENSORS[name]) for name in TENSORS)
+
+
+def test_the_name_is_what_sha256sum_prints(tmp_path: Path) -> None:
+    artifact = make(tmp_path / "a")
+    printed = subprocess.run(
+        ["sha256sum", tmp_path / "a" / "manifest.json"], capture_output=True, text=True, check=True
+    )
+    assert artifact.digest == f"sha256:{printed.stdout.split()[0]}"
+
+
+@fast(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    position=st.floats(0, 1, exclude_max=True),
+    bit=st.integers(0, 7),
+    name=st.sampled_from(["manifest.json", "tensors.safetensors"]),
+)
+def test_a_flipped_bit_anywhere_is_refused(tmp_path: Path, position: float, bit: int, name: str) -> None:
+    folder = tmp_path / "a"
+    if not folder.exists():
+        make(folder)
+    path = folder / name
+    whole = path.read_bytes()
+    digest = verify_artifact(folder).digest
+    altered = bytearray(whole)
+    altered[int(position * len(whole))] ^= 1 << bit
+    path.write_bytes(bytes(altered))
+    try:
+        outcome = verified_digest(folder)
+        # A changed manifest may be a valid manifest of another artifact: then it has another name.
+        assert outcome != digest
+        assert outcome == "refused" or name == "manifest.json"
+    finally:
+        path.write_bytes(whole)
+
+
+def verified_digest(folder: Path) -> str:
+    try:
+        return verify_artifact(folder).digest
+    except ChainError as error:
+        return "refused" if error.exit_code in (3, 4) else f"exit {error.exit_code}"
+
+
+def extra(folder: Path) -> None:
+    (folder / "extra.txt").write_text("")
+
+
+def missing(folder: Path) -> None:
+    (folder / "tensors.safetensors").unlink()
+
+
+def no_manifest(folder: Path) -> None:
+    (folder / "manifest.json").unlink()
+
+
+def linked(folder: Path) -> None:
+    (folder / "tensors.safetensors").rename(folder.parent / "elsewhere")
+    (folder / "tensors.safetensors").symlink_to(folder.parent / "elsewhere")
+
+
+def piped(folder: Path) -> None:
+    (folder / "tensors.safetensors").unlink()
+    os.mkfifo(folder / "tensors.safetensors")
+
+
+def cut(folder: Path) -> None:
+    path = folder / "tensors.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def longer(folder: Path) -> None:
+    path = folder / "tensors.safetensors"
+    path.write_bytes(path.read_bytes() + b"\0")
+
+
+def foreign_measure(folder: Path) -> None:
+    other = make(folder.parent / "other", device="tablet")
+    (folder / "measured.json").write_bytes((other.path / "measured.json").read_bytes())
+
+
+def reformatted(folder: Path) -> None:
+    path = folder / "manifest.json"
+    path.write_bytes(path.read_bytes().replace(b"  ", b" "))
+
+
+@pytest.mark.parametrize(
+    "damage", [extra, missing, no_manifest, linked, piped, cut, longer, foreign_measure, reformatted]
+)
+def test_damage_is_refused(damage: Callable[[Path], None], tmp_path: Path) -> None:
+    make(tmp_path / "a")
+    damage(tmp_path / "a")
+    with pytest.raises(ChainError) as caught:
+        verify_artifact(tmp_path / "a")
+    assert isinstance(caught.value, BadInput | NotTrusted)
+
+
+def test_an_existing_output_is_kept_unless_force(tmp_path: Path) -> None:
+    first = make(tmp_path / "a")
+    with pytest.raises(UsageProblem, match="--force"):
+        make(tmp_path / "a", device="tablet")
+    assert verify_artifact(tmp_path / "a").digest == first.digest
+    second = make(tmp_path / "a", device="tablet", force=True)
+    assert verify_artifact(tmp_path / "a").digest == second.digest != first.digest
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
+
+
+def test_an_output_from_the_same_inputs_is_left_alone(tmp_path: Path) -> None:
+    assert existing(tmp_path / "a", UpdateManifest, same=lambda there: True, force=False) is None
+    made = make(tmp_path / "a")
+    found = existing(tmp_path / "a", UpdateManifest, same=lambda there: there.device == "phone", force=False)
+    assert found is not None
+    assert found.digest == made.digest
+    with pytest.raises(UsageProblem, match="other inputs"):
+        existing(tmp_path / "a", UpdateManifest, same=lambda there: there.device == "tablet", force=False)
+
+
+def test_a_failed_draft_leaves_nothing(tmp_path: Path) -> None:
+    def fail() -> None:
+        with drafting(tmp_path / "a", force=False) as draft:
+            draft.write_tensors(TENSORS)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_writer_leaves_the_old_or_the_new_and_its_rest_is_swept(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
+        "from tests.store.test_artifact import make\n"
+        "number = 0\n"
+        "while True:\n"
+        "    make(Path(sys.argv[2]), device=f'device-{number}', force=True); number += 1\n"
+    )
+    for kill in range(10):
+        process = subprocess.Popen([sys.executable, "-c", script, str(ROOT), str(tmp_path / "a")])
+        while not (tmp_path / "a").exists() and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(0.05 + 0.013 * kill)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        verify_artifact(tmp_path / "a")
+    make(tmp_path / "a", force=True)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_writer_wants_tensors_whole_and_in_order(tmp_path: Path) -> None:
+    writer = TensorWriter(tmp_path / "t", {"b": (2,), "a": (3,)})
+    with pytest.raises(ValueError, match="order"):
+        writer.write("b", np.zeros(2, np.float32))
+    writer.write("a", np.zeros(3, np.float32))
+    with pytest.raises(ValueError, match="not whole"):
+        writer.finish()
+
+
+def test_chunks_are_parts_of_the_tensor(tmp_path: Path) -> None:
+    artifact = open_artifact(make(tmp_path / "a").path, UpdateManifest)
+    with TensorFile.open(tmp_path / "a" / "tensors.safetensors", artifact.manifest.tensors) as file:
+        assert np.array_equal(file.chunk("head.a", 2, 3), np.array([2, 3, 4], np.float32))

@@ -1,0 +1,243 @@
+"""FedAvg: its laws, in float32 to the bit, and what is refused before anything is written."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import settings as fast
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from schemas.errors import BadInput, NotTrusted, TooFewUpdates
+from schemas.plan import PlanManifest
+from schemas.refs import Window
+from schemas.state import Convergence, StateManifest
+from schemas.update import TrainingLoss, UpdateManifest
+from stages import aggregate
+from stages.federated.sampling import next_window, sample_devices
+from stages.federated.weighted_mean import weighted_mean
+from stages.model.adapters import adapter_names
+from stages.plan import make_plan
+from stages.store.artifact import Artifact, drafting, open_artifact, read_tensors
+from tests.test_plan import decided, peak, profile
+
+ROOT = Path(__file__).resolve().parent.parent
+ZERO = "sha256:" + "0" * 64
+DEVICES = ("a", "b", "c")
+WIDTH = 4
+
+
+def make_world(
+    folder: Path, *, width: int = WIDTH, **chain: object
+) -> tuple[Artifact[PlanManifest], Artifact[StateManifest]]:
+    """A plan for six layers and windows of two, and its state 0."""
+    from tests import fleet
+
+    chosen = decided(fleet.settings(), **chain)
+    profiles = [profile(name, [0.9] * 6) for name in DEVICES]
+    plan = make_plan(profiles, chosen, bottleneck=2, head_parameters=(), predict_peak=peak)
+    with drafting(folder / "plan", force=False) as draft:
+        draft.finish(plan, None)
+    draw = np.random.default_rng(0)
+    names = [name for layer in range(6) for name in adapter_names(layer)] + ["head.classifier.weight"]
+    tensors = {name: draw.standard_normal((2, width)).astype(np.float32) for name in names}
+    with drafting(folder / "state", force=False) as draft:
+        references, files = draft.write_tensors(tensors)
+        state = StateManifest(
+            plan=plan.digest,
+            parent=None,
+            round=0,
+            window=plan.windows[0],
+            window_index=0,
+            participants=DEVICES,
+            convergence=Convergence(),
+            accepted=(),
+            train_loss=None,
+            tensors=references,
+            files=files,
+        )
+        draft.finish(state, None)
+    return open_artifact(folder / "plan", PlanManifest), open_artifact(folder / "state", StateManifest)
+
+
+def make_update(
+    out: Path,
+    state: Artifact[StateManifest],
+    device: str,
+    *,
+    seed: int,
+    count: int = 5,
+    changes: dict[str, object] | None = None,
+) -> Path:
+    """An update with drawn tensors; `changes` go into its manifest, `nan` into a tensor."""
+    changed = dict(changes or {})
+    draw = np.random.default_rng(seed)
+    tensors = {
+        reference.name: draw.standard_normal(reference.shape).astype(np.float32)
+        for reference in state.manifest.tensors
+        if aggregate.is_trained(reference.name, state.manifest)
+    }
+    if changed.pop("nan", False):
+        tensors["head.classifier.weight"][0, 0] = np.nan
+    with drafting(out, force=False) as draft:
+        references, files = draft.write_tensors(tensors)
+        manifest = UpdateManifest(
+            plan=state.manifest.plan,
+            state=state.digest,
+            round=state.manifest.round,
+            window=state.manifest.window,
+            device=device,
+            inputs=ZERO,
+            example_count=count,
+            steps=1,
+            loss=TrainingLoss(first=1.0, last=1.0, mean=float(seed), mean_local=1.0, mean_global=None),
+            tensors=references,
+            files=files,
+        )
+        draft.finish(manifest.model_copy(update=changed), None)
+    return out
+
+
+def combine(folder: Path, updates: Sequence[Path], out: str = "next") -> Artifact[StateManifest]:
+    return aggregate.run(updates, plan=folder / "plan", state=folder / "state", out=folder / out)
+
+
+@fast(max_examples=200, deadline=None)
+@given(
+    values=arrays.arrays(np.float32, 8, elements=st.floats(-(2.0**127), 2.0**127, width=32)),
+    weights=st.lists(st.integers(1, 10**6), min_size=1, max_size=20),
+)
+def test_the_mean_of_equal_updates_is_that_update_to_the_bit(values: np.ndarray, weights: list[int]) -> None:
+    assert np.array_equal(weighted_mean([values] * len(weights), weights), values)
+
+
+def test_weights_are_example_counts(tmp_path: Path) -> None:
+    _, state = make_world(tmp_path)
+    counts = {"a": 1, "b": 10, "c": 100}
+    paths = [
+        make_update(tmp_path / name, state, name, seed=seed, count=counts[name]) for seed, name in enumerate(DEVICES)
+    ]
+    found = read_tensors(combine(tmp_path, paths))
+    updates = [open_artifact(path, UpdateManifest) for path in paths]
+    before = read_tensors(state)
+    for name in found:
+        if aggregate.is_trained(name, state.manifest):
+            parts = [
+                read_tensors(update)[name].astype(np.float64) * update.manifest.example_count for update in updates
+            ]
+            assert np.allclose(found[name], sum(parts) / 111, rtol=1e-6)
+        else:
+            assert np.array_equal(found[name], before[name])
+
+
+def test_order_and_repetition_do_not_matter(tmp_path: Path) -> None:
+    _, state = make_world(tmp_path)
+    paths = [make_update(tmp_path / name, state, name, seed=seed) for seed, name in enumerate(DEVICES)]
+    shutil.copytree(paths[0], tmp_path / "copy")
+    orders = [paths, paths[::-1], [*paths, paths[1], tmp_path / "copy"]]
+    digests = {combine(tmp_path, order, f"next-{index}").digest for index, order in enumerate(orders)}
+    assert len(digests) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"plan": "sha256:" + "1" * 64}, "another plan"),
+        ({"state": "sha256:" + "1" * 64}, "another state"),
+        ({"round": 7}, "another round"),
+        ({"window": Window(start=1, stop=3)}, "another window"),
+        ({"device": "stranger"}, "does not take part"),
+        ({"nan": True}, "head.classifier.weight"),
+    ],
+)
+def test_an_update_that_does_not_belong_is_refused(changes: dict[str, object], says: str, tmp_path: Path) -> None:
+    _, state = make_world(tmp_path)
+    paths = [
+        make_update(tmp_path / "a", state, "a", seed=0),
+        make_update(tmp_path / "b", state, "b", seed=1, changes=changes),
+    ]
+    with pytest.raises(BadInput, match=says) as caught:
+        combine(tmp_path, paths)
+    assert {"expected", "found"} <= set(caught.value.values)
+    assert not (tmp_path / "next").exists()
+
+
+def test_two_different_updates_of_a_device_are_refused(tmp_path: Path) -> None:
+    _, state = make_world(tmp_path)
+    paths = [make_update(tmp_path / str(seed), state, "a", seed=seed) for seed in (1, 2)]
+    with pytest.raises(BadInput, match="two different updates"):
+        combine(tmp_path, paths)
+
+
+def test_altered_tensors_are_refused_and_leave_nothing(tmp_path: Path) -> None:
+    _, state = make_world(tmp_path)
+    path = make_update(tmp_path / "a", state, "a", seed=0)
+    file = path / "tensors.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-2] ^= 1
+    file.write_bytes(bytes(data))
+    with pytest.raises(NotTrusted, match="altered"):
+        combine(tmp_path, [path])
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a", "plan", "state"]
+
+
+def test_no_updates_do_not_close_a_round(tmp_path: Path) -> None:
+    make_world(tmp_path)
+    with pytest.raises(TooFewUpdates, match="a, b, c") as caught:
+        combine(tmp_path, [])
+    assert caught.value.exit_code == 6
+
+
+def test_the_window_slides_every_round_and_cycles(tmp_path: Path) -> None:
+    plan, _ = make_world(tmp_path)
+    index, seen = 0, []
+    for _ in range(2 * len(plan.manifest.windows)):
+        seen.append(index)
+        index, _ = next_window(plan.manifest, index, Convergence(), 1.0)
+    assert seen == [0, 1, 2, 3, 4] * 2
+
+
+def test_the_plain_chain_waits_for_convergence(tmp_path: Path) -> None:
+    plan, _ = make_world(tmp_path, advance="on-convergence", patience=2, window_size=1)
+    index, convergence, seen = 0, Convergence(), []
+    for loss in (1.0, 0.5, 0.5, 0.4, 0.4, 0.4, 2.0):
+        index, convergence = next_window(plan.manifest, index, convergence, loss)
+        seen.append(index)
+    assert seen == [0, 0, 0, 0, 0, 1, 1]
+
+
+@fast(max_examples=50, deadline=None)
+@given(devices=st.sets(st.sampled_from("abcdefghij"), min_size=1), count=st.integers(1, 12), number=st.integers(0, 99))
+def test_sampling_is_a_function_of_plan_and_round(devices: set[str], count: int, number: int) -> None:
+    drawn = sample_devices(ZERO, number, sorted(devices), count)
+    assert drawn == sample_devices(ZERO, number, sorted(devices, reverse=True), count)
+    assert list(drawn) == sorted(set(drawn))
+    assert len(drawn) == min(count, len(devices))
+
+
+def test_memory_does_not_grow_with_the_number_of_updates(tmp_path: Path) -> None:
+    """Measured in fresh processes: 2 updates of 4 MB against 16; a generous bound, so that this is no timing test."""
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from pathlib import Path; from stages import aggregate; from stages.store.measure import peak_bytes\n"
+        "folder = Path(sys.argv[2]); updates = sorted(folder.glob('update-*'))[: int(sys.argv[3])]\n"
+        "aggregate.run(updates, plan=folder / 'plan', state=folder / 'state', out=folder / f'next-{sys.argv[3]}')\n"
+        "print(peak_bytes())\n"
+    )
+    names = tuple(f"d{index:02d}" for index in range(16))
+    _, state = make_world(tmp_path, width=50_000)
+    wider = state.manifest.model_copy(update={"participants": names})
+    (tmp_path / "state" / "manifest.json").write_bytes(wider.canonical_bytes())
+    state = open_artifact(tmp_path / "state", StateManifest)
+    for seed, name in enumerate(names):
+        make_update(tmp_path / f"update-{name}", state, name, seed=seed)
+    peaks = []
+    for count in (2, 16):
+        command = [sys.executable, "-c", script, str(ROOT), str(tmp_path), str(count)]
+        peaks.append(int(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+    assert abs(peaks[1] - peaks[0]) < 12 * 2**20
