@@ -95,6 +95,7 @@ class OptimizerSettings(Record):
 
     name: Literal["adamw", "sgd"] = "adamw"
     learning_rate: Annotated[float, Field(gt=0)] = 4e-3
+    round_decay: Annotated[float, Field(gt=0, le=1)] = 1.0  # the learning rate of round t is learning_rate · decay^t
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0  # sgd only
     epochs: PositiveInt = 1

@@ -141,7 +141,8 @@ class Trainer:
             trained = adapters | {layer: trainable(adapters[layer]) for layer in window.layers}
             parameters = [value for layer in window.layers for value in trained[layer].parameters()]
             parameters += backbone.head_parameters.values()
-            tally = self._epochs(hidden, trained, Optimizer(parameters, settings.optimizer), progress)
+            optimizer = Optimizer(parameters, settings.optimizer, round_number=self.state.manifest.round)
+            tally = self._epochs(hidden, trained, optimizer, progress)
         names = [name for layer in window.layers for name in adapter_names(layer)]
         names += [f"head.{name}" for name in backbone.head_parameters]
         values = [parameter.detach().numpy() for parameter in parameters]

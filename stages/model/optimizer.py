@@ -16,11 +16,15 @@ ADAM_EPSILON = 1e-8
 
 
 class Optimizer:
-    """Updates `parameters` in place from their `.grad`, as `torch.optim.AdamW` or `torch.optim.SGD` would."""
+    """Updates `parameters` in place from their `.grad`, as `torch.optim.AdamW` or `torch.optim.SGD` would.
 
-    def __init__(self, parameters: Sequence[Tensor], settings: OptimizerSettings) -> None:
+    The learning rate of round t is `learning_rate · round_decay^t`.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], settings: OptimizerSettings, *, round_number: int = 0) -> None:
         self.parameters = list(parameters)
         self.settings = settings
+        self.learning_rate = settings.learning_rate * settings.round_decay**round_number
         self.steps = 0
         moments = {"adamw": 2, "sgd": 1 if settings.momentum else 0}[settings.name]
         self._moments = [[torch.zeros_like(parameter) for parameter in self.parameters] for _ in range(moments)]
@@ -49,7 +53,7 @@ class Optimizer:
             self._moments[1],
             [],
             self._step_counts,
-            lr=self.settings.learning_rate,
+            lr=self.learning_rate,
             beta1=ADAM_BETAS[0],
             beta2=ADAM_BETAS[1],
             weight_decay=self.settings.weight_decay,
@@ -65,7 +69,7 @@ class Optimizer:
             self._moments[0] if self._moments else [],
             weight_decay=self.settings.weight_decay,
             momentum=self.settings.momentum,
-            lr=self.settings.learning_rate,
+            lr=self.learning_rate,
             dampening=0.0,
             nesterov=False,
             maximize=False,

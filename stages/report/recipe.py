@@ -37,6 +37,7 @@ EXPLAINED = {
     "adapter.activation": "relu, silu, gelu; auto: silu for decoders, relu for encoders",
     "optimizer.name": "adamw or sgd; state starts at zero in every round",
     "optimizer.learning_rate": "",
+    "optimizer.round_decay": "round t learns at learning_rate · round_decay^t; 1.0 keeps it",
     "optimizer.weight_decay": "decoupled for adamw",
     "optimizer.momentum": "sgd only",
     "optimizer.epochs": "passes over a device's texts a round",

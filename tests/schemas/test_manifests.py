@@ -38,11 +38,11 @@ CLASSES: dict[str, type[Manifest]] = {
 }
 DIGESTS = {
     "profile": "24d460c9d5caf4bb0c812c6f7189b13715633bc2665ffd4603b4971d69038c2e",
-    "plan": "805d49a528f6da55ad7fc58c601c79c9d393f9e14ba2693bdb543f5f3592cf2c",
-    "state": "b4dffb04239ebc7786bd2d66176015d0a1f2d75875d9e3d6d52631b63f7693e1",
-    "update": "8c05957c43f795101e8a15f0f76ab76b6e54456f4ff04cd6278968b3d84eaf8b",
-    "evaluation": "8a6e44739e8b9b76e5754a520d2a9907231f46ef7207f3daae536998588272b1",
-    "measured": "66c73379f2b4016d76c6acd278b792ef8a040704ab105091fa91c1a64bd09532",
+    "plan": "c0f35cc0c5752c9fbc57fabd4c9f2f1899d244b17af9fbf6b822c5aae91e92f2",
+    "state": "8b0579c3b0cd5f8d70add7dc38a341ba387b3c20b56a866722485ec45fa2a716",
+    "update": "10b7baf6d6fba5ddaf45ecd4d3728bb7cb1e176e9f5a4e8a13fe7f1b1ea29bdc",
+    "evaluation": "5ac07571593e61c05988172dc0279072323b6b1e0704b92a73f4f34a84eb6de7",
+    "measured": "6f1b6ffe77ea13d316f87ce6f7e925341179fdec229bb01ba8046e86fc908aaa",
 }
 SECRET = "Patient-Nr-4711"
 Path_ = tuple[str | int, ...]
