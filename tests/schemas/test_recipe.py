@@ -56,6 +56,7 @@ def test_every_setting_can_come_from_each_source(path: str) -> None:
         "similarity.min_examples": "40",
         "similarity.max_examples": "300",
         "optimizer.momentum": "0.5",
+        "optimizer.round_decay": "0.5",
         "chain.cka_threshold": "0.5",
         "task.labels": '["a", "b"]',
         "task.kind": "text-classification",
