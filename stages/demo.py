@@ -31,18 +31,18 @@ from stages.store.files import write_file
 DEVICES = 20
 PER_ROUND = 5
 ALPHA = 1.0
-ROUNDS = 20
+ROUNDS = 12
 MEMORY_BUDGET_BYTES = 2**30
 
 Progress = Callable[[str, int, int], None]
 Say = Callable[[str], None]
 
 SETTINGS = Settings(
-    encoding=EncodingSettings(max_length=64),
+    encoding=EncodingSettings(max_length=96),
     head=HeadSettings(form="mean"),
     # T = 0.9 is the paper's threshold for BERT-base.
     chain=ChainSettings(window_size=2, cka_threshold=0.9),
-    optimizer=OptimizerSettings(learning_rate=4e-3),
+    optimizer=OptimizerSettings(learning_rate=4e-3, round_decay=0.9),
     federation=FederationSettings(devices_per_round=PER_ROUND),
 )
 
