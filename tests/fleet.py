@@ -52,7 +52,9 @@ def config_of(family: str) -> Any:
     return tiny_config(getattr(transformers, FAMILIES[family])())
 
 
-def save_model(directory: Path, family: str, *, with_head: bool = False, shard_size: str = "5GB") -> Any:
+def save_model(
+    directory: Path, family: str, *, with_head: bool = False, shard_size: str = "5GB", random_norms: bool = True
+) -> Any:
     """Save a tiny random model with a word tokenizer; the model itself, in eval mode."""
     torch.manual_seed(0)
     config = config_of(family)
@@ -60,7 +62,8 @@ def save_model(directory: Path, family: str, *, with_head: bool = False, shard_s
     factory = AutoModelForSequenceClassification if with_head else AutoModel
     model = factory.from_config(config, dtype=torch.float32).eval()
     for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.1)
+        if random_norms or parameter.dim() > 1:
+            nn.init.normal_(parameter, std=0.1)
     model.save_pretrained(directory, max_shard_size=shard_size)
     save_tokenizer(directory)
     return model

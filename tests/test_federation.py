@@ -73,9 +73,9 @@ def test_training_lowers_the_loss_of_the_whole_batch(world: dict[str, Path], tmp
         "--set",
         "optimizer.batch_size=64",
         "--set",
-        "optimizer.epochs=60",
+        "optimizer.epochs=20",
         "--set",
-        "optimizer.learning_rate=0.003",
+        "optimizer.learning_rate=0.01",
     )
     made = {"--plan": tmp_path / "plan", "--state": tmp_path / "state"}
     fleet.chainctl(
