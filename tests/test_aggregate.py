@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from stages.federated.weighted_mean import weighted_mean
 from stages.model.adapters import adapter_names
 from stages.plan import make_plan
 from stages.store.artifact import Artifact, drafting, open_artifact, read_tensors
+from stages.store.lineage import history
 from tests.test_plan import decided, peak, profile
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -73,11 +75,12 @@ def make_update(
     seed: int,
     count: int = 5,
     changes: dict[str, object] | None = None,
+    tensors: dict[str, np.ndarray] | None = None,
 ) -> Path:
-    """An update with drawn tensors; `changes` go into its manifest, `nan` into a tensor."""
+    """An update with drawn tensors, or those given; `changes` go into its manifest, `nan` into a tensor."""
     changed = dict(changes or {})
     draw = np.random.default_rng(seed)
-    tensors = {
+    tensors = tensors or {
         reference.name: draw.standard_normal(reference.shape).astype(np.float32)
         for reference in state.manifest.tensors
         if aggregate.is_trained(reference.name, state.manifest)
@@ -113,7 +116,8 @@ def combine(folder: Path, updates: Sequence[Path], out: str = "next") -> Artifac
     weights=st.lists(st.integers(1, 10**6), min_size=1, max_size=20),
 )
 def test_the_mean_of_equal_updates_is_that_update_to_the_bit(values: np.ndarray, weights: list[int]) -> None:
-    assert np.array_equal(weighted_mean([values] * len(weights), weights), values)
+    # Compared as bytes: array_equal takes -0.0 for 0.0, a digest does not.
+    assert weighted_mean([values] * len(weights), weights).tobytes() == values.tobytes()
 
 
 def test_weights_are_example_counts(tmp_path: Path) -> None:
@@ -133,6 +137,38 @@ def test_weights_are_example_counts(tmp_path: Path) -> None:
             assert np.allclose(found[name], sum(parts) / 111, rtol=1e-6)
         else:
             assert np.array_equal(found[name], before[name])
+
+
+@fast(max_examples=50, deadline=None)
+@given(
+    values=arrays.arrays(np.float32, (5, 8), elements=st.floats(-(2.0**100), 2.0**100, width=32)),
+    weights=st.lists(st.integers(1, 10**6), min_size=5, max_size=5),
+)
+def test_the_mean_is_the_float64_formula(values: np.ndarray, weights: list[int]) -> None:
+    w_K = np.array(weights, np.float64)
+    expected_E = (values.astype(np.float64) * w_K[:, None]).sum(axis=0) / w_K.sum()
+    found_E = weighted_mean(list(values), weights)
+    assert found_E.dtype == np.float32
+    scale = np.abs(values.astype(np.float64)).max()
+    assert np.allclose(found_E, expected_E, rtol=2.0**-23, atol=float(scale) * 1e-14 + 2.0**-149)
+
+
+def test_equal_updates_and_untrained_tensors_come_back_by_digest_even_negative_zeros(tmp_path: Path) -> None:
+    _, state = make_world(tmp_path)
+    tensors = read_tensors(state)
+    for values in tensors.values():
+        values.setflags(write=True)
+        values[0, 0] = -0.0
+    shutil.rmtree(tmp_path / "state")
+    with drafting(tmp_path / "state", force=False) as draft:
+        references, files = draft.write_tensors(tensors)
+        draft.finish(state.manifest.model_copy(update={"tensors": references, "files": files}), None)
+    state = open_artifact(tmp_path / "state", StateManifest)
+    trained = {name: values for name, values in tensors.items() if aggregate.is_trained(name, state.manifest)}
+    paths = [make_update(tmp_path / name, state, name, seed=0, count=3, tensors=trained) for name in DEVICES]
+    before = {reference.name: reference.sha256 for reference in state.manifest.tensors}
+    after = {reference.name: reference.sha256 for reference in combine(tmp_path, paths).manifest.tensors}
+    assert {name for name in before if before[name] != after[name]} == set()
 
 
 def test_order_and_repetition_do_not_matter(tmp_path: Path) -> None:
@@ -164,14 +200,20 @@ def test_an_update_that_does_not_belong_is_refused(changes: dict[str, object], s
     with pytest.raises(BadInput, match=says) as caught:
         combine(tmp_path, paths)
     assert {"expected", "found"} <= set(caught.value.values)
+    assert caught.value.exit_code == 3
+    message = str(caught.value)
+    assert all(str(value) in message for value in changes.values() if value is not True)
+    assert all(str(value) in message for value in caught.value.values.values())
     assert not (tmp_path / "next").exists()
 
 
 def test_two_different_updates_of_a_device_are_refused(tmp_path: Path) -> None:
     _, state = make_world(tmp_path)
     paths = [make_update(tmp_path / str(seed), state, "a", seed=seed) for seed in (1, 2)]
-    with pytest.raises(BadInput, match="two different updates"):
+    with pytest.raises(BadInput, match="two different updates") as caught:
         combine(tmp_path, paths)
+    assert all(open_artifact(path, UpdateManifest).digest in str(caught.value) for path in paths)
+    assert not (tmp_path / "next").exists()
 
 
 def test_altered_tensors_are_refused_and_leave_nothing(tmp_path: Path) -> None:
@@ -181,8 +223,9 @@ def test_altered_tensors_are_refused_and_leave_nothing(tmp_path: Path) -> None:
     data = bytearray(file.read_bytes())
     data[-2] ^= 1
     file.write_bytes(bytes(data))
-    with pytest.raises(NotTrusted, match="altered"):
+    with pytest.raises(NotTrusted, match="altered") as caught:
         combine(tmp_path, [path])
+    assert caught.value.exit_code == 4
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a", "plan", "state"]
 
 
@@ -209,6 +252,31 @@ def test_the_plain_chain_waits_for_convergence(tmp_path: Path) -> None:
         index, convergence = next_window(plan.manifest, index, convergence, loss)
         seen.append(index)
     assert seen == [0, 0, 0, 0, 0, 1, 1]
+
+
+@fast(max_examples=100, deadline=None)
+@given(
+    losses=st.lists(st.integers(0, 6).map(lambda quarters: quarters / 4), max_size=30),
+    patience=st.integers(1, 4),
+    floor=st.sampled_from([0.0, 0.25, 0.5]),
+)
+def test_a_window_is_left_when_patience_rounds_brought_too_little(
+    losses: list[float], patience: int, floor: float
+) -> None:
+    """Oracle: the whole record of losses since the window began, looked through afresh each round."""
+    with tempfile.TemporaryDirectory() as folder:
+        plan, _ = make_world(Path(folder), advance="on-convergence", patience=patience, min_improvement=floor)
+    index, convergence = 0, Convergence()
+    expected, since = 0, list[float]()
+    for loss in losses:
+        index, convergence = next_window(plan.manifest, index, convergence, loss)
+        since.append(loss)
+        best, stale = since[0], 0
+        for value in since[1:]:
+            best, stale = (value, 0) if value < best - floor else (best, stale + 1)
+        if stale == patience:
+            expected, since = (expected + 1) % len(plan.manifest.windows), []
+        assert index == expected
 
 
 @fast(max_examples=50, deadline=None)
@@ -241,3 +309,20 @@ def test_memory_does_not_grow_with_the_number_of_updates(tmp_path: Path) -> None
         command = [sys.executable, "-c", script, str(ROOT), str(tmp_path), str(count)]
         peaks.append(int(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
     assert abs(peaks[1] - peaks[0]) < 12 * 2**20
+
+
+def test_the_history_goes_back_to_round_zero_and_names_a_parent_that_is_gone(tmp_path: Path) -> None:
+    folder = tmp_path / "federation"
+    plan, state = make_world(folder)
+    following = combine(
+        folder, [make_update(folder / name, state, name, seed=seed) for seed, name in enumerate(DEVICES)]
+    )
+    lines = history(folder / "next", [])
+    assert [(line.round, line.state, line.devices, line.texts) for line in lines] == [
+        (1, following.digest, 3, 15),
+        (0, state.digest, 0, 0),
+    ]
+    assert lines[0].trained == str(state.manifest.window)
+    assert [line.profiles for line in lines] == [len(plan.manifest.devices)] * 2
+    shutil.rmtree(folder / "state")
+    assert [line.missing_parent for line in history(folder / "next", [])] == [state.digest]

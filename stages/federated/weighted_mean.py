@@ -10,7 +10,7 @@ def weighted_mean(chunks: Iterable[np.ndarray], weights: Sequence[int]) -> np.nd
 
     Equal chunks come back to the bit: the float64 error is far below half a float32 step.
     """
-    total: np.ndarray | float = 0.0
+    total: np.ndarray | float = -0.0  # -0.0 + x is x, also where x is -0.0
     for chunk, weight in zip(chunks, weights, strict=True):
         total = total + chunk.astype(np.float64) * weight
     return np.asarray(total / sum(weights), dtype=np.float32)

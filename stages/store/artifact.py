@@ -52,7 +52,7 @@ class Artifact(Generic[M]):
     def measured(self) -> Measured | None:
         """What making it cost, if that is known."""
         path = self.path / MEASURED_FILE
-        if not path.exists():
+        if not os.path.lexists(path):
             return None
         return Measured.from_bytes(_read_bounded(path), source=str(path))
 

@@ -8,6 +8,7 @@ swept by the next writer of the same target.
 import ctypes
 import errno
 import fcntl
+import glob
 import os
 import shutil
 import tempfile
@@ -65,7 +66,7 @@ def write_file(path: Path, data: bytes | memoryview) -> None:
 
 def sweep(target: Path) -> None:
     """Remove what killed writers of `target` left; a living writer holds the lock of its directory."""
-    for partial in target.parent.glob(f".{target.name}.*.partial"):
+    for partial in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
         if not partial.is_dir() or partial.is_symlink():
             continue
         descriptor = os.open(partial, os.O_RDONLY)
@@ -108,13 +109,20 @@ def _put_in_place(partial: Path, target: Path, *, force: bool) -> None:
     if not os.path.lexists(target):
         partial.rename(target)
     elif exchange(partial, target):
-        shutil.rmtree(partial)  # the old one, under the hidden name now
+        _remove(partial)  # the old one, under the hidden name now
     else:
         aside = partial.with_suffix(".old.partial")
         target.rename(aside)
         partial.rename(target)
         shutil.rmtree(aside, ignore_errors=True)
     sync_directory(target.parent)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def exchange(left: Path, right: Path) -> bool:

@@ -200,6 +200,53 @@ def test_a_killed_writer_leaves_the_old_or_the_new_and_its_rest_is_swept(tmp_pat
     assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
 
 
+@pytest.mark.parametrize("name", ["a", "a[1]", "a*"])
+def test_the_next_write_sweeps_what_killed_writers_left(name: str, tmp_path: Path) -> None:
+    script = (
+        "import os, signal, sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
+        "from stages.store.artifact import drafting\n"
+        "with drafting(Path(sys.argv[2]), force=True) as draft:\n"
+        "    (draft.path / 'half').write_text('half'); os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    for _ in range(2):
+        killed = subprocess.run([sys.executable, "-c", script, str(ROOT), str(tmp_path / name)], check=False)
+        assert killed.returncode == -signal.SIGKILL
+        left = list(tmp_path.iterdir())
+        assert len(left) == 1
+        assert left[0].name.endswith(".partial")
+    make(tmp_path / name)
+    assert [entry.name for entry in tmp_path.iterdir()] == [name]
+
+
+def test_a_living_writer_is_not_swept(tmp_path: Path) -> None:
+    def overtaken() -> None:
+        with drafting(tmp_path / "a", force=False) as slow:
+            quick = make(tmp_path / "a")
+            assert slow.path.is_dir()
+            slow.finish(quick.manifest, None)
+
+    with pytest.raises(UsageProblem, match="exists already"):
+        overtaken()
+    assert verify_artifact(tmp_path / "a").manifest.device == "phone"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_force_over_something_that_is_no_directory_replaces_or_refuses_it_cleanly(linked: bool, tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    if linked:
+        (tmp_path / "a").symlink_to(tmp_path / "kept")
+    else:
+        (tmp_path / "a").write_text("a file")
+    try:
+        made = make(tmp_path / "a", force=True)
+        assert verify_artifact(tmp_path / "a").digest == made.digest
+    except UsageProblem:
+        pass  # a refusal is as good
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a", "kept"]
+    assert list((tmp_path / "kept").iterdir()) == []
+
+
 def test_a_writer_wants_tensors_whole_and_in_order(tmp_path: Path) -> None:
     writer = TensorWriter(tmp_path / "t", {"b": (2,), "a": (3,)})
     with pytest.raises(ValueError, match="order"):
