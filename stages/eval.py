@@ -17,7 +17,7 @@ import torch.nn.functional as F  # noqa: N812 -- torch's own convention
 from schemas.evaluation import EvaluationManifest
 from schemas.plan import PlanManifest
 from schemas.state import StateManifest
-from stages.data.load import data_digest, load_examples
+from stages.data.load import data_digest, label_indices, load_labelled
 from stages.model.adapters import adapters_from_tensors
 from stages.model.cache import PrefixCache, prefix_cache
 from stages.model.hidden import HiddenStates
@@ -48,7 +48,7 @@ def run(
     current = open_artifact(state, StateManifest)
     check_same_plan(planned, current)
     settings, task = planned.manifest.settings, planned.manifest.settings.task
-    examples = load_examples(data, text_column=task.text_column, label_column=task.label_column, labels=task.labels)
+    examples = load_labelled(data, task)
     digest = data_digest(examples)
 
     def same(there: EvaluationManifest) -> bool:
@@ -67,7 +67,7 @@ def run(
         )
         cache = prefix_cache(planned.manifest, cache_dir)
         logits = predict(model, current, planned.manifest, texts, scratch=out.parent, cache=cache, progress=progress)
-        truth = np.array([task.labels.index(example.label or "") for example in examples])
+        truth = np.array(label_indices(examples, task.labels))
     confusion = confusion_matrix(truth, logits.argmax(1), len(task.labels))
     manifest = EvaluationManifest(
         plan=planned.digest,

@@ -26,7 +26,7 @@ from schemas.settings import Settings
 from schemas.state import StateManifest
 from schemas.update import UpdateManifest
 from stages import aggregate, eval, plan, profile, train_window
-from stages.data.load import data_digest, label_set, load_examples
+from stages.data.load import data_digest, label_set, load_labelled
 from stages.data.split import split_file
 from stages.model.loading import LoadedModel
 from stages.store.artifact import Artifact
@@ -51,11 +51,9 @@ class Federation:
 
     def describe(self) -> dict[str, object]:
         """Everything that decides the run, in words and digests: what must agree for a run to be continued."""
-        task = self.settings.task
-        columns = {"text_column": task.text_column, "label_column": task.label_column}
         return {
-            "data": data_digest(load_examples(self.data, **columns)),
-            "test": data_digest(load_examples(self.test, **columns)),
+            "data": data_digest(load_labelled(self.data, self.settings.task)),
+            "test": data_digest(load_labelled(self.test, self.settings.task)),
             "devices": self.devices,
             "alpha": self.alpha,
             "memory_budgets": list(self.memory_budgets),
@@ -241,8 +239,7 @@ def _with_labels(federation: Federation) -> Settings:
     settings = federation.settings
     if settings.task.labels:
         return settings
-    columns = {"text_column": settings.task.text_column, "label_column": settings.task.label_column}
-    labels = label_set(load_examples(federation.data, **columns))
+    labels = label_set(load_labelled(federation.data, settings.task))
     return settings.model_copy(update={"task": settings.task.model_copy(update={"labels": labels})})
 
 

@@ -23,7 +23,7 @@ from schemas.plan import PlanManifest
 from schemas.refs import Window
 from schemas.state import StateManifest
 from schemas.update import TrainingLoss, UpdateManifest
-from stages.data.load import Example, data_digest, load_examples
+from stages.data.load import Example, data_digest, label_indices, load_labelled
 from stages.model.adapters import Adapter, adapter_names, adapters_from_tensors
 from stages.model.cache import PrefixCache, prefix_cache
 from stages.model.hidden import HiddenStates
@@ -56,8 +56,8 @@ def run(
     """Train the window that `state` names, on the texts of `device`.
 
     `model` spares a caller with many devices opening the base model again, `cache_dir` a device that comes again the
-    layers that are never tuned.  Raises `BadInput` for artifacts or data
-    that do not go together, `NotTrusted` for altered bytes, `DoesNotFit` where the budget is too small.
+    layers that are never tuned.  Raises `BadInput` for artifacts or data that do not go together, `NotTrusted` for
+    altered bytes, `DoesNotFit` where the budget is too small.
     """
     planned = open_artifact(plan, PlanManifest)
     current = open_artifact(state, StateManifest)
@@ -66,7 +66,7 @@ def run(
     predicted = predicted_peak_bytes(planned.manifest, current.manifest.window)
     check_budget(predicted, current.manifest.window, memory_budget_bytes)
     task = settings.task
-    examples = load_examples(data, text_column=task.text_column, label_column=task.label_column, labels=task.labels)
+    examples = load_labelled(data, task)
     inputs = inputs_digest(planned.digest, device, examples)
 
     def same(there: UpdateManifest) -> bool:
@@ -84,7 +84,7 @@ def run(
         texts = EncodedTexts.encode(
             [example.text for example in examples], model.encoder, settings.numerics.micro_batch
         )
-        targets = torch.tensor([task.labels.index(example.label or "") for example in examples])
+        targets = torch.tensor(label_indices(examples, task.labels))
         cache = prefix_cache(planned.manifest, cache_dir)
         trainer = Trainer(planned, current, model, texts, targets, device, scratch=out.parent, cache=cache)
         trained, loss, steps = trainer.train(progress)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from schemas.base import canonical_json
 from schemas.errors import BadInput
+from schemas.settings import TaskSettings
 from stages.data.readers import Row, read_csv, read_folder, read_jsonl, read_parquet
 
 READERS = {".jsonl": read_jsonl, ".ndjson": read_jsonl, ".csv": read_csv, ".parquet": read_parquet}
@@ -43,6 +44,17 @@ def load_examples(
     if not examples:
         raise BadInput(f"{path} holds no texts", values={"expected": "at least one text", "found": "none"})
     return examples
+
+
+def load_labelled(path: Path, task: TaskSettings) -> list[Example]:
+    """Every example of `path` with its label, as `task` names the columns and, where it does, the labels."""
+    return load_examples(path, text_column=task.text_column, label_column=task.label_column, labels=task.labels)
+
+
+def label_indices(examples: Iterable[Example], labels: Sequence[str]) -> list[int]:
+    """Each example's label as an index into `labels`."""
+    position = {label: index for index, label in enumerate(labels)}
+    return [position[example.label or ""] for example in examples]
 
 
 def data_digest(examples: Iterable[Example], *, salt: str = "") -> str:

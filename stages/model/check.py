@@ -18,7 +18,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, Pretrain
 from schemas.errors import BadInput
 from schemas.settings import HeadSettings, Settings, TaskSettings
 from stages.model.backbone import Backbone
-from stages.model.skeleton import Batch, find_layers, is_decoder, load_config
+from stages.model.skeleton import Batch, check_head, find_layers, has_classification_head, is_decoder, load_config
 from stages.model.stream import stream_layers
 
 # fp32, same kernels, same shapes: zero is what is found on every family tried.  Experts are grouped by token, so
@@ -66,20 +66,14 @@ class CheckReport:
 
 def check_model(model_dir: Path) -> CheckReport:
     """Check the architecture of a model directory with the head that transformers has for it, if any."""
-    forms = [HeadSettings(form="transformers"), HeadSettings(form="mean")]
-    try:
-        return check_architecture(model_dir, forms[0])
-    except BadInput as error:
-        if "no sequence classification head" not in error.fact:
-            raise
-        return check_architecture(model_dir, forms[1])
+    whole = has_classification_head(load_config(model_dir))
+    return check_architecture(model_dir, HeadSettings(form="transformers" if whole else "mean"))
 
 
 def check_architecture(model_dir: Path, head: HeadSettings) -> CheckReport:
     """Check the architecture of a model directory.  Raises `BadInput` where block-wise execution differs."""
-    config_file = model_dir / "config.json"
-    load_config(model_dir)  # the error for a directory that holds no model
-    return _check(config_file.read_bytes(), model_dir, head)
+    check_head(load_config(model_dir), head)
+    return _check((model_dir / "config.json").read_bytes(), model_dir, head)
 
 
 @lru_cache(maxsize=32)

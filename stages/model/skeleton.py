@@ -204,15 +204,25 @@ def is_decoder(config: PretrainedConfig) -> bool:
     return causal or bool(getattr(config, "is_decoder", False))
 
 
-def build_skeleton(config: PretrainedConfig, head: HeadSettings, *, dtype: torch.dtype) -> Skeleton:
-    """The model of `config` on the meta device, buffers real, in eval mode.  Takes milliseconds at any size."""
-    whole = head.form == "transformers"
-    if whole and config.model_type not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
+def has_classification_head(config: PretrainedConfig) -> bool:
+    """Whether transformers has a …ForSequenceClassification of the architecture."""
+    return config.model_type in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+
+
+def check_head(config: PretrainedConfig, head: HeadSettings) -> None:
+    """Refuse a head that the architecture does not have.  Raises `BadInput`."""
+    if head.form == "transformers" and not has_classification_head(config):
         raise BadInput(
             f"transformers has no sequence classification head for {config.model_type}",
             values={"head.form": head.form},
             hint='set form = "mean" in the [head] section of the recipe',
         )
+
+
+def build_skeleton(config: PretrainedConfig, head: HeadSettings, *, dtype: torch.dtype) -> Skeleton:
+    """The model of `config` on the meta device, buffers real, in eval mode.  Takes milliseconds at any size."""
+    check_head(config, head)
+    whole = head.form == "transformers"
     config.use_cache = False
     factory = AutoModelForSequenceClassification if whole else AutoModel
     with torch.device("meta"):

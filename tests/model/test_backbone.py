@@ -17,7 +17,7 @@ from schemas.refs import Window
 from schemas.settings import HeadSettings
 from stages.model.adapters import Adapter, adapters_from_tensors, fresh_adapters
 from stages.model.backbone import Backbone
-from stages.model.check import TOLERANCE, check_model, compare
+from stages.model.check import TOLERANCE, check_architecture, check_model, compare
 from stages.model.hidden import HiddenStates
 from stages.model.loading import LoadedModel
 from stages.model.objective import window_losses
@@ -200,6 +200,14 @@ def test_a_file_cut_short_is_refused(tmp_path: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(BadInput, match=r"model\.safetensors"):
         _open(tmp_path)
+
+
+def test_an_architecture_without_a_classification_head_is_checked_with_the_mean(tmp_path: Path) -> None:
+    fleet.save_model(tmp_path, "mamba")
+    assert check_model(tmp_path).head_form == "mean"
+    with pytest.raises(BadInput, match="no sequence classification head") as caught:
+        check_architecture(tmp_path, HeadSettings(form="transformers"))
+    assert 'form = "mean"' in caught.value.hint
 
 
 def test_an_architecture_without_a_layer_list_is_refused(tmp_path: Path) -> None:
