@@ -113,7 +113,7 @@ def prepare_chain(folder: Path, model: Path, texts: int) -> list[str]:
     rows = [{"text": text(index), "label": "ab"[index % 2]} for index in range(texts)]
     (folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings = ["task.labels=['a', 'b']", f"encoding.max_length={SEQUENCE}", "chain.window_size=2", "chain.start=12"]
-    settings += ["numerics.micro_batch=2", f"optimizer.batch_size={BATCH}", "similarity.min_examples=5"]
+    settings += ["numerics.micro_batch=1", f"optimizer.batch_size={BATCH}", "similarity.min_examples=5"]
     flags = [part for setting in settings for part in ("--set", setting)]
     base = ["--model", str(model)]
     data = ["--data", str(folder / "data.jsonl"), "--device", "bench"]

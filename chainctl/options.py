@@ -2,6 +2,7 @@
 
 import os
 import re
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,7 @@ from schemas.errors import BadInput, UsageProblem
 
 if TYPE_CHECKING:
     from schemas.settings import Settings
+    from stages.store.cache_directory import CacheDirectory
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout; messages go to stderr.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
@@ -34,9 +36,41 @@ Set = Annotated[
 ]
 MemoryBudget = Annotated[
     str | None,
-    typer.Option("--memory-budget", metavar="SIZE", envvar="CHAINCTL_MEMORY_BUDGET", help="Such as 2GiB or 512MiB."),
+    typer.Option(
+        "--memory-budget",
+        metavar="SIZE",
+        envvar="CHAINCTL_MEMORY_BUDGET",
+        help="Never use more than this: 2GiB, 512MiB. Default: the machine's memory.",
+    ),
+]
+CacheDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache-dir",
+        metavar="DIR",
+        envvar="CHAINCTL_CACHE_DIR",
+        help="Keep what left unchanged layers for next time. As private as the texts.",
+    ),
+]
+CacheLimit = Annotated[
+    str, typer.Option("--cache-limit", metavar="SIZE", help="Most that --cache-dir may take; oldest go first.")
 ]
 
+
+class Verify(StrEnum):
+    """How often weights are compared with the fingerprint of the plan."""
+
+    ALWAYS = "always"
+    ONCE = "once"
+    NEVER = "never"
+
+
+VerifyWeights = Annotated[
+    Verify,
+    typer.Option("--verify", help="Compare weights with the plan's digests at each read, once a file version, never."),
+]
+
+DEFAULT_CACHE_LIMIT = "4GiB"
 LARGEST_BYTES = 2.0**63
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
@@ -56,6 +90,18 @@ def load_settings(recipe: Path | None, overrides: list[str] | None = None) -> "S
                 hint="'chainctl recipe new recipe.toml' writes one",
             ) from None
     return parse_recipe(text, source=str(recipe or "the recipe"), environment=os.environ, overrides=overrides or [])
+
+
+def cache_directory(path: Path | None, limit: str) -> "CacheDirectory | None":
+    """The directory of `--cache-dir` with the limit of `--cache-limit`, where one was given."""
+    size = parse_size(limit)
+    if path is None:
+        return None
+    if path.exists() and not path.is_dir():
+        raise UsageProblem(f"{path} is no directory", hint="give another --cache-dir")
+    from stages.store.cache_directory import CacheDirectory
+
+    return CacheDirectory(path, size or 0)
 
 
 def parse_size(text: str | None) -> int | None:

@@ -86,7 +86,8 @@ class PlanManifest(Manifest):
     @model_validator(mode="after")
     def _settings_are_decided(self) -> "PlanManifest":
         chosen = self.settings
-        if "auto" in (chosen.similarity.scale, chosen.adapter.activation, chosen.chain.window_size):
+        chain, numerics = chosen.chain, chosen.numerics
+        if "auto" in (chosen.similarity.scale, chosen.adapter.activation, chain.window_size, numerics.micro_batch):
             raise ValueError("a plan holds decisions, not auto")
         if not chosen.task.labels:
             raise ValueError("a plan fixes the label set")

@@ -52,6 +52,6 @@ class ProfileManifest(Manifest):
 
     @model_validator(mode="after")
     def _settings_are_decided(self) -> "ProfileManifest":
-        if self.similarity.scale == "auto":
-            raise ValueError("a profile holds the scale that was used, not auto")
+        if "auto" in (self.similarity.scale, self.numerics.micro_batch):
+            raise ValueError("a profile holds the scale and the micro-batch that were used, not auto")
         return self

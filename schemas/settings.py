@@ -14,6 +14,7 @@ from schemas.refs import Label
 
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
+EFFICIENT_TOKENS = 512  # in one matrix product; more are no faster on a processor (docs/performance.md)
 
 
 class TaskSettings(Record):
@@ -106,8 +107,20 @@ class NumericsSettings(Record):
     """What decides the last bit.  Fixed by the plan, so that equal work has an equal name."""
 
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the frozen layers; adapters and head stay in float32
-    micro_batch: PositiveInt = 8
+    micro_batch: Literal["auto"] | PositiveInt = "auto"  # auto: 512 tokens, or fewer where a budget asks for it
     threads: PositiveInt = 2
+
+    @property
+    def rows(self) -> int:
+        """Texts in memory at once, once that is decided."""
+        assert self.micro_batch != "auto", "micro_batch is decided by `profile` and `plan`"
+        return self.micro_batch
+
+    def decided(self, max_length: int) -> "NumericsSettings":
+        """With a micro-batch: where it is `auto`, as many texts as fill the processor (512 tokens), at least one."""
+        if self.micro_batch != "auto":
+            return self
+        return self.model_copy(update={"micro_batch": max(1, EFFICIENT_TOKENS // max_length)})
 
 
 class FederationSettings(Record):

@@ -8,6 +8,7 @@ Writes: a plan artifact, and state 0: fresh adapters and head.
 """
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +22,17 @@ from schemas.settings import Settings
 from schemas.state import Convergence, StateManifest
 from stages.federated.sampling import sample_devices
 from stages.model.adapters import fresh_adapters
+from stages.model.backbone import Backbone
 from stages.model.check import check_architecture
 from stages.model.loading import LoadedModel
-from stages.model.memory import MemoryModel
+from stages.model.memory import PLACEMENTS, MemoryModel
 from stages.model.skeleton import is_decoder
 from stages.store.artifact import Artifact, drafting, existing, open_artifact
+from stages.store.measure import mebibytes
 
-PredictPeak = Callable[[Window, int], int]  # (window, start layer) -> bytes
+# (window, start layer, micro-batch) -> bytes, as small as the budgets ask for
+PredictPeak = Callable[[Window, int, int], int]
+STREAMED_WINDOW = 2  # the widest window that `auto` chooses when only one layer of it fits at a time
 
 
 def run(
@@ -53,17 +58,34 @@ def run(
     model.backbone.reader.check_same(fingerprint, model.backbone.reader.fingerprint())
     settings = decide_settings(settings, opened[0].manifest, decoder=is_decoder(model.backbone.skeleton.config))
     bottleneck = max(1, model.backbone.hidden_size // settings.adapter.reduction_factor)
-    texts = max(artifact.manifest.example_count for artifact in opened)
-    predict = MemoryModel(model.backbone, settings, bottleneck, texts).train_window
     head = model.backbone.head_parameters.items()
     plan = make_plan(
         [artifact.manifest for artifact in opened],
         settings,
         bottleneck=bottleneck,
         head_parameters=tuple(HeadParameter(name=name, shape=tuple(value.shape)) for name, value in head),
-        predict_peak=lambda window, start: predict(window, start_layer=start),
+        predict_peak=peak_predictor(model.backbone, settings, bottleneck, [one.manifest for one in opened]),
     )
     return _write_plan(plan, out, force=force), _write_state(plan, model, state_out, force=force)
+
+
+def peak_predictor(
+    backbone: Backbone, settings: Settings, bottleneck: int, profiles: Sequence[ProfileManifest]
+) -> PredictPeak:
+    """Predicts `train-window` on the device with the smallest budget, as it will place things to keep it."""
+    budget = min(profile.memory_budget_bytes for profile in profiles)
+    tokens = max(profile.example_count for profile in profiles) * settings.encoding.max_length
+
+    @lru_cache
+    def predict(window: Window, start: int, micro_batch: int) -> int:
+        numerics = settings.numerics.model_copy(update={"micro_batch": micro_batch})
+        model = MemoryModel(backbone, settings.model_copy(update={"numerics": numerics}), bottleneck, tokens)
+        streamed = settings.chain.window_size != "auto" or len(window.layers) <= STREAMED_WINDOW
+        choices = [choice for choice in PLACEMENTS if choice.window_resident or streamed]
+        peaks = [model.train_window(window, choice, start_layer=start) for choice in choices]
+        return next((peak for peak in peaks if peak <= budget), min(peaks))
+
+    return predict
 
 
 def make_plan(
@@ -78,13 +100,14 @@ def make_plan(
     model = profiles[0].model
     devices = tuple(sorted((_planned(profile) for profile in profiles), key=lambda device: device.name))
     curve = mean_curve(profiles)
-    size, limited_by = choose_window_size(settings, model, devices, predict_peak)
+    size, micro_batch, limited_by = choose_window_size(settings, model, devices, predict_peak)
     start, reason, start_range = choose_start(settings, model.num_layers, curve, size)
     windows = make_windows(settings, model.num_layers, start, size)
     chain = settings.chain.model_copy(update={"window_size": size})
+    numerics = settings.numerics.model_copy(update={"micro_batch": micro_batch})
     return PlanManifest(
         model=model,
-        settings=settings.model_copy(update={"chain": chain}),
+        settings=settings.model_copy(update={"chain": chain, "numerics": numerics}),
         devices=devices,
         curve=curve,
         start_layer=start,
@@ -94,7 +117,8 @@ def make_plan(
         head_parameters=head_parameters,
         windows=windows,
         memory=tuple(
-            WindowMemory(window=window, predicted_peak_bytes=predict_peak(window, start)) for window in windows
+            WindowMemory(window=window, predicted_peak_bytes=predict_peak(window, start, micro_batch))
+            for window in windows
         ),
         limited_by=limited_by,
     )
@@ -109,7 +133,10 @@ def check_profiles(profiles: Sequence[ProfileManifest], settings: Settings) -> N
         for field in ("model", "encoding", "similarity", "numerics"):
             _check_same(field, first.device, getattr(first, field), other.device, getattr(other, field))
     _check_same("encoding", "recipe", settings.encoding, first.device, first.encoding)
-    _check_same("numerics", "recipe", settings.numerics, first.device, first.numerics)
+    numerics = settings.numerics
+    if numerics.micro_batch == "auto":
+        numerics = numerics.model_copy(update={"micro_batch": first.numerics.micro_batch})
+    _check_same("numerics", "recipe", numerics, first.device, first.numerics)
     wanted = settings.similarity
     if wanted.scale == "auto":
         wanted = wanted.model_copy(update={"scale": first.similarity.scale})
@@ -169,25 +196,33 @@ def mean_curve(profiles: Sequence[ProfileManifest]) -> tuple[LayerSimilarity, ..
 
 def choose_window_size(
     settings: Settings, model: ModelFingerprint, devices: Sequence[PlannedDevice], predict_peak: PredictPeak
-) -> tuple[int, str | None]:
-    """Q and who limits it: as fixed, or the largest up to `max_window` whose peak fits the smallest budget."""
+) -> tuple[int, int, str | None]:
+    """Q, the micro-batch, and who limits them.
+
+    As fixed; where they are `auto`, the largest Q up to `max_window` that fits the smallest budget with some
+    micro-batch, and the largest micro-batch that goes with it.
+    """
     depth, chain = model.num_layers, settings.chain
+    whole = settings.numerics.decided(settings.encoding.max_length).rows
     if chain.method != "chain":
-        return (depth if chain.method == "full-adapters" else 1), None
+        return (depth if chain.method == "full-adapters" else 1), whole, None
+    shrinks = settings.numerics.micro_batch == "auto"
+    micro_batches = [whole >> halvings for halvings in range(whole.bit_length() if shrinks else 1)]
     smallest = min(devices, key=lambda device: (device.memory_budget_bytes, device.name))
     most = max(2, depth // 4) if chain.max_window == "auto" else chain.max_window
     sizes = range(min(most, depth), 0, -1) if chain.window_size == "auto" else [chain.window_size]
     if max(sizes) > depth:
         raise BadInput("the window is larger than the model", values={"window_size": max(sizes), "layers": depth})
-    peaks: dict[int, int] = {}
+    peaks: list[int] = []
     for size in sizes:
-        peaks[size] = predict_peak(Window(start=0, stop=size), 0)
-        if peaks[size] <= smallest.memory_budget_bytes:
-            return size, (smallest.name if size < max(sizes) else None)
+        for micro_batch in micro_batches:
+            peaks.append(predict_peak(Window(start=0, stop=size), 0, micro_batch))
+            if peaks[-1] <= smallest.memory_budget_bytes:
+                return size, micro_batch, (smallest.name if len(peaks) > 1 else None)
     raise DoesNotFit(
         f"no window fits the memory budget of device {smallest.name}",
-        values={"budget": _mebibytes(smallest.memory_budget_bytes), "needed": _mebibytes(min(peaks.values()))},
-        hint="leave that device out, or lower numerics.micro_batch, encoding.max_length or chain.window_size",
+        values={"budget": mebibytes(smallest.memory_budget_bytes), "needed": mebibytes(min(peaks))},
+        hint="leave that device out, or lower encoding.max_length or adapter size (raise adapter.reduction_factor)",
     )
 
 
@@ -285,7 +320,3 @@ def _write_state(plan: PlanManifest, model: LoadedModel, out: Path, *, force: bo
         )
         draft.finish(state, None)
     return Artifact(out, state, state.digest)
-
-
-def _mebibytes(count: int) -> str:
-    return f"{count / 2**20:.0f} MiB"

@@ -25,12 +25,13 @@ from stages.model.check import check_architecture
 from stages.model.cka import cka_with_interval, gram
 from stages.model.hidden import HiddenStates
 from stages.model.loading import LoadedModel
+from stages.model.memory import MemoryModel, Placement, fit
 from stages.model.pooling import draw_rows, features
 from stages.model.skeleton import is_decoder
-from stages.model.stream import run_prefix
+from stages.model.stream import hidden_states, run_prefix
 from stages.model.texts import EncodedTexts
 from stages.store.artifact import Artifact, drafting, existing
-from stages.store.measure import MeasuredFacts, Stopwatch
+from stages.store.measure import MeasuredFacts, Stopwatch, resident_bytes
 
 Progress = Callable[[str, int, int], None]
 
@@ -53,7 +54,9 @@ def run(
     Raises `BadInput` for data or a model that cannot be used, `UsageProblem` where `out` holds something else.
     """
     examples = load_examples(data, text_column=settings.task.text_column, label_column=None)
-    with Stopwatch() as watch:
+    numerics = settings.numerics.decided(settings.encoding.max_length)
+    settings = settings.model_copy(update={"numerics": numerics})
+    with Stopwatch(memory_budget_bytes) as watch:
         check_architecture(model_dir, settings.head)
         model = model or LoadedModel.open(model_dir, settings)
         fingerprint = fingerprint or model.backbone.reader.fingerprint()
@@ -65,15 +68,26 @@ def run(
         checkpoint = model.backbone.reader.checkpoint
         before = checkpoint.bytes_read
         sample = _sample(examples, draft.similarity, seed=settings.seed, device=device)
-        layers, layer_seconds = (
-            measure_similarity(model, sample, settings, draft.similarity, scratch=out.parent, progress=progress)
-            if len(sample) >= draft.similarity.min_examples
-            else ((), ())
-        )
+        layers: tuple[LayerSimilarity, ...] = ()
+        layer_seconds: tuple[float, ...] = ()
+        predicted = None
+        if len(sample) >= draft.similarity.min_examples:
+            texts = EncodedTexts.encode([example.text for example in sample], model.encoder, settings.numerics.rows)
+            memory = MemoryModel(model.backbone, settings, 0, texts.token_count, resident_bytes())
+            placement, predicted = fit(memory.forward, memory_budget_bytes, what="the profile")
+            layers, layer_seconds = measure_similarity(
+                model.backbone,
+                texts,
+                settings,
+                draft.similarity,
+                placement=placement,
+                scratch=out.parent,
+                progress=watch.over(progress),
+            )
     manifest = draft.model_copy(update={"layers": layers, "profiled_count": len(sample) if layers else 0})
     facts = MeasuredFacts(
+        predicted_peak_bytes=predicted,
         seconds=watch.seconds,
-        predicted_peak_bytes=None,
         peak_bytes=watch.peak_bytes,
         bytes_streamed=checkpoint.bytes_read - before,
         layer_seconds=layer_seconds,
@@ -84,18 +98,17 @@ def run(
 
 
 def measure_similarity(
-    model: LoadedModel,
-    examples: list[Example],
+    backbone: Backbone,
+    texts: EncodedTexts,
     settings: Settings,
     similarity: SimilaritySettings,
     *,
+    placement: Placement,
     scratch: Path,
     progress: Progress,
 ) -> tuple[tuple[LayerSimilarity, ...], tuple[float, ...]]:
     """CKA of each layer's output with the reference, and seconds a layer; the model passes once."""
     torch.set_num_threads(settings.numerics.threads)
-    backbone = model.backbone
-    texts = EncodedTexts.encode([example.text for example in examples], model.encoder, settings.numerics.micro_batch)
     generator = np.random.Generator(np.random.PCG64(settings.seed))
     rows = draw_rows(texts.lengths, similarity, generator)
     reference_layer = -1 if similarity.reference == "embeddings" else 0
@@ -112,14 +125,14 @@ def measure_similarity(
             curve.append(LayerSimilarity(cka=value, low=low, high=high))
 
     scratch.mkdir(parents=True, exist_ok=True)
-    width, dtype = backbone.hidden_size, backbone.dtype
-    with HiddenStates(texts.lengths, width, dtype, scratch=scratch) as hidden:
+    with hidden_states(backbone, texts, placement, scratch=scratch) as hidden:
         run_prefix(
             backbone,
             texts,
             hidden,
             {},
             stop=backbone.num_layers,
+            prefetch=placement.prefetch,
             after_layer=after_layer,
             layer_seconds=seconds.append,
             progress=progress,

@@ -30,6 +30,7 @@ from stages.data.load import data_digest, label_set, load_labelled
 from stages.data.split import split_file
 from stages.model.loading import LoadedModel
 from stages.store.artifact import Artifact
+from stages.store.cache_directory import CacheDirectory
 from stages.store.files import write_file
 
 Progress = Callable[[str, int, int], None]
@@ -198,7 +199,7 @@ class _Rounds:
             out=self.out / "evals" / f"{round_number:04d}",
             progress=self.progress,
             model=self.model,
-            cache_dir=self.out / "cache",
+            cache=CacheDirectory(self.out / "cache"),
         )
         return evaluation.manifest.accuracy.value
 
@@ -212,7 +213,7 @@ class _Rounds:
             out=self.out / "updates" / f"{state.manifest.round:04d}" / device,
             progress=self.progress,
             model=self.model,
-            cache_dir=self.out / "cache",
+            cache=CacheDirectory(self.out / "cache"),
         )
 
 

@@ -18,23 +18,28 @@ import torch
 from torch import Tensor
 
 from schemas.base import canonical_json
-from schemas.errors import BadInput, DoesNotFit, UsageProblem
+from schemas.errors import BadInput, UsageProblem
 from schemas.plan import PlanManifest
 from schemas.refs import Window
+from schemas.settings import Settings
 from schemas.state import StateManifest
 from schemas.update import TrainingLoss, UpdateManifest
+from stages.data.encode import Encoder
 from stages.data.load import Example, data_digest, label_indices, load_labelled
 from stages.model.adapters import Adapter, adapter_names, adapters_from_tensors
-from stages.model.cache import PrefixCache, prefix_cache
+from stages.model.backbone import Backbone
+from stages.model.cache import prefix_cache
 from stages.model.hidden import HiddenStates
 from stages.model.loading import LoadedModel
-from stages.model.objective import StepLoss, window_losses
+from stages.model.memory import MemoryModel, Placement, fit
+from stages.model.objective import Objective, StepLoss, go_back
 from stages.model.optimizer import Optimizer
-from stages.model.reader import Weights
-from stages.model.stream import load_layers, run_prefix
+from stages.model.reader import Verify, Weights
+from stages.model.stream import hidden_states, load_layers, run_prefix, stream_layers
 from stages.model.texts import EncodedTexts, training_order
 from stages.store.artifact import Artifact, check_same_plan, drafting, existing, open_artifact, read_tensors
-from stages.store.measure import MeasuredFacts, Stopwatch
+from stages.store.cache_directory import CacheDirectory
+from stages.store.measure import MeasuredFacts, Stopwatch, resident_bytes
 
 Progress = Callable[[str, int, int], None]
 
@@ -51,22 +56,21 @@ def run(
     force: bool = False,
     progress: Progress = lambda phase, done, total: None,
     model: LoadedModel | None = None,
-    cache_dir: Path | None = None,
+    cache: CacheDirectory | None = None,
+    verify: Verify = "once",
 ) -> Artifact[UpdateManifest]:
     """Train the window that `state` names, on the texts of `device`.
 
-    `model` spares a caller with many devices opening the base model again, `cache_dir` a device that comes again the
-    layers that are never tuned.  Raises `BadInput` for artifacts or data that do not go together, `NotTrusted` for
-    altered bytes, `DoesNotFit` where the budget is too small.
+    `model` spares a caller with many devices opening the base model again, `cache` a device that comes again the
+    layers before which nothing has changed.  Raises `BadInput` for artifacts or data that do not go together,
+    `NotTrusted` for altered bytes, `DoesNotFit` where the budget is too small.
     """
     planned = open_artifact(plan, PlanManifest)
     current = open_artifact(state, StateManifest)
-    settings = planned.manifest.settings
+    manifest = planned.manifest
+    settings, window = manifest.settings, current.manifest.window
     check_turn(planned, current, device)
-    predicted = predicted_peak_bytes(planned.manifest, current.manifest.window)
-    check_budget(predicted, current.manifest.window, memory_budget_bytes)
-    task = settings.task
-    examples = load_labelled(data, task)
+    examples = load_labelled(data, settings.task)
     inputs = inputs_digest(planned.digest, device, examples)
 
     def same(there: UpdateManifest) -> bool:
@@ -77,25 +81,37 @@ def run(
     if found is not None:
         return found
     out.parent.mkdir(parents=True, exist_ok=True)
-    with Stopwatch() as watch:
+    with Stopwatch(memory_budget_bytes) as watch:
         torch.set_num_threads(settings.numerics.threads)
-        model = model or LoadedModel.open(model_dir, settings, expected=planned.manifest.model)
-        before = model.backbone.reader.checkpoint.bytes_read
-        texts = EncodedTexts.encode(
-            [example.text for example in examples], model.encoder, settings.numerics.micro_batch
+        encoder = model.encoder if model else Encoder.load(model_dir, settings.encoding)
+        texts = EncodedTexts.encode([example.text for example in examples], encoder, settings.numerics.rows)
+        targets = torch.tensor(label_indices(examples, settings.task.labels))
+        count = len(examples)
+        del encoder, examples  # a large vocabulary weighs as much as a layer
+        backbone = (
+            model.backbone
+            if model
+            else Backbone.open(
+                model_dir, settings, pad_id=texts.pad_id, expected=manifest.model, verify=verify, cache=cache
+            )
         )
-        targets = torch.tensor(label_indices(examples, task.labels))
-        cache = prefix_cache(planned.manifest, cache_dir)
-        trainer = Trainer(planned, current, model, texts, targets, device, scratch=out.parent, cache=cache)
-        trained, loss, steps = trainer.train(progress)
-    manifest = UpdateManifest(
+        memory = MemoryModel(backbone, settings, manifest.bottleneck, texts.token_count, resident_bytes())
+        placement, predicted = fit(
+            lambda choice: memory.train_window(window, choice, start_layer=manifest.start_layer),
+            memory_budget_bytes,
+            what=f"window {window}",
+        )
+        before = backbone.reader.checkpoint.bytes_read
+        trainer = Trainer(planned, current, backbone, texts, targets, device, placement, out.parent, cache)
+        trained, loss, steps = trainer.train(watch.over(progress))
+    update = UpdateManifest(
         plan=planned.digest,
         state=current.digest,
         round=current.manifest.round,
-        window=current.manifest.window,
+        window=window,
         device=device,
         inputs=inputs,
-        example_count=len(examples),
+        example_count=count,
         steps=steps,
         loss=loss,
         tensors=(),
@@ -105,14 +121,13 @@ def run(
         seconds=watch.seconds,
         predicted_peak_bytes=predicted,
         peak_bytes=watch.peak_bytes,
-        bytes_streamed=model.backbone.reader.checkpoint.bytes_read - before,
-        layer_seconds=(),
+        bytes_streamed=backbone.reader.checkpoint.bytes_read - before,
     )
     with drafting(out, force=force) as draft:
         tensors, files = draft.write_tensors(trained)
-        manifest = manifest.model_copy(update={"tensors": tensors, "files": files})
-        draft.finish(manifest, facts)
-    return Artifact(out, manifest, manifest.digest)
+        update = update.model_copy(update={"tensors": tensors, "files": files})
+        draft.finish(update, facts)
+    return Artifact(out, update, update.digest)
 
 
 @dataclass(frozen=True)
@@ -121,38 +136,57 @@ class Trainer:
 
     plan: Artifact[PlanManifest]
     state: Artifact[StateManifest]
-    model: LoadedModel
+    backbone: Backbone
     texts: EncodedTexts
     targets: Tensor
     device: str
+    placement: Placement
     scratch: Path
-    cache: PrefixCache | None
+    cache: CacheDirectory | None
+
+    @property
+    def settings(self) -> Settings:
+        """Those of the plan."""
+        return self.plan.manifest.settings
+
+    @property
+    def window(self) -> Window:
+        """The round's."""
+        return self.state.manifest.window
 
     def train(self, progress: Progress) -> tuple[dict[str, np.ndarray], TrainingLoss, int]:
         """Tensors of the update, its losses, and the number of optimiser steps."""
-        backbone = self.model.backbone
-        window = self.state.manifest.window
-        settings = self.plan.manifest.settings
+        backbone, window = self.backbone, self.window
         tensors = read_tensors(self.state)
-        adapters = adapters_from_tensors(tensors, settings.adapter.activation)
+        adapters = adapters_from_tensors(tensors, self.settings.adapter.activation)
         backbone.load_head(tensors)
-        with HiddenStates(self.texts.lengths, backbone.hidden_size, backbone.dtype, scratch=self.scratch) as hidden:
-            run_prefix(backbone, self.texts, hidden, adapters, stop=window.start, cache=self.cache, progress=progress)
-            trained = adapters | {layer: trainable(adapters[layer]) for layer in window.layers}
+        with hidden_states(backbone, self.texts, self.placement, scratch=self.scratch) as hidden:
+            run_prefix(
+                backbone,
+                self.texts,
+                hidden,
+                adapters,
+                stop=window.start,
+                prefetch=self.placement.prefetch,
+                cache=prefix_cache(self.cache, self.plan.manifest, adapters, self.texts),
+                keep=(self.plan.manifest.start_layer, window.start),
+                progress=progress,
+            )
+            trained = {layer: trainable(adapters[layer]) for layer in window.layers}
             parameters = [value for layer in window.layers for value in trained[layer].parameters()]
             parameters += backbone.head_parameters.values()
-            optimizer = Optimizer(parameters, settings.optimizer, round_number=self.state.manifest.round)
-            tally = self._epochs(hidden, trained, optimizer, progress)
+            optimizer = Optimizer(parameters, self.settings.optimizer, round_number=self.state.manifest.round)
+            objective = Objective(backbone, window, adapters | trained, self.settings.chain.global_weight)
+            tally = self._epochs(hidden, objective, optimizer, progress)
         names = [name for layer in window.layers for name in adapter_names(layer)]
         names += [f"head.{name}" for name in backbone.head_parameters]
         values = [parameter.detach().numpy() for parameter in parameters]
         return dict(zip(names, values, strict=True)), tally.summary(), len(tally.losses)
 
-    def _epochs(
-        self, hidden: HiddenStates, adapters: dict[int, Adapter], optimizer: Optimizer, progress: Progress
-    ) -> "Tally":
-        settings = self.plan.manifest.settings.optimizer
-        weights = load_layers(self.model.backbone, self.state.manifest.window.layers)
+    def _epochs(self, hidden: HiddenStates, objective: Objective, optimizer: Optimizer, progress: Progress) -> "Tally":
+        settings = self.settings.optimizer
+        resident = self.placement.window_resident or len(self.window.layers) < 2
+        weights = load_layers(self.backbone, self.window.layers) if resident else {}
         plan, round_number = self.plan.digest, self.state.manifest.round
         tally = Tally()
         for epoch in range(settings.epochs):
@@ -161,34 +195,73 @@ class Trainer:
             for first in range(0, len(order), settings.batch_size):
                 batch = order[first : first + settings.batch_size]
                 progress("texts", epoch * len(order) + first, settings.epochs * len(order))
-                tally.add(self._step(batch, hidden, adapters, weights), len(batch))
+                step = self._step(batch, hidden, objective, weights) if resident else None
+                tally.add(step or self._streamed_step(batch, hidden, objective), len(batch))
                 optimizer.step()
         progress("texts", settings.epochs * len(order), settings.epochs * len(order))
         return tally
 
     def _step(
-        self, batch: list[int], hidden: HiddenStates, adapters: dict[int, Adapter], weights: dict[int, Weights]
+        self, batch: list[int], hidden: HiddenStates, objective: Objective, weights: dict[int, Weights]
     ) -> StepLoss:
-        """Accumulate the gradient of Eq. 2 over one batch."""
-        settings = self.plan.manifest.settings
-        micro = settings.numerics.micro_batch
-        parts: list[StepLoss] = []
-        for first in range(0, len(batch), micro):
-            indices = batch[first : first + micro]
-            losses = window_losses(
-                self.model.backbone,
-                self.state.manifest.window,
+        """Accumulate the gradient of Eq. 2 over one batch, a micro-batch at a time."""
+        parts = [
+            objective.accumulate(
                 weights,
-                adapters,
                 hidden.gather(indices, side=self.texts.side),
                 self.texts.batch(indices),
                 self.targets[indices],
-                global_weight=settings.chain.global_weight,
                 batch_size=len(batch),
             )
-            losses.total.backward()
-            parts.append(losses.values())
+            for indices in self._micro_batches(batch)
+        ]
         return StepLoss.sum(parts)
+
+    def _streamed_step(self, batch: list[int], hidden: HiddenStates, objective: Objective) -> StepLoss:
+        """The same sums in the same order with one layer of the window in memory at a time.
+
+        Forwards without a graph, keeping what arrives at each layer; then backwards, each layer run once more with
+        one.  `arriving[l][m]` is the input of layer l for micro-batch m, and then the gradient with respect to it.
+        """
+        micro_batches = self._micro_batches(batch)
+        batches = [self.texts.batch(indices) for indices in micro_batches]
+        first, *_, last = self.window.layers
+        arriving: dict[int, list[Tensor]] = {layer: [] for layer in self.window.layers[1:]}
+
+        def entering(layer: int, part: int) -> Tensor:
+            if layer == first:
+                return hidden.gather(micro_batches[part], side=self.texts.side)
+            return arriving[layer][part]
+
+        def through(layer: int, weights: Weights, arrived: Tensor, part: int) -> Tensor:
+            adapter = {layer: objective.adapters[layer]}
+            return self.backbone.run_layers({layer: weights}, arrived, batches[part], adapter)
+
+        for layer, weights in stream_layers(self.backbone, self.window.layers[:-1], prefetch=False):
+            with torch.no_grad():
+                arriving[layer + 1] = [
+                    through(layer, weights, entering(layer, part), part) for part in range(len(batches))
+                ]
+            del weights  # or it would hold this layer while the next is read
+        parts: list[StepLoss] = []
+        for layer, weights in stream_layers(self.backbone, self.window.layers[::-1], prefetch=False):
+            for part, indices in enumerate(micro_batches):
+                arrived = entering(layer, part).requires_grad_(layer != first)
+                if layer == last:
+                    loss = objective.accumulate(
+                        {layer: weights}, arrived, batches[part], self.targets[indices], batch_size=len(batch)
+                    )
+                    parts.append(loss)
+                else:
+                    go_back(through(layer, weights, arrived, part), arriving[layer + 1][part])
+                if layer != first:
+                    assert arrived.grad is not None
+                    arriving[layer][part] = arrived.grad
+        return StepLoss.sum(parts)
+
+    def _micro_batches(self, batch: list[int]) -> list[list[int]]:
+        size = self.settings.numerics.rows
+        return [batch[first : first + size] for first in range(0, len(batch), size)]
 
 
 @dataclass
@@ -245,21 +318,3 @@ def check_turn(plan: Artifact[PlanManifest], state: Artifact[StateManifest], dev
             values={"expected": ", ".join(state.manifest.participants), "found": device},
             hint="check --device, or wait for a round that names it",
         )
-
-
-def check_budget(predicted_bytes: int, window: Window, budget_bytes: int | None) -> None:
-    """Refuse, before any work, a budget that the prediction exceeds."""
-    if budget_bytes is not None and predicted_bytes > budget_bytes:
-        raise DoesNotFit(
-            f"window {window} does not fit the memory budget",
-            values={
-                "budget": f"{budget_bytes / 2**20:.0f} MiB",
-                "predicted peak": f"{predicted_bytes / 2**20:.0f} MiB",
-            },
-            hint="give a larger --memory-budget, or ask for a plan with a smaller window",
-        )
-
-
-def predicted_peak_bytes(plan: PlanManifest, window: Window) -> int:
-    """What the plan predicts for a window."""
-    return next(entry.predicted_peak_bytes for entry in plan.memory if entry.window == window)

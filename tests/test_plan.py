@@ -54,9 +54,9 @@ def decided(settings: Settings, **chain: object) -> Settings:
     )
 
 
-def peak(window: Window, start: int) -> int:
+def peak(window: Window, start: int, micro_batch: int) -> int:
     """A toy memory model: 20 MiB, and 30 a layer."""
-    return (20 + 30 * len(window.layers) + 0 * start) * MIB
+    return (20 + 30 * len(window.layers) + 0 * (start + micro_batch)) * MIB
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,24 @@
 """chainctl eval"""
 
 from chainctl.console import Console
-from chainctl.options import Data, Force, Json, ModelDir, Out, Plan, Quiet, State
+from chainctl.options import (
+    DEFAULT_CACHE_LIMIT,
+    CacheDir,
+    CacheLimit,
+    Data,
+    Force,
+    Json,
+    MemoryBudget,
+    ModelDir,
+    Out,
+    Plan,
+    Quiet,
+    State,
+    Verify,
+    VerifyWeights,
+    cache_directory,
+    parse_size,
+)
 
 
 def evaluate(
@@ -10,16 +27,35 @@ def evaluate(
     state: State,
     data: Data,
     out: Out,
+    memory_budget: MemoryBudget = None,
+    cache_dir: CacheDir = None,
+    cache_limit: CacheLimit = DEFAULT_CACHE_LIMIT,
+    verify: VerifyWeights = Verify.ONCE,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Accuracy, macro-F1 and confusion matrix of a state on labelled texts."""
     console = Console(json=json, quiet=quiet)
+    budget, cache = parse_size(memory_budget), cache_directory(cache_dir, cache_limit)
+    from stages.model.footprint import keep_small
+
+    keep_small()
     from stages.eval import run
 
     with console.progress() as progress:
-        artifact = run(model_dir=model, plan=plan, state=state, data=data, out=out, force=force, progress=progress)
+        artifact = run(
+            model_dir=model,
+            plan=plan,
+            state=state,
+            data=data,
+            out=out,
+            memory_budget_bytes=budget,
+            force=force,
+            progress=progress,
+            cache=cache,
+            verify=verify.value,
+        )
     manifest = artifact.manifest
     for name, estimate in (("accuracy", manifest.accuracy), ("macro-F1", manifest.macro_f1)):
         console.say(f"{name} {estimate.value:.4f} (95 %: {estimate.low:.4f} to {estimate.high:.4f})")

@@ -24,6 +24,9 @@ def check(
 ) -> None:
     """Does block-wise execution equal the architecture's own forward? Tried on a tiny random model of it."""
     console = Console(json=json, quiet=quiet)
+    from stages.model.footprint import keep_small
+
+    keep_small()
     from stages.model.check import check_model
 
     report = check_model(directory)

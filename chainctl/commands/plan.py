@@ -26,6 +26,9 @@ def plan(
     """By the coordinator: choose start layer, window size and windows from all profiles; write plan and state 0."""
     console = Console(json=json, quiet=quiet)
     settings = load_settings(recipe, set_)
+    from stages.model.footprint import keep_small
+
+    keep_small()
     from stages.plan import run
     from stages.report.explain import explain_plan
 

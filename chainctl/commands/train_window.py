@@ -1,7 +1,25 @@
 """chainctl train-window"""
 
 from chainctl.console import Console
-from chainctl.options import Data, Device, Force, Json, MemoryBudget, ModelDir, Out, Plan, Quiet, State, parse_size
+from chainctl.options import (
+    DEFAULT_CACHE_LIMIT,
+    CacheDir,
+    CacheLimit,
+    Data,
+    Device,
+    Force,
+    Json,
+    MemoryBudget,
+    ModelDir,
+    Out,
+    Plan,
+    Quiet,
+    State,
+    Verify,
+    VerifyWeights,
+    cache_directory,
+    parse_size,
+)
 
 
 def train_window(
@@ -12,16 +30,19 @@ def train_window(
     device: Device,
     out: Out,
     memory_budget: MemoryBudget = None,
+    cache_dir: CacheDir = None,
+    cache_limit: CacheLimit = DEFAULT_CACHE_LIMIT,
+    verify: VerifyWeights = Verify.ONCE,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """On a device: train the round's window on this device's texts; write what was trained and nothing else."""
     console = Console(json=json, quiet=quiet)
-    budget = parse_size(memory_budget)
-    from stages.model.allocator import return_freed_memory
+    budget, cache = parse_size(memory_budget), cache_directory(cache_dir, cache_limit)
+    from stages.model.footprint import keep_small
 
-    return_freed_memory()
+    keep_small()
     from stages.train_window import run
 
     with console.progress() as progress:
@@ -35,6 +56,8 @@ def train_window(
             memory_budget_bytes=budget,
             force=force,
             progress=progress,
+            cache=cache,
+            verify=verify.value,
         )
     manifest, measured = artifact.manifest, artifact.measured()
     loss = manifest.loss

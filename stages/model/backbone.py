@@ -20,9 +20,10 @@ from schemas.refs import ModelFingerprint
 from schemas.settings import Settings
 from stages.model.adapters import Adapter, normal
 from stages.model.names import resolve
-from stages.model.reader import Reader, Weights
+from stages.model.reader import Reader, Verify, Weights
 from stages.model.skeleton import Batch, Skeleton, build_skeleton, load_config
 from stages.model.weights import Checkpoint
+from stages.store.cache_directory import CacheDirectory
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -37,12 +38,19 @@ class Backbone:
 
     @classmethod
     def open(
-        cls, model_dir: Path, settings: Settings, *, pad_id: int, expected: ModelFingerprint | None = None
+        cls,
+        model_dir: Path,
+        settings: Settings,
+        *,
+        pad_id: int,
+        expected: ModelFingerprint | None = None,
+        verify: Verify = "always",
+        cache: CacheDirectory | None = None,
     ) -> Self:
         """Read configuration, headers and everything that is no layer.
 
-        `pad_id` is what texts are padded with, `expected` the fingerprint that every part must have.  Raises
-        `BadInput` and `NotTrusted`.
+        `pad_id` is what texts are padded with, `expected` the fingerprint that every part must have, checked as
+        `verify` says.  Raises `BadInput` and `NotTrusted`.
         """
         config = load_config(model_dir)
         config.num_labels = max(len(settings.task.labels), 2)
@@ -52,7 +60,7 @@ class Backbone:
         where = {"layer_prefix": skeleton.layer_prefix, "embedding": skeleton.embedding_name}
         names = resolve(skeleton.model, checkpoint, **where)
         skeleton.open_slots()
-        reader = Reader(model_dir, checkpoint, names, skeleton, expected)
+        reader = Reader(model_dir, checkpoint, names, skeleton, expected, verify, cache)
         reader.check_small_parts()
         backbone = cls(skeleton, reader)
         backbone._complete(labels=config.num_labels, seed=settings.seed)

@@ -6,15 +6,13 @@ Layer-major order needs the output of layer l for every text before layer l+1 be
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import torch
 from torch import Tensor
-
-from stages.store.files import write_file
 
 IN_MEMORY_LIMIT_BYTES = 64 * 2**20
 
@@ -75,20 +73,19 @@ class HiddenStates:
         self._read(index, tokens)
         return tokens
 
-    def copy_to(self, path: Path) -> None:
-        """Write every text's states, one after the other; `copy_from` reads them back."""
-        everything = (
-            self._memory if self._memory is not None else torch.cat([self.text(i) for i in range(len(self.lengths))])
-        )
-        write_file(path, _bytes_of(everything))
+    def chunks(self) -> Iterator[memoryview]:
+        """The bytes of every text's states, one text after the other; `fill` takes them back."""
+        for index in range(len(self.lengths)):
+            yield bytes_of(self.text(index))
 
-    def copy_from(self, path: Path) -> None:
-        """Fill from a file that `copy_to` wrote for texts of the same lengths."""
-        with path.open("rb") as file:
-            for index, length in enumerate(self.lengths):
-                states = torch.empty(length, self.width, dtype=self.dtype)
-                file.readinto(_bytes_of(states))
-                self._write(index, states)
+    def fill(self, index: int, data: memoryview) -> None:
+        """Set the states of one text from their bytes."""
+        states = torch.frombuffer(data, dtype=self.dtype).view(self.lengths[index], self.width)
+        self._write(index, states)
+
+    def text_bytes(self, index: int) -> int:
+        """Size of one text's states."""
+        return self.lengths[index] * self.width * self.dtype.itemsize
 
     def _span(self, index: int, longest: int, side: str) -> slice:
         length = self.lengths[index]
@@ -100,7 +97,7 @@ class HiddenStates:
             target.copy_(self._memory[start:stop])
             return
         assert self._file is not None
-        view = _bytes_of(target)
+        view = bytes_of(target)
         count = os.preadv(self._file, [view], start * self.width * self.dtype.itemsize)
         assert count == len(view), "the scratch file ends early"
 
@@ -110,13 +107,14 @@ class HiddenStates:
             self._memory[start:stop].copy_(source)
             return
         assert self._file is not None
-        view = _bytes_of(source.contiguous())
+        view = bytes_of(source.contiguous())
         written = 0
         while written < len(view):
             written += os.pwrite(self._file, view[written:], start * self.width * self.dtype.itemsize + written)
 
 
-def _bytes_of(tensor: Tensor) -> memoryview:
+def bytes_of(tensor: Tensor) -> memoryview:
+    """The memory of a contiguous tensor."""
     return tensor.detach().view(torch.uint8).numpy().data.cast("B")
 
 

@@ -7,6 +7,8 @@ from schemas.refs import ModelFingerprint
 from schemas.settings import Settings
 from stages.data.encode import Encoder
 from stages.model.backbone import Backbone
+from stages.model.reader import Verify
+from stages.store.cache_directory import CacheDirectory
 
 
 @dataclass(frozen=True)
@@ -17,7 +19,18 @@ class LoadedModel:
     encoder: Encoder
 
     @classmethod
-    def open(cls, model_dir: Path, settings: Settings, *, expected: ModelFingerprint | None = None) -> "LoadedModel":
+    def open(
+        cls,
+        model_dir: Path,
+        settings: Settings,
+        *,
+        expected: ModelFingerprint | None = None,
+        verify: Verify = "once",
+        cache: CacheDirectory | None = None,
+    ) -> "LoadedModel":
         """Open both.  Raises `BadInput` and, where the model is not `expected`, `NotTrusted`."""
         encoder = Encoder.load(model_dir, settings.encoding)
-        return cls(Backbone.open(model_dir, settings, pad_id=encoder.pad_id, expected=expected), encoder)
+        backbone = Backbone.open(
+            model_dir, settings, pad_id=encoder.pad_id, expected=expected, verify=verify, cache=cache
+        )
+        return cls(backbone, encoder)

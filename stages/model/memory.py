@@ -1,13 +1,16 @@
 """How much memory a stage will need, found by running it where tensors have shapes and no memory.
 
-The window's forward and backward pass run once on the meta device, with the real architecture at the real batch
+The forward and backward pass of a micro-batch runs once on the meta device, with the real architecture at the real
 size; a dispatch mode adds up the bytes of every storage while it lives.  No formula per family: attention, experts
 and state spaces are counted as they are.  Around that peak stand the parts that do not depend on the architecture:
 the interpreter with torch and transformers, weights, adapters, optimiser moments, hidden states.
+
+A stage has choices that change its memory and not one bit of its result (`Placement`).  `fit` takes the fastest
+that keeps the budget, and refuses, with the smallest budget that would do, where none does.
 """
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,17 +19,58 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from schemas.errors import DoesNotFit
 from schemas.refs import Window
 from schemas.settings import Settings
 from stages.model.adapters import Adapter
+from stages.model.aside import aside
 from stages.model.backbone import Backbone
 from stages.model.hidden import IN_MEMORY_LIMIT_BYTES
 from stages.model.reader import Weights
 from stages.model.skeleton import Batch
+from stages.store.measure import mebibytes
 
-# Resident size of an interpreter that has imported what a stage imports.  Measured; see benchmarks/memory.py.
-IMPORT_BASELINE_BYTES = 360 * 2**20
+# Resident size of a stage that has imported what it needs and opened a small model, and what the first use of
+# torch's kernels adds (code pages, thread stacks, scratch).  Measured: `python benchmarks/imports.py`.
+IMPORT_BASELINE_BYTES = 285 * 2**20
+KERNELS_BYTES = 20 * 2**20
+BASELINE_VARIES_BYTES = 4 * 2**20  # from one start of a process to the next
 FLOAT32_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What a stage keeps in memory for speed.  The result is the same whatever is chosen."""
+
+    hidden_in_memory: bool  # hidden states of all texts, else in an unlinked file
+    prefetch: bool  # the next layer is read while one computes, else one layer at a time
+    window_resident: bool  # all layers of the window stay, else they pass one at a time, forwards and backwards
+
+
+# Fastest first.
+PLACEMENTS = (
+    Placement(hidden_in_memory=True, prefetch=True, window_resident=True),
+    Placement(hidden_in_memory=False, prefetch=True, window_resident=True),
+    Placement(hidden_in_memory=False, prefetch=False, window_resident=True),
+    Placement(hidden_in_memory=False, prefetch=False, window_resident=False),
+)
+SMALLEST = PLACEMENTS[-1]
+
+
+def fit(predict: Callable[[Placement], int], budget_bytes: int | None, *, what: str) -> tuple[Placement, int]:
+    """The fastest placement whose predicted peak keeps the budget, and that peak.  Raises `DoesNotFit`."""
+    peaks = aside(lambda: [predict(placement) for placement in PLACEMENTS])
+    for placement, peak in zip(PLACEMENTS, peaks, strict=True):
+        if budget_bytes is None or peak <= budget_bytes:
+            return placement, peak
+    raise DoesNotFit(
+        f"{what} does not fit the memory budget",
+        values={
+            "budget": mebibytes(budget_bytes or 0),
+            "smallest that would do": mebibytes(min(peaks) + BASELINE_VARIES_BYTES),
+        },
+        hint="give a larger --memory-budget; a plan with a smaller micro-batch or shorter texts needs less",
+    )
 
 
 class LiveBytes(TorchDispatchMode):
@@ -39,7 +83,11 @@ class LiveBytes(TorchDispatchMode):
         self._seen = {tensor.untyped_storage()._cdata for tensor in known}
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = function(*args, **(kwargs or {}))
+        if function is torch.ops.aten._grouped_mm.default and args[0].is_meta:
+            # Experts.  The kernels take every dtype; the shape function of the meta device insists on bfloat16.
+            result = torch.empty(args[0].shape[0], args[1].shape[-1], dtype=args[0].dtype, device="meta")
+        else:
+            result = function(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
                 self._count(tensor)
@@ -62,88 +110,157 @@ class LiveBytes(TorchDispatchMode):
 
 @dataclass(frozen=True)
 class MemoryModel:
-    """Predicts peaks for one model under one set of settings.  `texts` is how many a device has at most."""
+    """Predicts peaks for one model under one set of settings.
+
+    `bottleneck` is r of Eq. 1 (0: no adapters), `tokens` how many a device's texts have together, `baseline_bytes`
+    the resident size of a process that has opened the model; None: estimated, for a process on another machine.
+    """
 
     backbone: Backbone
     settings: Settings
     bottleneck: int
-    texts: int
+    tokens: int
+    baseline_bytes: int | None = None
 
-    def train_window(self, window: Window, *, start_layer: int) -> int:
+    def train_window(self, window: Window, placement: Placement, *, start_layer: int) -> int:
         """Predicted peak in bytes of `train-window`: the larger of its two phases, prefix and window."""
-        backbone = self.backbone
-        adapter = (2 * self.bottleneck + 1) * backbone.hidden_size * FLOAT32_BYTES + self.bottleneck * FLOAT32_BYTES
-        head = sum(value.numel() for value in backbone.head_parameters.values()) * FLOAT32_BYTES
-        resident = IMPORT_BASELINE_BYTES + self._rest_bytes() + self._hidden_bytes() + head
-        resident += adapter * (backbone.num_layers - min(start_layer, window.start))
-        moments = 2 if self.settings.optimizer.name == "adamw" else 1
-        trained = (1 + moments) * (adapter * len(window.layers) + head)  # gradients and moments
-        prefix = self._prefix_bytes() if window.start > 0 else 0
-        weights = sum(self.weight_bytes(layer) for layer in window.layers)
-        return resident + max(prefix, weights + trained + self._window_activations(window))
+        adapter, head = self._adapter_bytes(), self._head_bytes()
+        resident = self._resident_bytes(placement)
+        resident += adapter * (self.backbone.num_layers - min(start_layer, window.start))
+        moments = {"adamw": 2, "sgd": 1 if self.settings.optimizer.momentum else 0}[self.settings.optimizer.name]
+        copies = 2 + moments  # trained copy, gradient, moments
+        trained = copies * adapter * len(window.layers) + (copies - 1) * head
+        prefix = self._prefix_bytes(placement) if window.start > 0 else 0
+        return resident + max(prefix, trained + self._window_bytes(window, placement))
 
-    def weight_bytes(self, layer: int) -> int:
-        """Bytes of a layer's weights in memory, in the dtype of the plan."""
+    def forward(self, placement: Placement, *, start_layer: int | None = None) -> int:
+        """Predicted peak in bytes of `profile` and, with the adapters of a state from `start_layer` on, of `eval`."""
+        adapters = self.backbone.num_layers - start_layer if start_layer is not None else 0
+        passing = max(self._prefix_bytes(placement), self._head_activations(backward=False))
+        return self._resident_bytes(placement) + adapters * self._adapter_bytes() + passing
+
+    def layer_bytes(self, layer: int) -> int:
+        """Bytes of a layer in memory: as it lies on disk, and again where the plan computes in another dtype."""
+        stored = self.backbone.reader.names.stored_layer(layer)
+        if all(tensor.dtype == self.backbone.dtype for tensor in stored if tensor.dtype.is_floating_point):
+            return self.backbone.reader.layer_bytes(layer)
         parameters = self.backbone.skeleton.layers[layer].parameters()
-        return sum(parameter.numel() * self.backbone.dtype.itemsize for parameter in parameters)
+        converted = sum(parameter.numel() * self.backbone.dtype.itemsize for parameter in parameters)
+        return self.backbone.reader.layer_bytes(layer) + converted
 
-    def _prefix_bytes(self) -> int:
-        """Two arenas for layers in flight, and one layer's forward."""
-        largest = max(self.backbone.reader.layer_bytes(layer) for layer in range(self.backbone.num_layers))
-        with torch.no_grad():
-            return 2 * largest + self._peak_of(Window(start=0, stop=1), backward=False)
+    def _resident_bytes(self, placement: Placement) -> int:
+        opened = self.baseline_bytes
+        if opened is None:
+            opened = IMPORT_BASELINE_BYTES + self._rest_bytes() + self._head_bytes()
+        return opened + KERNELS_BYTES + (self._hidden_bytes() if placement.hidden_in_memory else 0)
 
-    def _window_activations(self, window: Window) -> int:
-        """Forward and backward of one micro-batch through the window, the adapters behind it and the head."""
-        heads = 2 if window.stop < self.backbone.num_layers and self.settings.chain.global_weight else 1
-        with torch.enable_grad():
-            inside = self._peak_of(window, backward=True) if window.layers else 0
-            return inside + heads * self._head_activations()
+    def _prefix_bytes(self, placement: Placement) -> int:
+        """The layers in flight and one layer's forward."""
+        largest = max(self.layer_bytes(layer) for layer in range(self.backbone.num_layers))
+        return (2 if placement.prefetch else 1) * largest + self._layers_activations([0], backward=False)
 
-    def _peak_of(self, window: Window, *, backward: bool) -> int:
-        """Live bytes, at most, of one micro-batch through a window, less its weights."""
-        batch = self._batch()
-        weights: dict[int, Weights] = {layer: self._meta_weights(layer) for layer in window.layers}
-        adapters = {layer: self._meta_adapter() for layer in window.layers}
+    def _window_bytes(self, window: Window, placement: Placement) -> int:
+        """Weights and activations of one micro-batch, forward and backward."""
+        sizes = [self.layer_bytes(layer) for layer in window.layers]
+        heads = self._head_activations(backward=True) + self._foresight_bytes(window)
+        arriving = self._micro_batch_bytes()
+        if placement.window_resident or len(sizes) < 2:
+            # The losses are taken while the window's graph is alive; the head's graph comes and goes.
+            graph = self._layers_activations(window.layers, backward=True) if sizes else 0
+            return sum(sizes) + graph + arriving + heads
+        graph = self._layers_activations(window.layers[-1:], backward=True)
+        carried = self._batch_bytes() * (len(sizes) - 1)
+        return max(sizes) + graph + arriving + heads + carried
+
+    def _layers_activations(self, layers: Sequence[int], *, backward: bool) -> int:
+        """Live bytes, at most, of one micro-batch through `layers`, less weights."""
+        batch = self._batch(backward=backward)
+        weights: dict[int, Weights] = {layer: self._meta_weights(layer) for layer in layers}
+        adapters = {layer: self._meta_adapter() for layer in layers} if self.bottleneck else {}
         hidden = torch.empty(
             *batch.input_ids.shape, self.backbone.hidden_size, dtype=self.backbone.dtype, device="meta"
         )
         live = LiveBytes([tensor for layer in weights.values() for tensor in layer.values()])
-        with live:
+        with live, torch.set_grad_enabled(backward):
             output = self.backbone.run_layers(weights, hidden, batch, adapters)
             if backward:
-                output.sum().backward()
+                output.backward(_meta_like(output))
         return live.peak
 
-    def _head_activations(self) -> int:
-        batch = self._batch()
+    def _foresight_bytes(self, window: Window) -> int:
+        """The global branch of Eq. 2: the adapters behind the window, forward and backward."""
+        behind = self.backbone.num_layers - window.stop
+        if behind == 0 or self.settings.chain.global_weight == 0.0:
+            return 0
+        hidden = torch.empty(
+            *self._batch(backward=True).input_ids.shape,
+            self.backbone.hidden_size,
+            dtype=self.backbone.dtype,
+            device="meta",
+        ).requires_grad_()
+        live = LiveBytes([hidden])
+        with live, torch.enable_grad():
+            flowing = hidden
+            for _ in range(behind):
+                flowing = self._meta_adapter(trains=False)(flowing)
+            flowing.backward(_meta_like(flowing))
+        return live.peak
+
+    def _head_activations(self, *, backward: bool) -> int:
+        batch = self._batch(backward=backward)
         hidden = torch.zeros(*batch.input_ids.shape, self.backbone.hidden_size, dtype=self.backbone.dtype)
         live = LiveBytes()
-        with torch.enable_grad(), live:
-            self.backbone.head(hidden.requires_grad_(), batch).sum().backward()
+        with live, torch.set_grad_enabled(backward):
+            logits = self.backbone.head(hidden.requires_grad_(backward), batch)
+            if backward:
+                logits.sum().backward()
         for parameter in self.backbone.head_parameters.values():
             parameter.grad = None
         return live.peak
 
-    def _batch(self) -> Batch:
-        rows = min(self.settings.numerics.micro_batch, self.settings.optimizer.batch_size, max(self.texts, 1))
+    def _batch(self, *, backward: bool) -> Batch:
+        """A micro-batch as large as they come."""
+        rows = self.settings.numerics.rows
+        if backward:
+            rows = min(rows, self.settings.optimizer.batch_size)
         ids = torch.zeros(rows, self.settings.encoding.max_length, dtype=torch.int64)
         return Batch(ids, torch.ones_like(ids))
 
     def _meta_weights(self, layer: int) -> Weights:
         module = self.backbone.skeleton.layers[layer]
-        return {name: torch.empty_like(value, device="meta") for name, value in module.state_dict().items()}
+        return {name: value.to("meta") for name, value in module.state_dict().items()}
 
-    def _meta_adapter(self) -> Adapter:
+    def _meta_adapter(self, *, trains: bool = True) -> Adapter:
         r, d = self.bottleneck, self.backbone.hidden_size
         shapes = [(r, d), (r,), (d, r), (d,)]
-        tensors = [torch.empty(shape, device="meta", requires_grad=True) for shape in shapes]
+        tensors = [torch.empty(shape, device="meta", requires_grad=trains) for shape in shapes]
         return Adapter.of(tensors, self.settings.adapter.activation)
 
+    def _adapter_bytes(self) -> int:
+        r, d = self.bottleneck, self.backbone.hidden_size
+        return (2 * r * d + r + d) * FLOAT32_BYTES
+
+    def _head_bytes(self) -> int:
+        return sum(value.numel() for value in self.backbone.head_parameters.values()) * FLOAT32_BYTES
+
+    def _token_bytes(self) -> int:
+        return self.backbone.hidden_size * self.backbone.dtype.itemsize
+
+    def _micro_batch_bytes(self) -> int:
+        return self._batch(backward=True).input_ids.numel() * self._token_bytes()
+
+    def _batch_bytes(self) -> int:
+        return self.settings.optimizer.batch_size * self.settings.encoding.max_length * self._token_bytes()
+
     def _hidden_bytes(self) -> int:
-        tokens = self.texts * self.settings.encoding.max_length
-        return min(tokens * self.backbone.hidden_size * self.backbone.dtype.itemsize, IN_MEMORY_LIMIT_BYTES)
+        wanted = self.tokens * self._token_bytes()
+        return wanted if wanted <= IN_MEMORY_LIMIT_BYTES else 0
 
     def _rest_bytes(self) -> int:
         names = self.backbone.reader.names.rest
         return sum(source.size for load in names for source, _ in load.sources)
+
+
+def _meta_like(tensor: Tensor) -> Tensor:
+    """A gradient for `tensor`.  (`empty_like` and a sum's own gradient would import sympy on the meta device.)"""
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")

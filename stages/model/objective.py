@@ -7,11 +7,16 @@
 
 The global branch runs the adapters behind the window and the head, never a frozen layer.  Sums are divided by the
 size of the whole batch, so that micro-batches with accumulation give the gradient of the batch.
+
+Both losses meet in h_{e+1}: their gradients are taken there one after the other, so that their graphs are never in
+memory together, and their sum goes back through the window.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 import torch.nn.functional as F  # noqa: N812 -- torch's own convention
 from torch import Tensor
 
@@ -22,28 +27,29 @@ from stages.model.reader import Weights
 from stages.model.skeleton import Batch
 
 
-@dataclass(frozen=True)
-class Losses:
-    """Scalars in nats.  `downstream` is None where the global branch does not run."""
+class _Meeting(torch.autograd.Function):
+    """A scalar whose gradient with respect to `tensor` is `gradient`."""
 
-    local: Tensor
-    downstream: Tensor | None
-    global_weight: float
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, gradient: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient)
+        return tensor.new_zeros(())
 
-    @property
-    def total(self) -> Tensor:
-        """What is minimised."""
-        return self.local if self.downstream is None else self.local + self.global_weight * self.downstream
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> tuple[Tensor, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient, None
 
-    def values(self) -> "StepLoss":
-        """As numbers, without the graph."""
-        downstream = None if self.downstream is None else self.downstream.item()
-        return StepLoss(self.total.item(), self.local.item(), downstream)
+
+def go_back(tensor: Tensor, gradient: Tensor) -> None:
+    """As `tensor.backward(gradient)`, which would import sympy (36 MiB) to compare two shapes."""
+    scalar: Tensor = _Meeting.apply(tensor, gradient)  # type: ignore[no-untyped-call]
+    torch.autograd.backward(scalar)
 
 
 @dataclass(frozen=True)
 class StepLoss:
-    """The same as numbers."""
+    """Nats.  `downstream` is None where the global branch does not run."""
 
     total: float
     local: float
@@ -60,29 +66,40 @@ class StepLoss:
         )
 
 
-def window_losses(
-    backbone: Backbone,
-    window: Window,
-    weights: Mapping[int, Weights],
-    adapters: Mapping[int, Adapter],
-    hidden: Tensor,
-    batch: Batch,
-    targets: Tensor,
-    *,
-    global_weight: float,
-    batch_size: int,
-) -> Losses:
-    """Eq. 2 for a micro-batch: `hidden` h_s (B, S, D), `targets` (B,) class indices, `batch_size` ≥ B."""
-    inside = {layer: adapters[layer] for layer in window.layers}
-    leaving = backbone.run_layers(weights, hidden, batch, inside) if inside else hidden
-    local = _cross_entropy(backbone.head(leaving, batch), targets, batch_size)
-    if window.stop == backbone.num_layers or global_weight == 0.0:
-        return Losses(local, None, global_weight)
-    for layer in range(window.stop, backbone.num_layers):
-        leaving = adapters[layer](leaving)
-    downstream = _cross_entropy(backbone.head(leaving, batch), targets, batch_size)
-    return Losses(local, downstream, global_weight)
+@dataclass(frozen=True)
+class Objective:
+    """Eq. 2 for one window.  `adapters` are those of every layer from the start layer on; the window's train."""
 
+    backbone: Backbone
+    window: Window
+    adapters: Mapping[int, Adapter]
+    global_weight: float
 
-def _cross_entropy(logits: Tensor, targets: Tensor, batch_size: int) -> Tensor:
-    return F.cross_entropy(logits, targets, reduction="sum") / batch_size
+    def accumulate(
+        self, weights: Mapping[int, Weights], hidden: Tensor, batch: Batch, targets: Tensor, *, batch_size: int
+    ) -> StepLoss:
+        """Add the gradient of a micro-batch to the `.grad` of what trains (and of `hidden`, if it asks for one).
+
+        `weights` are those of the window's layers, or of its last ones where `hidden` (B, S, D) has passed the
+        others; `targets` (B,) are class indices; `batch_size` ≥ B.
+        """
+        inside = {layer: self.adapters[layer] for layer in weights}
+        leaving = self.backbone.run_layers(weights, hidden, batch, inside) if weights else hidden
+        meeting = leaving.detach().requires_grad_(leaving.requires_grad)
+        local = self._backward(meeting, batch, targets, batch_size, weight=1.0)
+        downstream = None
+        if self.window.stop < self.backbone.num_layers and self.global_weight > 0.0:
+            behind = meeting
+            for layer in range(self.window.stop, self.backbone.num_layers):
+                behind = self.adapters[layer](behind)
+            downstream = self._backward(behind, batch, targets, batch_size, weight=self.global_weight)
+        if leaving.requires_grad:
+            assert meeting.grad is not None
+            go_back(leaving, meeting.grad)
+        total = local if downstream is None else local + self.global_weight * downstream
+        return StepLoss(total, local, downstream)
+
+    def _backward(self, hidden: Tensor, batch: Batch, targets: Tensor, batch_size: int, *, weight: float) -> float:
+        loss = F.cross_entropy(self.backbone.head(hidden, batch), targets, reduction="sum") / batch_size
+        torch.autograd.backward(weight * loss)
+        return loss.item()

@@ -1,13 +1,15 @@
 """Parts of a base model, read and checked: a layer, some embedding rows, everything around the layers.
 
 Each part's bytes are hashed as they are read and compared with the fingerprint that the federation agreed on, so a
-changed weight or a bad disk ends in an error that names the part, never in a different number.
+changed weight or a bad disk ends in an error that names the part, never in a different number.  `Verify` says how
+often: `always` when it is read, `once` while its file does not change (by inode, size and times), `never`.
 """
 
 import mmap
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,20 +19,29 @@ from schemas.refs import ModelFingerprint
 from stages.model.names import Load, Names, stored
 from stages.model.skeleton import Skeleton
 from stages.model.weights import Checkpoint, PartHasher, StoredTensor, file_digest
+from stages.store.cache_directory import CacheDirectory
 
 Weights = Mapping[str, Tensor]  # a layer's parameters by their names inside the layer
+Verify = Literal["always", "once", "never"]
 ALIGNMENT = 64  # bytes: what vector loads like, and a multiple of every dtype
 
 
 @dataclass(frozen=True)
 class Reader:
-    """Reads the parts of one model.  `expected` is what they must be; None where nothing is known yet."""
+    """Reads the parts of one model.
+
+    `expected` is what they must be; None where nothing is known yet.  What was verified `once` is remembered in
+    `cache`, or in the process where there is none.
+    """
 
     model_dir: Path
     checkpoint: Checkpoint
     names: Names
     skeleton: Skeleton
     expected: ModelFingerprint | None
+    verify: Verify = "always"
+    cache: CacheDirectory | None = None
+    verified: set[str] = field(default_factory=set)
 
     def fingerprint(self) -> ModelFingerprint:
         """Hash the whole model, in constant memory."""
@@ -55,9 +66,13 @@ class Reader:
         expected, model = self.expected, self.model_dir
         self._check("config.json", expected.config, file_digest(model / "config.json"))
         self._check("tokenizer.json", expected.tokenizer, file_digest(model / "tokenizer.json"))
-        embeddings = self.checkpoint.digest(stored([self.names.embeddings]))
-        self._check("the token embedding table", expected.embeddings, embeddings)
-        self._check("what stands around the layers", expected.rest, self.checkpoint.digest(self.names.stored_rest()))
+        for part, wanted, tensors in (
+            ("the token embedding table", expected.embeddings, stored([self.names.embeddings])),
+            ("what stands around the layers", expected.rest, self.names.stored_rest()),
+        ):
+            if self._is_to_be_checked(wanted, tensors):
+                self._check(part, wanted, self.checkpoint.digest(tensors))
+                self._remember(wanted, tensors)
 
     def check_same(self, expected: ModelFingerprint, found: ModelFingerprint) -> None:
         """Compare two fingerprints part by part.  Raises `NotTrusted` for the first part that differs."""
@@ -73,17 +88,22 @@ class Reader:
     def layer(self, layer: int, arena: mmap.mmap) -> Weights:
         """A layer's weights, lying in `arena` where the model stores them as it uses them.  Raises `NotTrusted`."""
         raw: dict[str, Tensor] = {}
+        tensors = sorted(self.names.stored_layer(layer), key=lambda tensor: tensor.name)
+        wanted = self.expected.layers[layer] if self.expected is not None else ""
+        checking = self.expected is not None and self._is_to_be_checked(wanted, tensors)
         hasher = PartHasher()
         offset = 0
-        for tensor in sorted(self.names.stored_layer(layer), key=lambda tensor: tensor.name):
+        for tensor in tensors:
             view = memoryview(arena)[offset : offset + tensor.size]
             self.checkpoint.read_into(tensor, view)
-            hasher.begin(tensor)
-            hasher.add(view)
+            if checking:
+                hasher.begin(tensor)
+                hasher.add(view)
             raw[tensor.name] = _as_tensor(arena, tensor, offset)
             offset += _aligned(tensor.size)
-        if self.expected is not None:
-            self._check(f"layer {layer}", self.expected.layers[layer], hasher.digest())
+        if checking:
+            self._check(f"layer {layer}", wanted, hasher.digest())
+            self._remember(wanted, tensors)
         prefix = f"{self.skeleton.layer_prefix}.{layer}."
         converted = self._convert(self.names.layers[layer], raw)
         return {name.removeprefix(prefix): value for name, value in converted.items()}
@@ -128,6 +148,22 @@ class Reader:
             converted |= load.convert(raw, self.skeleton.model)
         dtype = self.skeleton.dtype
         return {name: value.to(dtype) if value.is_floating_point() else value for name, value in converted.items()}
+
+    def _is_to_be_checked(self, wanted: str, tensors: Sequence[StoredTensor]) -> bool:
+        if self.verify == "once":
+            fact = self._fact(wanted, tensors)
+            return str(fact) not in self.verified and not (self.cache is not None and self.cache.knows(fact))
+        return self.verify == "always"
+
+    def _remember(self, wanted: str, tensors: Sequence[StoredTensor]) -> None:
+        fact = self._fact(wanted, tensors)
+        self.verified.add(str(fact))
+        if self.verify == "once" and self.cache is not None:
+            self.cache.note(fact)
+
+    def _fact(self, wanted: str, tensors: Sequence[StoredTensor]) -> list[object]:
+        """A part and the files it was read from, as they are now."""
+        return [wanted, self.checkpoint.identities({tensor.file for tensor in tensors})]
 
     def _check(self, part: str, expected: str, found: str) -> None:
         if expected != found:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
@@ -225,23 +226,28 @@ def build_skeleton(config: PretrainedConfig, head: HeadSettings, *, dtype: torch
     whole = head.form == "transformers"
     config.use_cache = False
     factory = AutoModelForSequenceClassification if whole else AutoModel
-    with torch.device("meta"):
+    # Parameters only: buffers that no checkpoint holds (rotary frequencies, position ids) are real from the start.
+    with parameters_on_meta(), no_init_weights():
         model = factory.from_config(config, dtype=dtype)
-    _restore_buffers(model)
+    model.tie_weights()
     return Skeleton(model.eval().requires_grad_(False), head.form)
 
 
-def _restore_buffers(model: PreTrainedModel) -> None:
-    """Compute the buffers that no checkpoint holds (rotary frequencies, position ids), as `from_pretrained` does."""
-    for path, buffer in list(model.named_non_persistent_buffers()):
-        parent, _, name = path.rpartition(".")
-        value = torch.empty_like(buffer, device="cpu")
-        if value.is_floating_point():
-            value.fill_(float("nan"))  # one that is not computed below would be noticed
-        model.get_submodule(parent)._buffers[name] = value
-    for tensor in model.state_dict(keep_vars=True).values():
-        tensor._is_hf_initialized = True  # only what is not in a checkpoint is to be initialised
-    model.initialize_weights()
+@contextmanager
+def parameters_on_meta() -> Iterator[None]:
+    """Modules made meanwhile keep the shapes of their parameters, not the memory; buffers are real."""
+    register = nn.Module.register_parameter
+
+    def register_on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        register(module, name, parameter)
+        if parameter is not None:
+            module._parameters[name] = nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
+
+    nn.Module.register_parameter = register_on_meta  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]
 
 
 def find_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:

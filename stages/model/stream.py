@@ -9,13 +9,15 @@ import mmap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import torch
 
 from stages.model.adapters import Adapter
 from stages.model.backbone import Backbone
 from stages.model.cache import PrefixCache
-from stages.model.hidden import HiddenStates
+from stages.model.hidden import IN_MEMORY_LIMIT_BYTES, HiddenStates
+from stages.model.memory import Placement
 from stages.model.reader import Weights
 from stages.model.texts import EncodedTexts
 
@@ -27,11 +29,29 @@ def arena(size: int) -> mmap.mmap:
     return mmap.mmap(-1, max(size, mmap.PAGESIZE), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
-def stream_layers(backbone: Backbone, layers: Sequence[int]) -> Iterator[tuple[int, Weights]]:
-    """Each layer's weights in turn.  They are valid until the next one is asked for."""
+def hidden_states(backbone: Backbone, texts: EncodedTexts, placement: Placement, *, scratch: Path) -> HiddenStates:
+    """A place for what leaves a layer, for all texts: in memory or in an unlinked file in `scratch`."""
+    limit = IN_MEMORY_LIMIT_BYTES if placement.hidden_in_memory else 0
+    return HiddenStates(
+        texts.lengths, backbone.hidden_size, backbone.dtype, scratch=scratch, in_memory_limit_bytes=limit
+    )
+
+
+def stream_layers(backbone: Backbone, layers: Sequence[int], *, prefetch: bool = True) -> Iterator[tuple[int, Weights]]:
+    """Each layer's weights in turn.  They are valid until the next one is asked for.
+
+    With `prefetch` two layers are in memory, the second on its way while the first computes; without, one.
+    """
     if not layers:
         return
     size = max(backbone.reader.layer_bytes(layer) for layer in layers)
+    if not prefetch:
+        only = arena(size)
+        for layer in layers:
+            weights = backbone.reader.layer(layer, only)
+            yield layer, weights
+            del weights
+        return
     arenas = [arena(size) for _ in layers[:2]]
     with ThreadPoolExecutor(1, "prefetch") as executor:
         coming: Future[Weights] = executor.submit(backbone.reader.layer, layers[0], arenas[0])
@@ -56,24 +76,24 @@ def run_prefix(
     adapters: Mapping[int, Adapter],
     *,
     stop: int,
+    prefetch: bool = True,
     cache: PrefixCache | None = None,
+    keep: Sequence[int] = (),
     after_layer: AfterLayer = lambda layer, hidden: None,
     layer_seconds: Callable[[float], object] = lambda seconds: None,
     progress: Callable[[str, int, int], None] = lambda phase, done, total: None,
 ) -> None:
     """Bring every text from its embedding to h_stop, in place, in layer-major order.
 
-    `after_layer(-1, hidden)` follows the embeddings, `after_layer(l, hidden)` layer l.  With a `cache`, what leaves
-    its layers is taken from there or kept there; those layers then have no `after_layer`.
+    `after_layer(-1, hidden)` follows the embeddings, `after_layer(l, hidden)` layer l.  With a `cache` the deepest
+    h_d that it has is the start (layers before have no `after_layer`), and h_d is kept for each depth d of `keep`.
     """
-    start = 0
-    if cache is not None and cache.depth <= stop and cache.load(texts, hidden):
-        start = cache.depth
-    else:
+    start = cache.deepest(stop, hidden) if cache is not None else 0
+    if start == 0:
         for indices in texts.chunks():
             hidden.scatter(indices, backbone.embed(texts.batch(indices)), side=texts.side)
         after_layer(-1, hidden)
-    for layer, weights in stream_layers(backbone, range(start, stop)):
+    for layer, weights in stream_layers(backbone, range(start, stop), prefetch=prefetch):
         progress("layers", layer, stop)
         began = time.perf_counter()
         for indices in texts.chunks():
@@ -82,6 +102,6 @@ def run_prefix(
             hidden.scatter(indices, output, side=texts.side)
         layer_seconds(time.perf_counter() - began)
         after_layer(layer, hidden)
-        if cache is not None and layer + 1 == cache.depth:
-            cache.store(texts, hidden)
+        if cache is not None and layer + 1 in keep:
+            cache.store(layer + 1, hidden)
     progress("layers", stop, stop)

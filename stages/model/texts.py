@@ -35,6 +35,11 @@ class EncodedTexts:
         """Tokens of each text."""
         return [len(row) for row in self.rows]
 
+    @property
+    def token_count(self) -> int:
+        """Tokens of all texts together."""
+        return sum(self.lengths)
+
     def chunks(self) -> list[list[int]]:
         """Indices of all texts in canonical order, a micro-batch at a time."""
         order = sorted(range(len(self.rows)), key=lambda index: (len(self.rows[index]), index))

@@ -5,14 +5,19 @@ import os
 import platform
 import resource
 import sys
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from schemas.errors import DoesNotFit
 from schemas.measured import Measured
 
+SAMPLE_SECONDS = 0.02
+STATM = Path("/proc/self/statm")
 STATUS = Path("/proc/self/status")
 CLEAR_REFS = Path("/proc/self/clear_refs")
 RESET_PEAK = "5"  # proc(5): resets the resident high-water mark
@@ -43,21 +48,62 @@ class MeasuredFacts:
 
 
 class Stopwatch:
-    """Seconds and peak memory of a block.  The peak is that of the process while the block ran."""
+    """Seconds and peak memory of a block.  The peak is that of the process while the block ran.
+
+    With a budget the block is watched: a thread samples the resident size, and the next step of progress after it
+    went over raises `DoesNotFit`.
+    """
 
     seconds: float = 0.0
     peak_bytes: int | None = None
 
+    def __init__(self, budget_bytes: int | None = None) -> None:
+        self.budget_bytes = budget_bytes
+        self._highest = 0
+        self._done = threading.Event()
+        self._thread: threading.Thread | None = None
+
     def __enter__(self) -> Self:
         reset_peak()
         self._began = time.perf_counter()
+        if self.budget_bytes is not None and resident_bytes() is not None:
+            self._thread = threading.Thread(target=self._sample, name="memory watch", daemon=True)
+            self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._done.set()
+        if self._thread is not None:
+            self._thread.join()
         self.seconds = time.perf_counter() - self._began
         self.peak_bytes = peak_bytes()
+
+    def over(self, progress: Callable[[str, int, int], None]) -> Callable[[str, int, int], None]:
+        """`progress` that also keeps the budget."""
+
+        def watched(phase: str, done: int, total: int) -> None:
+            self.check()
+            progress(phase, done, total)
+
+        return watched
+
+    def check(self) -> None:
+        """Raise `DoesNotFit` where the process has been over its budget."""
+        if self.budget_bytes is not None and self._highest > self.budget_bytes:
+            raise DoesNotFit(
+                "the stage needs more memory than its budget, and more than was predicted",
+                values={
+                    "budget": mebibytes(self.budget_bytes),
+                    "in use": mebibytes(self._highest),
+                },
+                hint="give a larger --memory-budget; nothing was written",
+            )
+
+    def _sample(self) -> None:
+        while not self._done.wait(SAMPLE_SECONDS):
+            self._highest = max(self._highest, resident_bytes() or 0)
 
 
 def reset_peak() -> None:
@@ -68,6 +114,14 @@ def reset_peak() -> None:
         pass  # the peak then covers the whole life of the process
 
 
+def resident_bytes() -> int | None:
+    """Resident size of this process now; None where the system does not say."""
+    try:
+        return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return None
+
+
 def peak_bytes() -> int | None:
     """Resident high-water mark of this process (`VmHWM`; elsewhere what getrusage has)."""
     if STATUS.exists():
@@ -76,6 +130,11 @@ def peak_bytes() -> int | None:
                 return int(line.split()[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def mebibytes(count: int) -> str:
+    """`438 MiB`, rounded up: a budget of what it says is enough."""
+    return f"{-(-count // 2**20)} MiB"
 
 
 def _versions() -> dict[str, str]:

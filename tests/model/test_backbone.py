@@ -20,7 +20,7 @@ from stages.model.backbone import Backbone
 from stages.model.check import TOLERANCE, check_architecture, check_model, compare
 from stages.model.hidden import HiddenStates
 from stages.model.loading import LoadedModel
-from stages.model.objective import window_losses
+from stages.model.objective import Objective
 from stages.model.skeleton import Batch, find_layers
 from stages.model.stream import load_layers, run_prefix, stream_layers
 from stages.model.texts import EncodedTexts
@@ -98,13 +98,12 @@ def test_window_gradients_equal_autograd_on_the_resident_model(
     adapters = _random_adapters()
     arriving = _stream(backbone, batch, adapters, stop=window.start) if window.start else backbone.embed(batch)
     weights = load_layers(backbone, window.layers)
-    losses = window_losses(
-        backbone, window, weights, adapters, arriving, batch, targets, global_weight=weight, batch_size=3
+    loss = Objective(backbone, window, adapters, global_weight=weight).accumulate(
+        weights, arriving, batch, targets, batch_size=3
     )
-    losses.total.backward()
     found = {layer: [value.grad for value in adapters[layer].parameters()] for layer in range(DEPTH)}
     expected_loss, expected = _resident_gradients(model, backbone, batch, targets, window, weight)
-    assert losses.total.item() == pytest.approx(expected_loss, abs=1e-6)
+    assert loss.total == pytest.approx(expected_loss, abs=1e-6)
     for layer in window.layers:
         for ours, theirs in zip(found[layer], expected[layer], strict=True):
             assert ours is not None
@@ -121,12 +120,10 @@ def test_the_global_branch_runs_no_frozen_layer_and_carries_gradient(tiny_bert: 
     for index, layer in enumerate(backbone.skeleton.layers):
         layer.register_forward_hook(lambda *_, index=index: ran.append(index))
     weights = load_layers(backbone, window.layers)
-    losses = window_losses(
-        backbone, window, weights, adapters, backbone.embed(batch), batch, targets, global_weight=1.0, batch_size=3
-    )
+    objective = Objective(backbone, window, adapters, global_weight=1.0)
+    loss = objective.accumulate(weights, backbone.embed(batch), batch, targets, batch_size=3)
     assert ran == [0]
-    assert losses.downstream is not None
-    losses.downstream.backward()
+    assert loss.downstream is not None
     assert adapters[0].up_DR.grad is not None
     assert float(adapters[0].up_DR.grad.abs().max()) > 0
 
@@ -136,11 +133,11 @@ def test_the_last_window_has_the_end_to_end_loss_alone(tiny_bert: Path) -> None:
     window, adapters = Window(start=1, stop=3), _random_adapters()
     arriving = _stream(backbone, batch, adapters, stop=1)
     weights = load_layers(backbone, window.layers)
-    losses = window_losses(
-        backbone, window, weights, adapters, arriving, batch, targets, global_weight=5.0, batch_size=3
+    loss = Objective(backbone, window, adapters, global_weight=5.0).accumulate(
+        weights, arriving, batch, targets, batch_size=3
     )
-    assert losses.downstream is None
-    assert losses.total is losses.local
+    assert loss.downstream is None
+    assert loss.total == loss.local
 
 
 def test_micro_batches_accumulate_the_gradient_of_the_batch(tiny_bert: Path) -> None:
@@ -152,10 +149,8 @@ def test_micro_batches_accumulate_the_gradient_of_the_batch(tiny_bert: Path) -> 
         for part in rows:
             piece = Batch(batch.input_ids[part], batch.attention_mask[part])
             arriving = backbone.embed(piece)
-            losses = window_losses(
-                backbone, window, weights, adapters, arriving, piece, targets[part], global_weight=0.5, batch_size=3
-            )
-            losses.total.backward()
+            objective = Objective(backbone, window, adapters, global_weight=0.5)
+            objective.accumulate(weights, arriving, piece, targets[part], batch_size=3)
         gradients.append([value.grad for layer in window.layers for value in adapters[layer].parameters()])
     for whole, summed in zip(*gradients, strict=True):
         assert whole is not None

@@ -2,12 +2,18 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 
+from schemas.errors import DoesNotFit
 from schemas.refs import Window
+from stages.model.adapters import Adapter
+from stages.model.aside import aside
 from stages.model.backbone import Backbone
-from stages.model.memory import LiveBytes, MemoryModel
+from stages.model.memory import PLACEMENTS, SMALLEST, LiveBytes, MemoryModel, Placement, fit
 from tests import fleet
+
+MIB = 2**20
 
 
 def test_live_bytes_counts_what_lives_at_once() -> None:
@@ -23,38 +29,79 @@ def test_live_bytes_counts_what_lives_at_once() -> None:
     assert second.nbytes + third.nbytes == 700
 
 
-def test_the_meta_device_counts_what_the_processor_would_hold(tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", ["bert", "llama", "mixtral", "mamba"])
+def test_the_meta_device_counts_what_the_processor_would_hold(family: str, tmp_path: Path) -> None:
     """The forward and backward pass of a window, counted where tensors have memory, is what was predicted."""
-    fleet.save_model(tmp_path, "bert")
-    chosen = fleet.settings(chain={"global_weight": 0.0})
+    fleet.save_model(tmp_path, family)
+    chosen = fleet.settings(adapter={"activation": "relu"})
     backbone = Backbone.open(tmp_path, chosen, pad_id=0)
-    chosen = chosen.model_copy(update={"adapter": chosen.adapter.model_copy(update={"activation": "relu"})})
-    model = MemoryModel(backbone, chosen, 8, texts=10)
-    window = Window(start=0, stop=2)
-    predicted = model._peak_of(window, backward=True)
-    batch = model._batch()
+    model = MemoryModel(backbone, chosen, 8, tokens=100)
+    layers = [0, 1]
+    predicted = model._layers_activations(layers, backward=True)
+    batch = model._batch(backward=True)
     weights = {
-        layer: {k: torch.zeros(v.shape) for k, v in model._meta_weights(layer).items()} for layer in window.layers
+        layer: {name: torch.zeros(value.shape) for name, value in model._meta_weights(layer).items()}
+        for layer in layers
     }
-    known = [value for layer in weights.values() for value in layer.values()]
-    from stages.model.adapters import Adapter
-
     adapters = {
         layer: Adapter.of(
-            (torch.zeros(v.shape, requires_grad=True) for v in model._meta_adapter().parameters()), "relu"
+            (torch.zeros(value.shape, requires_grad=True) for value in model._meta_adapter().parameters()), "relu"
         )
-        for layer in window.layers
+        for layer in layers
     }
     hidden = torch.zeros(*batch.input_ids.shape, 64)
+    known = [value for layer in weights.values() for value in layer.values()]
     live = LiveBytes([*known, hidden, *(value for adapter in adapters.values() for value in adapter.parameters())])
     with live:
         backbone.run_layers(weights, hidden, batch, adapters).sum().backward()
-    assert abs(live.peak - predicted) <= 0.15 * predicted
+    # Experts choose their tokens when there are values to choose by; elsewhere the count is close to exact.
+    assert abs(live.peak - predicted) <= (0.5 if family == "mixtral" else 0.15) * predicted
 
 
-def test_more_layers_in_the_window_need_more_memory(tmp_path: Path) -> None:
+def test_more_layers_in_the_window_need_more_memory_unless_they_pass_one_at_a_time(tmp_path: Path) -> None:
     fleet.save_model(tmp_path, "llama")
     chosen = fleet.settings(adapter={"activation": "silu"})
-    model = MemoryModel(Backbone.open(tmp_path, chosen, pad_id=0), chosen, 8, texts=10)
-    peaks = [model.train_window(Window(start=0, stop=stop), start_layer=0) for stop in (1, 2, 3)]
-    assert peaks == sorted(set(peaks))
+    model = MemoryModel(Backbone.open(tmp_path, chosen, pad_id=0), chosen, 8, tokens=100)
+    windows = [Window(start=0, stop=stop) for stop in (1, 2, 3)]
+    for choice in PLACEMENTS[:3]:
+        peaks = [model.train_window(window, choice, start_layer=0) for window in windows]
+        assert peaks == sorted(set(peaks))
+    resident, streamed = (model.train_window(windows[2], choice, start_layer=0) for choice in PLACEMENTS[2:])
+    assert streamed < resident
+
+
+def test_the_fastest_placement_that_keeps_the_budget_is_taken() -> None:
+    peaks = dict(zip(PLACEMENTS, (400 * MIB, 300 * MIB, 200 * MIB, 100 * MIB), strict=True))
+    for budget, expected in ((None, 0), (400, 0), (399, 1), (200, 2), (150, 3)):
+        placement, peak = fit(peaks.__getitem__, budget and budget * MIB, what="it")
+        assert placement == PLACEMENTS[expected]
+        assert peak == peaks[placement]
+
+
+def test_a_budget_below_the_smallest_placement_is_refused_with_what_would_do() -> None:
+    def predict(placement: Placement) -> int:
+        return 100 * MIB if placement == SMALLEST else 200 * MIB
+
+    with pytest.raises(DoesNotFit, match="it does not fit") as caught:
+        fit(predict, 90 * MIB, what="it")
+    assert "90 MiB" in str(caught.value)
+    assert "104 MiB" in str(caught.value)
+
+
+def test_what_runs_aside_leaves_nothing_here_but_its_result() -> None:
+    here: list[int] = []
+
+    def work() -> int:
+        here.append(1)
+        return 7
+
+    assert aside(work) == 7
+    assert here == []
+
+
+def test_what_fails_aside_fails_here() -> None:
+    def work() -> int:
+        raise DoesNotFit("no", hint="")
+
+    with pytest.raises(DoesNotFit):
+        aside(work)

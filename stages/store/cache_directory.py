@@ -1,0 +1,108 @@
+"""A directory of things that can be made again: bounded, shared between processes, never needed.
+
+    DIR/prefixes/<digest>.hidden    hidden states of a device's texts (stages/model/cache.py)
+    DIR/verified/<digest>           "this part of that file had the digest it should have" (stages/model/reader.py)
+
+Entries appear whole (written aside, renamed) and the least recently used go first.  It holds what a model made of
+private texts, so it is readable by its owner only and belongs on the device.
+"""
+
+import fcntl
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from schemas.base import canonical_json
+
+DEFAULT_LIMIT_BYTES = 4 * 2**30
+
+
+@dataclass(frozen=True)
+class CacheDirectory:
+    """Where entries lie, and how many bytes the hidden states may take together."""
+
+    path: Path
+    limit_bytes: int = DEFAULT_LIMIT_BYTES
+
+    @property
+    def prefixes(self) -> Path:
+        """Entries of hidden states."""
+        return self.path / "prefixes"
+
+    def entries(self) -> list[tuple[Path, os.stat_result]]:
+        """Entries of hidden states, least recently used first."""
+        found = []
+        for path in self.prefixes.glob("*.hidden"):
+            with suppress(FileNotFoundError):  # evicted by somebody else
+                found.append((path, path.stat()))
+        return sorted(found, key=lambda entry: (entry[1].st_mtime_ns, entry[0].name))
+
+    @contextmanager
+    def writing(self, path: Path, size: int) -> Iterator[IO[bytes] | None]:
+        """A file that becomes the entry `path` when the block ends well; None where `size` bytes are over the limit.
+
+        A full disk costs the entry, not the work.
+        """
+        if not self._make_room(size):
+            yield None
+            return
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=".partial", dir=self.prefixes)
+        partial = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+                partial.replace(path)
+        except OSError:
+            partial.unlink(missing_ok=True)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+    def knows(self, fact: object) -> bool:
+        """Whether `fact` (anything that is JSON) was noted."""
+        return self._note(fact).exists()
+
+    def note(self, fact: object) -> None:
+        """Remember `fact`."""
+        path = self._note(fact)
+        with suppress(OSError):  # read-only or full: asked again next time
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            path.touch()
+
+    def _note(self, fact: object) -> Path:
+        return self.path / "verified" / hashlib.sha256(canonical_json(fact)).hexdigest()[:40]
+
+    def _make_room(self, size: int) -> bool:
+        """Evict until `size` more bytes fit; whether they do."""
+        if size > self.limit_bytes:
+            return False
+        try:
+            self.prefixes.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with (self.prefixes / ".lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                self._sweep()
+                entries = self.entries()
+                total = sum(stat.st_size for _, stat in entries)
+                for path, stat in entries:
+                    if total + size <= self.limit_bytes:
+                        break
+                    path.unlink(missing_ok=True)
+                    total -= stat.st_size
+        except OSError:
+            return False
+        return True
+
+    def _sweep(self) -> None:
+        """Remove what killed writers left; a living writer holds the lock of its file."""
+        for partial in self.prefixes.glob(".*.partial"):
+            with suppress(BlockingIOError, FileNotFoundError), partial.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                partial.unlink(missing_ok=True)
