@@ -89,7 +89,7 @@ class PlanManifest(Manifest):
         chain, numerics = chosen.chain, chosen.numerics
         if "auto" in (chosen.similarity.scale, chosen.adapter.activation, chain.window_size, numerics.micro_batch):
             raise ValueError("a plan holds decisions, not auto")
-        if not chosen.task.labels:
+        if chosen.task.kind == "text-classification" and not chosen.task.labels:
             raise ValueError("a plan fixes the label set")
         return self
 

@@ -6,6 +6,7 @@ from pydantic import BaseModel
 
 from schemas.evaluation import EvaluationManifest
 from schemas.measured import Measured
+from schemas.perplexity import PerplexityManifest
 from schemas.plan import PlanManifest
 from schemas.profile import ProfileManifest
 from schemas.settings import Settings
@@ -18,6 +19,7 @@ DOCUMENTS: dict[str, type[BaseModel]] = {
     "state": StateManifest,
     "update": UpdateManifest,
     "evaluation": EvaluationManifest,
+    "perplexity": PerplexityManifest,
     "measured": Measured,
     "recipe": Settings,
 }

@@ -18,9 +18,13 @@ EFFICIENT_TOKENS = 512  # in one matrix product; more are no faster on a process
 
 
 class TaskSettings(Record):
-    """What is learned, from which columns.  The label set is fixed by the plan, in this order."""
+    """What is learned, from which columns.
 
-    kind: Literal["text-classification"] = "text-classification"
+    `text-classification`: the label set is fixed by the plan, in this order.  `causal-lm`: the next token of each
+    text, by the model's own language head; there are no labels.
+    """
+
+    kind: Literal["text-classification", "causal-lm"] = "text-classification"
     text_column: str = "text"
     label_column: str = "label"
     labels: tuple[Label, ...] = ()
@@ -29,7 +33,13 @@ class TaskSettings(Record):
     def _labels_are_distinct(self) -> "TaskSettings":
         if len(set(self.labels)) != len(self.labels):
             raise ValueError("a label is listed twice")
+        if self.labels and self.kind == "causal-lm":
+            raise ValueError("a causal-lm task has no labels")
         return self
+
+
+# What turns the last hidden states into an answer: the first two classify, the third is that of `causal-lm`.
+HeadForm = Literal["transformers", "mean", "language-model"]
 
 
 class EncodingSettings(Record):
@@ -143,3 +153,8 @@ class Settings(Record):
     optimizer: OptimizerSettings = OptimizerSettings()
     numerics: NumericsSettings = NumericsSettings()
     federation: FederationSettings = FederationSettings()
+
+    @property
+    def head_form(self) -> HeadForm:
+        """The head of the task."""
+        return "language-model" if self.task.kind == "causal-lm" else self.head.form

@@ -2,19 +2,26 @@
 
 Chain:  profile -> plan -> train-window -> aggregate -> [eval]
 Reads:  plan and state artifacts, the base model, labelled texts.
-Writes: an evaluation artifact: accuracy and macro-F1 with intervals, loss, confusion matrix.
+Writes: an evaluation artifact: accuracy and macro-F1 with intervals, loss, confusion matrix; of a language model,
+        a perplexity artifact.
 
 The full chain, every layer with its adapter and then the head, streams from disk as the prefix of training does.
 """
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 -- torch's own convention
+from torch import Tensor
 
-from schemas.evaluation import EvaluationManifest
+from schemas.errors import BadInput
+from schemas.evaluation import Estimate, EvaluationManifest
+from schemas.perplexity import PerplexityManifest
 from schemas.plan import PlanManifest
 from schemas.state import StateManifest
 from stages.data.encode import Encoder
@@ -24,15 +31,18 @@ from stages.model.backbone import Backbone
 from stages.model.cache import prefix_cache
 from stages.model.loading import LoadedModel
 from stages.model.memory import MemoryModel, Placement, fit
-from stages.model.metrics import accuracy_with_interval, confusion_matrix, macro_f1_with_interval
+from stages.model.metrics import accuracy_with_interval, confusion_matrix, macro_f1_with_interval, ratio_with_interval
 from stages.model.reader import Verify
+from stages.model.skeleton import Batch
 from stages.model.stream import hidden_states, run_prefix
 from stages.model.texts import EncodedTexts
+from stages.model.vocabulary import IGNORED, LanguageHead, next_tokens, predicted_count
 from stages.store.artifact import Artifact, check_same_plan, drafting, existing, open_artifact, read_tensors
 from stages.store.cache_directory import CacheDirectory
 from stages.store.measure import MeasuredFacts, Stopwatch, resident_bytes
 
 Progress = Callable[[str, int, int], None]
+Evaluation = EvaluationManifest | PerplexityManifest
 
 
 def run(
@@ -48,19 +58,23 @@ def run(
     model: LoadedModel | None = None,
     cache: CacheDirectory | None = None,
     verify: Verify = "once",
-) -> Artifact[EvaluationManifest]:
-    """Evaluate one state on labelled texts.  Raises `BadInput`, `NotTrusted` and `DoesNotFit`."""
+) -> Artifact[Evaluation]:
+    """Evaluate one state on texts: with labels, or by their perplexity where the task is causal-lm.
+
+    Raises `BadInput`, `NotTrusted` and `DoesNotFit`.
+    """
     planned = open_artifact(plan, PlanManifest)
     current = open_artifact(state, StateManifest)
     check_same_plan(planned, current)
     settings, task = planned.manifest.settings, planned.manifest.settings.task
     examples = load_labelled(data, task)
     digest = data_digest(examples)
+    kind: type[Evaluation] = PerplexityManifest if task.kind == "causal-lm" else EvaluationManifest
 
-    def same(there: EvaluationManifest) -> bool:
+    def same(there: Evaluation) -> bool:
         return (there.plan, there.state, there.data) == (planned.digest, current.digest, digest)
 
-    found = existing(out, EvaluationManifest, same=same, force=force)
+    found = existing(out, kind, same=same, force=force)
     if found is not None:
         return found
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -68,8 +82,7 @@ def run(
         torch.set_num_threads(settings.numerics.threads)
         encoder = model.encoder if model else Encoder.load(model_dir, settings.encoding)
         texts = EncodedTexts.encode([example.text for example in examples], encoder, settings.numerics.rows)
-        truth = np.array(label_indices(examples, task.labels))
-        count = len(examples)
+        truth = np.array(label_indices(examples, task.labels)) if task.labels else None
         del encoder, examples
         backbone = (
             model.backbone
@@ -90,7 +103,7 @@ def run(
             what="the evaluation",
         )
         before = backbone.reader.checkpoint.bytes_read
-        logits = predict(
+        answers = answer(
             backbone,
             current,
             planned.manifest,
@@ -100,19 +113,12 @@ def run(
             cache=cache,
             progress=watch.over(progress),
         )
-    confusion = confusion_matrix(truth, logits.argmax(1), len(task.labels))
-    manifest = EvaluationManifest(
-        plan=planned.digest,
-        state=current.digest,
-        round=current.manifest.round,
-        data=digest,
-        example_count=count,
-        labels=task.labels,
-        accuracy=accuracy_with_interval(confusion),
-        macro_f1=macro_f1_with_interval(confusion),
-        loss=F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(truth)).item(),
-        confusion=tuple(tuple(int(count) for count in row) for row in confusion),
-    )
+    subject = Subject(planned.digest, current, digest)
+    manifest: Evaluation
+    if truth is None:
+        manifest = judge_tokens(subject, answers, texts)
+    else:
+        manifest = judge_labels(subject, answers, truth, task.labels)
     facts = MeasuredFacts(
         seconds=watch.seconds,
         predicted_peak_bytes=predicted,
@@ -125,7 +131,7 @@ def run(
 
 
 @torch.no_grad()
-def predict(
+def answer(
     backbone: Backbone,
     state: Artifact[StateManifest],
     plan: PlanManifest,
@@ -136,11 +142,11 @@ def predict(
     cache: CacheDirectory | None = None,
     progress: Progress = lambda phase, done, total: None,
 ) -> np.ndarray:
-    """Logits (N, labels) float32 of the full chain under `state`."""
+    """Of the full chain under `state`, for each text: logits (N, labels), or its summed loss (N, 1) in nats."""
     tensors = read_tensors(state)
     adapters = adapters_from_tensors(tensors, plan.settings.adapter.activation)
     backbone.load_head(tensors)
-    logits = np.zeros((len(texts.rows), len(plan.settings.task.labels)), np.float32)
+    answers: list[np.ndarray] = [np.empty(0)] * len(texts.rows)
     with hidden_states(backbone, texts, placement, scratch=scratch) as hidden:
         run_prefix(
             backbone,
@@ -153,7 +159,69 @@ def predict(
             keep=(plan.start_layer, state.manifest.window.start),  # nothing below changes in the next round
             progress=progress,
         )
+        ask = _asking_tokens(backbone, placement) if plan.settings.task.kind == "causal-lm" else backbone.head
         for indices in texts.chunks():
-            last = hidden.gather(indices, side=texts.side)
-            logits[indices] = backbone.head(last, texts.batch(indices)).numpy()
-    return logits
+            given = ask(hidden.gather(indices, side=texts.side), texts.batch(indices)).numpy()
+            for index, row in zip(indices, given, strict=True):
+                answers[index] = row
+    return np.stack(answers)
+
+
+def _asking_tokens(backbone: Backbone, placement: Placement) -> Callable[[Tensor, Batch], Tensor]:
+    """The summed loss (B, 1) of the tokens of each text, from the last hidden states (B, S, D)."""
+    head = LanguageHead.of(backbone, resident=placement.head_resident)
+
+    def ask(hidden: Tensor, batch: Batch) -> Tensor:
+        targets = next_tokens(batch)
+        predicts = targets != IGNORED
+        losses, _ = head.cross_entropy(head.arriving(hidden, batch)[predicts], targets[predicts], gradient=False)
+        of_each = torch.zeros(targets.shape)
+        of_each[predicts] = losses
+        return of_each.sum(1, keepdim=True)
+
+    return ask
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is evaluated on what."""
+
+    plan: str
+    state: Artifact[StateManifest]
+    data: str
+
+    def fields(self) -> dict[str, Any]:
+        """Those that every evaluation has."""
+        round_number = self.state.manifest.round
+        return {"plan": self.plan, "state": self.state.digest, "round": round_number, "data": self.data}
+
+
+def judge_labels(
+    subject: Subject, logits: np.ndarray, truth: np.ndarray, labels: tuple[str, ...]
+) -> EvaluationManifest:
+    """Metrics of logits (N, labels) against class indices (N,)."""
+    confusion = confusion_matrix(truth, logits.argmax(1), len(labels))
+    return EvaluationManifest(
+        **subject.fields(),
+        example_count=len(truth),
+        labels=labels,
+        accuracy=accuracy_with_interval(confusion),
+        macro_f1=macro_f1_with_interval(confusion),
+        loss=F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(truth)).item(),
+        confusion=tuple(tuple(int(count) for count in row) for row in confusion),
+    )
+
+
+def judge_tokens(subject: Subject, losses: np.ndarray, texts: EncodedTexts) -> PerplexityManifest:
+    """Perplexity from the summed loss (N, 1) of each text."""
+    counts = np.array([predicted_count([length]) for length in texts.lengths])
+    if counts.sum() == 0:
+        raise BadInput("no text has a second token, so there is nothing to foretell", values={"texts": len(counts)})
+    loss = ratio_with_interval(losses[:, 0].astype(np.float64), counts)
+    return PerplexityManifest(
+        **subject.fields(),
+        example_count=len(counts),
+        token_count=int(counts.sum()),
+        loss=loss,
+        perplexity=Estimate(value=math.exp(loss.value), low=math.exp(loss.low), high=math.exp(loss.high)),
+    )

@@ -51,7 +51,7 @@ def run(
     fits the smallest budget.
     """
     opened = [open_artifact(path, ProfileManifest) for path in profiles]
-    check_architecture(model_dir, settings.head)
+    check_architecture(model_dir, settings.head_form)
     model = model or LoadedModel.open(model_dir, settings)
     check_profiles([artifact.manifest for artifact in opened], settings)
     fingerprint = opened[0].manifest.model
@@ -165,11 +165,17 @@ def _check_same(field: str, left_name: str, left: Record, right_name: str, right
 
 def decide_settings(settings: Settings, profile: ProfileManifest, *, decoder: bool) -> Settings:
     """Resolve what the model decides: activation by family, similarity as it was profiled."""
-    if not settings.task.labels:
+    if settings.task.kind == "text-classification" and not settings.task.labels:
         raise BadInput(
             "the recipe names no labels",
             values={"expected": 'labels = ["…", "…"] in the [task] section'},
             hint="'chainctl recipe new recipe.toml --data FILE' takes them from labelled data",
+        )
+    if settings.task.kind == "causal-lm" and settings.chain.method == "linear-probe":
+        raise BadInput(
+            "a linear probe trains a head, and the head of a causal language model is frozen",
+            values={"task.kind": settings.task.kind, "chain.method": settings.chain.method},
+            hint="compare with full-adapters or no-ft",
         )
     adapter = settings.adapter
     if adapter.activation == "auto":

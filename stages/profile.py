@@ -57,7 +57,7 @@ def run(
     numerics = settings.numerics.decided(settings.encoding.max_length)
     settings = settings.model_copy(update={"numerics": numerics})
     with Stopwatch(memory_budget_bytes) as watch:
-        check_architecture(model_dir, settings.head)
+        check_architecture(model_dir, settings.head_form)
         model = model or LoadedModel.open(model_dir, settings)
         fingerprint = fingerprint or model.backbone.reader.fingerprint()
         budget = memory_budget_bytes or device_memory_bytes()

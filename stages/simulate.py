@@ -118,6 +118,12 @@ def run(
 
     Raises `UsageProblem` where `out` holds a run of something else, and whatever the stages raise.
     """
+    if federation.settings.task.kind != "text-classification":
+        raise UsageProblem(
+            "a simulation follows accuracy, and this task has none",
+            values={"task.kind": federation.settings.task.kind},
+            hint="run the five stages; 'chainctl eval' gives the perplexity of each state",
+        )
     _claim(federation, out)
     settings = _with_labels(federation)
     model = LoadedModel.open(federation.model_dir, settings)
@@ -191,7 +197,7 @@ class _Rounds:
 
     def evaluate(self, round_number: int) -> float:
         """Accuracy of a state on the test texts."""
-        evaluation: Artifact[EvaluationManifest] = eval.run(
+        evaluation = eval.run(
             model_dir=self.federation.model_dir,
             plan=self.plan.path,
             state=_state(self.out, round_number),
@@ -201,6 +207,7 @@ class _Rounds:
             model=self.model,
             cache=CacheDirectory(self.out / "cache"),
         )
+        assert isinstance(evaluation.manifest, EvaluationManifest)
         return evaluation.manifest.accuracy.value
 
     def _train(self, state: Artifact[StateManifest], device: str) -> Artifact[UpdateManifest]:

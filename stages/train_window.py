@@ -21,7 +21,7 @@ from schemas.base import canonical_json
 from schemas.errors import BadInput, UsageProblem
 from schemas.plan import PlanManifest
 from schemas.refs import Window
-from schemas.settings import Settings
+from schemas.settings import Settings, TaskSettings
 from schemas.state import StateManifest
 from schemas.update import TrainingLoss, UpdateManifest
 from stages.data.encode import Encoder
@@ -29,14 +29,17 @@ from stages.data.load import Example, data_digest, label_indices, load_labelled
 from stages.model.adapters import Adapter, adapter_names, adapters_from_tensors
 from stages.model.backbone import Backbone
 from stages.model.cache import prefix_cache
+from stages.model.criterion import ClassCriterion, Criterion, TokenCriterion, go_back
 from stages.model.hidden import HiddenStates
 from stages.model.loading import LoadedModel
 from stages.model.memory import MemoryModel, Placement, fit
-from stages.model.objective import Objective, StepLoss, go_back
+from stages.model.objective import Objective, StepLoss
 from stages.model.optimizer import Optimizer
 from stages.model.reader import Verify, Weights
+from stages.model.skeleton import Batch
 from stages.model.stream import hidden_states, load_layers, run_prefix, stream_layers
 from stages.model.texts import EncodedTexts, training_order
+from stages.model.vocabulary import LanguageHead, next_tokens, predicted_count
 from stages.store.artifact import Artifact, check_same_plan, drafting, existing, open_artifact, read_tensors
 from stages.store.cache_directory import CacheDirectory
 from stages.store.measure import MeasuredFacts, Stopwatch, resident_bytes
@@ -85,7 +88,7 @@ def run(
         torch.set_num_threads(settings.numerics.threads)
         encoder = model.encoder if model else Encoder.load(model_dir, settings.encoding)
         texts = EncodedTexts.encode([example.text for example in examples], encoder, settings.numerics.rows)
-        targets = torch.tensor(label_indices(examples, settings.task.labels))
+        targets = label_targets(examples, settings.task)
         count = len(examples)
         del encoder, examples  # a large vocabulary weighs as much as a layer
         backbone = (
@@ -132,13 +135,13 @@ def run(
 
 @dataclass(frozen=True)
 class Trainer:
-    """One window on one device's texts.  `targets` (N,) are indices into the plan's labels."""
+    """One window on one device's texts.  `targets` (N,) are indices into the plan's labels; None: the next tokens."""
 
     plan: Artifact[PlanManifest]
     state: Artifact[StateManifest]
     backbone: Backbone
     texts: EncodedTexts
-    targets: Tensor
+    targets: Tensor | None
     device: str
     placement: Placement
     scratch: Path
@@ -176,7 +179,8 @@ class Trainer:
             parameters = [value for layer in window.layers for value in trained[layer].parameters()]
             parameters += backbone.head_parameters.values()
             optimizer = Optimizer(parameters, self.settings.optimizer, round_number=self.state.manifest.round)
-            objective = Objective(backbone, window, adapters | trained, self.settings.chain.global_weight)
+            weight = self.settings.chain.global_weight
+            objective = Objective(backbone, window, adapters | trained, weight, self._criterion())
             tally = self._epochs(hidden, objective, optimizer, progress)
         names = [name for layer in window.layers for name in adapter_names(layer)]
         names += [f"head.{name}" for name in backbone.head_parameters]
@@ -196,7 +200,7 @@ class Trainer:
                 batch = order[first : first + settings.batch_size]
                 progress("texts", epoch * len(order) + first, settings.epochs * len(order))
                 step = self._step(batch, hidden, objective, weights) if resident else None
-                tally.add(step or self._streamed_step(batch, hidden, objective), len(batch))
+                tally.add(step or self._streamed_step(batch, hidden, objective), self._count(batch))
                 optimizer.step()
         progress("texts", settings.epochs * len(order), settings.epochs * len(order))
         return tally
@@ -205,16 +209,11 @@ class Trainer:
         self, batch: list[int], hidden: HiddenStates, objective: Objective, weights: dict[int, Weights]
     ) -> StepLoss:
         """Accumulate the gradient of Eq. 2 over one batch, a micro-batch at a time."""
-        parts = [
-            objective.accumulate(
-                weights,
-                hidden.gather(indices, side=self.texts.side),
-                self.texts.batch(indices),
-                self.targets[indices],
-                batch_size=len(batch),
-            )
-            for indices in self._micro_batches(batch)
-        ]
+        parts = []
+        for indices in self._micro_batches(batch):
+            arriving, texts = hidden.gather(indices, side=self.texts.side), self.texts.batch(indices)
+            targets, count = self._targets(indices, texts), self._count(batch)
+            parts.append(objective.accumulate(weights, arriving, texts, targets, count=count))
         return StepLoss.sum(parts)
 
     def _streamed_step(self, batch: list[int], hidden: HiddenStates, objective: Objective) -> StepLoss:
@@ -248,16 +247,29 @@ class Trainer:
             for part, indices in enumerate(micro_batches):
                 arrived = entering(layer, part).requires_grad_(layer != first)
                 if layer == last:
-                    loss = objective.accumulate(
-                        {layer: weights}, arrived, batches[part], self.targets[indices], batch_size=len(batch)
-                    )
-                    parts.append(loss)
+                    targets, count = self._targets(indices, batches[part]), self._count(batch)
+                    parts.append(objective.accumulate({layer: weights}, arrived, batches[part], targets, count=count))
                 else:
                     go_back(through(layer, weights, arrived, part), arriving[layer + 1][part])
                 if layer != first:
                     assert arrived.grad is not None
                     arriving[layer][part] = arrived.grad
         return StepLoss.sum(parts)
+
+    def _criterion(self) -> Criterion:
+        if self.targets is None:
+            return TokenCriterion(LanguageHead.of(self.backbone, resident=self.placement.head_resident))
+        return ClassCriterion(self.backbone)
+
+    def _targets(self, indices: list[int], batch: Batch) -> Tensor:
+        """(B,) classes or (B, S) tokens of some texts."""
+        return next_tokens(batch) if self.targets is None else self.targets[indices]
+
+    def _count(self, indices: list[int]) -> int:
+        """How many targets some texts have together."""
+        if self.targets is not None:
+            return len(indices)
+        return max(1, predicted_count([self.texts.lengths[index] for index in indices]))
 
     def _micro_batches(self, batch: list[int]) -> list[list[int]]:
         size = self.settings.numerics.rows
@@ -266,7 +278,7 @@ class Trainer:
 
 @dataclass
 class Tally:
-    """Losses of all steps so far, and how many texts each stood for."""
+    """Losses of all steps so far, and how many targets each stood for."""
 
     losses: list[StepLoss] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
@@ -300,6 +312,13 @@ class Tally:
 def trainable(adapter: Adapter) -> Adapter:
     """A copy of an adapter whose tensors are leaves that gradients reach."""
     return Adapter.of((value.clone().requires_grad_() for value in adapter.parameters()), adapter.activation)
+
+
+def label_targets(examples: list[Example], task: TaskSettings) -> Tensor | None:
+    """(N,) indices into the plan's labels; None for a task without labels."""
+    if task.kind == "causal-lm":
+        return None
+    return torch.tensor(label_indices(examples, task.labels))
 
 
 def inputs_digest(plan_digest: str, device: str, examples: list[Example]) -> str:

@@ -16,7 +16,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
-from transformers import AutoModel, AutoModelForSequenceClassification
+from transformers import AutoModel
 
 from schemas.refs import Window
 from schemas.settings import Settings
@@ -29,6 +29,9 @@ WORDS = {
 }
 FILLER = ["the", "a", "of", "and", "slow", "grey", "old", "near", "under", "again"]
 SPECIAL = ["[PAD]", "[CLS]", "[UNK]"]
+
+LANGUAGE_MODELS = ("llama", "qwen2", "qwen3", "gemma3", "gpt2", "opt", "phi3", "mixtral", "mamba")
+FINISHING = ("gemma2", "granite", "cohere")  # they cap or scale the logits of their head
 
 FAMILIES: dict[str, str] = {
     "bert": "BertConfig",
@@ -45,21 +48,29 @@ FAMILIES: dict[str, str] = {
     "mixtral": "MixtralConfig",
     "mamba": "MambaConfig",
 }
+CONFIGS = FAMILIES | {"gemma2": "Gemma2Config", "granite": "GraniteConfig", "cohere": "CohereConfig"}
 
 
 def config_of(family: str) -> Any:
     """A tiny configuration of a family, as `chainctl model check` makes it."""
-    return tiny_config(getattr(transformers, FAMILIES[family])())
+    return tiny_config(getattr(transformers, CONFIGS[family])())
 
 
 def save_model(
-    directory: Path, family: str, *, with_head: bool = False, shard_size: str = "5GB", random_norms: bool = True
+    directory: Path,
+    family: str,
+    *,
+    factory: Any = AutoModel,
+    shard_size: str = "5GB",
+    random_norms: bool = True,
+    **changes: Any,
 ) -> Any:
     """Save a tiny random model with a word tokenizer; the model itself, in eval mode."""
     torch.manual_seed(0)
     config = config_of(family)
     config.num_labels = len(LABELS)
-    factory = AutoModelForSequenceClassification if with_head else AutoModel
+    for name, value in changes.items():
+        setattr(config, name, value)
     model = factory.from_config(config, dtype=torch.float32).eval()
     for parameter in model.parameters():
         if random_norms or parameter.dim() > 1:

@@ -35,12 +35,13 @@ def evaluate(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Accuracy, macro-F1 and confusion matrix of a state on labelled texts."""
+    """Accuracy, macro-F1 and confusion matrix of a state on labelled texts; perplexity where the task is causal-lm."""
     console = Console(json=json, quiet=quiet)
     budget, cache = parse_size(memory_budget), cache_directory(cache_dir, cache_limit)
     from stages.model.footprint import keep_small
 
     keep_small()
+    from schemas.perplexity import PerplexityManifest
     from stages.eval import run
 
     with console.progress() as progress:
@@ -57,6 +58,18 @@ def evaluate(
             verify=verify.value,
         )
     manifest = artifact.manifest
+    if isinstance(manifest, PerplexityManifest):
+        value = manifest.perplexity
+        console.say(f"perplexity {value.value:.4f} (95 %: {value.low:.4f} to {value.high:.4f})")
+        console.say(f"loss {manifest.loss.value:.4f} nats a token, {manifest.token_count} tokens")
+        console.result(
+            path=out,
+            digest=artifact.digest,
+            round=manifest.round,
+            perplexity=value.model_dump(),
+            loss=manifest.loss.model_dump(),
+        )
+        return
     for name, estimate in (("accuracy", manifest.accuracy), ("macro-F1", manifest.macro_f1)):
         console.say(f"{name} {estimate.value:.4f} (95 %: {estimate.low:.4f} to {estimate.high:.4f})")
     console.say(f"loss {manifest.loss:.4f} on {manifest.example_count} texts; rows true, columns predicted:")

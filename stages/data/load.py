@@ -47,8 +47,12 @@ def load_examples(
 
 
 def load_labelled(path: Path, task: TaskSettings) -> list[Example]:
-    """Every example of `path` with its label, as `task` names the columns and, where it does, the labels."""
-    return load_examples(path, text_column=task.text_column, label_column=task.label_column, labels=task.labels)
+    """Every example of `path` with its label, as `task` names the columns and, where it does, the labels.
+
+    A task without labels (causal-lm) leaves them unread.
+    """
+    label_column = task.label_column if task.kind == "text-classification" else None
+    return load_examples(path, text_column=task.text_column, label_column=label_column, labels=task.labels)
 
 
 def label_indices(examples: Iterable[Example], labels: Sequence[str]) -> list[int]:

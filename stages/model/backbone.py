@@ -55,7 +55,7 @@ class Backbone:
         config = load_config(model_dir)
         config.num_labels = max(len(settings.task.labels), 2)
         config.pad_token_id = pad_id  # heads of decoders find the last real token by it
-        skeleton = build_skeleton(config, settings.head, dtype=DTYPES[settings.numerics.dtype])
+        skeleton = build_skeleton(config, settings.head_form, dtype=DTYPES[settings.numerics.dtype])
         checkpoint = Checkpoint.open(model_dir)
         where = {"layer_prefix": skeleton.layer_prefix, "embedding": skeleton.embedding_name}
         names = resolve(skeleton.model, checkpoint, **where)
@@ -138,7 +138,9 @@ class Backbone:
         loaded = self.reader.rest()
         inner = f"{skeleton.layer_prefix}."
         outside = [
-            name for name in skeleton.state_names if not name.startswith(inner) and name != skeleton.embedding_name
+            name
+            for name in skeleton.state_names
+            if not name.startswith(inner) and name not in (skeleton.embedding_name, *skeleton.output_names)
         ]
         absent = {name: skeleton.shape(name) for name in outside if name not in loaded}
         if skeleton.head_form == "mean":
@@ -150,6 +152,9 @@ class Backbone:
 
     def _keep_what_the_head_reaches(self) -> None:
         """Absent parameters train where logits depend on them.  One that stands before the layers is a hole."""
+        if self.skeleton.head_form == "language-model":  # the pre-trained head, which does not train
+            _refuse_hole(sorted(self.head_parameters))
+            return
         ids = torch.zeros(1, 2, dtype=torch.int64)
         hidden = torch.ones(1, 2, self.hidden_size, dtype=self.dtype)
         names, values = list(self.head_parameters), list(self.head_parameters.values())
@@ -157,14 +162,18 @@ class Backbone:
             logits = self.head(hidden, Batch(ids, torch.ones_like(ids)))
             gradients = torch.autograd.grad(logits.sum(), values, allow_unused=True) if values else ()
         unreached = {name for name, gradient in zip(names, gradients, strict=True) if gradient is None}
-        holes = sorted(name for name in unreached if "embed" in name)
-        if holes:
-            raise BadInput(
-                f"the checkpoint lacks {holes[0]}, which stands before the layers",
-                values={"parameters missing": len(holes)},
-                hint="the weights are incomplete: save the pre-trained model again",
-            )
+        _refuse_hole(sorted(name for name in unreached if "embed" in name))
         self.head_parameters = {name: self.head_parameters[name] for name in names if name not in unreached}
+
+
+def _refuse_hole(names: list[str]) -> None:
+    """Absent parameters that nothing will train are a hole in the checkpoint."""
+    if names:
+        raise BadInput(
+            f"the checkpoint lacks {names[0]}, which no training fills",
+            values={"parameters missing": len(names)},
+            hint="the weights are incomplete: save the pre-trained model again",
+        )
 
 
 def _fresh(name: str, shape: tuple[int, ...], seed: int) -> Tensor:

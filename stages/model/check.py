@@ -13,13 +13,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from schemas.errors import BadInput
-from schemas.settings import HeadSettings, Settings, TaskSettings
+from schemas.settings import HeadForm, HeadSettings, Settings, TaskSettings
 from stages.model.backbone import Backbone
-from stages.model.skeleton import Batch, check_head, find_layers, has_classification_head, is_decoder, load_config
+from stages.model.skeleton import (
+    FACTORIES,
+    Batch,
+    check_head,
+    find_layers,
+    has_classification_head,
+    is_decoder,
+    load_config,
+)
 from stages.model.stream import stream_layers
+from stages.model.vocabulary import LanguageHead
 
 # fp32, same kernels, same shapes: zero is what is found on every family tried.  Experts are grouped by token, so
 # other tokens in the batch may change the order of a sum in the last bit.
@@ -41,6 +50,12 @@ TINY = {
     "max_position_embeddings": 64,
     "sliding_window": 4,
     "pad_token_id": 0,
+}
+LABELS = TaskSettings(labels=("a", "b", "c"))
+SETTINGS: dict[HeadForm, Settings] = {
+    "transformers": Settings(task=LABELS, head=HeadSettings(form="transformers")),
+    "mean": Settings(task=LABELS, head=HeadSettings(form="mean")),
+    "language-model": Settings(task=TaskSettings(kind="causal-lm")),
 }
 LAYERS = 3
 VOCABULARY = 96
@@ -67,20 +82,20 @@ class CheckReport:
 def check_model(model_dir: Path) -> CheckReport:
     """Check the architecture of a model directory with the head that transformers has for it, if any."""
     whole = has_classification_head(load_config(model_dir))
-    return check_architecture(model_dir, HeadSettings(form="transformers" if whole else "mean"))
+    return check_architecture(model_dir, "transformers" if whole else "mean")
 
 
-def check_architecture(model_dir: Path, head: HeadSettings) -> CheckReport:
+def check_architecture(model_dir: Path, form: HeadForm) -> CheckReport:
     """Check the architecture of a model directory.  Raises `BadInput` where block-wise execution differs."""
-    check_head(load_config(model_dir), head)
-    return _check((model_dir / "config.json").read_bytes(), model_dir, head)
+    check_head(load_config(model_dir), form)
+    return _check((model_dir / "config.json").read_bytes(), model_dir, form)
 
 
 @lru_cache(maxsize=32)
-def _check(config_bytes: bytes, model_dir: Path, head: HeadSettings) -> CheckReport:  # noqa: ARG001 -- cache key
+def _check(config_bytes: bytes, model_dir: Path, form: HeadForm) -> CheckReport:  # noqa: ARG001 -- cache key
     config = load_config(model_dir)
     try:
-        return compare(tiny_config(config), head)
+        return compare(tiny_config(config), form)
     except (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         raise BadInput(
             f"a small {config.model_type} cannot be run block by block",
@@ -109,13 +124,12 @@ def tiny_config(config: PretrainedConfig) -> PretrainedConfig:
     return small
 
 
-def compare(config: PretrainedConfig, head: HeadSettings) -> CheckReport:
+def compare(config: PretrainedConfig, form: HeadForm) -> CheckReport:
     """Stream a random model of `config` and compare it with its own forward."""
     torch_state = torch.random.get_rng_state()
     try:
         torch.manual_seed(0)
-        factory = AutoModelForSequenceClassification if head.form == "transformers" else AutoModel
-        own = factory.from_config(config, dtype=torch.float32).eval()
+        own = FACTORIES[form].from_config(config, dtype=torch.float32).eval()
         for parameter in own.parameters():
             nn.init.normal_(parameter, std=0.1)
         batches = [_batch(side) for side in ("right", "left")]
@@ -123,20 +137,20 @@ def compare(config: PretrainedConfig, head: HeadSettings) -> CheckReport:
         torch.random.set_rng_state(torch_state)
     with tempfile.TemporaryDirectory(prefix="chainctl-check-") as directory:
         own.save_pretrained(directory)
-        difference = max(_difference(Path(directory), own, batch, head) for batch in batches)
+        difference = max(_difference(Path(directory), own, batch, form) for batch in batches)
     if not difference <= TOLERANCE:  # also where it is not a number
         raise BadInput(
             f"block-wise execution of {config.model_type} differs from its own forward",
             values={"largest difference": f"{difference:.3g}", "allowed": f"{TOLERANCE:.3g}"},
             hint="this architecture is not supported; please report it",
         )
-    return CheckReport(config.model_type, head.form, is_decoder(config), difference)
+    return CheckReport(config.model_type, form, is_decoder(config), difference)
 
 
 @torch.no_grad()
-def _difference(directory: Path, own: PreTrainedModel, batch: Batch, head: HeadSettings) -> float:
+def _difference(directory: Path, own: PreTrainedModel, batch: Batch, form: HeadForm) -> float:
     """The largest difference on the real tokens of one batch."""
-    settings = Settings(task=TaskSettings(labels=("a", "b", "c")), head=head)
+    settings = SETTINGS[form]
     backbone = Backbone.open(directory, settings, pad_id=0)
     expected, recorded = _own_forward(own, batch)
     real = batch.attention_mask.bool()
@@ -145,9 +159,13 @@ def _difference(directory: Path, own: PreTrainedModel, batch: Batch, head: HeadS
     for layer, weights in stream_layers(backbone, range(backbone.num_layers)):
         hidden = backbone.run_layers({layer: weights}, hidden, batch, {})
         differences.append((hidden - expected[layer])[real])
-    key = "logits" if head.form == "transformers" else "last_hidden_state"
-    final = backbone.after_layers(hidden, batch)[key] - recorded[key]
-    differences.append(final if key == "logits" else final[real])
+    if form == "language-model":
+        differences.append((LanguageHead.of(backbone).logits(hidden, batch, chunk=40) - recorded.logits)[real])
+    elif form == "transformers":
+        differences.append(backbone.after_layers(hidden, batch).logits - recorded.logits)
+    else:
+        final = backbone.after_layers(hidden, batch).last_hidden_state - recorded.last_hidden_state
+        differences.append(final[real])
     return max(float(difference.abs().max()) for difference in differences)
 
 

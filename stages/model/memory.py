@@ -28,6 +28,7 @@ from stages.model.backbone import Backbone
 from stages.model.hidden import IN_MEMORY_LIMIT_BYTES
 from stages.model.reader import Weights
 from stages.model.skeleton import Batch
+from stages.model.vocabulary import LanguageHead
 from stages.store.measure import mebibytes
 
 # Resident size of a stage that has imported what it needs and opened a small model, and what the first use of
@@ -45,14 +46,16 @@ class Placement:
     hidden_in_memory: bool  # hidden states of all texts, else in an unlinked file
     prefetch: bool  # the next layer is read while one computes, else one layer at a time
     window_resident: bool  # all layers of the window stay, else they pass one at a time, forwards and backwards
+    head_resident: bool  # of a language model: all rows stay, else they are read in chunks
 
 
 # Fastest first.
 PLACEMENTS = (
-    Placement(hidden_in_memory=True, prefetch=True, window_resident=True),
-    Placement(hidden_in_memory=False, prefetch=True, window_resident=True),
-    Placement(hidden_in_memory=False, prefetch=False, window_resident=True),
-    Placement(hidden_in_memory=False, prefetch=False, window_resident=False),
+    Placement(hidden_in_memory=True, prefetch=True, window_resident=True, head_resident=True),
+    Placement(hidden_in_memory=True, prefetch=True, window_resident=True, head_resident=False),
+    Placement(hidden_in_memory=False, prefetch=True, window_resident=True, head_resident=False),
+    Placement(hidden_in_memory=False, prefetch=False, window_resident=True, head_resident=False),
+    Placement(hidden_in_memory=False, prefetch=False, window_resident=False, head_resident=False),
 )
 SMALLEST = PLACEMENTS[-1]
 
@@ -127,6 +130,7 @@ class MemoryModel:
         adapter, head = self._adapter_bytes(), self._head_bytes()
         resident = self._resident_bytes(placement)
         resident += adapter * (self.backbone.num_layers - min(start_layer, window.start))
+        resident += self._table_bytes(placement)
         moments = {"adamw": 2, "sgd": 1 if self.settings.optimizer.momentum else 0}[self.settings.optimizer.name]
         copies = 2 + moments  # trained copy, gradient, moments
         trained = copies * adapter * len(window.layers) + (copies - 1) * head
@@ -136,7 +140,9 @@ class MemoryModel:
     def forward(self, placement: Placement, *, start_layer: int | None = None) -> int:
         """Predicted peak in bytes of `profile` and, with the adapters of a state from `start_layer` on, of `eval`."""
         adapters = self.backbone.num_layers - start_layer if start_layer is not None else 0
-        passing = max(self._prefix_bytes(placement), self._head_activations(backward=False))
+        answers = adapters > 0  # a profile has no use for the head
+        head = self._head_activations(backward=False) + self._table_bytes(placement) if answers else 0
+        passing = max(self._prefix_bytes(placement), head)
         return self._resident_bytes(placement) + adapters * self._adapter_bytes() + passing
 
     def layer_bytes(self, layer: int) -> int:
@@ -162,7 +168,7 @@ class MemoryModel:
     def _window_bytes(self, window: Window, placement: Placement) -> int:
         """Weights and activations of one micro-batch, forward and backward."""
         sizes = [self.layer_bytes(layer) for layer in window.layers]
-        heads = self._head_activations(backward=True) + self._foresight_bytes(window)
+        heads = self._head_activations(backward=True, branches=2) + self._foresight_bytes(window)
         arriving = self._micro_batch_bytes()
         if placement.window_resident or len(sizes) < 2:
             # The losses are taken while the window's graph is alive; the head's graph comes and goes.
@@ -206,10 +212,18 @@ class MemoryModel:
             flowing.backward(_meta_like(flowing))
         return live.peak
 
-    def _head_activations(self, *, backward: bool) -> int:
+    def _head_activations(self, *, backward: bool, branches: int = 1) -> int:
+        """Live bytes, at most, from the last hidden states of a micro-batch to its losses."""
         batch = self._batch(backward=backward)
         hidden = torch.zeros(*batch.input_ids.shape, self.backbone.hidden_size, dtype=self.backbone.dtype)
         live = LiveBytes()
+        if self.settings.head_form == "language-model":
+            head = LanguageHead.of(self.backbone)
+            with live, torch.set_grad_enabled(backward):
+                arrived = head.arriving(hidden.requires_grad_(backward), batch)
+                if backward:
+                    arrived.sum().backward()
+            return branches * live.peak + head.working_bytes(branches * batch.input_ids.numel())
         with live, torch.set_grad_enabled(backward):
             logits = self.backbone.head(hidden.requires_grad_(backward), batch)
             if backward:
@@ -236,6 +250,11 @@ class MemoryModel:
         tensors = [torch.empty(shape, device="meta", requires_grad=trains) for shape in shapes]
         return Adapter.of(tensors, self.settings.adapter.activation)
 
+    def _table_bytes(self, placement: Placement) -> int:
+        if self.settings.head_form != "language-model" or not placement.head_resident:
+            return 0
+        return LanguageHead.of(self.backbone).vocabulary * self._token_bytes()
+
     def _adapter_bytes(self) -> int:
         r, d = self.bottleneck, self.backbone.hidden_size
         return (2 * r * d + r + d) * FLOAT32_BYTES
@@ -257,8 +276,9 @@ class MemoryModel:
         return wanted if wanted <= IN_MEMORY_LIMIT_BYTES else 0
 
     def _rest_bytes(self) -> int:
-        names = self.backbone.reader.names.rest
-        return sum(source.size for load in names for source, _ in load.sources)
+        streamed = self.backbone.skeleton.output_names
+        loads = [load for load in self.backbone.reader.names.rest if load.target not in streamed]
+        return sum(source.size for load in loads for source, _ in load.sources)
 
 
 def _meta_like(tensor: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Classification metrics with intervals, from a confusion matrix alone (so nothing of a text is needed)."""
+"""Metrics with intervals, from counts and sums alone (so nothing of a text is needed)."""
 
 import numpy as np
 
@@ -42,3 +42,14 @@ def macro_f1_with_interval(confusion: np.ndarray) -> Estimate:
     low, high = np.percentile(macro_f1(drawn), [2.5, 97.5])
     value = float(macro_f1(confusion))
     return Estimate(value=value, low=min(float(low), value), high=max(float(high), value))
+
+
+def ratio_with_interval(sums: np.ndarray, counts: np.ndarray) -> Estimate:
+    """Σ sums / Σ counts over texts (N,), with a 95 % interval: texts are the units, as in a cluster sample.
+
+    The standard error is that of the ratio estimator (Cochran 1977, eq. 6.4); for a single text there is none.
+    """
+    value, n = float(sums.sum() / counts.sum()), len(sums)
+    residuals = sums - value * counts
+    error = float(np.sqrt(n / max(n - 1, 1) * (residuals**2).sum()) / counts.sum())
+    return Estimate(value=value, low=value - Z95 * error, high=value + Z95 * error)

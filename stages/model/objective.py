@@ -8,43 +8,20 @@
 The global branch runs the adapters behind the window and the head, never a frozen layer.  Sums are divided by the
 size of the whole batch, so that micro-batches with accumulation give the gradient of the batch.
 
-Both losses meet in h_{e+1}: their gradients are taken there one after the other, so that their graphs are never in
-memory together, and their sum goes back through the window.
+Both losses meet in h_{e+1}: their gradients are taken there first, and their sum goes back through the window.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import torch
-import torch.nn.functional as F  # noqa: N812 -- torch's own convention
 from torch import Tensor
 
 from schemas.refs import Window
 from stages.model.adapters import Adapter
 from stages.model.backbone import Backbone
+from stages.model.criterion import Branch, Criterion, go_back
 from stages.model.reader import Weights
 from stages.model.skeleton import Batch
-
-
-class _Meeting(torch.autograd.Function):
-    """A scalar whose gradient with respect to `tensor` is `gradient`."""
-
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor, gradient: Tensor) -> Tensor:
-        ctx.save_for_backward(gradient)
-        return tensor.new_zeros(())
-
-    @staticmethod
-    def backward(ctx: Any, *_: Any) -> tuple[Tensor, None]:
-        (gradient,) = ctx.saved_tensors
-        return gradient, None
-
-
-def go_back(tensor: Tensor, gradient: Tensor) -> None:
-    """As `tensor.backward(gradient)`, which would import sympy (36 MiB) to compare two shapes."""
-    scalar: Tensor = _Meeting.apply(tensor, gradient)  # type: ignore[no-untyped-call]
-    torch.autograd.backward(scalar)
 
 
 @dataclass(frozen=True)
@@ -74,32 +51,32 @@ class Objective:
     window: Window
     adapters: Mapping[int, Adapter]
     global_weight: float
+    criterion: Criterion
 
     def accumulate(
-        self, weights: Mapping[int, Weights], hidden: Tensor, batch: Batch, targets: Tensor, *, batch_size: int
+        self, weights: Mapping[int, Weights], hidden: Tensor, batch: Batch, targets: Tensor, *, count: int
     ) -> StepLoss:
         """Add the gradient of a micro-batch to the `.grad` of what trains (and of `hidden`, if it asks for one).
 
         `weights` are those of the window's layers, or of its last ones where `hidden` (B, S, D) has passed the
-        others; `targets` (B,) are class indices; `batch_size` ≥ B.
+        others; `targets` are what the criterion asks for; `count` is how many the whole batch has.
         """
         inside = {layer: self.adapters[layer] for layer in weights}
         leaving = self.backbone.run_layers(weights, hidden, batch, inside) if weights else hidden
         meeting = leaving.detach().requires_grad_(leaving.requires_grad)
-        local = self._backward(meeting, batch, targets, batch_size, weight=1.0)
-        downstream = None
+        local, *rest = self.criterion.descend(self._branches(meeting), batch, targets, count)
+        if leaving.requires_grad:
+            assert meeting.grad is not None
+            go_back(leaving, meeting.grad)
+        downstream = rest[0] if rest else None
+        total = local if downstream is None else local + self.global_weight * downstream
+        return StepLoss(total, local, downstream)
+
+    def _branches(self, meeting: Tensor) -> Iterator[Branch]:
+        """h_{e+1} as it is, then through the adapters behind the window, where there are any."""
+        yield meeting, 1.0
         if self.window.stop < self.backbone.num_layers and self.global_weight > 0.0:
             behind = meeting
             for layer in range(self.window.stop, self.backbone.num_layers):
                 behind = self.adapters[layer](behind)
-            downstream = self._backward(behind, batch, targets, batch_size, weight=self.global_weight)
-        if leaving.requires_grad:
-            assert meeting.grad is not None
-            go_back(leaving, meeting.grad)
-        total = local if downstream is None else local + self.global_weight * downstream
-        return StepLoss(total, local, downstream)
-
-    def _backward(self, hidden: Tensor, batch: Batch, targets: Tensor, batch_size: int, *, weight: float) -> float:
-        loss = F.cross_entropy(self.backbone.head(hidden, batch), targets, reduction="sum") / batch_size
-        torch.autograd.backward(weight * loss)
-        return loss.item()
+            yield behind, self.global_weight

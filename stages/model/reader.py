@@ -109,8 +109,28 @@ class Reader:
         return {name.removeprefix(prefix): value for name, value in converted.items()}
 
     def rest(self) -> dict[str, Tensor]:
-        """Everything that is neither a layer nor the token embedding table, by parameter name."""
-        return self._whole(self.names.rest)
+        """Everything that is no layer, no token embedding table and no language head, by parameter name."""
+        return self._whole(tuple(load for load in self.names.rest if load.target not in self.skeleton.output_names))
+
+    def output_rows(self) -> StoredTensor:
+        """Where the rows (V, D) of the language head lie: its own, or those of the embedding it is tied to."""
+        own = [load for load in self.names.rest if load.target in self.skeleton.output_names]
+        loads = [load for load in own if load.target.endswith("weight")] or [self.names.embeddings]
+        if loads[0].converter is not None or len(own) > 1:
+            raise BadInput(
+                "the language head is not one table of rows",
+                values={"parameters": ", ".join(load.target for load in own)},
+                hint="this architecture can be tuned for text-classification only",
+            )
+        return loads[0].sources[0][0]
+
+    def rows(self, table: StoredTensor, first: int, last: int, arena: mmap.mmap) -> Tensor:
+        """Rows `first` to `last` (exclusive) of a stored table, in the dtype of the plan, in `arena` if they can."""
+        row_bytes = table.size // table.shape[0]
+        size = row_bytes * (last - first)
+        self.checkpoint.read_into(table, memoryview(arena)[:size], start=first * row_bytes)
+        count = size // table.dtype.itemsize
+        return torch.frombuffer(arena, dtype=table.dtype, count=count).view(last - first, -1).to(self.skeleton.dtype)
 
     def embedding_rows(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Sorted token ids (U,) and their rows (U, D): only those that `ids` (U,) name, read one by one."""
@@ -172,6 +192,11 @@ class Reader:
                 values={"plan says": expected, "model has": found, "model": self.model_dir},
                 hint="get the same base model as everyone else, or make a new plan for this one",
             )
+
+
+def new_arena(size: int) -> mmap.mmap:
+    """Private anonymous memory: given back to the system when the last tensor in it is gone."""
+    return mmap.mmap(-1, max(size, mmap.PAGESIZE), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 def _aligned(size: int) -> int:

@@ -18,7 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 from transformers.initialization import no_init_weights
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -28,7 +35,7 @@ from transformers.models.auto.modeling_auto import (
 from transformers.utils import logging
 
 from schemas.errors import BadInput
-from schemas.settings import HeadSettings
+from schemas.settings import HeadForm
 
 logging.set_verbosity(logging.CRITICAL)  # what we refuse, we refuse with an error of our own
 logging.disable_progress_bar()
@@ -87,6 +94,31 @@ class GatheredEmbedding(nn.Module):
         return embedded
 
 
+class VocabularySlot(nn.Module):
+    """Stands where the language head stood, which would make (B, S, V) logits: the largest tensor of all.
+
+    Without an answer the forward ends here; with one, the model goes on as if these were the logits.
+    """
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.__dict__.update(inner=inner, answer=None)
+
+    def __getattr__(self, name: str) -> Any:
+        """What a model reads of its head (the dtype of its weight, say) is the head's."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.__dict__["inner"], name)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """What arrives at the head is (B, S, D)."""
+        answer: Tensor | None = self.__dict__["answer"]
+        if answer is None:
+            raise _Stop(hidden)
+        return answer
+
+
 class _Stop(Exception):
     """Not an error: how a visitor leaves the model's forward early."""
 
@@ -105,7 +137,7 @@ class Batch:
 class Skeleton:
     """A model on the meta device with slots for layers.  `rest` parameters are real once `fill` was called."""
 
-    def __init__(self, model: PreTrainedModel, head_form: str) -> None:
+    def __init__(self, model: PreTrainedModel, head_form: HeadForm) -> None:
         self.model = model
         self.head_form = head_form
         self.config: PretrainedConfig = model.config
@@ -116,6 +148,8 @@ class Skeleton:
         self.state_names = list(model.state_dict())
         self.visit: Visit = _pass_on
         self.gathered = self._replace_embedding()
+        self.vocabulary = VocabularySlot(model.get_output_embeddings()) if head_form == "language-model" else None
+        self.output_names = _parameter_names(model, model.get_output_embeddings()) if self.vocabulary else []
         self.slots = nn.ModuleList(Slot(index, layer, self) for index, layer in enumerate(self.layers))
 
     def open_slots(self) -> None:
@@ -123,6 +157,8 @@ class Skeleton:
         parent, _, name = self.layer_prefix.rpartition(".")
         setattr(self.model.get_submodule(parent), name, self.slots)
         self.model.set_input_embeddings(self.gathered)
+        if self.vocabulary is not None:
+            self.model.set_output_embeddings(self.vocabulary)
 
     def fill(self, values: Mapping[str, Tensor]) -> None:
         """Make parameters outside the layers real."""
@@ -168,6 +204,26 @@ class Skeleton:
             return stopped.hidden
         raise AssertionError(f"the model's forward never reached layer {stop}")
 
+    def run_to_vocabulary(self, batch: Batch, visit: Visit) -> Tensor:
+        """As `run`, but leaves where the language head would multiply: what arrives there, (B, S, D)."""
+        try:
+            self.run(batch, visit)
+        except _Stop as stopped:
+            return stopped.hidden
+        raise AssertionError("the model's forward never reached its language head")
+
+    def run_from_vocabulary(self, logits: Tensor) -> Tensor:
+        """What the model makes of `logits` (1, N, V') that its head would have returned: the same, or soft-capped."""
+        assert self.vocabulary is not None
+        ids = torch.zeros(logits.shape[:2], dtype=torch.int64)
+        nothing = torch.zeros(*ids.shape, self.config.hidden_size, dtype=self.dtype)
+        self.vocabulary.__dict__["answer"] = logits
+        try:
+            output: Tensor = self.run(Batch(ids, torch.ones_like(ids)), lambda *_: nothing).logits
+        finally:
+            self.vocabulary.__dict__["answer"] = None
+        return output
+
     def _replace_embedding(self) -> GatheredEmbedding:
         inner = self.model.get_input_embeddings()
         inner.padding_idx = None  # matters to gradients only, and must lie inside the table otherwise
@@ -210,27 +266,39 @@ def has_classification_head(config: PretrainedConfig) -> bool:
     return config.model_type in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
 
-def check_head(config: PretrainedConfig, head: HeadSettings) -> None:
+def check_head(config: PretrainedConfig, form: HeadForm) -> None:
     """Refuse a head that the architecture does not have.  Raises `BadInput`."""
-    if head.form == "transformers" and not has_classification_head(config):
+    if form == "transformers" and not has_classification_head(config):
         raise BadInput(
             f"transformers has no sequence classification head for {config.model_type}",
-            values={"head.form": head.form},
+            values={"head.form": form},
             hint='set form = "mean" in the [head] section of the recipe',
+        )
+    if form == "language-model" and not is_decoder(config):
+        raise BadInput(
+            f"transformers has no causal language model of the architecture {config.model_type}",
+            values={"task.kind": "causal-lm"},
+            hint="take a decoder, or the task text-classification",
         )
 
 
-def build_skeleton(config: PretrainedConfig, head: HeadSettings, *, dtype: torch.dtype) -> Skeleton:
+FACTORIES = {
+    "transformers": AutoModelForSequenceClassification,
+    "mean": AutoModel,
+    "language-model": AutoModelForCausalLM,
+}
+
+
+def build_skeleton(config: PretrainedConfig, form: HeadForm, *, dtype: torch.dtype) -> Skeleton:
     """The model of `config` on the meta device, buffers real, in eval mode.  Takes milliseconds at any size."""
-    check_head(config, head)
-    whole = head.form == "transformers"
+    check_head(config, form)
     config.use_cache = False
-    factory = AutoModelForSequenceClassification if whole else AutoModel
+    factory = FACTORIES[form]
     # Parameters only: buffers that no checkpoint holds (rotary frequencies, position ids) are real from the start.
     with parameters_on_meta(), no_init_weights():
         model = factory.from_config(config, dtype=dtype)
     model.tie_weights()
-    return Skeleton(model.eval().requires_grad_(False), head.form)
+    return Skeleton(model.eval().requires_grad_(False), form)
 
 
 @contextmanager
@@ -274,9 +342,15 @@ def returns_tuple(layer: nn.Module) -> bool:
     return bool(returned) and (isinstance(returned[-1], ast.Tuple) or ast.unparse(returned[-1]) == "outputs")
 
 
+def _parameter_names(model: PreTrainedModel, module: nn.Module) -> list[str]:
+    """Paths of a module's own parameters, every alias of a tied one included."""
+    own = {id(parameter) for parameter in module.parameters(recurse=False)}
+    named = model.named_parameters(remove_duplicate=False)
+    return [name for name, parameter in named if id(parameter) in own]
+
+
 def _embedding_parameter(model: PreTrainedModel) -> str:
-    table = model.get_input_embeddings().weight
-    names: list[str] = [name for name, parameter in model.named_parameters() if parameter is table]
+    names = [name for name in _parameter_names(model, model.get_input_embeddings()) if name.endswith("weight")]
     if not names:
         raise BadInput(
             f"{type(model).__name__} has no token embedding table", hint="this architecture is not supported"

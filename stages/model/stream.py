@@ -5,7 +5,6 @@ does).  Layer-major order: every text passes layer l before layer l+1 is touched
 a stage, not once a step.
 """
 
-import mmap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,15 +17,10 @@ from stages.model.backbone import Backbone
 from stages.model.cache import PrefixCache
 from stages.model.hidden import IN_MEMORY_LIMIT_BYTES, HiddenStates
 from stages.model.memory import Placement
-from stages.model.reader import Weights
+from stages.model.reader import Weights, new_arena
 from stages.model.texts import EncodedTexts
 
 AfterLayer = Callable[[int, HiddenStates], None]
-
-
-def arena(size: int) -> mmap.mmap:
-    """Private anonymous memory: given back to the system when the last tensor in it is gone."""
-    return mmap.mmap(-1, max(size, mmap.PAGESIZE), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 def hidden_states(backbone: Backbone, texts: EncodedTexts, placement: Placement, *, scratch: Path) -> HiddenStates:
@@ -46,13 +40,13 @@ def stream_layers(backbone: Backbone, layers: Sequence[int], *, prefetch: bool =
         return
     size = max(backbone.reader.layer_bytes(layer) for layer in layers)
     if not prefetch:
-        only = arena(size)
+        only = new_arena(size)
         for layer in layers:
             weights = backbone.reader.layer(layer, only)
             yield layer, weights
             del weights
         return
-    arenas = [arena(size) for _ in layers[:2]]
+    arenas = [new_arena(size) for _ in layers[:2]]
     with ThreadPoolExecutor(1, "prefetch") as executor:
         coming: Future[Weights] = executor.submit(backbone.reader.layer, layers[0], arenas[0])
         for position, layer in enumerate(layers):
@@ -65,7 +59,7 @@ def stream_layers(backbone: Backbone, layers: Sequence[int], *, prefetch: bool =
 
 def load_layers(backbone: Backbone, layers: Sequence[int]) -> dict[int, Weights]:
     """Layers that stay: the window's, each in an arena of its own."""
-    return {layer: backbone.reader.layer(layer, arena(backbone.reader.layer_bytes(layer))) for layer in layers}
+    return {layer: backbone.reader.layer(layer, new_arena(backbone.reader.layer_bytes(layer))) for layer in layers}
 
 
 @torch.no_grad()

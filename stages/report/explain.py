@@ -3,6 +3,7 @@
 from typing import Any
 
 from schemas.evaluation import EvaluationManifest
+from schemas.perplexity import PerplexityManifest
 from schemas.plan import PlanManifest
 from schemas.profile import ProfileManifest
 from schemas.state import StateManifest
@@ -111,5 +112,12 @@ def _facts(manifest: object) -> list[tuple[str, object]]:
                 ("state", f"{manifest.state} (round {manifest.round})"),
                 ("accuracy", f"{manifest.accuracy.value:.4f} on {manifest.example_count} texts"),
                 ("macro-F1", f"{manifest.macro_f1.value:.4f}"),
+            ]
+        case PerplexityManifest():
+            return [
+                ("plan", manifest.plan),
+                ("state", f"{manifest.state} (round {manifest.round})"),
+                ("perplexity", f"{manifest.perplexity.value:.4f} on {manifest.example_count} texts"),
+                ("loss", f"{manifest.loss.value:.4f} nats on {manifest.token_count} tokens"),
             ]
     raise ValueError(f"no artifact: {type(manifest).__name__}")

@@ -21,6 +21,7 @@ from schemas.base import MANIFEST_LIMIT_BYTES, Manifest, read_kind_and_version, 
 from schemas.errors import BadInput, NotTrusted, UsageProblem
 from schemas.evaluation import EvaluationManifest
 from schemas.measured import Measured
+from schemas.perplexity import PerplexityManifest
 from schemas.plan import PlanManifest
 from schemas.profile import ProfileManifest
 from schemas.refs import FileReference, TensorReference
@@ -37,7 +38,15 @@ CHUNK_BYTES = 2**20
 M = TypeVar("M", bound=Manifest)
 
 KINDS: dict[str, type[Manifest]] = {
-    kind.KIND: kind for kind in (ProfileManifest, PlanManifest, StateManifest, UpdateManifest, EvaluationManifest)
+    kind.KIND: kind
+    for kind in (
+        ProfileManifest,
+        PlanManifest,
+        StateManifest,
+        UpdateManifest,
+        EvaluationManifest,
+        PerplexityManifest,
+    )
 }
 
 

@@ -14,10 +14,11 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 
 from schemas.errors import BadInput, NotTrusted
 from schemas.refs import Window
-from schemas.settings import HeadSettings
+from schemas.settings import HeadForm
 from stages.model.adapters import Adapter, adapters_from_tensors, fresh_adapters
 from stages.model.backbone import Backbone
 from stages.model.check import TOLERANCE, check_architecture, check_model, compare
+from stages.model.criterion import ClassCriterion
 from stages.model.hidden import HiddenStates
 from stages.model.loading import LoadedModel
 from stages.model.objective import Objective
@@ -31,10 +32,10 @@ DEPTH = 3
 
 @pytest.mark.parametrize("form", ["transformers", "mean"])
 @pytest.mark.parametrize("family", fleet.FAMILIES)
-def test_block_by_block_equals_the_models_own_forward_to_the_bit(family: str, form: str) -> None:
+def test_block_by_block_equals_the_models_own_forward_to_the_bit(family: str, form: HeadForm) -> None:
     if (family, form) == ("mamba", "transformers"):
         form = "mean"  # transformers has no classification head for Mamba
-    report = compare(fleet.config_of(family), HeadSettings.model_validate({"form": form}))
+    report = compare(fleet.config_of(family), form)
     # Experts are grouped by token: the order of a sum may differ in the last bit.
     assert report.difference <= (TOLERANCE if family == "mixtral" else 0.0)
 
@@ -98,8 +99,8 @@ def test_window_gradients_equal_autograd_on_the_resident_model(
     adapters = _random_adapters()
     arriving = _stream(backbone, batch, adapters, stop=window.start) if window.start else backbone.embed(batch)
     weights = load_layers(backbone, window.layers)
-    loss = Objective(backbone, window, adapters, global_weight=weight).accumulate(
-        weights, arriving, batch, targets, batch_size=3
+    loss = Objective(backbone, window, adapters, global_weight=weight, criterion=ClassCriterion(backbone)).accumulate(
+        weights, arriving, batch, targets, count=3
     )
     found = {layer: [value.grad for value in adapters[layer].parameters()] for layer in range(DEPTH)}
     expected_loss, expected = _resident_gradients(model, backbone, batch, targets, window, weight)
@@ -120,8 +121,8 @@ def test_the_global_branch_runs_no_frozen_layer_and_carries_gradient(tiny_bert: 
     for index, layer in enumerate(backbone.skeleton.layers):
         layer.register_forward_hook(lambda *_, index=index: ran.append(index))
     weights = load_layers(backbone, window.layers)
-    objective = Objective(backbone, window, adapters, global_weight=1.0)
-    loss = objective.accumulate(weights, backbone.embed(batch), batch, targets, batch_size=3)
+    objective = Objective(backbone, window, adapters, global_weight=1.0, criterion=ClassCriterion(backbone))
+    loss = objective.accumulate(weights, backbone.embed(batch), batch, targets, count=3)
     assert ran == [0]
     assert loss.downstream is not None
     assert adapters[0].up_DR.grad is not None
@@ -133,8 +134,8 @@ def test_the_last_window_has_the_end_to_end_loss_alone(tiny_bert: Path) -> None:
     window, adapters = Window(start=1, stop=3), _random_adapters()
     arriving = _stream(backbone, batch, adapters, stop=1)
     weights = load_layers(backbone, window.layers)
-    loss = Objective(backbone, window, adapters, global_weight=5.0).accumulate(
-        weights, arriving, batch, targets, batch_size=3
+    loss = Objective(backbone, window, adapters, global_weight=5.0, criterion=ClassCriterion(backbone)).accumulate(
+        weights, arriving, batch, targets, count=3
     )
     assert loss.downstream is None
     assert loss.total == loss.local
@@ -149,8 +150,8 @@ def test_micro_batches_accumulate_the_gradient_of_the_batch(tiny_bert: Path) -> 
         for part in rows:
             piece = Batch(batch.input_ids[part], batch.attention_mask[part])
             arriving = backbone.embed(piece)
-            objective = Objective(backbone, window, adapters, global_weight=0.5)
-            objective.accumulate(weights, arriving, piece, targets[part], batch_size=3)
+            objective = Objective(backbone, window, adapters, global_weight=0.5, criterion=ClassCriterion(backbone))
+            objective.accumulate(weights, arriving, piece, targets[part], count=3)
         gradients.append([value.grad for layer in window.layers for value in adapters[layer].parameters()])
     for whole, summed in zip(*gradients, strict=True):
         assert whole is not None
@@ -201,7 +202,7 @@ def test_an_architecture_without_a_classification_head_is_checked_with_the_mean(
     fleet.save_model(tmp_path, "mamba")
     assert check_model(tmp_path).head_form == "mean"
     with pytest.raises(BadInput, match="no sequence classification head") as caught:
-        check_architecture(tmp_path, HeadSettings(form="transformers"))
+        check_architecture(tmp_path, "transformers")
     assert 'form = "mean"' in caught.value.hint
 
 

@@ -20,6 +20,7 @@ from schemas.base import Manifest, Record, canonical_json
 from schemas.errors import BadInput
 from schemas.evaluation import EvaluationManifest
 from schemas.measured import Measured
+from schemas.perplexity import PerplexityManifest
 from schemas.plan import PlanManifest
 from schemas.profile import ProfileManifest
 from schemas.refs import DeviceName, Digest, FileName, Window
@@ -34,6 +35,7 @@ CLASSES: dict[str, type[Manifest]] = {
     "state": StateManifest,
     "update": UpdateManifest,
     "evaluation": EvaluationManifest,
+    "perplexity": PerplexityManifest,
     "measured": Measured,
 }
 DIGESTS = {
@@ -42,6 +44,7 @@ DIGESTS = {
     "state": "8b0579c3b0cd5f8d70add7dc38a341ba387b3c20b56a866722485ec45fa2a716",
     "update": "10b7baf6d6fba5ddaf45ecd4d3728bb7cb1e176e9f5a4e8a13fe7f1b1ea29bdc",
     "evaluation": "5ac07571593e61c05988172dc0279072323b6b1e0704b92a73f4f34a84eb6de7",
+    "perplexity": "ec22718ecc994c84ef3becd19d22f28908aa5b5f7fb8e82172e77251cbe8c0a2",
     "measured": "6f1b6ffe77ea13d316f87ce6f7e925341179fdec229bb01ba8046e86fc908aaa",
 }
 SECRET = "Patient-Nr-4711"
