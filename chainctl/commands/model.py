@@ -1,19 +1,20 @@
 """chainctl model"""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from chainctl.console import Console
-from chainctl.options import Json, Quiet
+from chainctl.options import Force, Json, Out, Quiet
 
-app = typer.Typer(no_args_is_help=True, help="Look at base models.")
+app = typer.Typer(no_args_is_help=True, help="Look at base models, or make one up.")
 
 
 @app.callback()
 def model() -> None:
-    """Look at base models."""
+    """Look at base models, or make one up."""
 
 
 @app.command()
@@ -33,3 +34,36 @@ def check(
     for line in report.lines():
         console.say(line)
     console.result(**report.__dict__)
+
+
+class Dtype(StrEnum):
+    """How weights are stored."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+@app.command()
+def random(
+    out: Out,
+    like: Annotated[str, typer.Option("--like", metavar="NAME", help="Such as roberta-large or llama-2-7b.")],
+    layers: Annotated[int | None, typer.Option(min=1, help="Fewer layers, or more; default: as the model has.")] = None,
+    dtype: Annotated[Dtype | None, typer.Option(help="Default: as the model is published.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the weights.")] = 0,
+    force: Force = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a model of a known size with random weights: for memory and time, not for accuracy."""
+    console = Console(json=json, quiet=quiet)
+    from stages.model.footprint import keep_small
+
+    keep_small()
+    from stages.model.random_weights import write_random_model
+
+    named = dtype.value if dtype else None
+    with console.progress() as progress:
+        size = write_random_model(like, out, seed=seed, dtype=named, layers=layers, force=force, progress=progress)
+    console.say(f"{like}, {size / 2**30:.2f} GiB of random weights -> {out}")
+    console.result(path=out, like=like, bytes=size)

@@ -1,0 +1,231 @@
+"""Models of a known size with random weights: right for memory and time, wrong for accuracy.
+
+Written tensor by tensor in constant memory, so that a machine can write a model that it could never hold.  Values
+are N(0, 0.02²) in matrices, zero in biases, and what makes a norm the identity in norms.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
+from transformers.initialization import no_init_weights
+
+from schemas.errors import UsageProblem
+from stages.model.skeleton import parameters_on_meta
+from stages.store.files import complete_directory
+
+STD = 0.02
+BLOCK = 1_048_573  # values drawn for a tensor, then repeated; a prime, so that no two rows are equal
+SHARD_BYTES = 2 * 2**30
+STORED_AS = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """An architecture and its sizes, as the model of that name has them."""
+
+    config: str  # class in transformers
+    values: Mapping[str, Any]
+    dtype: str
+    language_model: bool
+
+
+def _llama(dtype: str = "bfloat16", **values: Any) -> Likeness:
+    return Likeness("LlamaConfig", {"max_position_embeddings": 4096, **values}, dtype, language_model=True)
+
+
+LIKE: dict[str, Likeness] = {
+    "roberta-large": Likeness(
+        "RobertaConfig",
+        {
+            "hidden_size": 1024,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 16,
+            "intermediate_size": 4096,
+            "vocab_size": 50265,
+            "max_position_embeddings": 514,
+            "type_vocab_size": 1,
+        },
+        "float32",
+        language_model=False,
+    ),
+    "bert-base": Likeness("BertConfig", {}, "float32", language_model=False),
+    "smollm2-135m": _llama(
+        hidden_size=576,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        intermediate_size=1536,
+        vocab_size=49152,
+        tie_word_embeddings=True,
+    ),
+    "tinyllama-1.1b": _llama(
+        hidden_size=2048,
+        num_hidden_layers=22,
+        num_attention_heads=32,
+        num_key_value_heads=4,
+        intermediate_size=5632,
+        vocab_size=32000,
+    ),
+    "llama-2-7b": _llama(
+        hidden_size=4096,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        intermediate_size=11008,
+        vocab_size=32000,
+    ),
+    "llama-3.1-8b": _llama(
+        hidden_size=4096,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        intermediate_size=14336,
+        vocab_size=128256,
+    ),
+    "qwen3-8b": Likeness(
+        "Qwen3Config",
+        {
+            "hidden_size": 4096,
+            "num_hidden_layers": 36,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "intermediate_size": 12288,
+            "vocab_size": 151936,
+        },
+        "bfloat16",
+        language_model=True,
+    ),
+    "gemma-3-4b": Likeness(
+        "Gemma3TextConfig",
+        {
+            "hidden_size": 2560,
+            "num_hidden_layers": 34,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 4,
+            "intermediate_size": 10240,
+            "vocab_size": 262208,
+        },
+        "bfloat16",
+        language_model=True,
+    ),
+}
+
+
+def write_random_model(
+    like: str,
+    out: Path,
+    *,
+    seed: int = 0,
+    dtype: str | None = None,
+    layers: int | None = None,
+    force: bool = False,
+    progress: Callable[[str, int, int], None] = lambda phase, done, total: None,
+) -> int:
+    """Write a model directory; the bytes of its weights.  Raises `UsageProblem`."""
+    likeness = LIKE.get(like)
+    if likeness is None:
+        raise UsageProblem("there is no such model", values={"expected": ", ".join(LIKE), "found": like})
+    config = getattr(transformers, likeness.config)(**likeness.values)
+    if layers is not None:
+        config.num_hidden_layers = layers
+        if getattr(config, "layer_types", None):
+            config.layer_types = config.layer_types[:layers]
+    stored = DTYPES[dtype or likeness.dtype]
+    config.dtype = stored
+    factory = AutoModelForCausalLM if likeness.language_model else AutoModel
+    with parameters_on_meta(), no_init_weights():
+        model = factory.from_config(config)
+    model.tie_weights()
+    config.architectures = [type(model).__name__]
+    with complete_directory(out, force=force) as directory:
+        config.save_pretrained(directory)
+        save_word_tokenizer(directory, config.vocab_size)
+        shards = _shards(_parameters(model), stored.itemsize)
+        for index, shard in enumerate(shards):
+            progress("shards", index, len(shards))
+            _write_shard(directory / _shard_name(index, len(shards)), shard, config.model_type, stored, seed)
+        return _write_index(directory, shards, stored.itemsize)
+
+
+def save_word_tokenizer(directory: Path, vocabulary: int) -> None:
+    """A tokenizer whose words are `w0`, `w1`, …; `w1` pads."""
+    words = {f"w{index}": index for index in range(vocabulary)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="w3"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(directory / "tokenizer.json"))
+    (directory / "tokenizer_config.json").write_text(json.dumps({"pad_token": "w1"}) + "\n")
+
+
+def _parameters(model: PreTrainedModel) -> list[tuple[str, tuple[int, ...]]]:
+    """Names and shapes of what is stored: each parameter once, however often it is tied."""
+    return [(name, tuple(parameter.shape)) for name, parameter in model.named_parameters()]
+
+
+def _shards(parameters: list[tuple[str, tuple[int, ...]]], itemsize: int) -> list[list[tuple[str, tuple[int, ...]]]]:
+    shards: list[list[tuple[str, tuple[int, ...]]]] = [[]]
+    filled = 0
+    for name, shape in parameters:
+        size = int(np.prod(shape)) * itemsize
+        if shards[-1] and filled + size > SHARD_BYTES:
+            shards.append([])
+            filled = 0
+        shards[-1].append((name, shape))
+        filled += size
+    return shards
+
+
+def _shard_name(index: int, count: int) -> str:
+    return "model.safetensors" if count == 1 else f"model-{index + 1:05d}-of-{count:05d}.safetensors"
+
+
+def _write_shard(
+    path: Path, shard: list[tuple[str, tuple[int, ...]]], model_type: str, dtype: torch.dtype, seed: int
+) -> None:
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, shape in shard:
+        size = int(np.prod(shape)) * dtype.itemsize
+        header[name] = {"dtype": STORED_AS[dtype], "shape": shape, "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name, shape in shard:
+            for chunk in _values(name, shape, model_type, dtype, seed):
+                file.write(chunk)
+
+
+def _values(name: str, shape: tuple[int, ...], model_type: str, dtype: torch.dtype, seed: int) -> Iterator[memoryview]:
+    """The bytes of one tensor, a block at a time."""
+    count = int(np.prod(shape))
+    if len(shape) > 1:
+        key = hashlib.sha256(f"chainctl random {name} {seed}".encode()).digest()
+        generator = np.random.Generator(np.random.PCG64(int.from_bytes(key[:16], "little")))
+        block = generator.standard_normal(min(count, BLOCK), dtype=np.float32) * np.float32(STD)
+    else:
+        identity = 0.0 if name.endswith("bias") or model_type.startswith("gemma") else 1.0
+        block = np.full(min(count, BLOCK), identity, np.float32)
+    data = torch.from_numpy(block).to(dtype).view(torch.uint8).numpy().data.cast("B")
+    remaining = count * dtype.itemsize
+    while remaining > 0:
+        yield data[: min(len(data), remaining)]
+        remaining -= len(data)
+
+
+def _write_index(directory: Path, shards: list[list[tuple[str, tuple[int, ...]]]], itemsize: int) -> int:
+    total = sum(int(np.prod(shape)) * itemsize for shard in shards for _, shape in shard)
+    if len(shards) > 1:
+        places = {name: _shard_name(index, len(shards)) for index, shard in enumerate(shards) for name, _ in shard}
+        index = {"metadata": {"total_size": total}, "weight_map": places}
+        (directory / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+    return total
