@@ -144,8 +144,10 @@ def answer(
 ) -> np.ndarray:
     """Of the full chain under `state`, for each text: logits (N, labels), or its summed loss (N, 1) in nats."""
     tensors = read_tensors(state)
-    adapters = adapters_from_tensors(tensors, plan.settings.adapter.activation)
+    stored = adapters_from_tensors(tensors, plan.settings.adapter.activation)
+    adapters = {layer: adapter.frozen(backbone.dtype) for layer, adapter in stored.items()}
     backbone.load_head(tensors)
+    del tensors, stored
     answers: list[np.ndarray] = [np.empty(0)] * len(texts.rows)
     with hidden_states(backbone, texts, placement, scratch=scratch) as hidden:
         run_prefix(

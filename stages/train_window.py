@@ -160,9 +160,7 @@ class Trainer:
     def train(self, progress: Progress) -> tuple[dict[str, np.ndarray], TrainingLoss, int]:
         """Tensors of the update, its losses, and the number of optimiser steps."""
         backbone, window = self.backbone, self.window
-        tensors = read_tensors(self.state)
-        adapters = adapters_from_tensors(tensors, self.settings.adapter.activation)
-        backbone.load_head(tensors)
+        adapters, trained = self._load_adapters()
         with hidden_states(backbone, self.texts, self.placement, scratch=self.scratch) as hidden:
             run_prefix(
                 backbone,
@@ -175,7 +173,8 @@ class Trainer:
                 keep=(self.plan.manifest.start_layer, window.start),
                 progress=progress,
             )
-            trained = {layer: trainable(adapters[layer]) for layer in window.layers}
+            for layer in [layer for layer in adapters if layer < window.start]:
+                del adapters[layer]
             parameters = [value for layer in window.layers for value in trained[layer].parameters()]
             parameters += backbone.head_parameters.values()
             optimizer = Optimizer(parameters, self.settings.optimizer, round_number=self.state.manifest.round)
@@ -186,6 +185,14 @@ class Trainer:
         names += [f"head.{name}" for name in backbone.head_parameters]
         values = [parameter.detach().numpy() for parameter in parameters]
         return dict(zip(names, values, strict=True)), tally.summary(), len(tally.losses)
+
+    def _load_adapters(self) -> tuple[dict[int, Adapter], dict[int, Adapter]]:
+        """Those of every layer as they compute, frozen, and copies of the window's that train; and the head."""
+        tensors = read_tensors(self.state)
+        stored = adapters_from_tensors(tensors, self.settings.adapter.activation)
+        self.backbone.load_head(tensors)
+        trained = {layer: trainable(stored[layer]) for layer in self.window.layers}
+        return {layer: adapter.frozen(self.backbone.dtype) for layer, adapter in stored.items()}, trained
 
     def _epochs(self, hidden: HiddenStates, objective: Objective, optimizer: Optimizer, progress: Progress) -> "Tally":
         settings = self.settings.optimizer

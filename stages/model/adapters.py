@@ -42,6 +42,10 @@ class Adapter:
         down, down_bias, up, up_bias = parameters
         return cls(down, down_bias, up, up_bias, activation)
 
+    def frozen(self, dtype: torch.dtype) -> "Adapter":
+        """The same adapter as it computes: without gradients, in the dtype of the hidden states."""
+        return Adapter.of((value.detach().to(dtype) for value in self.parameters()), self.activation)
+
     def parameters(self) -> list[Tensor]:
         """The four tensors, in a fixed order."""
         return [self.down_RD, self.down_bias_R, self.up_DR, self.up_bias_D]

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812 -- torch's own convention
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -25,6 +27,7 @@ from schemas.settings import Settings
 from stages.model.adapters import Adapter
 from stages.model.aside import aside
 from stages.model.backbone import Backbone
+from stages.model.footprint import execute_meta_kernels
 from stages.model.hidden import IN_MEMORY_LIMIT_BYTES
 from stages.model.reader import Weights
 from stages.model.skeleton import Batch
@@ -33,7 +36,7 @@ from stages.store.measure import mebibytes
 
 # Resident size of a stage that has imported what it needs and opened a small model, and what the first use of
 # torch's kernels adds (code pages, thread stacks, scratch).  Measured: `python benchmarks/imports.py`.
-IMPORT_BASELINE_BYTES = 285 * 2**20
+IMPORT_BASELINE_BYTES = 275 * 2**20
 KERNELS_BYTES = 20 * 2**20
 BASELINE_VARIES_BYTES = 4 * 2**20  # from one start of a process to the next
 FLOAT32_BYTES = 4
@@ -81,6 +84,7 @@ class LiveBytes(TorchDispatchMode):
 
     def __init__(self, known: Sequence[Tensor] = ()) -> None:
         super().__init__()
+        execute_meta_kernels()
         self.now: int = 0
         self.peak: int = 0
         self._seen = {tensor.untyped_storage()._cdata for tensor in known}
@@ -111,6 +115,31 @@ class LiveBytes(TorchDispatchMode):
         self.now -= size
 
 
+class FusedAttention(TorchFunctionMode):
+    """Attention as processors and GPUs run it: no (S, S) matrix.  The meta device would make one."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is F.scaled_dot_product_attention and args[0].is_meta:
+            return _Attention.apply(*args[:3])
+        return function(*args, **(kwargs or {}))
+
+
+class _Attention(torch.autograd.Function):
+    """Shapes of fused attention: query (…, S, E), key (…, T, E), value (…, T, W) -> (…, S, W)."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        output = torch.empty(*query.shape[:-1], value.shape[-1], dtype=query.dtype, device="meta")
+        normaliser = torch.empty(query.shape[:-1], dtype=torch.float32, device="meta")
+        ctx.save_for_backward(query, key, value, output, normaliser)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+        query, key, value, *_rest = ctx.saved_tensors
+        return _meta_like(query), _meta_like(key), _meta_like(value)
+
+
 @dataclass(frozen=True)
 class MemoryModel:
     """Predicts peaks for one model under one set of settings.
@@ -127,23 +156,23 @@ class MemoryModel:
 
     def train_window(self, window: Window, placement: Placement, *, start_layer: int) -> int:
         """Predicted peak in bytes of `train-window`: the larger of its two phases, prefix and window."""
-        adapter, head = self._adapter_bytes(), self._head_bytes()
-        resident = self._resident_bytes(placement)
-        resident += adapter * (self.backbone.num_layers - min(start_layer, window.start))
-        resident += self._table_bytes(placement)
+        frozen, trained = self._adapter_bytes(self.backbone.dtype.itemsize), self._adapter_bytes(FLOAT32_BYTES)
         moments = {"adamw": 2, "sgd": 1 if self.settings.optimizer.momentum else 0}[self.settings.optimizer.name]
-        copies = 2 + moments  # trained copy, gradient, moments
-        trained = copies * adapter * len(window.layers) + (copies - 1) * head
-        prefix = self._prefix_bytes(placement) if window.start > 0 else 0
-        return resident + max(prefix, trained + self._window_bytes(window, placement))
+        prefix = window_phase = (2 + moments) * trained * len(window.layers)  # the copy that trains, gradient, moments
+        prefix += frozen * (self.backbone.num_layers - min(start_layer, window.start))
+        prefix += self._prefix_bytes(placement) if window.start > 0 else 0
+        window_phase += frozen * (self.backbone.num_layers - window.start)
+        window_phase += (1 + moments) * self._head_bytes() + self._table_bytes(placement)
+        window_phase += self._window_bytes(window, placement)
+        return self._resident_bytes(placement) + max(prefix, window_phase)
 
     def forward(self, placement: Placement, *, start_layer: int | None = None) -> int:
         """Predicted peak in bytes of `profile` and, with the adapters of a state from `start_layer` on, of `eval`."""
+        answers = start_layer is not None  # a profile has no use for the head
         adapters = self.backbone.num_layers - start_layer if start_layer is not None else 0
-        answers = adapters > 0  # a profile has no use for the head
         head = self._head_activations(backward=False) + self._table_bytes(placement) if answers else 0
         passing = max(self._prefix_bytes(placement), head)
-        return self._resident_bytes(placement) + adapters * self._adapter_bytes() + passing
+        return self._resident_bytes(placement) + adapters * self._adapter_bytes(self.backbone.dtype.itemsize) + passing
 
     def layer_bytes(self, layer: int) -> int:
         """Bytes of a layer in memory: as it lies on disk, and again where the plan computes in another dtype."""
@@ -187,7 +216,7 @@ class MemoryModel:
             *batch.input_ids.shape, self.backbone.hidden_size, dtype=self.backbone.dtype, device="meta"
         )
         live = LiveBytes([tensor for layer in weights.values() for tensor in layer.values()])
-        with live, torch.set_grad_enabled(backward):
+        with live, FusedAttention(), torch.set_grad_enabled(backward):
             output = self.backbone.run_layers(weights, hidden, batch, adapters)
             if backward:
                 output.backward(_meta_like(output))
@@ -204,11 +233,12 @@ class MemoryModel:
             dtype=self.backbone.dtype,
             device="meta",
         ).requires_grad_()
-        live = LiveBytes([hidden])
+        adapters = [self._meta_adapter(trains=False) for _ in range(behind)]
+        live = LiveBytes([hidden, *(value for adapter in adapters for value in adapter.parameters())])
         with live, torch.enable_grad():
             flowing = hidden
-            for _ in range(behind):
-                flowing = self._meta_adapter(trains=False)(flowing)
+            for adapter in adapters:
+                flowing = adapter(flowing)
             flowing.backward(_meta_like(flowing))
         return live.peak
 
@@ -221,9 +251,11 @@ class MemoryModel:
             head = LanguageHead.of(self.backbone)
             with live, torch.set_grad_enabled(backward):
                 arrived = head.arriving(hidden.requires_grad_(backward), batch)
+                kept = live.now  # the graph of the final norm, while the vocabulary passes
                 if backward:
                     arrived.sum().backward()
-            return branches * live.peak + head.working_bytes(branches * batch.input_ids.numel())
+            working = head.working_bytes(branches * batch.input_ids.numel())
+            return branches * kept + max(working, live.peak - kept)
         with live, torch.set_grad_enabled(backward):
             logits = self.backbone.head(hidden.requires_grad_(backward), batch)
             if backward:
@@ -247,7 +279,8 @@ class MemoryModel:
     def _meta_adapter(self, *, trains: bool = True) -> Adapter:
         r, d = self.bottleneck, self.backbone.hidden_size
         shapes = [(r, d), (r,), (d, r), (d,)]
-        tensors = [torch.empty(shape, device="meta", requires_grad=trains) for shape in shapes]
+        dtype = torch.float32 if trains else self.backbone.dtype
+        tensors = [torch.empty(shape, dtype=dtype, device="meta", requires_grad=trains) for shape in shapes]
         return Adapter.of(tensors, self.settings.adapter.activation)
 
     def _table_bytes(self, placement: Placement) -> int:
@@ -255,9 +288,9 @@ class MemoryModel:
             return 0
         return LanguageHead.of(self.backbone).vocabulary * self._token_bytes()
 
-    def _adapter_bytes(self) -> int:
+    def _adapter_bytes(self, itemsize: int) -> int:
         r, d = self.bottleneck, self.backbone.hidden_size
-        return (2 * r * d + r + d) * FLOAT32_BYTES
+        return (2 * r * d + r + d) * itemsize
 
     def _head_bytes(self) -> int:
         return sum(value.numel() for value in self.backbone.head_parameters.values()) * FLOAT32_BYTES
