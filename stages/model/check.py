@@ -17,6 +17,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from schemas.errors import BadInput
 from schemas.settings import HeadForm, HeadSettings, Settings, TaskSettings
+from stages.model.aside import aside
 from stages.model.backbone import Backbone
 from stages.model.skeleton import (
     FACTORIES,
@@ -95,7 +96,8 @@ def check_architecture(model_dir: Path, form: HeadForm) -> CheckReport:
 def _check(config_bytes: bytes, model_dir: Path, form: HeadForm) -> CheckReport:  # noqa: ARG001 -- cache key
     config = load_config(model_dir)
     try:
-        return compare(tiny_config(config), form)
+        # In a child: what it imports and allocates would stay with a stage that has a budget.
+        return aside(lambda: compare(tiny_config(config), form))
     except (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         raise BadInput(
             f"a small {config.model_type} cannot be run block by block",

@@ -93,6 +93,8 @@ def defer(name: str) -> None:
 def execute(module: types.ModuleType) -> None:
     """Execute a deferred module; any other is left alone."""
     if isinstance(module, Deferred):
+        if module.__name__ == COMPILER:  # which cannot be imported before them
+            execute_meta_kernels()
         module.__class__ = types.ModuleType  # type: ignore[assignment]
         assert module.__spec__ is not None
         assert module.__spec__.loader is not None
