@@ -141,7 +141,7 @@ def compare(setting: Setting, folder: Path, models: Path, repeats: int) -> None:
             runs.append(run_arm(NAMES[arm], command))
             if arm == "full" and setting.like != "llama-2-7b":  # which does not fit unpinned on a small machine
                 runs.append(run_arm(UNPINNED, command, pinned=False))
-    rows = [run.row() | run.answer for run in runs]
+    rows = [run.answer | run.row() for run in runs]
     save(f"memory-{setting.like}", {"setting": setting.__dict__, "smallest_budget": smallest, "runs": rows})
     print(f"\n{setting.like}, batch {setting.batch} x {setting.length}\n\n{table(rows)}", flush=True)
 

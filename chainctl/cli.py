@@ -9,6 +9,7 @@ import chainctl
 from chainctl.commands import assets, data, model, recipe
 from chainctl.commands.aggregate import aggregate
 from chainctl.commands.demo import demo
+from chainctl.commands.doctor import doctor
 from chainctl.commands.eval import evaluate
 from chainctl.commands.inspect import inspect
 from chainctl.commands.log import log
@@ -64,6 +65,7 @@ app.command(rich_help_panel=STAGES)(plan)
 app.command("train-window", rich_help_panel=STAGES)(train_window)
 app.command(rich_help_panel=STAGES)(aggregate)
 app.command("eval", rich_help_panel=STAGES)(evaluate)
+app.command(rich_help_panel=PREPARE)(doctor)
 app.command(rich_help_panel=ARTIFACTS)(verify)
 app.command(rich_help_panel=ARTIFACTS)(inspect)
 app.command(rich_help_panel=ARTIFACTS)(log)

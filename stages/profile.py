@@ -8,7 +8,6 @@ The texts go through the frozen model block by block; labels are not read.
 """
 
 import hashlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,7 +30,7 @@ from stages.model.skeleton import is_decoder
 from stages.model.stream import hidden_states, run_prefix
 from stages.model.texts import EncodedTexts
 from stages.store.artifact import Artifact, drafting, existing
-from stages.store.measure import MeasuredFacts, Stopwatch, resident_bytes
+from stages.store.measure import MeasuredFacts, Stopwatch, device_memory_bytes, resident_bytes
 
 Progress = Callable[[str, int, int], None]
 
@@ -56,11 +55,11 @@ def run(
     examples = load_examples(data, text_column=settings.task.text_column, label_column=None)
     numerics = settings.numerics.decided(settings.encoding.max_length)
     settings = settings.model_copy(update={"numerics": numerics})
-    with Stopwatch(memory_budget_bytes) as watch:
+    budget = memory_budget_bytes or device_memory_bytes()
+    with Stopwatch(budget) as watch:
         check_architecture(model_dir, settings.head_form)
         model = model or LoadedModel.open(model_dir, settings)
         fingerprint = fingerprint or model.backbone.reader.fingerprint()
-        budget = memory_budget_bytes or device_memory_bytes()
         draft = _describe(fingerprint, examples, settings, model.backbone, device=device, budget=budget)
         found = existing(out, ProfileManifest, same=lambda there: _same_inputs(there, draft), force=force)
         if found is not None:
@@ -74,7 +73,7 @@ def run(
         if len(sample) >= draft.similarity.min_examples:
             texts = EncodedTexts.encode([example.text for example in sample], model.encoder, settings.numerics.rows)
             memory = MemoryModel(model.backbone, settings, 0, texts.token_count, resident_bytes())
-            placement, predicted = fit(memory.forward, memory_budget_bytes, what="the profile")
+            placement, predicted = fit(memory.forward, budget, what="the profile")
             layers, layer_seconds = measure_similarity(
                 model.backbone,
                 texts,
@@ -138,11 +137,6 @@ def measure_similarity(
             progress=progress,
         )
     return tuple(curve), tuple(seconds)
-
-
-def device_memory_bytes() -> int:
-    """Physical memory of this machine: the budget where none is given."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def decide(similarity: SimilaritySettings, *, decoder: bool) -> SimilaritySettings:

@@ -32,6 +32,7 @@ from stages.model.loading import LoadedModel
 from stages.store.artifact import Artifact
 from stages.store.cache_directory import CacheDirectory
 from stages.store.files import write_file
+from stages.store.measure import device_memory_bytes
 
 Progress = Callable[[str, int, int], None]
 RoundDone = Callable[["RoundLine"], None]
@@ -268,7 +269,7 @@ def _profiles(
             label_column=task.label_column,
         )
     fingerprint: ModelFingerprint = model.backbone.reader.fingerprint()
-    budgets: Sequence[int] = federation.memory_budgets or (profile.device_memory_bytes(),)
+    budgets: Sequence[int] = federation.memory_budgets or (device_memory_bytes(),)
     for index, shard in enumerate(sorted(shards.glob("*.jsonl"))):
         progress("profiles", index, federation.devices)
         target = out / "profiles" / shard.stem

@@ -42,7 +42,7 @@ from stages.model.texts import EncodedTexts, training_order
 from stages.model.vocabulary import LanguageHead, next_tokens, predicted_count
 from stages.store.artifact import Artifact, check_same_plan, drafting, existing, open_artifact, read_tensors
 from stages.store.cache_directory import CacheDirectory
-from stages.store.measure import MeasuredFacts, Stopwatch, resident_bytes
+from stages.store.measure import MeasuredFacts, Stopwatch, device_memory_bytes, resident_bytes
 
 Progress = Callable[[str, int, int], None]
 
@@ -84,7 +84,8 @@ def run(
     if found is not None:
         return found
     out.parent.mkdir(parents=True, exist_ok=True)
-    with Stopwatch(memory_budget_bytes) as watch:
+    budget = memory_budget_bytes or device_memory_bytes()
+    with Stopwatch(budget) as watch:
         torch.set_num_threads(settings.numerics.threads)
         encoder = model.encoder if model else Encoder.load(model_dir, settings.encoding)
         texts = EncodedTexts.encode([example.text for example in examples], encoder, settings.numerics.rows)
@@ -101,7 +102,7 @@ def run(
         memory = MemoryModel(backbone, settings, manifest.bottleneck, texts.token_count, resident_bytes())
         placement, predicted = fit(
             lambda choice: memory.train_window(window, choice, start_layer=manifest.start_layer),
-            memory_budget_bytes,
+            budget,
             what=f"window {window}",
         )
         before = backbone.reader.checkpoint.bytes_read

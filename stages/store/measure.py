@@ -7,7 +7,7 @@ import resource
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +16,8 @@ from typing import Self
 from schemas.errors import DoesNotFit
 from schemas.measured import Measured
 
+CONTROL_GROUPS = Path("/proc/self/cgroup")
+CONTROL_GROUP_FILES = Path("/sys/fs/cgroup")
 SAMPLE_SECONDS = 0.02
 STATM = Path("/proc/self/statm")
 STATUS = Path("/proc/self/status")
@@ -112,6 +114,35 @@ def reset_peak() -> None:
         CLEAR_REFS.write_text(RESET_PEAK)
     except OSError:
         pass  # the peak then covers the whole life of the process
+
+
+def device_memory_bytes() -> int:
+    """What this process may use: the machine's memory, or less where its container or control group has less."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in _control_group_limits():
+        try:
+            text = path.read_text().strip()
+        except OSError:
+            continue
+        if text.isdigit():  # else "max"
+            limits.append(int(text))
+    return min(limits)
+
+
+def _control_group_limits() -> Iterator[Path]:
+    """Files that may limit this process: of its own group and of every group around it (cgroup v2, then v1)."""
+    try:
+        lines = CONTROL_GROUPS.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        home, name = CONTROL_GROUP_FILES, "memory.max"
+        if controllers:
+            home, name = CONTROL_GROUP_FILES / "memory", "memory.limit_in_bytes"
+        if controllers in ("", "memory"):
+            place = home / group.lstrip("/")
+            yield from (folder / name for folder in (place, *place.parents) if folder.is_relative_to(home))
 
 
 def resident_bytes() -> int | None:
