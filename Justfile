@@ -51,6 +51,24 @@ kills: setup
 bench: setup
     {{bin}}/python -m pytest -q --benchmark-only -o addopts="--import-mode=importlib" tests/bench
 
-# peak memory of train-window against full adapters on the resident model
-bench-memory: setup
-    {{bin}}/python benchmarks/memory.py
+# the peers that benchmarks/ compares with
+setup-bench: setup
+    {{bin}}/python -m pip install --quiet -e ".[bench]"
+
+# peak memory and time of train-window against full adapters, checkpointing, LoRA, disk offload (about 40 minutes)
+bench-memory *models: setup-bench
+    {{bin}}/python -m benchmarks.memory {{models}}
+
+# how the peak grows with layers, window, length, batch and texts
+bench-growth: setup
+    {{bin}}/python -m benchmarks.growth
+
+# streamed against resident; imports; the picture of memory over time
+bench-parts: setup
+    {{bin}}/python -m benchmarks.streaming
+    {{bin}}/python -m benchmarks.imports
+    {{bin}}/python -m benchmarks.timeline
+
+# a window of a 7B model under a hard limit from outside (13 GB of random weights; minutes)
+tight: setup
+    PATH="$PWD/{{bin}}:$PATH" bash examples/tight.sh runs/tight

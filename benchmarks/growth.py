@@ -12,6 +12,7 @@ import json
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from benchmarks.harness import call, chainctl, markdown, random_model, run_arm, save, write_texts
 from benchmarks.memory import smallest_budget
@@ -58,7 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--models-dir", type=Path)
     chosen = parser.parse_args()
-    rows = []
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="chainctl-bench-") as folder:
         for index, point in enumerate(POINTS):
             fast, small = measure(point, Path(folder) / str(index), chosen.models_dir or Path(folder))

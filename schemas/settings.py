@@ -116,7 +116,8 @@ class OptimizerSettings(Record):
 class NumericsSettings(Record):
     """What decides the last bit.  Fixed by the plan, so that equal work has an equal name."""
 
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of the frozen layers; adapters and head stay in float32
+    # Of the frozen layers and what flows between them; adapters, head and losses stay in float32.
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     micro_batch: Literal["auto"] | PositiveInt = "auto"  # auto: 512 tokens, or fewer where a budget asks for it
     threads: PositiveInt = 2
 

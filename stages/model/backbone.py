@@ -25,7 +25,7 @@ from stages.model.skeleton import Batch, Skeleton, build_skeleton, load_config
 from stages.model.weights import Checkpoint
 from stages.store.cache_directory import CacheDirectory
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import settings as fast
 from hypothesis import strategies as st
+from transformers import AutoModel
 
 from schemas.errors import NotTrusted
 from schemas.refs import Window
@@ -22,6 +23,7 @@ from stages.model.cache import PrefixCache
 from stages.model.hidden import HiddenStates
 from stages.model.loading import LoadedModel
 from stages.model.memory import PLACEMENTS, SMALLEST, Placement
+from stages.model.skeleton import Batch
 from stages.model.stream import run_prefix, stream_layers
 from stages.model.texts import EncodedTexts
 from stages.store.artifact import Artifact
@@ -36,7 +38,17 @@ DEPTH = 3
 class World:
     """A tiny federation of one device: plan and state 0 as artifacts, a loaded model, texts."""
 
-    def __init__(self, folder: Path, family: str, *, window_size: int = 2, micro_batch: int = 3, **sections: Any):
+    def __init__(
+        self,
+        folder: Path,
+        family: str,
+        *,
+        window_size: int = 2,
+        micro_batch: int = 3,
+        dtype: str = "float32",
+        batch_size: int = 5,
+        **sections: Any,
+    ):
         from stages import plan, profile
 
         self.folder = folder
@@ -45,8 +57,8 @@ class World:
         data = fleet.save_texts(folder / "data.jsonl", rows)
         self.settings = fleet.settings(
             chain={"window_size": window_size, "start": 0},
-            numerics={"micro_batch": micro_batch, "threads": 1},
-            optimizer={"batch_size": 5, "epochs": 2},
+            numerics={"micro_batch": micro_batch, "threads": 1, "dtype": dtype},
+            optimizer={"batch_size": batch_size, "epochs": 2},
             **sections,
         )
         profile.run(
@@ -78,7 +90,9 @@ class World:
         trainer = Trainer(
             self.plan, state, self.model.backbone, self.texts, self.targets, "one", placement, self.folder, cache
         )
-        return {name: value.copy() for name, value in trainer.train(lambda *_: None)[0].items()}
+        tensors, loss, _ = trainer.train(lambda *_: None)
+        self.first_loss = loss.first
+        return {name: value.copy() for name, value in tensors.items()}
 
 
 def same(left: Mapping[str, np.ndarray], right: Mapping[str, np.ndarray]) -> bool:
@@ -338,3 +352,33 @@ def _tensors(state: Artifact[StateManifest]) -> dict[str, np.ndarray]:
     from stages.store.artifact import read_tensors
 
     return {name: np.array(value) for name, value in read_tensors(state).items()}
+
+
+@pytest.mark.parametrize("family", ["bert", "llama", "mamba"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 4e-3), ("float16", 4e-4)])
+def test_half_precision_trains_near_single_precision(family: str, dtype: str, tolerance: float, tmp_path: Path) -> None:
+    """The first loss, over all texts, differs by what the dtype cannot hold; placements still agree bit for bit."""
+    worlds = [World(tmp_path / name, family, dtype=name, batch_size=10) for name in ("float32", dtype)]
+    losses = []
+    for world in worlds:
+        assert same(world.train(PLACEMENTS[0]), world.train(SMALLEST))
+        losses.append(world.first_loss)
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=tolerance)
+
+
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16])
+def test_weights_stored_in_half_compute_in_single_precision_as_transformers_would(
+    stored: torch.dtype, tmp_path: Path
+) -> None:
+    fleet.save_model(tmp_path, "llama").to(stored).save_pretrained(tmp_path)
+    own = AutoModel.from_pretrained(tmp_path, dtype=torch.float32)
+    backbone = Backbone.open(tmp_path, fleet.settings(), pad_id=0)
+    ids = torch.tensor([[1, 5, 6, 7]])
+    batch = Batch(ids, torch.ones_like(ids))
+    with torch.no_grad():
+        hidden = backbone.embed(batch)
+        for layer, weights in stream_layers(backbone, range(DEPTH)):
+            hidden = backbone.run_layers({layer: weights}, hidden, batch, {})
+        found = backbone.after_layers(hidden, batch).last_hidden_state
+        assert torch.equal(found, own(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state)

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# A window of a LLaMA-2-7B-shaped language model trains under a hard limit that the kernel keeps (RLIMIT_DATA, no root).
+# usage: examples/tight.sh FOLDER [LIMIT_MIB]
+set -euo pipefail
+folder=$1 limit=${2:-1536}
+model=$folder/llama-2-7b
+mkdir -p "$folder"
+[ -e "$model" ] || chainctl model random --like llama-2-7b --out "$model"
+python3 - "$folder/texts.jsonl" <<'P'
+import json, sys
+with open(sys.argv[1], "w") as file:
+    for text in range(6):
+        words = " ".join(f"w{4 + (text * 7919 + place * 31) % 31000}" for place in range(512))
+        file.write(json.dumps({"text": words}) + "\n")
+P
+settings=(--set "task.kind='causal-lm'" --set "numerics.dtype='bfloat16'" --set encoding.max_length=512
+          --set numerics.micro_batch=1 --set optimizer.batch_size=2 --set chain.window_size=2 --set chain.start=15
+          --set similarity.min_examples=5)
+common=(--model "$model" --data "$folder/texts.jsonl" --device small)
+# 100 MiB of the limit are for what RLIMIT_DATA counts and no memory stands behind: reserved stacks and arenas.
+chainctl profile "${common[@]}" "${settings[@]}" --memory-budget "$((limit - 100))MiB" --out "$folder/profile"
+chainctl plan "$folder/profile" --model "$model" "${settings[@]}" --out "$folder/plan" --state "$folder/state"
+prlimit --data="$((limit * 1024 * 1024))" \
+    chainctl train-window "${common[@]}" --plan "$folder/plan" --state "$folder/state" \
+    --memory-budget "$((limit - 100))MiB" --out "$folder/update" --force
