@@ -30,7 +30,7 @@ from stages.model.adapters import adapters_from_tensors
 from stages.model.backbone import Backbone
 from stages.model.cache import prefix_cache
 from stages.model.loading import LoadedModel
-from stages.model.memory import MemoryModel, Placement, fit
+from stages.model.memory import FASTEST, MemoryModel, Placement, fit
 from stages.model.metrics import accuracy_with_interval, confusion_matrix, macro_f1_with_interval, ratio_with_interval
 from stages.model.reader import Verify
 from stages.model.skeleton import Batch
@@ -79,7 +79,7 @@ def run(
         return found
     out.parent.mkdir(parents=True, exist_ok=True)
     budget = memory_budget_bytes or device_memory_bytes()
-    with Stopwatch(budget) as watch:
+    with Stopwatch(None if model else budget) as watch:
         torch.set_num_threads(settings.numerics.threads)
         encoder = model.encoder if model else Encoder.load(model_dir, settings.encoding)
         texts = EncodedTexts.encode([example.text for example in examples], encoder, settings.numerics.rows)
@@ -97,12 +97,16 @@ def run(
                 cache=cache,
             )
         )
-        memory = MemoryModel(backbone, settings, planned.manifest.bottleneck, texts.token_count, resident_bytes())
-        placement, predicted = fit(
-            lambda choice: memory.forward(choice, start_layer=planned.manifest.start_layer),
-            budget,
-            what="the evaluation",
-        )
+        placement = FASTEST
+        predicted: int | None = None
+        if not model:
+            longest, bottleneck = max(texts.lengths), planned.manifest.bottleneck
+            memory = MemoryModel(backbone, settings, bottleneck, texts.token_count, resident_bytes(), longest)
+            placement, predicted = fit(
+                lambda choice: memory.forward(choice, start_layer=planned.manifest.start_layer),
+                budget,
+                what="the evaluation",
+            )
         before = backbone.reader.checkpoint.bytes_read
         answers = answer(
             backbone,

@@ -24,7 +24,7 @@ from stages.model.check import check_architecture
 from stages.model.cka import cka_with_interval, gram
 from stages.model.hidden import HiddenStates
 from stages.model.loading import LoadedModel
-from stages.model.memory import MemoryModel, Placement, fit
+from stages.model.memory import FASTEST, MemoryModel, Placement, fit
 from stages.model.pooling import draw_rows, features
 from stages.model.skeleton import is_decoder
 from stages.model.stream import hidden_states, run_prefix
@@ -56,7 +56,8 @@ def run(
     numerics = settings.numerics.decided(settings.encoding.max_length)
     settings = settings.model_copy(update={"numerics": numerics})
     budget = memory_budget_bytes or device_memory_bytes()
-    with Stopwatch(budget) as watch:
+    simulated = model is not None  # one process is many devices, and keeps none of their budgets
+    with Stopwatch(None if simulated else budget) as watch:
         check_architecture(model_dir, settings.head_form)
         model = model or LoadedModel.open(model_dir, settings)
         fingerprint = fingerprint or model.backbone.reader.fingerprint()
@@ -69,11 +70,14 @@ def run(
         sample = _sample(examples, draft.similarity, seed=settings.seed, device=device)
         layers: tuple[LayerSimilarity, ...] = ()
         layer_seconds: tuple[float, ...] = ()
-        predicted = None
+        predicted: int | None = None
         if len(sample) >= draft.similarity.min_examples:
             texts = EncodedTexts.encode([example.text for example in sample], model.encoder, settings.numerics.rows)
-            memory = MemoryModel(model.backbone, settings, 0, texts.token_count, resident_bytes())
-            placement, predicted = fit(memory.forward, budget, what="the profile")
+            placement = FASTEST
+            if not simulated:
+                longest = max(texts.lengths)
+                memory = MemoryModel(model.backbone, settings, 0, texts.token_count, resident_bytes(), longest)
+                placement, predicted = fit(memory.forward, budget, what="the profile")
             layers, layer_seconds = measure_similarity(
                 model.backbone,
                 texts,

@@ -32,7 +32,7 @@ from stages.model.cache import prefix_cache
 from stages.model.criterion import ClassCriterion, Criterion, TokenCriterion, go_back
 from stages.model.hidden import HiddenStates
 from stages.model.loading import LoadedModel
-from stages.model.memory import MemoryModel, Placement, fit
+from stages.model.memory import FASTEST, MemoryModel, Placement, fit
 from stages.model.objective import Objective, StepLoss
 from stages.model.optimizer import Optimizer
 from stages.model.reader import Verify, Weights
@@ -85,7 +85,7 @@ def run(
         return found
     out.parent.mkdir(parents=True, exist_ok=True)
     budget = memory_budget_bytes or device_memory_bytes()
-    with Stopwatch(budget) as watch:
+    with Stopwatch(None if model else budget) as watch:
         torch.set_num_threads(settings.numerics.threads)
         encoder = model.encoder if model else Encoder.load(model_dir, settings.encoding)
         texts = EncodedTexts.encode([example.text for example in examples], encoder, settings.numerics.rows)
@@ -99,12 +99,16 @@ def run(
                 model_dir, settings, pad_id=texts.pad_id, expected=manifest.model, verify=verify, cache=cache
             )
         )
-        memory = MemoryModel(backbone, settings, manifest.bottleneck, texts.token_count, resident_bytes())
-        placement, predicted = fit(
-            lambda choice: memory.train_window(window, choice, start_layer=manifest.start_layer),
-            budget,
-            what=f"window {window}",
-        )
+        if model:  # a simulation: one process is many devices, and keeps none of their budgets
+            placement, predicted = FASTEST, planned_peak_bytes(manifest, window)
+        else:
+            longest = max(texts.lengths)
+            memory = MemoryModel(backbone, settings, manifest.bottleneck, texts.token_count, resident_bytes(), longest)
+            placement, predicted = fit(
+                lambda choice: memory.train_window(window, choice, start_layer=manifest.start_layer),
+                budget,
+                what=f"window {window}",
+            )
         before = backbone.reader.checkpoint.bytes_read
         trainer = Trainer(planned, current, backbone, texts, targets, device, placement, out.parent, cache)
         trained, loss, steps = trainer.train(watch.over(progress))
@@ -345,3 +349,8 @@ def check_turn(plan: Artifact[PlanManifest], state: Artifact[StateManifest], dev
             values={"expected": ", ".join(state.manifest.participants), "found": device},
             hint="check --device, or wait for a round that names it",
         )
+
+
+def planned_peak_bytes(plan: PlanManifest, window: Window) -> int:
+    """What the plan predicts for a window."""
+    return next(entry.predicted_peak_bytes for entry in plan.memory if entry.window == window)

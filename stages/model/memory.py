@@ -60,7 +60,7 @@ PLACEMENTS = (
     Placement(hidden_in_memory=False, prefetch=False, window_resident=True, head_resident=False),
     Placement(hidden_in_memory=False, prefetch=False, window_resident=False, head_resident=False),
 )
-SMALLEST = PLACEMENTS[-1]
+FASTEST, SMALLEST = PLACEMENTS[0], PLACEMENTS[-1]
 
 
 def fit(predict: Callable[[Placement], int], budget_bytes: int | None, *, what: str) -> tuple[Placement, int]:
@@ -145,7 +145,8 @@ class MemoryModel:
     """Predicts peaks for one model under one set of settings.
 
     `bottleneck` is r of Eq. 1 (0: no adapters), `tokens` how many a device's texts have together, `baseline_bytes`
-    the resident size of a process that has opened the model; None: estimated, for a process on another machine.
+    the resident size of a process that has opened the model (None: estimated, for a process on another machine),
+    `longest` the tokens of the longest text (None: as many as the plan allows).
     """
 
     backbone: Backbone
@@ -153,6 +154,7 @@ class MemoryModel:
     bottleneck: int
     tokens: int
     baseline_bytes: int | None = None
+    longest: int | None = None
 
     def train_window(self, window: Window, placement: Placement, *, start_layer: int) -> int:
         """Predicted peak in bytes of `train-window`: the larger of its two phases, prefix and window."""
@@ -269,7 +271,7 @@ class MemoryModel:
         rows = self.settings.numerics.rows
         if backward:
             rows = min(rows, self.settings.optimizer.batch_size)
-        ids = torch.zeros(rows, self.settings.encoding.max_length, dtype=torch.int64)
+        ids = torch.zeros(rows, self._length(), dtype=torch.int64)
         return Batch(ids, torch.ones_like(ids))
 
     def _meta_weights(self, layer: int) -> Weights:
@@ -302,7 +304,10 @@ class MemoryModel:
         return self._batch(backward=True).input_ids.numel() * self._token_bytes()
 
     def _batch_bytes(self) -> int:
-        return self.settings.optimizer.batch_size * self.settings.encoding.max_length * self._token_bytes()
+        return self.settings.optimizer.batch_size * self._length() * self._token_bytes()
+
+    def _length(self) -> int:
+        return self.longest or self.settings.encoding.max_length
 
     def _hidden_bytes(self) -> int:
         wanted = self.tokens * self._token_bytes()
