@@ -2,7 +2,7 @@
 
     python -m benchmarks.streaming [roberta-large tinyllama-1.1b] [--models-dir DIR] [--rounds 3]
 
-One process, arms interleaved: every layer resident, streamed with prefetch, streamed without, and streamed with each
+One process, eight layers, arms interleaved: every layer resident, streamed with prefetch, streamed without, and streamed with each
 layer hashed as it is read.  Four micro-batches of 8 x 256 (roberta-large, float32) and of 8 x 64 (tinyllama, bfloat16).
 Files are in the page cache; a device with a slower disk sees more of it.  Prints ratios to the resident prefix.
 """
@@ -27,6 +27,7 @@ from stages.model.texts import EncodedTexts
 
 SIZES = {"roberta-large": ("float32", 8, 256), "tinyllama-1.1b": ("bfloat16", 8, 64)}
 MICRO_BATCHES = 4
+LAYERS = 8
 
 
 def main() -> None:
@@ -39,7 +40,7 @@ def main() -> None:
     results: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory(prefix="chainctl-bench-") as folder:
         for like in chosen.models:
-            model = random_model(like, chosen.models_dir or Path(folder))
+            model = random_model(like, chosen.models_dir or Path(folder), layers=LAYERS)
             results[like] = compare(like, model, Path(folder), chosen.rounds)
             print(like, json.dumps(results[like]), flush=True)
     save("streaming", results)
@@ -88,8 +89,7 @@ def compare(like: str, model: Path, scratch: Path, rounds: int) -> dict[str, flo
         "streamed and verified": streamed("always", prefetch=True),
     }
     ratios: dict[str, list[float]] = {name: [] for name in arms}
-    for run in arms.values():
-        run()  # warm
+    run_resident()  # warm
     for _ in range(rounds):
         seconds = {name: timed(run) for name, run in arms.items()}
         for name in arms:

@@ -9,12 +9,14 @@ everything and once with the smallest budget, each in a fresh process sampled fr
 import argparse
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import ROOT, Run, markdown, random_model, run_arm, save, write_texts
 from benchmarks.memory import SETTINGS, prepare, smallest_budget
 
+THIN = 4  # every fourth sample is drawn
 PICTURE = ROOT / "docs" / "memory-over-time.svg"
 # The stage in a process of its own, telling when each phase begins by the clock that the sampler reads.
 CHILD = """
@@ -52,8 +54,6 @@ def main() -> None:
         smallest = int(smallest_budget(window, folder).removesuffix("MiB"))
         runs = []
         for title, budget in (("room for everything", 16 * 1024), (f"a budget of {smallest} MiB", smallest)):
-            import time
-
             out = ["--out", str(folder / str(budget))]
             began = time.perf_counter()
             command = [sys.executable, "-c", CHILD, str(began), str(budget * 2**20), *map(str, window[1:]), *out]
@@ -80,9 +80,8 @@ def draw(runs: list[tuple[str, Run]]) -> None:
 
 def panel_of(panel: Any, title: str, run: Run) -> None:
     """Anonymous and file-backed memory, the phases, the prediction."""
-    seconds = [sample[0] for sample in run.samples]
-    anonymous = [sample[1] for sample in run.samples]
-    files = [sample[2] for sample in run.samples]
+    shown = run.samples[::THIN]
+    seconds, anonymous, files = ([sample[column] for sample in shown] for column in range(3))
     panel.stackplot(seconds, anonymous, files, labels=("own memory", "code, from files"), colors=("#4477aa", "#bbccee"))
     predicted = run.answer["predicted"]
     panel.axhline(predicted, color="#cc3311", linewidth=1.2, label=f"predicted peak, {predicted:.0f} MiB")
