@@ -2,9 +2,10 @@
 
     python -m benchmarks.streaming [roberta-large tinyllama-1.1b] [--models-dir DIR] [--rounds 3]
 
-One process, eight layers, arms interleaved: every layer resident, streamed with prefetch, streamed without, and streamed with each
-layer hashed as it is read.  Four micro-batches of 8 x 256 (roberta-large, float32) and of 8 x 64 (tinyllama, bfloat16).
-Files are in the page cache; a device with a slower disk sees more of it.  Prints ratios to the resident prefix.
+One process, eight layers, arms interleaved: every layer resident, streamed with prefetch, streamed without, and
+streamed with each layer hashed as it is read.  Four micro-batches of 8 x 256 (roberta-large, float32) and of 8 x 64
+(tinyllama, bfloat16).  Files are in the page cache; a device with a slower disk sees more of it.  Prints ratios to the
+resident prefix.
 """
 
 import argparse
