@@ -47,11 +47,11 @@ class Point:
 BASE = Point()
 POINTS = (
     BASE,
-    *(replace(BASE, what=f"{layers} layers", layers=layers) for layers in (6, 24, 48)),
-    *(replace(BASE, what=f"Q = {window}", window=window) for window in (1, 4, 8)),
-    *(replace(BASE, what=f"{length} tokens", length=length) for length in (256, 512)),
-    *(replace(BASE, what=f"batch {batch}", batch=batch) for batch in (4, 32)),
-    *(replace(BASE, what=f"{texts} texts", texts=texts) for texts in (16, 128, 512)),
+    *(replace(BASE, what=f"{layers} layers", layers=layers) for layers in (6, 48)),
+    *(replace(BASE, what=f"Q = {window}", window=window) for window in (1, 8)),
+    *(replace(BASE, what=f"{length} tokens", length=length) for length in (512,)),
+    *(replace(BASE, what=f"batch {batch}", batch=batch) for batch in (32,)),
+    *(replace(BASE, what=f"{texts} texts", texts=texts) for texts in (16, 128)),
 )
 
 
