@@ -134,11 +134,8 @@ def write_random_model(
     likeness = LIKE.get(like)
     if likeness is None:
         raise UsageProblem("there is no such model", values={"expected": ", ".join(LIKE), "found": like})
-    config = getattr(transformers, likeness.config)(**likeness.values)
-    if layers is not None:
-        config.num_hidden_layers = layers
-        if getattr(config, "layer_types", None):
-            config.layer_types = config.layer_types[:layers]
+    depth = {} if layers is None else {"num_hidden_layers": layers}
+    config = getattr(transformers, likeness.config)(**{**likeness.values, **depth})  # which lists its layers' types
     stored = DTYPES[dtype or likeness.dtype]
     config.dtype = stored
     factory = AutoModelForCausalLM if likeness.language_model else AutoModel

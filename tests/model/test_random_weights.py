@@ -70,3 +70,10 @@ def test_what_is_there_is_not_written_over(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     with pytest.raises(UsageProblem, match="exists"):
         write_random_model("bert-base", tmp_path / "model")
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("like", ["gemma-3-4b", "qwen3-8b"])
+def test_more_layers_than_the_original_list_their_types_too(like: str, tmp_path: Path) -> None:
+    write_random_model(like, tmp_path / "model", layers=40)
+    assert len(json.loads((tmp_path / "model" / "config.json").read_text())["layer_types"]) == 40
