@@ -19,7 +19,7 @@ setup:
     @if [ ! -e "{{stamp}}" ]; then \
         {{python}} -m venv .venv && \
         {{bin}}/python -m pip install --quiet "torch==2.13.0" && \
-        {{bin}}/python -m pip install --quiet -e ".[data,report,dev]" && \
+        {{bin}}/python -m pip install --quiet -e ".[data,report,sign,dev]" && \
         touch "{{stamp}}"; \
     fi
 

@@ -13,6 +13,7 @@ from schemas.errors import BadInput, UsageProblem
 if TYPE_CHECKING:
     from schemas.settings import Settings
     from stages.store.cache_directory import CacheDirectory
+    from stages.store.signing import Signer
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout; messages go to stderr.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
@@ -54,6 +55,12 @@ CacheDir = Annotated[
 ]
 CacheLimit = Annotated[
     str, typer.Option("--cache-limit", metavar="SIZE", help="Most that --cache-dir may take; oldest go first.")
+]
+
+
+Key = Annotated[
+    str | None,
+    typer.Option("--key", metavar="NAME", envvar="CHAINCTL_KEY", help="Sign with this key; see 'chainctl keys'."),
 ]
 
 
@@ -102,6 +109,31 @@ def cache_directory(path: Path | None, limit: str) -> "CacheDirectory | None":
     from stages.store.cache_directory import CacheDirectory
 
     return CacheDirectory(path, size or 0)
+
+
+def open_key(name: str | None) -> "Signer | None":
+    """The private key that `--key` names."""
+    if name is None:
+        return None
+    check_name(name)
+    from stages.store.signing import KeyRing
+    from stages.store.trust import home_directory
+
+    return KeyRing(home_directory()).open(name)
+
+
+def check_name(name: str) -> None:
+    """A name of a key or a coordinator: as those of devices, so that it is a file name everywhere."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from schemas.refs import DeviceName
+
+    try:
+        TypeAdapter(DeviceName).validate_python(name)
+    except ValidationError:
+        raise UsageProblem(
+            "this cannot be a name", values={"expected": "a-z, 0-9, dot, dash; at most 64", "found": ascii(name)[:80]}
+        ) from None
 
 
 def parse_size(text: str | None) -> int | None:

@@ -7,17 +7,24 @@ The rules, which every document on disk obeys:
 3. The bytes on disk are the canonical bytes (JSON, UTF-8, sorted keys, two spaces, no NaN, one newline at
    the end).  Anything else with the same meaning is refused, so one meaning has one name.
 4. The name of an artifact is the SHA-256 of its manifest's bytes: `sha256sum manifest.json` prints it.
+5. An older version is read by its upgrade, a pure function of the document; the artifact keeps its name.
 """
 
 import hashlib
 import json
+import re
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from schemas.errors import BadInput
 
-MANIFEST_LIMIT_BYTES = 64 * 2**20  # far above the largest real manifest; a bound for hostile ones
+# Bounds for hostile documents, far above real ones: parsing takes tens of bytes of memory for each byte on disk.
+MANIFEST_LIMIT_BYTES = 2**20
+LARGE_MANIFEST_LIMIT_BYTES = 16 * 2**20  # of what the coordinator makes, with a line for each of its devices
+
+Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class Record(BaseModel):
@@ -37,6 +44,8 @@ class Manifest(Record):
 
     KIND: ClassVar[str]
     VERSION: ClassVar[int] = 1
+    LIMIT_BYTES: ClassVar[int] = MANIFEST_LIMIT_BYTES
+    OLDER: ClassVar[Mapping[int, Upgrade]] = {}  # version -> what makes it a document of VERSION
 
     def canonical_bytes(self) -> bytes:
         """The only byte string that stands for this manifest."""
@@ -53,7 +62,11 @@ class Manifest(Record):
 
         `source` names the file in errors.  Raises `BadInput`.
         """
-        check_kind_and_version(data, kind=cls.KIND, version=cls.VERSION, source=source)
+        kind, version = read_kind_and_version(data, source=source, limit=cls.LIMIT_BYTES)
+        if kind == cls.KIND and type(version) is int and version in cls.OLDER:
+            data = cls._upgraded(data, cls.OLDER[version], source=source)
+        else:
+            check_kind_and_version((kind, version), kind=cls.KIND, version=cls.VERSION, source=source)
         try:
             manifest = cls.model_validate_json(data)
         except ValidationError as error:
@@ -63,12 +76,21 @@ class Manifest(Record):
                 hint="make the artifact again with a current chainctl, or copy it again",
             ) from None
         if manifest.canonical_bytes() != data:
-            raise BadInput(
-                f"{source} is not in canonical form (key order, spacing, duplicate keys or number format)",
-                values={"expected": manifest.digest, "found": sha256_digest(data)},
-                hint="manifests are never edited by hand: make the artifact again",
-            )
+            raise _not_canonical(source, manifest.canonical_bytes(), data)
         return manifest
+
+    @classmethod
+    def _upgraded(cls, data: bytes, upgrade: Upgrade, *, source: str) -> bytes:
+        """The canonical bytes of an older document as one of this version."""
+        document = json.loads(data)
+        try:
+            canonical = canonical_json(document)
+            upgraded = canonical_json(upgrade(document))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise BadInput(f"{source} is not a valid {cls.KIND} manifest", hint="copy the artifact again") from None
+        if canonical != data:
+            raise _not_canonical(source, canonical, data)
+        return upgraded
 
 
 def canonical_json(value: Any) -> bytes:
@@ -82,25 +104,49 @@ def sha256_digest(data: bytes | memoryview) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
-def check_kind_and_version(data: bytes, *, kind: str, version: int, source: str) -> None:
+def added(section: dict[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """`section` of an older document with what it did not have yet.  Raises `ValueError` where it has it."""
+    if set(section) & set(fields):
+        raise ValueError("an older document holds newer fields")
+    return {**section, **fields}
+
+
+def check_kind_and_version(found: tuple[object, object], *, kind: str, version: int, source: str) -> None:
     """Rule 1: look at `kind` and `version`, and at nothing else.  Raises `BadInput` with both values."""
-    found_kind, found_version = read_kind_and_version(data, source=source)
+    found_kind, found_version = found
     if (found_kind, found_version) == (kind, version):
         return
     newer = found_kind == kind and isinstance(found_version, int) and found_version > version
     raise BadInput(
         f"{source} is not the kind of document that is needed here",
-        values={"expected": f"{kind} v{version}", "found": f"{found_kind} v{found_version}"},
+        values={"expected": f"{kind} v{version}", "found": describe_kind(found_kind, found_version)},
         hint="it was written by a newer chainctl: upgrade" if newer else "check which directory was given",
     )
 
 
-def read_kind_and_version(data: bytes, *, source: str) -> tuple[object, object]:
+def describe_kind(kind: object, version: object) -> str:
+    """`plan v2`, where a document says something of the sort; what else it may say is not repeated."""
+    plausible = isinstance(kind, str) and re.fullmatch(r"[a-z][a-z-]{0,31}", kind)
+    number = version if type(version) is int and abs(version) < 2**31 else "?"
+    return f"{kind} v{number}" if plausible else "a document that names no kind"
+
+
+def _not_canonical(source: str, expected: bytes, found: bytes) -> BadInput:
+    return BadInput(
+        f"{source} is not in canonical form (key order, spacing, duplicate keys or number format)",
+        values={"expected": sha256_digest(expected), "found": sha256_digest(found)},
+        hint="manifests are never edited by hand: make the artifact again",
+    )
+
+
+def read_kind_and_version(
+    data: bytes, *, source: str, limit: int = LARGE_MANIFEST_LIMIT_BYTES
+) -> tuple[object, object]:
     """`kind` and `version` of a JSON document, whatever else it holds.  Raises `BadInput`."""
-    if len(data) > MANIFEST_LIMIT_BYTES:
+    if len(data) > limit:
         raise BadInput(
             f"{source} is too large for a manifest",
-            values={"limit": f"{MANIFEST_LIMIT_BYTES} bytes", "found": f"{len(data)} bytes"},
+            values={"limit": f"{limit} bytes", "found": f"{len(data)} bytes or more"},
         )
     try:
         document = json.loads(data)

@@ -1,14 +1,16 @@
-"""Plan v1: everything a federation agreed on before the first round."""
+"""Plan v2: everything a federation agreed on before the first round.  v1 had no trust and knew one strategy."""
 
 import itertools
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from schemas.base import Manifest, Record
+from schemas.base import LARGE_MANIFEST_LIMIT_BYTES, Manifest, Record, Upgrade, added
 from schemas.profile import LayerSimilarity
 from schemas.refs import DeviceName, Digest, ModelFingerprint, TensorName, Window
 from schemas.settings import Settings
+from schemas.trust import TrustPolicy
 
 
 class PlannedDevice(Record):
@@ -38,13 +40,38 @@ class HeadParameter(Record):
 StartReason = Literal["below-threshold", "clamped", "no-layer-below-threshold", "fixed", "method"]
 
 
+FEDERATION_SINCE_V2 = {
+    "quorum": 1,
+    "trim_fraction": 0.2,
+    "assumed_malicious": 0,
+    "clip_norm": "none",
+    "max_update_norm": "none",
+    "server_optimizer": "none",
+    "server_learning_rate": 0.1,
+    "server_momentum": 0.9,
+    "server_beta2": 0.99,
+    "server_tau": 1e-3,
+}
+
+
+def from_v1(document: dict[str, Any]) -> dict[str, Any]:
+    """A plan v1 as v2: unsigned, without a cap on norms, averaged as then."""
+    settings = document["settings"]
+    federation = added(settings["federation"], FEDERATION_SINCE_V2)
+    upgraded = added(document, {"trust": TrustPolicy().model_dump(mode="json")})
+    return {**upgraded, "version": 2, "settings": {**settings, "federation": federation}}
+
+
 class PlanManifest(Manifest):
     """What `chainctl plan` decided and why."""
 
     KIND: ClassVar[str] = "plan"
+    VERSION: ClassVar[int] = 2
+    LIMIT_BYTES: ClassVar[int] = LARGE_MANIFEST_LIMIT_BYTES
+    OLDER: ClassVar[Mapping[int, Upgrade]] = {1: from_v1}
 
     kind: Literal["plan"] = "plan"
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     model: ModelFingerprint
     settings: Settings
     devices: tuple[PlannedDevice, ...]
@@ -57,6 +84,7 @@ class PlanManifest(Manifest):
     windows: tuple[Window, ...]
     memory: tuple[WindowMemory, ...]  # one for each window
     limited_by: DeviceName | None  # the device whose budget decided Q
+    trust: TrustPolicy = TrustPolicy()
 
     @model_validator(mode="after")
     def _windows_tile_the_tail(self) -> "PlanManifest":
@@ -92,6 +120,19 @@ class PlanManifest(Manifest):
         if chosen.task.kind == "text-classification" and not chosen.task.labels:
             raise ValueError("a plan fixes the label set")
         return self
+
+    @model_validator(mode="after")
+    def _who_signs_is_enrolled(self) -> "PlanManifest":
+        enrolled = {device.name for device in self.trust.devices}
+        if self.trust.required and not {device.name for device in self.devices} <= enrolled:
+            raise ValueError("a plan that requires signatures enrols every device")
+        return self
+
+    def most_examples(self, name: str) -> int:
+        """How many texts a device may say it trained on: as enrolled, or else as it profiled."""
+        enrolled = self.trust.device(name)
+        planned = self.device(name)
+        return enrolled.max_example_count if enrolled else planned.example_count if planned else 0
 
     def device(self, name: str) -> PlannedDevice | None:
         """The planned device called `name`, if there is one."""

@@ -9,6 +9,7 @@ from schemas.measured import Measured
 from schemas.perplexity import PerplexityManifest
 from schemas.plan import PlanManifest
 from schemas.profile import ProfileManifest
+from schemas.refusal import RefusalManifest
 from schemas.settings import Settings
 from schemas.state import StateManifest
 from schemas.update import UpdateManifest
@@ -21,6 +22,7 @@ DOCUMENTS: dict[str, type[BaseModel]] = {
     "evaluation": EvaluationManifest,
     "perplexity": PerplexityManifest,
     "measured": Measured,
+    "refusal": RefusalManifest,
     "recipe": Settings,
 }
 

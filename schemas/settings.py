@@ -14,6 +14,9 @@ from schemas.refs import Label
 
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+Strategy = Literal["weighted-mean", "coordinate-median", "trimmed-mean", "krum", "multi-krum"]
+ServerOptimizer = Literal["none", "fedavgm", "fedadam", "fedyogi"]
 EFFICIENT_TOKENS = 512  # in one matrix product; more are no faster on a processor (docs/performance.md)
 
 
@@ -135,10 +138,25 @@ class NumericsSettings(Record):
 
 
 class FederationSettings(Record):
-    """Who takes part.  `devices_per_round = "all"`, or that many, drawn anew each round from the plan's digest."""
+    """Who takes part, and how their updates become the next state.
+
+    `devices_per_round = "all"`, or that many, drawn anew each round from the plan's digest.  All strategies work on
+    the difference between an update and the state it was trained on.
+    """
 
     devices_per_round: Literal["all"] | PositiveInt = "all"
-    strategy: Literal["weighted-mean"] = "weighted-mean"
+    quorum: Literal["all"] | PositiveInt = 1  # accepted updates that close a round
+    strategy: Strategy = "weighted-mean"
+    trim_fraction: Annotated[float, Field(ge=0, lt=0.5)] = 0.2  # [β] trimmed-mean: cut off at each end
+    assumed_malicious: NonNegativeInt = 0  # [f] krum and multi-krum: needs 2 f + 3 updates
+    clip_norm: Literal["none"] | PositiveFloat = "none"  # longer differences are shortened to this L2 norm
+    # Longer differences are refused.  auto: what AdamW cannot exceed in the steps a device takes; none for sgd.
+    max_update_norm: Literal["auto", "none"] | PositiveFloat = "auto"
+    server_optimizer: ServerOptimizer = "none"
+    server_learning_rate: PositiveFloat = 0.1  # [η]
+    server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # [β₁]
+    server_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99  # [β₂] fedadam and fedyogi
+    server_tau: PositiveFloat = 1e-3  # [τ] fedadam and fedyogi: how adaptive
 
 
 class Settings(Record):

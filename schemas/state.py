@@ -1,11 +1,15 @@
-"""State v1: all adapters and the head after some rounds, and what the next round is to train."""
+"""State v2: all adapters and the head after some rounds, and what the next round is to train.
 
-from typing import Annotated, ClassVar, Literal
+v1 did not say how many devices each layer was averaged over, and knew no server optimiser.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from schemas.base import Manifest, Record
-from schemas.refs import DeviceName, Digest, FileReference, TensorReference, Window
+from schemas.base import LARGE_MANIFEST_LIMIT_BYTES, Manifest, Record, Upgrade, added
+from schemas.refs import DeviceName, Digest, FileReference, TensorName, TensorReference, Window
 
 
 class AcceptedUpdate(Record):
@@ -24,13 +28,36 @@ class Convergence(Record):
     stale_rounds: Annotated[int, Field(ge=0)] = 0
 
 
+class Coverage(Record):
+    """How many of the accepted updates held a layer, and the texts behind them."""
+
+    layer: Annotated[int, Field(ge=0)]
+    devices: Annotated[int, Field(ge=1)]
+    example_count: Annotated[int, Field(ge=1)]
+
+
+class ServerSteps(Record):
+    """How often the server optimiser has moved a tensor.  Its moments are tensors of the state."""
+
+    tensor: TensorName
+    steps: Annotated[int, Field(ge=1)]
+
+
+def from_v1(document: dict[str, Any]) -> dict[str, Any]:
+    """A state v1 as v2: coverage unknown, no server optimiser."""
+    return {**added(document, {"coverage": [], "server_steps": []}), "version": 2}
+
+
 class StateManifest(Manifest):
     """Round `t`: the tensors after `t` aggregations, and the window and devices of the next one."""
 
     KIND: ClassVar[str] = "state"
+    VERSION: ClassVar[int] = 2
+    LIMIT_BYTES: ClassVar[int] = LARGE_MANIFEST_LIMIT_BYTES
+    OLDER: ClassVar[Mapping[int, Upgrade]] = {1: from_v1}
 
     kind: Literal["state"] = "state"
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     plan: Digest
     parent: Digest | None  # the state before; None for round 0
     round: Annotated[int, Field(ge=0)]
@@ -39,7 +66,9 @@ class StateManifest(Manifest):
     participants: tuple[DeviceName, ...]
     convergence: Convergence
     accepted: tuple[AcceptedUpdate, ...]
+    coverage: tuple[Coverage, ...] = ()  # of the round that made it, by layer; empty for round 0
     train_loss: float | None  # mean over the accepted updates, weighted by their example counts
+    server_steps: tuple[ServerSteps, ...] = ()  # by tensor; empty without a server optimiser
     tensors: tuple[TensorReference, ...]
     files: tuple[FileReference, ...]
 

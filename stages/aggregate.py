@@ -2,107 +2,207 @@
 
 Chain:  profile -> plan -> train-window -> [aggregate] -> eval
 Reads:  plan and state artifacts, update artifacts.
-Writes: a state artifact: the mean of what was trained, everything else as it was, and the next round's window.
+Writes: a state artifact: the mean of what was trained, everything else as it was, and the next round's window;
+        lines in the ledger beside it; refused updates into quarantine beside them.
 
 Tensors pass through in chunks, every byte hashed on its way; nothing is published unless every hash agrees.  Memory
 does not grow with the number of updates or the size of the tensors.  numpy alone: no torch.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 
-from schemas.errors import BadInput, TooFewUpdates
+from schemas.errors import BadInput, TooFewUpdates, UsageProblem
+from schemas.ledger import Accepted, Closed, Refused
 from schemas.plan import PlanManifest
-from schemas.state import AcceptedUpdate, StateManifest
+from schemas.refusal import Reason
+from schemas.state import AcceptedUpdate, Coverage, StateManifest
 from schemas.update import UpdateManifest
+from stages.federated.intake import CHUNK_ELEMENTS, Delivery, Intake, RefusedUpdate, Update, is_trained
+from stages.federated.quarantine import refusal_of, set_aside
 from stages.federated.sampling import next_window, sample_devices
 from stages.federated.weighted_mean import weighted_mean
-from stages.store.artifact import Artifact, Draft, check_same_plan, drafting, existing, open_artifact, tensor_file
+from stages.store.artifact import Artifact, Draft, drafting, existing, tensor_file
+from stages.store.ledger import Entry, Ledger, Line
 from stages.store.measure import MeasuredFacts, Stopwatch
+from stages.store.signing import Signer
 from stages.store.tensors import elements
+from stages.store.trust import check_signer, open_trusted
 
-CHUNK_ELEMENTS = 2**16  # 256 KiB of float32 an update
+# Where these are all that arrived, the wrong plan or state was given, and nothing is moved.
+MISDIRECTED: tuple[Reason, ...] = ("another-plan", "another-round", "another-state")
 
-Update = Artifact[UpdateManifest]
 Source = Artifact[UpdateManifest] | Artifact[StateManifest]
+OnRefusal = Callable[[RefusedUpdate, Path | None], None]  # and where it lies now; None: where it lay
 
 
-def run(updates: Sequence[Path], *, plan: Path, state: Path, out: Path, force: bool = False) -> Artifact[StateManifest]:
-    """Average a round's updates into the next state.
+def run(
+    updates: Sequence[Path],
+    *,
+    plan: Path,
+    state: Path,
+    out: Path,
+    quorum: int | None = None,
+    signer: Signer | None = None,
+    force: bool = False,
+    on_refusal: OnRefusal = lambda refused, place: None,
+) -> Artifact[StateManifest]:
+    """Average a round's updates, or those in folders, into the next state.
 
-    The order of `updates` does not matter, and the same update given twice counts once.  Raises `BadInput` for an
-    update of another plan, state, round, window or device, `NotTrusted` for altered bytes, `TooFewUpdates` for none.
+    The order of `updates` does not matter, and the same update given twice counts once.  What does not belong is
+    refused and moved aside, and the others count; `quorum` stands over the plan's.  Raises `TooFewUpdates` where too
+    few are left, `UsageProblem` where the round is closed already, with other updates.
     """
-    planned = open_artifact(plan, PlanManifest)
-    parent = open_artifact(state, StateManifest)
-    check_same_plan(planned, parent)
-    accepted = accept([open_artifact(path, UpdateManifest) for path in updates], planned, parent)
+    planned, parent = open_trusted(plan, state)
+    policy = planned.manifest.trust
+    check_signer(policy, policy.coordinator, signer, whose="the coordinator")
+    ledger = Ledger.beside(out)
+    delivery = Intake(planned, parent, ledger.counted(before=parent.digest)).take(updates)
+    _put_aside(delivery, planned, parent, ledger, on_refusal)
+    accepted = delivery.accepted
+    check_quorum(delivery, planned.manifest, parent.manifest, quorum)
+    if not force:
+        _check_open(ledger, planned.digest, parent.digest, accepted)
     manifest = describe(planned, parent, accepted)
 
     def same(there: StateManifest) -> bool:
         return there.model_copy(update={"tensors": (), "files": ()}) == manifest
 
-    found = existing(out, StateManifest, same=same, force=force)
-    if found is not None:
-        return found
-    with drafting(out, force=force) as draft:
-        with Stopwatch() as watch:
-            manifest = _combine(draft, parent, accepted, manifest)
-        draft.finish(manifest, MeasuredFacts(seconds=watch.seconds, peak_bytes=watch.peak_bytes))
-    return Artifact(out, manifest, manifest.digest)
+    made = existing(out, StateManifest, same=same, force=force, signer=signer)
+    if made is None:
+        with drafting(out, force=force, signer=signer) as draft:
+            with Stopwatch() as watch:
+                manifest = _combine(draft, parent, accepted, manifest)
+            draft.finish(manifest, MeasuredFacts(seconds=watch.seconds, peak_bytes=watch.peak_bytes))
+        made = Artifact(out, manifest, manifest.digest)
+    ledger.append(lambda events: _closing(events, parent, made))
+    return made
 
 
-def accept(updates: Sequence[Update], plan: Artifact[PlanManifest], parent: Artifact[StateManifest]) -> list[Update]:
-    """The round's updates in canonical order: by device name.  Raises where one does not belong."""
-    distinct = {update.digest: update for update in updates}
-    if not distinct:
-        raise TooFewUpdates(
-            "a round cannot close without updates",
-            values={"expected from": ", ".join(parent.manifest.participants), "found": "none"},
+def check_quorum(delivery: Delivery, plan: PlanManifest, parent: StateManifest, quorum: int | None = None) -> None:
+    """Enough updates were accepted to close the round.  Raises `TooFewUpdates` with who is missing and why."""
+    chosen = quorum or plan.settings.federation.quorum
+    needed = len(parent.participants) if chosen == "all" else min(chosen, len(parent.participants))
+    if len(delivery.accepted) >= needed:
+        return
+    there = {update.manifest.device for update in delivery.accepted}
+    missing = [device for device in parent.participants if device not in there]
+    values: dict[str, object] = {
+        "needed": f"{needed} of {len(parent.participants)}",
+        "accepted": len(delivery.accepted),
+        "missing": ", ".join(missing),
+    }
+    for refused in delivery.refused[:8]:
+        values[f"refused {refused.path.name}"] = refused.error.fact
+    if len(delivery.refused) > 8:
+        values["refused"] = f"{len(delivery.refused)} in all"
+    if delivery.ignored:
+        values["ignored"] = f"{len(delivery.ignored)} that are no updates"
+    raise TooFewUpdates(
+        f"round {parent.round} cannot close yet",
+        values=values,
+        hint="bring the missing updates and run the same command, or close with fewer by --quorum",
+    )
+
+
+def _put_aside(
+    delivery: Delivery,
+    plan: Artifact[PlanManifest],
+    parent: Artifact[StateManifest],
+    ledger: Ledger,
+    on_refusal: OnRefusal,
+) -> None:
+    """Record every refusal, then move what was refused out of the way."""
+    ledger.append(lambda events: _refusals(events, delivery.refused, plan, parent))
+    meant = bool(delivery.accepted) or any(refused.reason not in MISDIRECTED for refused in delivery.refused)
+    for refused in delivery.refused:
+        place = set_aside(refused.path, refusal_of(refused, plan, parent)) if meant else None
+        on_refusal(refused, place)
+
+
+def _refusals(
+    events: Sequence[Line],
+    refused: Sequence[RefusedUpdate],
+    plan: Artifact[PlanManifest],
+    parent: Artifact[StateManifest],
+) -> list[Entry]:
+    said = {(event.state, event.update, event.reason) for event in events if isinstance(event, Refused)}
+
+    def entry(one: RefusedUpdate) -> Entry:
+        return lambda previous: Refused(
+            previous=previous,
+            plan=plan.digest,
+            state=parent.digest,
+            round=parent.manifest.round,
+            reason=one.reason,
+            update=one.update,
+            device=one.device,
         )
-    by_device: dict[str, Update] = {}
-    for update in distinct.values():
-        check_update(update, plan, parent)
-        other = by_device.setdefault(update.manifest.device, update)
-        if other is not update:
-            raise BadInput(
-                f"device {update.manifest.device} sent two different updates",
-                values={str(other.path): other.digest, str(update.path): update.digest},
-                hint="keep one of them",
-            )
-    return [by_device[device] for device in sorted(by_device)]
+
+    new = [one for one in refused if one.update is None or (parent.digest, one.update, one.reason) not in said]
+    return [entry(one) for one in new]
 
 
-def check_update(update: Update, plan: Artifact[PlanManifest], parent: Artifact[StateManifest]) -> None:
-    """An update is of this plan, state, round, window and one of its devices, and holds what was trained, exactly."""
-    found, round_state = update.manifest, parent.manifest
-    where = str(update.path)
-    _agree(where, "plan", plan.digest, found.plan)
-    _agree(where, "state", parent.digest, found.state)
-    _agree(where, "round", round_state.round, found.round)
-    _agree(where, "window", str(round_state.window), str(found.window))
-    if found.device not in round_state.participants:
-        raise BadInput(
-            f"{where}: device {found.device} does not take part in round {round_state.round}",
-            values={"expected": ", ".join(round_state.participants), "found": found.device},
-        )
-    expected = {name: shape for name, shape in _shapes(parent).items() if is_trained(name, parent.manifest)}
-    if expected != _shapes(update):
-        raise BadInput(
-            f"{where} does not hold the tensors that round {round_state.round} trains",
-            values={"expected": f"{len(expected)} tensors", "found": f"{len(found.tensors)} tensors"},
-            hint="the update was made by another version or altered: train again",
+def _check_open(ledger: Ledger, plan: str, parent: str, accepted: Sequence[Update]) -> None:
+    """The round is open, or was closed with the very same updates."""
+    closed = ledger.successor(plan, parent)
+    if closed is None:
+        return
+    before = {event.update for event in ledger.events() if isinstance(event, Accepted) and event.state == parent}
+    now = {update.digest for update in accepted}
+    if now != before:
+        raise UsageProblem(
+            f"round {closed.round} is closed already",
+            values={"closed as": closed.state, "with": f"{len(before)} updates", "given": f"{len(now)} updates"},
+            hint="go on with that state; --force closes the round anew and makes a second history",
         )
 
 
-def is_trained(name: str, state: StateManifest) -> bool:
-    """Whether the tensor `name` is one that the state's round trains: the head, or an adapter in the window."""
-    group, _, rest = name.partition(".")
-    return group == "head" or int(rest.split(".")[0]) in state.window.layers
+def _closing(events: Sequence[Line], parent: Artifact[StateManifest], state: Artifact[StateManifest]) -> list[Entry]:
+    """What the ledger says of a round that has become `state`, unless it says so."""
+    manifest = state.manifest
+    if any(isinstance(event, Closed) and event.state == state.digest for event in events):
+        return []
+
+    def acceptance(one: AcceptedUpdate) -> Entry:
+        return lambda previous: Accepted(
+            previous=previous,
+            plan=manifest.plan,
+            state=parent.digest,
+            round=parent.manifest.round,
+            update=one.update,
+            device=one.device,
+        )
+
+    def closing(previous: str | None) -> Closed:
+        return Closed(
+            previous=previous,
+            plan=manifest.plan,
+            parent=parent.digest,
+            round=parent.manifest.round,
+            state=state.digest,
+            participants=manifest.participants,
+        )
+
+    return [*(acceptance(one) for one in manifest.accepted), closing]
+
+
+def coverage(accepted: Sequence[Update]) -> tuple[Coverage, ...]:
+    """For each layer that some update holds: how many do, and the texts behind them."""
+    layers = sorted({layer for update in accepted for layer in update.manifest.window.layers})
+    holders = {layer: [one for one in accepted if layer in one.manifest.window.layers] for layer in layers}
+    return tuple(
+        Coverage(
+            layer=layer,
+            devices=len(holders[layer]),
+            example_count=sum(update.manifest.example_count for update in holders[layer]),
+        )
+        for layer in layers
+    )
 
 
 def describe(
@@ -135,6 +235,7 @@ def describe(
             )
             for update in accepted
         ),
+        coverage=coverage(accepted),
         train_loss=train_loss,
         tensors=(),
         files=(),
@@ -149,7 +250,7 @@ def _combine(
     weights = [update.manifest.example_count for update in accepted]
     for name in sorted(shapes):
         sources: Sequence[Source] = [parent]
-        if is_trained(name, parent.manifest):
+        if is_trained(name, parent.manifest.window):
             sources = accepted
         for chunks in _chunks(name, sources):
             writer.write(name, weighted_mean(chunks, weights if sources is accepted else [1]))
@@ -191,12 +292,3 @@ def _check_finite(chunk: np.ndarray, name: str, source: Source) -> None:
 
 def _shapes(artifact: Source) -> dict[str, tuple[int, ...]]:
     return {tensor.name: tensor.shape for tensor in artifact.manifest.tensors}
-
-
-def _agree(where: str, what: str, expected: object, found: object) -> None:
-    if expected != found:
-        raise BadInput(
-            f"{where} is of another {what}",
-            values={"expected": expected, "found": found},
-            hint="check which artifacts were given",
-        )

@@ -37,9 +37,11 @@ from stages.model.skeleton import Batch
 from stages.model.stream import hidden_states, run_prefix
 from stages.model.texts import EncodedTexts
 from stages.model.vocabulary import IGNORED, LanguageHead, next_tokens, predicted_count
-from stages.store.artifact import Artifact, check_same_plan, drafting, existing, open_artifact, read_tensors
+from stages.store.artifact import Artifact, drafting, existing, read_tensors
 from stages.store.cache_directory import CacheDirectory
 from stages.store.measure import MeasuredFacts, Stopwatch, device_memory_bytes, resident_bytes
+from stages.store.signing import Signer
+from stages.store.trust import open_trusted
 
 Progress = Callable[[str, int, int], None]
 Evaluation = EvaluationManifest | PerplexityManifest
@@ -58,14 +60,13 @@ def run(
     model: LoadedModel | None = None,
     cache: CacheDirectory | None = None,
     verify: Verify = "once",
+    signer: Signer | None = None,
 ) -> Artifact[Evaluation]:
     """Evaluate one state on texts: with labels, or by their perplexity where the task is causal-lm.
 
     Raises `BadInput`, `NotTrusted` and `DoesNotFit`.
     """
-    planned = open_artifact(plan, PlanManifest)
-    current = open_artifact(state, StateManifest)
-    check_same_plan(planned, current)
+    planned, current = open_trusted(plan, state)
     settings, task = planned.manifest.settings, planned.manifest.settings.task
     examples = load_labelled(data, task)
     digest = data_digest(examples)
@@ -74,7 +75,7 @@ def run(
     def same(there: Evaluation) -> bool:
         return (there.plan, there.state, there.data) == (planned.digest, current.digest, digest)
 
-    found = existing(out, kind, same=same, force=force)
+    found = existing(out, kind, same=same, force=force, signer=signer)
     if found is not None:
         return found
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -130,7 +131,7 @@ def run(
         peak_bytes=watch.peak_bytes,
         bytes_streamed=backbone.reader.checkpoint.bytes_read - before,
     )
-    with drafting(out, force=force) as draft:
+    with drafting(out, force=force, signer=signer) as draft:
         draft.finish(manifest, facts)
     return Artifact(out, manifest, manifest.digest)
 

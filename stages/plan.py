@@ -20,6 +20,7 @@ from schemas.profile import LayerSimilarity, ProfileManifest
 from schemas.refs import ModelFingerprint, Window
 from schemas.settings import Settings
 from schemas.state import Convergence, StateManifest
+from schemas.trust import TrustPolicy
 from stages.federated.sampling import sample_devices
 from stages.model.adapters import fresh_adapters
 from stages.model.backbone import Backbone
@@ -28,7 +29,10 @@ from stages.model.loading import LoadedModel
 from stages.model.memory import PLACEMENTS, MemoryModel
 from stages.model.skeleton import is_decoder
 from stages.store.artifact import Artifact, drafting, existing, open_artifact
+from stages.store.ledger import Ledger
 from stages.store.measure import mebibytes
+from stages.store.signing import Signer
+from stages.store.trust import check_profile_signature, check_signer
 
 # (window, start layer, micro-batch) -> bytes, as small as the budgets ask for
 PredictPeak = Callable[[Window, int, int], int]
@@ -42,15 +46,23 @@ def run(
     settings: Settings,
     out: Path,
     state_out: Path,
+    policy: TrustPolicy | None = None,
+    signer: Signer | None = None,
     force: bool = False,
     model: LoadedModel | None = None,
 ) -> tuple[Artifact[PlanManifest], Artifact[StateManifest]]:
     """Agree on a plan and write it with state 0.
 
-    Raises `BadInput` where profiles disagree with each other, the recipe or the model, `DoesNotFit` where no window
-    fits the smallest budget.
+    Under a `policy` that asks for signatures every profile must be signed by the device it names.  Raises `NotTrusted`
+    where one is not, `BadInput` where profiles disagree with each other, the recipe or the model, `DoesNotFit` where
+    no window fits the smallest budget.
     """
     opened = [open_artifact(path, ProfileManifest) for path in profiles]
+    policy = policy or TrustPolicy()
+    check_signer(policy, policy.coordinator, signer, whose="the coordinator")
+    if policy.required:
+        for artifact in opened:
+            check_profile_signature(artifact, policy)
     check_architecture(model_dir, settings.head_form)
     model = model or LoadedModel.open(model_dir, settings)
     check_profiles([artifact.manifest for artifact in opened], settings)
@@ -65,8 +77,12 @@ def run(
         bottleneck=bottleneck,
         head_parameters=tuple(HeadParameter(name=name, shape=tuple(value.shape)) for name, value in head),
         predict_peak=peak_predictor(model.backbone, settings, bottleneck, [one.manifest for one in opened]),
+        policy=policy,
     )
-    return _write_plan(plan, out, force=force), _write_state(plan, model, state_out, force=force)
+    planned = _write_plan(plan, out, force=force, signer=signer)
+    first = _write_state(plan, model, state_out, force=force, signer=signer)
+    Ledger.beside(state_out).planned(planned.digest, first.digest, first.manifest.participants)
+    return planned, first
 
 
 def peak_predictor(
@@ -95,6 +111,7 @@ def make_plan(
     bottleneck: int,
     head_parameters: tuple[HeadParameter, ...],
     predict_peak: PredictPeak,
+    policy: TrustPolicy | None = None,
 ) -> PlanManifest:
     """Decide start layer, windows and Q.  Touches no file."""
     model = profiles[0].model
@@ -121,6 +138,7 @@ def make_plan(
             for window in windows
         ),
         limited_by=limited_by,
+        trust=policy or TrustPolicy(),
     )
 
 
@@ -287,17 +305,22 @@ def _planned(profile: ProfileManifest) -> PlannedDevice:
     )
 
 
-def _write_plan(plan: PlanManifest, out: Path, *, force: bool) -> Artifact[PlanManifest]:
-    found = existing(out, PlanManifest, same=lambda there: there == plan, force=force)
+def _write_plan(plan: PlanManifest, out: Path, *, force: bool, signer: Signer | None) -> Artifact[PlanManifest]:
+    found = existing(out, PlanManifest, same=lambda there: there == plan, force=force, signer=signer)
     if found is not None:
         return found
-    with drafting(out, force=force) as draft:
+    with drafting(out, force=force, signer=signer) as draft:
         draft.finish(plan, None)
     return Artifact(out, plan, plan.digest)
 
 
-def _write_state(plan: PlanManifest, model: LoadedModel, out: Path, *, force: bool) -> Artifact[StateManifest]:
-    found = existing(out, StateManifest, same=lambda there: (there.plan, there.round) == (plan.digest, 0), force=force)
+def _write_state(
+    plan: PlanManifest, model: LoadedModel, out: Path, *, force: bool, signer: Signer | None
+) -> Artifact[StateManifest]:
+    def same(there: StateManifest) -> bool:
+        return (there.plan, there.round) == (plan.digest, 0)
+
+    found = existing(out, StateManifest, same=same, force=force, signer=signer)
     if found is not None:
         return found
     tensors = fresh_adapters(
@@ -309,7 +332,7 @@ def _write_state(plan: PlanManifest, model: LoadedModel, out: Path, *, force: bo
     head = model.backbone.head_parameters.items()
     tensors |= {f"head.{name}": value.detach().numpy() for name, value in head}
     names = [device.name for device in plan.devices if device.example_count > 0]
-    with drafting(out, force=force) as draft:
+    with drafting(out, force=force, signer=signer) as draft:
         references, files = draft.write_tensors(tensors)
         state = StateManifest(
             plan=plan.digest,

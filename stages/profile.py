@@ -31,6 +31,7 @@ from stages.model.stream import hidden_states, run_prefix
 from stages.model.texts import EncodedTexts
 from stages.store.artifact import Artifact, drafting, existing
 from stages.store.measure import MeasuredFacts, Stopwatch, device_memory_bytes, resident_bytes
+from stages.store.signing import Signer
 
 Progress = Callable[[str, int, int], None]
 
@@ -47,6 +48,7 @@ def run(
     progress: Progress = lambda phase, done, total: None,
     model: LoadedModel | None = None,
     fingerprint: ModelFingerprint | None = None,
+    signer: Signer | None = None,
 ) -> Artifact[ProfileManifest]:
     """Profile one device.  `model` and `fingerprint` spare a caller with many devices opening the model again.
 
@@ -62,7 +64,9 @@ def run(
         model = model or LoadedModel.open(model_dir, settings)
         fingerprint = fingerprint or model.backbone.reader.fingerprint()
         draft = _describe(fingerprint, examples, settings, model.backbone, device=device, budget=budget)
-        found = existing(out, ProfileManifest, same=lambda there: _same_inputs(there, draft), force=force)
+        found = existing(
+            out, ProfileManifest, same=lambda there: _same_inputs(there, draft), force=force, signer=signer
+        )
         if found is not None:
             return found
         checkpoint = model.backbone.reader.checkpoint
@@ -95,7 +99,7 @@ def run(
         bytes_streamed=checkpoint.bytes_read - before,
         layer_seconds=layer_seconds,
     )
-    with drafting(out, force=force) as artifact:
+    with drafting(out, force=force, signer=signer) as artifact:
         artifact.finish(manifest, facts)
     return Artifact(out, manifest, manifest.digest)
 

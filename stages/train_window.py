@@ -26,6 +26,7 @@ from schemas.state import StateManifest
 from schemas.update import TrainingLoss, UpdateManifest
 from stages.data.encode import Encoder
 from stages.data.load import Example, data_digest, label_indices, load_labelled
+from stages.federated.intake import check_example_count
 from stages.model.adapters import Adapter, adapter_names, adapters_from_tensors
 from stages.model.backbone import Backbone
 from stages.model.cache import prefix_cache
@@ -40,9 +41,11 @@ from stages.model.skeleton import Batch
 from stages.model.stream import hidden_states, load_layers, run_prefix, stream_layers
 from stages.model.texts import EncodedTexts, training_order
 from stages.model.vocabulary import LanguageHead, next_tokens, predicted_count
-from stages.store.artifact import Artifact, check_same_plan, drafting, existing, open_artifact, read_tensors
+from stages.store.artifact import Artifact, drafting, existing, read_tensors
 from stages.store.cache_directory import CacheDirectory
 from stages.store.measure import MeasuredFacts, Stopwatch, device_memory_bytes, resident_bytes
+from stages.store.signing import Signer
+from stages.store.trust import Trust, check_signer, open_trusted
 
 Progress = Callable[[str, int, int], None]
 
@@ -61,6 +64,7 @@ def run(
     model: LoadedModel | None = None,
     cache: CacheDirectory | None = None,
     verify: Verify = "once",
+    signer: Signer | None = None,
 ) -> Artifact[UpdateManifest]:
     """Train the window that `state` names, on the texts of `device`.
 
@@ -68,21 +72,24 @@ def run(
     layers before which nothing has changed.  Raises `BadInput` for artifacts or data that do not go together,
     `NotTrusted` for altered bytes, `DoesNotFit` where the budget is too small.
     """
-    planned = open_artifact(plan, PlanManifest)
-    current = open_artifact(state, StateManifest)
+    planned, current = open_trusted(plan, state, newest=True)
     manifest = planned.manifest
     settings, window = manifest.settings, current.manifest.window
     check_turn(planned, current, device)
+    enrolled = manifest.trust.device(device)
+    check_signer(manifest.trust, enrolled.key if enrolled else None, signer, whose=f"device {device}")
     examples = load_labelled(data, settings.task)
+    check_example_count(device, len(examples), manifest.most_examples(device))
     inputs = inputs_digest(planned.digest, device, examples)
 
     def same(there: UpdateManifest) -> bool:
         found = (there.plan, there.state, there.device, there.inputs)
         return found == (planned.digest, current.digest, device, inputs)
 
-    found = existing(out, UpdateManifest, same=same, force=force)
+    found = existing(out, UpdateManifest, same=same, force=force, signer=signer)
     if found is not None:
         return found
+    Trust.of_this_machine().remember(planned, current)
     out.parent.mkdir(parents=True, exist_ok=True)
     budget = memory_budget_bytes or device_memory_bytes()
     with Stopwatch(None if model else budget) as watch:
@@ -131,7 +138,7 @@ def run(
         peak_bytes=watch.peak_bytes,
         bytes_streamed=backbone.reader.checkpoint.bytes_read - before,
     )
-    with drafting(out, force=force) as draft:
+    with drafting(out, force=force, signer=signer) as draft:
         tensors, files = draft.write_tensors(trained)
         update = update.model_copy(update={"tensors": tensors, "files": files})
         draft.finish(update, facts)
@@ -339,8 +346,7 @@ def inputs_digest(plan_digest: str, device: str, examples: list[Example]) -> str
 
 
 def check_turn(plan: Artifact[PlanManifest], state: Artifact[StateManifest], device: str) -> None:
-    """The state is of the plan, and it is this device's turn."""
-    check_same_plan(plan, state)
+    """It is this device's turn."""
     if plan.manifest.settings.chain.method == "no-ft":
         raise UsageProblem('this plan trains nothing (chain.method = "no-ft")', hint="evaluate its state 0")
     if device not in state.manifest.participants:

@@ -1,11 +1,13 @@
-"""FedAvg: its laws, in float32 to the bit, and what is refused before anything is written."""
+"""FedAvg: its laws, in float32 to the bit; what is refused, and that a round closes without it."""
 
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,17 +16,21 @@ from hypothesis import settings as fast
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from schemas.errors import BadInput, NotTrusted, TooFewUpdates
+from schemas.errors import TooFewUpdates, UsageProblem
 from schemas.plan import PlanManifest
 from schemas.refs import Window
+from schemas.refusal import RefusalManifest
+from schemas.settings import OptimizerSettings
 from schemas.state import Convergence, StateManifest
 from schemas.update import TrainingLoss, UpdateManifest
 from stages import aggregate
+from stages.federated.intake import Intake, RefusedUpdate, is_trained
 from stages.federated.sampling import next_window, sample_devices
 from stages.federated.weighted_mean import weighted_mean
 from stages.model.adapters import adapter_names
 from stages.plan import make_plan
-from stages.store.artifact import Artifact, drafting, open_artifact, read_tensors
+from stages.store.artifact import Artifact, drafting, open_artifact, read_tensors, verify_artifact
+from stages.store.ledger import Ledger
 from stages.store.lineage import history
 from tests.test_plan import decided, peak, profile
 
@@ -35,13 +41,19 @@ WIDTH = 4
 
 
 def make_world(
-    folder: Path, *, width: int = WIDTH, **chain: object
+    folder: Path,
+    *,
+    width: int = WIDTH,
+    devices: Sequence[str] = DEVICES,
+    federation: Mapping[str, object] | None = None,
+    **chain: object,
 ) -> tuple[Artifact[PlanManifest], Artifact[StateManifest]]:
     """A plan for six layers and windows of two, and its state 0."""
     from tests import fleet
 
     chosen = decided(fleet.settings(), **chain)
-    profiles = [profile(name, [0.9] * 6) for name in DEVICES]
+    profiles = [profile(name, [0.9] * 6, texts=1000) for name in devices]
+    chosen = chosen.model_copy(update={"federation": chosen.federation.model_copy(update=dict(federation or {}))})
     plan = make_plan(profiles, chosen, bottleneck=2, head_parameters=(), predict_peak=peak)
     with drafting(folder / "plan", force=False) as draft:
         draft.finish(plan, None)
@@ -56,7 +68,7 @@ def make_world(
             round=0,
             window=plan.windows[0],
             window_index=0,
-            participants=DEVICES,
+            participants=tuple(devices),
             convergence=Convergence(),
             accepted=(),
             train_loss=None,
@@ -77,16 +89,16 @@ def make_update(
     changes: dict[str, object] | None = None,
     tensors: dict[str, np.ndarray] | None = None,
 ) -> Path:
-    """An update with drawn tensors, or those given; `changes` go into its manifest, `nan` into a tensor."""
+    """An update with drawn tensors, or those given; `changes` go into its manifest, `value` into a tensor."""
     changed = dict(changes or {})
     draw = np.random.default_rng(seed)
     tensors = tensors or {
-        reference.name: draw.standard_normal(reference.shape).astype(np.float32)
-        for reference in state.manifest.tensors
-        if aggregate.is_trained(reference.name, state.manifest)
+        name: values + 0.01 * draw.standard_normal(values.shape).astype(np.float32)
+        for name, values in read_tensors(state).items()
+        if is_trained(name, state.manifest.window)
     }
-    if changed.pop("nan", False):
-        tensors["head.classifier.weight"][0, 0] = np.nan
+    if "value" in changed:
+        tensors["head.classifier.weight"][0, 0] = changed.pop("value")
     with drafting(out, force=False) as draft:
         references, files = draft.write_tensors(tensors)
         manifest = UpdateManifest(
@@ -97,7 +109,7 @@ def make_update(
             device=device,
             inputs=ZERO,
             example_count=count,
-            steps=1,
+            steps=-(-count // 8),
             loss=TrainingLoss(first=1.0, last=1.0, mean=float(seed), mean_local=1.0, mean_global=None),
             tensors=references,
             files=files,
@@ -106,8 +118,15 @@ def make_update(
     return out
 
 
-def combine(folder: Path, updates: Sequence[Path], out: str = "next") -> Artifact[StateManifest]:
-    return aggregate.run(updates, plan=folder / "plan", state=folder / "state", out=folder / out)
+def combine(folder: Path, updates: Sequence[Path], out: str = "next", **options: Any) -> Artifact[StateManifest]:
+    return aggregate.run(updates, plan=folder / "plan", state=folder / "state", out=folder / out, **options)
+
+
+def flip(file: Path, offset: int) -> None:
+    """Alter one bit of a file."""
+    data = bytearray(file.read_bytes())
+    data[offset] ^= 1
+    file.write_bytes(bytes(data))
 
 
 @fast(max_examples=200, deadline=None)
@@ -130,7 +149,7 @@ def test_weights_are_example_counts(tmp_path: Path) -> None:
     updates = [open_artifact(path, UpdateManifest) for path in paths]
     before = read_tensors(state)
     for name in found:
-        if aggregate.is_trained(name, state.manifest):
+        if is_trained(name, state.manifest.window):
             parts = [
                 read_tensors(update)[name].astype(np.float64) * update.manifest.example_count for update in updates
             ]
@@ -164,7 +183,7 @@ def test_equal_updates_and_untrained_tensors_come_back_by_digest_even_negative_z
         references, files = draft.write_tensors(tensors)
         draft.finish(state.manifest.model_copy(update={"tensors": references, "files": files}), None)
     state = open_artifact(tmp_path / "state", StateManifest)
-    trained = {name: values for name, values in tensors.items() if aggregate.is_trained(name, state.manifest)}
+    trained = {name: values for name, values in tensors.items() if is_trained(name, state.manifest.window)}
     paths = [make_update(tmp_path / name, state, name, seed=0, count=3, tensors=trained) for name in DEVICES]
     before = {reference.name: reference.sha256 for reference in state.manifest.tensors}
     after = {reference.name: reference.sha256 for reference in combine(tmp_path, paths).manifest.tensors}
@@ -181,52 +200,133 @@ def test_order_and_repetition_do_not_matter(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "reason", "says"),
     [
-        ({"plan": "sha256:" + "1" * 64}, "another plan"),
-        ({"state": "sha256:" + "1" * 64}, "another state"),
-        ({"round": 7}, "another round"),
-        ({"window": Window(start=1, stop=3)}, "another window"),
-        ({"device": "stranger"}, "does not take part"),
-        ({"nan": True}, "head.classifier.weight"),
+        ({"plan": "sha256:" + "1" * 64}, "another-plan", "another plan"),
+        ({"state": "sha256:" + "1" * 64}, "another-state", "another state"),
+        ({"round": 7}, "another-round", "another round"),
+        ({"window": Window(start=1, stop=3)}, "another-window", "another window"),
+        ({"device": "stranger"}, "another-device", "does not take part"),
+        ({"example_count": 1001}, "example-count", "more texts"),
+        ({"steps": 2}, "step-count", "number of steps"),
+        ({"value": np.nan}, "not-finite", "head.classifier.weight"),
+        ({"value": -np.inf}, "not-finite", "head.classifier.weight"),
+        ({"value": 1e30}, "norm", "further from the state"),
     ],
 )
-def test_an_update_that_does_not_belong_is_refused(changes: dict[str, object], says: str, tmp_path: Path) -> None:
+def test_an_update_that_does_not_belong_is_refused_and_the_others_count(
+    changes: dict[str, object], reason: str, says: str, tmp_path: Path
+) -> None:
     _, state = make_world(tmp_path)
-    paths = [
-        make_update(tmp_path / "a", state, "a", seed=0),
-        make_update(tmp_path / "b", state, "b", seed=1, changes=changes),
-    ]
-    with pytest.raises(BadInput, match=says) as caught:
-        combine(tmp_path, paths)
-    assert {"expected", "found"} <= set(caught.value.values)
-    assert caught.value.exit_code == 3
-    message = str(caught.value)
-    assert all(str(value) in message for value in changes.values() if value is not True)
-    assert all(str(value) in message for value in caught.value.values.values())
-    assert not (tmp_path / "next").exists()
+    inbox = tmp_path / "inbox"
+    good = make_update(inbox / "a", state, "a", seed=0)
+    make_update(inbox / "b", state, "b", seed=1, changes=changes)
+    seen: list[tuple[RefusedUpdate, Path | None]] = []
+    made = combine(tmp_path, [inbox], on_refusal=lambda refused, place: seen.append((refused, place)))
+    assert [update.device for update in made.manifest.accepted] == ["a"]
+    ((refused, place),) = seen
+    assert (refused.reason, refused.path) == (reason, inbox / "b")
+    assert says in refused.error.fact
+    assert {"expected", "found"} <= set(refused.error.values) or reason in ("norm", "example-count")
+    assert place is not None
+    assert place.parent == inbox / ".refused"
+    assert verify_artifact(place).manifest.KIND == "update"
+    why = RefusalManifest.from_bytes(place.with_name(f"{place.name}.json").read_bytes(), source="why")
+    assert (why.reason, why.fact, why.state) == (reason, refused.error.fact, state.digest)
+    events = list(Ledger(tmp_path / "ledger.jsonl").events())
+    assert [event.event for event in events] == ["refused", "accepted", "closed"]
+    assert sorted(path.name for path in inbox.iterdir()) == [".refused", "a"]
+    again = combine(tmp_path, [good])  # the same command, the same state
+    assert again.digest == made.digest
+    assert list(Ledger(tmp_path / "ledger.jsonl").events()) == events
 
 
-def test_two_different_updates_of_a_device_are_refused(tmp_path: Path) -> None:
+def test_two_different_updates_of_a_device_are_refused_and_wait_for_a_person(tmp_path: Path) -> None:
     _, state = make_world(tmp_path)
-    paths = [make_update(tmp_path / str(seed), state, "a", seed=seed) for seed in (1, 2)]
-    with pytest.raises(BadInput, match="two different updates") as caught:
+    paths = [make_update(tmp_path / "in" / str(seed), state, "a", seed=seed) for seed in (1, 2)]
+    digests = [open_artifact(path, UpdateManifest).digest for path in paths]
+    with pytest.raises(TooFewUpdates, match="2 different updates"):
         combine(tmp_path, paths)
-    assert all(open_artifact(path, UpdateManifest).digest in str(caught.value) for path in paths)
     assert not (tmp_path / "next").exists()
+    kept = {verify_artifact(path).digest: path for path in (tmp_path / "in" / ".refused").iterdir() if path.is_dir()}
+    assert sorted(kept) == sorted(digests)
+    assert combine(tmp_path, [kept[digests[0]]]).manifest.accepted[0].update == digests[0]
 
 
-def test_altered_tensors_are_refused_and_leave_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("first", ["whole", "altered"])
+def test_an_altered_copy_is_refused_whatever_the_order_and_the_whole_one_counts(first: str, tmp_path: Path) -> None:
+    _, state = make_world(tmp_path)
+    whole = make_update(tmp_path / "whole", state, "a", seed=0)
+    altered = shutil.copytree(whole, tmp_path / "altered")
+    flip(altered / "tensors.safetensors", -2)
+    paths = sorted([whole, altered], key=lambda path: path.name != first)
+    seen: list[str] = []
+    made = combine(tmp_path, paths, on_refusal=lambda refused, place: seen.append(refused.reason))
+    assert [update.device for update in made.manifest.accepted] == ["a"]
+    assert seen == ["altered"]
+
+
+def test_altered_tensors_alone_close_no_round(tmp_path: Path) -> None:
     _, state = make_world(tmp_path)
     path = make_update(tmp_path / "a", state, "a", seed=0)
-    file = path / "tensors.safetensors"
-    data = bytearray(file.read_bytes())
-    data[-2] ^= 1
-    file.write_bytes(bytes(data))
-    with pytest.raises(NotTrusted, match="altered") as caught:
+    flip(path / "tensors.safetensors", -2)
+    with pytest.raises(TooFewUpdates, match="altered") as caught:
         combine(tmp_path, [path])
-    assert caught.value.exit_code == 4
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a", "plan", "state"]
+    assert caught.value.exit_code == 6
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [".refused", "ledger.jsonl", "plan", "state"]
+
+
+def test_the_tensors_of_another_device_count_once(tmp_path: Path) -> None:
+    _, state = make_world(tmp_path)
+    paths = [make_update(tmp_path / name, state, name, seed=0) for name in ("b", "a", "c")]
+    seen: list[tuple[str | None, str]] = []
+    made = combine(tmp_path, paths, on_refusal=lambda refused, place: seen.append((refused.device, refused.reason)))
+    assert [update.device for update in made.manifest.accepted] == ["a"]
+    assert sorted(seen) == [("b", "copy"), ("c", "copy")]
+
+
+def test_updates_all_of_another_federation_are_left_where_they_are(tmp_path: Path) -> None:
+    """The wrong --plan or --state was given: that is nobody's attack."""
+    make_world(tmp_path)
+    _, other = make_world(tmp_path / "other", patience=9)
+    path = make_update(tmp_path / "a", other, "a", seed=0)
+    with pytest.raises(TooFewUpdates, match="another plan"):
+        combine(tmp_path, [path])
+    assert verify_artifact(path)
+
+
+def test_what_counted_in_a_round_before_is_passed_over(tmp_path: Path) -> None:
+    _, state = make_world(tmp_path)
+    old = [make_update(tmp_path / "in" / name, state, name, seed=seed) for seed, name in enumerate(DEVICES)]
+    following = combine(tmp_path, [tmp_path / "in"])
+    new = make_update(tmp_path / "in" / "new-a", following, "a", seed=7)
+    made = aggregate.run([tmp_path / "in"], plan=tmp_path / "plan", state=tmp_path / "next", out=tmp_path / "third")
+    assert [update.update for update in made.manifest.accepted] == [open_artifact(new, UpdateManifest).digest]
+    assert all(path.exists() for path in old)
+
+
+def test_a_closed_round_is_not_closed_again_with_other_updates(tmp_path: Path) -> None:
+    _, state = make_world(tmp_path)
+    paths = [make_update(tmp_path / name, state, name, seed=seed) for seed, name in enumerate(DEVICES)]
+    combine(tmp_path, paths[:2])
+    with pytest.raises(UsageProblem, match="closed already"):
+        combine(tmp_path, paths, "late")
+    assert not (tmp_path / "late").exists()
+
+
+def test_a_quorum_decides_whether_a_round_closes(tmp_path: Path) -> None:
+    _, state = make_world(tmp_path, federation={"quorum": 2})
+    paths = [make_update(tmp_path / name, state, name, seed=seed) for seed, name in enumerate(DEVICES)]
+    with pytest.raises(TooFewUpdates) as caught:
+        combine(tmp_path, paths[:1])
+    assert caught.value.exit_code == 6
+    assert caught.value.values["missing"] == "b, c"
+    assert not (tmp_path / "next").exists()
+    with pytest.raises(TooFewUpdates):
+        combine(tmp_path, paths[:2], quorum=3)
+    made = combine(tmp_path, paths[:2])
+    assert len(made.manifest.accepted) == 2
+    assert [(one.layer, one.devices, one.example_count) for one in made.manifest.coverage] == [(0, 2, 10), (1, 2, 10)]
 
 
 def test_no_updates_do_not_close_a_round(tmp_path: Path) -> None:
@@ -234,6 +334,51 @@ def test_no_updates_do_not_close_a_round(tmp_path: Path) -> None:
     with pytest.raises(TooFewUpdates, match="a, b, c") as caught:
         combine(tmp_path, [])
     assert caught.value.exit_code == 6
+
+
+def test_junk_among_the_updates_is_passed_over(tmp_path: Path) -> None:
+    _, state = make_world(tmp_path)
+    inbox = tmp_path / "inbox"
+    make_update(inbox / "a", state, "a", seed=0)
+    for number in range(10_000):
+        (inbox / f"junk-{number}").mkdir()
+    (inbox / "note.txt").write_text("hello")
+    os.mkfifo(inbox / "pipe")
+    assert len(combine(tmp_path, [inbox]).manifest.accepted) == 1
+    assert len(list(inbox.iterdir())) == 10_003
+
+
+@pytest.mark.parametrize("optimizer", [{"name": "adamw", "weight_decay": 0.1}, {"name": "adamw"}])
+def test_the_automatic_cap_is_above_what_adamw_can_do(optimizer: dict[str, Any], tmp_path: Path) -> None:
+    """Worst case for Adam: gradients that are nothing for long, and then not; and constant ones."""
+    import torch
+
+    from stages.model.optimizer import Optimizer
+
+    chosen = OptimizerSettings(learning_rate=1e-2, **optimizer)
+    plan, state = make_world(tmp_path)
+    settings = plan.manifest.settings.model_copy(update={"optimizer": chosen})
+    plan = Artifact(plan.path, plan.manifest.model_copy(update={"settings": settings}), plan.digest)
+    intake = Intake(plan, state, {})
+    before = read_tensors(state)
+    names = [name for name in before if is_trained(name, state.manifest.window)]
+    for pattern in ("late", "constant", "growing"):
+        parameters = [torch.from_numpy(before[name].copy()).requires_grad_() for name in names]
+        learner = Optimizer(parameters, chosen)
+        for step in range(1, 1001):
+            size = {"late": float(step > 900), "constant": 1.0, "growing": 1.2**step if step < 400 else 1.2**400}[
+                pattern
+            ]
+            for parameter in parameters:
+                parameter.grad = torch.full_like(parameter, size)
+            learner.step()
+            cap = intake.norm_cap(step)
+            assert cap is not None
+            moved = sum(
+                float(((parameter.detach().double() - torch.from_numpy(before[name]).double()) ** 2).sum())
+                for name, parameter in zip(names, parameters, strict=True)
+            )
+            assert moved**0.5 <= cap
 
 
 def test_the_window_slides_every_round_and_cycles(tmp_path: Path) -> None:
@@ -294,14 +439,12 @@ def test_memory_does_not_grow_with_the_number_of_updates(tmp_path: Path) -> None
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from pathlib import Path; from stages import aggregate; from stages.store.measure import peak_bytes\n"
         "folder = Path(sys.argv[2]); updates = sorted(folder.glob('update-*'))[: int(sys.argv[3])]\n"
-        "aggregate.run(updates, plan=folder / 'plan', state=folder / 'state', out=folder / f'next-{sys.argv[3]}')\n"
+        "out = folder / sys.argv[3] / 'next'\n"
+        "aggregate.run(updates, plan=folder / 'plan', state=folder / 'state', out=out)\n"
         "print(peak_bytes())\n"
     )
     names = tuple(f"d{index:02d}" for index in range(16))
-    _, state = make_world(tmp_path, width=50_000)
-    wider = state.manifest.model_copy(update={"participants": names})
-    (tmp_path / "state" / "manifest.json").write_bytes(wider.canonical_bytes())
-    state = open_artifact(tmp_path / "state", StateManifest)
+    _, state = make_world(tmp_path, width=50_000, devices=names)
     for seed, name in enumerate(names):
         make_update(tmp_path / f"update-{name}", state, name, seed=seed)
     peaks = []

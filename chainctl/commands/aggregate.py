@@ -1,28 +1,52 @@
 """chainctl aggregate"""
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from chainctl.console import Console
-from chainctl.options import Force, Json, Out, Plan, Quiet, State
+from chainctl.options import Force, Json, Key, Out, Plan, Quiet, State, open_key
+
+if TYPE_CHECKING:
+    from stages.federated.intake import RefusedUpdate
 
 
 def aggregate(
-    updates: Annotated[list[Path], typer.Argument(metavar="UPDATE…", help="Update artifacts of one round.")],
+    updates: Annotated[list[Path], typer.Argument(metavar="UPDATE…", help="Update artifacts, or folders of them.")],
     plan: Plan,
     state: State,
     out: Out,
+    quorum: Annotated[
+        int | None, typer.Option("--quorum", min=1, help="Accepted updates that close the round; default: the plan's.")
+    ] = None,
+    key: Key = None,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """By the coordinator: average a round's updates, weighted by their example counts, into the next state."""
+    """By the coordinator: combine a round's updates into the next state. What does not belong is moved aside."""
     console = Console(json=json, quiet=quiet)
     from stages.aggregate import run
 
-    artifact = run(updates, plan=plan, state=state, out=out, force=force)
+    refusals: list[dict[str, object]] = []
+
+    def refuse(refused: "RefusedUpdate", place: Path | None) -> None:
+        where = f"moved to {place}" if place else "left where it is"
+        print(f"refused ({refused.reason}): {refused.error.fact}; {where}", file=sys.stderr)
+        refusals.append({"path": refused.path, "reason": refused.reason, "device": refused.device, "place": place})
+
+    artifact = run(
+        updates,
+        plan=plan,
+        state=state,
+        out=out,
+        quorum=quorum,
+        signer=open_key(key),
+        force=force,
+        on_refusal=refuse,
+    )
     manifest = artifact.manifest
     console.say(f"round {manifest.round}: {len(manifest.accepted)} updates, training loss {manifest.train_loss:.4f}")
     console.say(f"next: window {manifest.window} on {', '.join(manifest.participants)}")
@@ -34,4 +58,6 @@ def aggregate(
         train_loss=manifest.train_loss,
         window=[manifest.window.start, manifest.window.stop],
         participants=manifest.participants,
+        accepted=[update.device for update in manifest.accepted],
+        refused=refusals,
     )

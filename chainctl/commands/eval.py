@@ -8,6 +8,7 @@ from chainctl.options import (
     Data,
     Force,
     Json,
+    Key,
     MemoryBudget,
     ModelDir,
     Out,
@@ -17,6 +18,7 @@ from chainctl.options import (
     Verify,
     VerifyWeights,
     cache_directory,
+    open_key,
     parse_size,
 )
 
@@ -31,6 +33,7 @@ def evaluate(
     cache_dir: CacheDir = None,
     cache_limit: CacheLimit = DEFAULT_CACHE_LIMIT,
     verify: VerifyWeights = Verify.ONCE,
+    key: Key = None,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -56,6 +59,7 @@ def evaluate(
             progress=progress,
             cache=cache,
             verify=verify.value,
+            signer=open_key(key),
         )
     manifest = artifact.manifest
     if isinstance(manifest, PerplexityManifest):

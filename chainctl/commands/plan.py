@@ -1,12 +1,17 @@
 """chainctl plan"""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from chainctl.console import Console
-from chainctl.options import Force, Json, ModelDir, Out, Quiet, RecipeFile, Set, load_settings
+from chainctl.options import Force, Json, Key, ModelDir, Out, Quiet, RecipeFile, Set, load_settings, open_key
+from schemas.errors import BadInput, UsageProblem
+
+if TYPE_CHECKING:
+    from schemas.trust import TrustPolicy
+    from stages.store.signing import Signer
 
 
 def plan(
@@ -19,6 +24,14 @@ def plan(
     explain: Annotated[
         bool, typer.Option("--explain", help="Say how start layer and window size were chosen.")
     ] = False,
+    roster: Annotated[
+        Path | None,
+        typer.Option("--roster", metavar="FILE", help="Enrolled devices (TOML): from here on everything is signed."),
+    ] = None,
+    expires: Annotated[
+        str | None, typer.Option("--expires", metavar="DATE", help="Refused from then on: 2027-01-31, UTC.")
+    ] = None,
+    key: Key = None,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -32,7 +45,17 @@ def plan(
     from stages.plan import run
     from stages.report.explain import explain_plan
 
-    planned, first = run(profiles, model_dir=model, settings=settings, out=out, state_out=state, force=force)
+    signer = open_key(key)
+    planned, first = run(
+        profiles,
+        model_dir=model,
+        settings=settings,
+        out=out,
+        state_out=state,
+        policy=trust_policy(roster, expires, signer),
+        signer=signer,
+        force=force,
+    )
     manifest = planned.manifest
     if explain:
         console.say(explain_plan(manifest))
@@ -49,3 +72,25 @@ def plan(
         windows=[[window.start, window.stop] for window in manifest.windows],
         participants=first.manifest.participants,
     )
+
+
+def trust_policy(roster: Path | None, expires: str | None, signer: "Signer | None") -> "TrustPolicy":
+    """What the plan says of trust: a roster and the coordinator's key come together."""
+    from schemas.trust import TrustPolicy, parse_roster
+    from stages.store.trust import read_moment
+
+    until = read_moment(expires) if expires else None
+    if roster is None and signer is None:
+        return TrustPolicy(expires=until)
+    if roster is None or signer is None:
+        raise UsageProblem(
+            "a plan that signs needs a roster and a key",
+            values={"--roster": roster or "none", "--key": signer.name if signer else "none"},
+            hint="'chainctl keys show NAME' on each device prints its line of the roster",
+        )
+    try:
+        text = roster.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"the roster {roster} cannot be read", values={"reason": type(error).__name__}) from None
+    devices = parse_roster(text, source=str(roster))
+    return TrustPolicy(signatures="required", coordinator=signer.public, devices=devices, expires=until)

@@ -6,6 +6,7 @@ from chainctl.options import (
     Device,
     Force,
     Json,
+    Key,
     MemoryBudget,
     ModelDir,
     Out,
@@ -13,6 +14,7 @@ from chainctl.options import (
     RecipeFile,
     Set,
     load_settings,
+    open_key,
     parse_size,
 )
 
@@ -25,6 +27,7 @@ def profile(
     recipe: RecipeFile = None,
     set_: Set = None,
     memory_budget: MemoryBudget = None,
+    key: Key = None,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -47,6 +50,7 @@ def profile(
             out=out,
             force=force,
             progress=progress,
+            signer=open_key(key),
         )
     manifest = artifact.manifest
     curve = " ".join(f"{layer.cka:.3f}" for layer in manifest.layers) or "too few texts for a curve"

@@ -9,6 +9,7 @@ from chainctl.options import (
     Device,
     Force,
     Json,
+    Key,
     MemoryBudget,
     ModelDir,
     Out,
@@ -18,6 +19,7 @@ from chainctl.options import (
     Verify,
     VerifyWeights,
     cache_directory,
+    open_key,
     parse_size,
 )
 
@@ -33,6 +35,7 @@ def train_window(
     cache_dir: CacheDir = None,
     cache_limit: CacheLimit = DEFAULT_CACHE_LIMIT,
     verify: VerifyWeights = Verify.ONCE,
+    key: Key = None,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -58,6 +61,7 @@ def train_window(
             progress=progress,
             cache=cache,
             verify=verify.value,
+            signer=open_key(key),
         )
     manifest, measured = artifact.manifest, artifact.measured()
     loss = manifest.loss

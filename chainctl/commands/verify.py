@@ -18,6 +18,7 @@ def verify(
     """Check artifacts to the last byte: manifests, file sets, sizes, hashes."""
     console = Console(json=json, quiet=quiet)
     from stages.store.artifact import verify_artifact
+    from stages.store.signing import signed_by
 
     results: list[dict[str, object]] = []
     worst = 0
@@ -29,7 +30,9 @@ def verify(
             print_error(error, as_json=False)
             results.append({"path": str(directory), "whole": False, "fact": error.fact, "exit_code": error.exit_code})
             continue
-        console.say(f"whole  {artifact.manifest.KIND:<10} {artifact.digest[:19]}  {directory}")
-        results.append({"path": str(directory), "whole": True, "digest": artifact.digest})
+        claimed = signed_by(directory)
+        signature = f"signed by key id {claimed[:16]}" if claimed else "unsigned"
+        console.say(f"whole  {artifact.manifest.KIND:<10} {artifact.digest[:19]}  {directory}  ({signature})")
+        results.append({"path": str(directory), "whole": True, "digest": artifact.digest, "claims_key_id": claimed})
     console.result(artifacts=results)
     raise typer.Exit(worst)

@@ -46,7 +46,17 @@ EXPLAINED = {
     "numerics.micro_batch": "texts in memory at once; changes no gradient, lowers the peak",
     "numerics.threads": "of torch; part of what makes equal work equal to the bit",
     "federation.devices_per_round": "all, or a number drawn anew each round",
-    "federation.strategy": "weighted-mean: FedAvg",
+    "federation.quorum": "accepted updates that close a round: a number, or all",
+    "federation.strategy": "weighted-mean (FedAvg), coordinate-median, trimmed-mean, krum, multi-krum",
+    "federation.trim_fraction": "trimmed-mean: cut off at each end",
+    "federation.assumed_malicious": "krum, multi-krum: f; needs 2 f + 3 updates",
+    "federation.clip_norm": "longer differences are shortened to this norm, or none",
+    "federation.max_update_norm": "longer differences are refused; auto: what AdamW cannot exceed; none",
+    "federation.server_optimizer": "none, fedavgm, fedadam, fedyogi",
+    "federation.server_learning_rate": "",
+    "federation.server_momentum": "β₁",
+    "federation.server_beta2": "fedadam, fedyogi",
+    "federation.server_tau": "fedadam, fedyogi: smaller is more adaptive",
 }
 
 

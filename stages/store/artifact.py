@@ -2,6 +2,7 @@
 
     manifest.json         deterministic; its digest is the artifact's name
     measured.json         what it cost; names that digest, decides nothing; may be absent
+    manifest.dsse.json    who signed the manifest, where somebody did
     tensors.safetensors   where the manifest lists it
 
 Nothing else may lie in the directory.  Bytes are hashed and then parsed: the same bytes, read once.
@@ -17,7 +18,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from schemas.base import MANIFEST_LIMIT_BYTES, Manifest, read_kind_and_version, sha256_digest
+from schemas.base import LARGE_MANIFEST_LIMIT_BYTES, Manifest, describe_kind, read_kind_and_version, sha256_digest
 from schemas.errors import BadInput, NotTrusted, UsageProblem
 from schemas.evaluation import EvaluationManifest
 from schemas.measured import Measured
@@ -27,12 +28,14 @@ from schemas.profile import ProfileManifest
 from schemas.refs import FileReference, TensorReference
 from schemas.state import StateManifest
 from schemas.update import UpdateManifest
-from stages.store.files import complete_directory
+from stages.store.files import complete_directory, write_file
 from stages.store.measure import MeasuredFacts
+from stages.store.signing import SIGNATURE_FILE, Signer, check_signature
 from stages.store.tensors import TENSORS_FILE, Shapes, TensorFile, TensorWriter, open_regular
 
 MANIFEST_FILE = "manifest.json"
 MEASURED_FILE = "measured.json"
+UNLISTED_FILES = (MANIFEST_FILE, MEASURED_FILE, SIGNATURE_FILE)  # what may lie beside the files of a manifest
 CHUNK_BYTES = 2**20
 
 M = TypeVar("M", bound=Manifest)
@@ -58,12 +61,23 @@ class Artifact(Generic[M]):
     manifest: M
     digest: str
 
+    def bytes(self) -> bytes:
+        """The manifest as it lies on disk, whatever its version.  Raises `NotTrusted` if it has changed since."""
+        data = _read_bounded(self.path / MANIFEST_FILE, LARGE_MANIFEST_LIMIT_BYTES)
+        if sha256_digest(data) != self.digest:
+            raise NotTrusted(
+                f"{self.path / MANIFEST_FILE} was altered while it was used",
+                values={"first": self.digest, "then": sha256_digest(data)},
+                hint="copy the artifact again",
+            )
+        return data
+
     def measured(self) -> Measured | None:
         """What making it cost, if that is known."""
         path = self.path / MEASURED_FILE
         if not os.path.lexists(path):
             return None
-        return Measured.from_bytes(_read_bounded(path), source=str(path))
+        return Measured.from_bytes(_read_bounded(path, Measured.LIMIT_BYTES), source=str(path))
 
 
 def open_artifact(path: Path, kind: type[M]) -> Artifact[M]:
@@ -84,7 +98,7 @@ def open_artifact(path: Path, kind: type[M]) -> Artifact[M]:
             values={"expected": f"a {kind.KIND} artifact"},
             hint="the copy was interrupted, or this is another directory",
         )
-    data = _read_bounded(manifest_path)
+    data = _read_bounded(manifest_path, kind.LIMIT_BYTES)
     manifest = kind.from_bytes(data, source=str(manifest_path))
     artifact = Artifact(path, manifest, sha256_digest(data))
     _check_files(artifact)
@@ -117,11 +131,11 @@ def verify_artifact(path: Path) -> Artifact[Any]:
     manifest_path = path / MANIFEST_FILE
     if not os.path.lexists(manifest_path):
         raise BadInput(f"{path} has no {MANIFEST_FILE}", hint="the copy was interrupted, or this is no artifact")
-    kind, version = read_kind_and_version(_read_bounded(manifest_path), source=str(manifest_path))
+    kind, version = kind_and_version(path)
     if not isinstance(kind, str) or kind not in KINDS:
         raise BadInput(
             f"{manifest_path} is of a kind that this chainctl does not know",
-            values={"expected": ", ".join(KINDS), "found": f"{kind} v{version}"},
+            values={"expected": ", ".join(KINDS), "found": describe_kind(kind, version)},
             hint="upgrade chainctl",
         )
     artifact = open_artifact(path, KINDS[kind])
@@ -134,10 +148,20 @@ def verify_artifact(path: Path) -> Artifact[Any]:
     return artifact
 
 
-def existing(out: Path, kind: type[M], *, same: Callable[[M], bool], force: bool) -> Artifact[M] | None:
+def kind_and_version(path: Path) -> tuple[object, object]:
+    """Of the manifest in a directory.  Raises `BadInput` where it is no JSON object."""
+    manifest_path = path / MANIFEST_FILE
+    data = _read_bounded(manifest_path, LARGE_MANIFEST_LIMIT_BYTES)
+    return read_kind_and_version(data, source=str(manifest_path))
+
+
+def existing(
+    out: Path, kind: type[M], *, same: Callable[[M], bool], force: bool, signer: Signer | None = None
+) -> Artifact[M] | None:
     """The artifact at `out` if it was made from the same inputs; None where there is nothing, or with `force`.
 
-    Raises `UsageProblem` where something else is there: nothing is ever overwritten unasked.
+    With a `signer` it is signed if it is not.  Raises `UsageProblem` where something else is there: nothing is ever
+    overwritten unasked.
     """
     if force or not os.path.lexists(out):
         return None
@@ -151,14 +175,25 @@ def existing(out: Path, kind: type[M], *, same: Callable[[M], bool], force: bool
             f"{out} holds a {kind.KIND} made from other inputs", values={"it is": artifact.digest}, hint=hint
         )
     verify_artifact(out)
+    if signer is not None:
+        _sign(artifact, signer)
     return artifact
+
+
+def _sign(artifact: Artifact[Any], signer: Signer) -> None:
+    manifest = artifact.bytes()
+    if os.path.lexists(artifact.path / SIGNATURE_FILE):
+        check_signature(artifact.path, manifest, signer.public, whose=signer.name)
+    else:
+        write_file(artifact.path / SIGNATURE_FILE, signer.envelope(manifest))
 
 
 class Draft:
     """An artifact in the making, in a hidden directory."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, signer: Signer | None = None) -> None:
         self.path = path
+        self.signer = signer
         self.finished = False
 
     def write_tensors(
@@ -176,18 +211,20 @@ class Draft:
         return TensorWriter(self.path / TENSORS_FILE, shapes)
 
     def finish(self, manifest: Manifest, measured: MeasuredFacts | None) -> None:
-        """Write `measured.json`, then the manifest, last."""
+        """Write `measured.json` and the signature, then the manifest, last."""
         if measured is not None:
             (self.path / MEASURED_FILE).write_bytes(measured.to_measured(manifest.digest).canonical_bytes())
+        if self.signer is not None:
+            (self.path / SIGNATURE_FILE).write_bytes(self.signer.envelope(manifest.canonical_bytes()))
         (self.path / MANIFEST_FILE).write_bytes(manifest.canonical_bytes())
         self.finished = True
 
 
 @contextmanager
-def drafting(out: Path, *, force: bool) -> Iterator[Draft]:
+def drafting(out: Path, *, force: bool, signer: Signer | None = None) -> Iterator[Draft]:
     """Make an artifact at `out`: complete when the block ends, absent when it fails or is killed."""
     with complete_directory(out, force=force) as partial:
-        draft = Draft(partial)
+        draft = Draft(partial, signer)
         yield draft
         assert draft.finished, "an artifact was never finished"
 
@@ -195,7 +232,7 @@ def drafting(out: Path, *, force: bool) -> Iterator[Draft]:
 def _check_files(artifact: Artifact[Any]) -> None:
     """The directory holds what the manifest lists and nothing else, and every size is right."""
     references: dict[str, FileReference] = {file.name: file for file in getattr(artifact.manifest, "files", ())}
-    allowed = {MANIFEST_FILE, MEASURED_FILE, *references}
+    allowed = {*UNLISTED_FILES, *references}
     with os.scandir(artifact.path) as entries:
         for entry in entries:
             if entry.name not in allowed:
@@ -242,9 +279,13 @@ def _check_hash(path: Path, reference: FileReference) -> None:
         )
 
 
-def _read_bounded(path: Path) -> bytes:
+def _read_bounded(path: Path, limit: int) -> bytes:
     with os.fdopen(open_regular(path), "rb") as file:
-        data = file.read(MANIFEST_LIMIT_BYTES + 1)
-    if len(data) > MANIFEST_LIMIT_BYTES:
-        raise BadInput(f"{path} is too large", values={"limit": f"{MANIFEST_LIMIT_BYTES} bytes"})
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise BadInput(
+            f"{path} is too large",
+            values={"limit": f"{limit} bytes", "found": "more"},
+            hint="no manifest is that large: copy the artifact again",
+        )
     return data

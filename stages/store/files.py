@@ -47,7 +47,7 @@ def complete_directory(target: Path, *, force: bool) -> Iterator[Path]:
         os.close(lock)
 
 
-def write_file(path: Path, data: bytes | memoryview) -> None:
+def write_file(path: Path, data: bytes | memoryview, *, mode: int = 0o644) -> None:
     """Replace a single file in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
@@ -56,12 +56,20 @@ def write_file(path: Path, data: bytes | memoryview) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        Path(name).chmod(0o644)
+        Path(name).chmod(mode)
         Path(name).replace(path)
         sync_directory(path.parent)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def move(source: Path, target: Path) -> None:
+    """Rename within one medium, durably.  Raises `OSError`."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    source.rename(target)
+    sync_directory(target.parent)
+    sync_directory(source.parent)
 
 
 def sweep(target: Path) -> None:

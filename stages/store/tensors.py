@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -22,7 +22,7 @@ from schemas.refs import FileReference, TensorReference
 
 TENSORS_FILE = "tensors.safetensors"
 FLOAT32 = np.dtype("<f4")
-HEADER_LIMIT_BYTES = 64 * 2**20
+HEADER_LIMIT_BYTES = 2**20
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -94,6 +94,12 @@ class TensorFile:
                 raise self._altered(f"{size} bytes", f"{filled} bytes")
             filled += got
         return np.frombuffer(buffer, FLOAT32)
+
+    def chunks(self, name: str, count: int) -> Iterator[np.ndarray]:
+        """All elements of a tensor in order, at most `count` at a time.  Not compared with the manifest."""
+        size = elements(self.references[name].shape)
+        for start in range(0, size, count):
+            yield self.chunk(name, start, min(count, size - start))
 
     def tensor(self, name: str) -> np.ndarray:
         """A whole tensor; the SHA-256 of the very bytes returned is checked.  Raises `NotTrusted`."""

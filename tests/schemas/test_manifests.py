@@ -24,11 +24,12 @@ from schemas.perplexity import PerplexityManifest
 from schemas.plan import PlanManifest
 from schemas.profile import ProfileManifest
 from schemas.refs import DeviceName, Digest, FileName, Window
+from schemas.refusal import RefusalManifest
 from schemas.settings import Settings
 from schemas.state import StateManifest
 from schemas.update import UpdateManifest
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "v1"
+GOLDEN = Path(__file__).parents[1] / "golden"
 CLASSES: dict[str, type[Manifest]] = {
     "profile": ProfileManifest,
     "plan": PlanManifest,
@@ -37,28 +38,35 @@ CLASSES: dict[str, type[Manifest]] = {
     "evaluation": EvaluationManifest,
     "perplexity": PerplexityManifest,
     "measured": Measured,
+    "refusal": RefusalManifest,
 }
 DIGESTS = {
     "profile": "24d460c9d5caf4bb0c812c6f7189b13715633bc2665ffd4603b4971d69038c2e",
-    "plan": "c0f35cc0c5752c9fbc57fabd4c9f2f1899d244b17af9fbf6b822c5aae91e92f2",
-    "state": "8b0579c3b0cd5f8d70add7dc38a341ba387b3c20b56a866722485ec45fa2a716",
+    "plan": "3eb874df380667b3224578fa1d996ba23e9d4e0a032b9ba487dc5dc7f3b9825e",
+    "state": "d0a2535b6bc4732c879a15a584cd24ca96f9e9a980a53b7f2f04b4cf1c024371",
     "update": "10b7baf6d6fba5ddaf45ecd4d3728bb7cb1e176e9f5a4e8a13fe7f1b1ea29bdc",
     "evaluation": "5ac07571593e61c05988172dc0279072323b6b1e0704b92a73f4f34a84eb6de7",
     "perplexity": "ec22718ecc994c84ef3becd19d22f28908aa5b5f7fb8e82172e77251cbe8c0a2",
     "measured": "6f1b6ffe77ea13d316f87ce6f7e925341179fdec229bb01ba8046e86fc908aaa",
+    "refusal": "ed0619471e81da422a7f1eb88151bf6219b4ca4cc2f573a8a714cd4104c00439",
 }
+OLDER = {  # still read
+    ("plan", 1): "c0f35cc0c5752c9fbc57fabd4c9f2f1899d244b17af9fbf6b822c5aae91e92f2",
+    ("state", 1): "8b0579c3b0cd5f8d70add7dc38a341ba387b3c20b56a866722485ec45fa2a716",
+}
+OPEN = (("versions",), ("values",))  # objects whose keys are free
 SECRET = "Patient-Nr-4711"
 Path_ = tuple[str | int, ...]
 
 every_kind = pytest.mark.parametrize("kind", sorted(CLASSES))
 
 
-def golden(kind: str) -> bytes:
-    return (GOLDEN / f"{kind}.json").read_bytes()
+def golden(kind: str, version: int | None = None) -> bytes:
+    return (GOLDEN / f"v{version or CLASSES[kind].VERSION}" / f"{kind}.json").read_bytes()
 
 
-def document(kind: str) -> Any:
-    return json.loads(golden(kind))
+def document(kind: str, version: int | None = None) -> Any:
+    return json.loads(golden(kind, version))
 
 
 def places(value: Any, path: Path_ = ()) -> Iterator[tuple[Path_, Any]]:
@@ -114,7 +122,10 @@ def test_canonical_bytes_are_plain_sorted_json(kind: str) -> None:
 
 
 def test_there_is_one_golden_document_of_each_kind() -> None:
-    assert sorted(path.name for path in GOLDEN.iterdir()) == sorted(f"{kind}.json" for kind in CLASSES)
+    current = {(kind, cls.VERSION) for kind, cls in CLASSES.items()}
+    found = {(path.stem, int(path.parent.name[1:])) for path in GOLDEN.glob("v*/*.json")}
+    assert found == current | set(OLDER)
+    assert {(kind, older) for kind, cls in CLASSES.items() for older in cls.OLDER} == set(OLDER)
     assert {cls for cls in record_classes() if issubclass(cls, Manifest) and cls is not Manifest} == set(
         CLASSES.values()
     )
@@ -122,10 +133,55 @@ def test_there_is_one_golden_document_of_each_kind() -> None:
 
 def test_golden_documents_name_one_another() -> None:
     name = {kind: f"sha256:{digest}" for kind, digest in DIGESTS.items()}
+    name |= {kind: f"sha256:{digest}" for (kind, _), digest in OLDER.items()}
     assert document("plan")["devices"][0]["profile"] == name["profile"]
-    assert document("update")["plan"] == document("state")["plan"] == name["plan"]
-    assert document("state")["accepted"][0]["update"] == document("measured")["artifact"] == name["update"]
+    assert document("update")["plan"] == document("state", 1)["plan"] == name["plan"]
+    assert document("state", 1)["accepted"][0]["update"] == document("measured")["artifact"] == name["update"]
     assert document("evaluation")["state"] == name["state"]
+
+
+# Older versions.
+
+
+@pytest.mark.parametrize(("kind", "version"), sorted(OLDER))
+def test_an_older_document_is_read_as_one_of_today_and_keeps_its_name(kind: str, version: int) -> None:
+    data = golden(kind, version)
+    assert hashlib.sha256(data).hexdigest() == OLDER[kind, version]
+    manifest = CLASSES[kind].from_bytes(data, source="golden")
+    upgraded = json.loads(manifest.canonical_bytes())
+    old = json.loads(data)
+    assert upgraded["version"] == CLASSES[kind].VERSION
+    assert all(upgraded[key] == value for key, value in old.items() if key not in ("version", "settings"))
+    if kind == "plan":
+        assert all(upgraded["settings"][key].items() >= old["settings"][key].items() for key in ("chain", "federation"))
+
+
+@pytest.mark.parametrize(("kind", "version"), sorted(OLDER))
+def test_an_older_document_is_as_closed_and_canonical_as_ever(kind: str, version: int) -> None:
+    def refuses(data: bytes) -> str:
+        with pytest.raises(BadInput) as caught:
+            CLASSES[kind].from_bytes(data, source="manifest.json")
+        assert SECRET not in str(caught.value)
+        return str(caught.value)
+
+    for path, value in places(document(kind, version)):
+        if isinstance(value, dict):
+            changed = document(kind, version)
+            at(changed, path)["surprise"] = SECRET
+            refuses(canonical_json(changed))
+        if path and isinstance(path[-1], str):
+            changed = document(kind, version)
+            del at(changed, path[:-1])[path[-1]]
+            refuses(canonical_json(changed))
+            changed = document(kind, version)
+            at(changed, path[:-1])[path[-1]] = [[SECRET]]
+            refuses(canonical_json(changed))
+    newer = {"plan": "trust", "state": "coverage"}[kind]
+    refuses(canonical_json({**document(kind, version), newer: document(kind)[newer]}))
+    refuses(golden(kind, version) + b"\n")
+    refuses(golden(kind, version).replace(b"  ", b" "))
+    for cut in range(0, len(golden(kind, version)), 7):
+        refuses(golden(kind, version)[:cut])
 
 
 # Classes.
@@ -166,11 +222,12 @@ def test_no_number_is_made_of_a_text_and_no_text_of_a_number(kind: str) -> None:
 
 @every_kind
 def test_a_newer_version_says_upgrade_whatever_else_it_holds(kind: str) -> None:
-    error = refusal(kind, canonical_json({"kind": kind, "version": 2, "surprise": SECRET}))
+    version = CLASSES[kind].VERSION
+    error = refusal(kind, canonical_json({"kind": kind, "version": version + 1, "surprise": SECRET}))
     assert "upgrade" in error.hint
-    assert error.values == {"expected": f"{kind} v1", "found": f"{kind} v2"}
+    assert error.values == {"expected": f"{kind} v{version}", "found": f"{kind} v{version + 1}"}
     assert SECRET not in str(error)
-    whole = refusal(kind, canonical_json({**document(kind), "version": 2, "surprise": 1}))
+    whole = refusal(kind, canonical_json({**document(kind), "version": version + 1, "surprise": 1}))
     assert (whole.fact, whole.values, whole.hint) == (error.fact, error.values, error.hint)
 
 
@@ -180,7 +237,8 @@ def test_a_document_of_another_kind_is_refused_by_both_names(kind: str, given_ki
     if kind == given_kind:
         return
     error = refusal(kind, golden(given_kind))
-    assert error.values == {"expected": f"{kind} v1", "found": f"{given_kind} v1"}
+    versions = CLASSES[kind].VERSION, CLASSES[given_kind].VERSION
+    assert error.values == {"expected": f"{kind} v{versions[0]}", "found": f"{given_kind} v{versions[1]}"}
     assert "upgrade" not in error.hint
 
 
@@ -312,7 +370,7 @@ def test_another_encoding_is_refused(kind: str) -> None:
 @every_kind
 def test_an_unknown_field_is_refused_at_every_depth_without_its_value(kind: str) -> None:
     for path, value in places(document(kind)):
-        if not isinstance(value, dict) or path == ("versions",):
+        if not isinstance(value, dict) or path in OPEN:
             continue
         changed = document(kind)
         at(changed, path)["surprise"] = SECRET
@@ -324,7 +382,7 @@ def test_an_unknown_field_is_refused_at_every_depth_without_its_value(kind: str)
 @every_kind
 def test_a_missing_field_is_refused_at_every_depth(kind: str) -> None:
     for path, _ in places(document(kind)):
-        if not path or not isinstance(path[-1], str) or (path[0] == "versions" and len(path) == 2):
+        if not path or not isinstance(path[-1], str) or (path[:1] in OPEN and len(path) == 2):
             continue
         changed = document(kind)
         del at(changed, path[:-1])[path[-1]]

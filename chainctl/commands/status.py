@@ -1,0 +1,40 @@
+"""chainctl status"""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from chainctl.console import Console
+from chainctl.options import Json, Quiet
+from schemas.errors import Waiting
+
+
+def status(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The coordinator's folder: states, updates, plan, evals.")],
+    inbox: Annotated[
+        list[Path] | None, typer.Option("--inbox", metavar="DIR", help="More places where updates arrive.")
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Where a federation stands: round, window, who has delivered, who is missing. Exit 7 while somebody is."""
+    console = Console(json=json, quiet=quiet)
+    from stages.status import run as read_status
+
+    found = read_status(run, inboxes=inbox or [])
+    console.say(f"round {found.round}, window {found.window}, state {found.state[:19]}")
+    console.say(f"delivered  {', '.join(found.delivered) or 'nobody'}")
+    console.say(f"missing    {', '.join(found.missing) or 'nobody'}")
+    if found.refused:
+        console.say(f"refused    {', '.join(found.refused)}")
+    if found.metric:
+        console.say(f"last       {found.metric}")
+    console.say(
+        f"so far     {found.rounds_closed} rounds, {found.updates_counted} updates counted, "
+        f"{found.updates_refused} refused"
+    )
+    console.say(f"disk       {found.used_bytes / 2**20:.0f} MiB used, {found.free_bytes / 2**30:.1f} GiB free")
+    console.result(**asdict(found), waiting=found.waiting)
+    raise typer.Exit(Waiting.exit_code if found.waiting else 0)

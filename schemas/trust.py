@@ -1,0 +1,122 @@
+"""Who is believed: the policy inside a plan, the roster it is made from, and what a device has pinned."""
+
+import re
+import tomllib
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, StringConstraints, ValidationError, model_validator
+
+from schemas.base import Record, describe_validation_error
+from schemas.errors import BadInput
+from schemas.refs import DeviceName, Digest
+
+PublicKey = Annotated[str, StringConstraints(pattern=r"^ed25519:[0-9a-f]{64}$")]
+Moment = Annotated[str, StringConstraints(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]  # UTC
+KEY_PATTERN = re.compile(r"ed25519:[0-9a-f]{64}")
+
+
+class EnrolledDevice(Record):
+    """A device by its key, and how many texts it may say it has."""
+
+    name: DeviceName
+    key: PublicKey
+    max_example_count: Annotated[int, Field(ge=1)]
+
+
+class TrustPolicy(Record):
+    """What every artifact of a federation must carry.  Fixed by the plan; nothing that arrives can relax it."""
+
+    signatures: Literal["none", "required"] = "none"
+    coordinator: PublicKey | None = None
+    devices: tuple[EnrolledDevice, ...] = ()
+    expires: Moment | None = None  # the only time that is ever compared with a clock
+
+    @property
+    def required(self) -> bool:
+        """Whether anything unsigned is refused."""
+        return self.signatures == "required"
+
+    def device(self, name: str) -> EnrolledDevice | None:
+        """The enrolled device called `name`, if there is one."""
+        return next((device for device in self.devices if device.name == name), None)
+
+    @model_validator(mode="after")
+    def _who_signs_has_a_key(self) -> Self:
+        if self.required != (self.coordinator is not None) or (self.devices and not self.required):
+            raise ValueError("signatures, the coordinator's key and enrolled devices come together")
+        return self
+
+    @model_validator(mode="after")
+    def _a_key_is_of_one_device(self) -> Self:
+        names = [device.name for device in self.devices]
+        if names != sorted(set(names)):
+            raise ValueError("devices are enrolled once each, by name")
+        keys = {device.key for device in self.devices} | {self.coordinator}
+        if self.devices and len(keys) != len(names) + 1:
+            raise ValueError("every device, and the coordinator, has a key of its own")
+        return self
+
+
+class Pin(Record):
+    """A coordinator's key that was given by hand."""
+
+    name: DeviceName
+    key: PublicKey
+
+
+class Pins(Record):
+    """Every coordinator that a machine believes."""
+
+    version: Literal[1] = 1
+    coordinators: tuple[Pin, ...] = ()
+
+
+class NewestState(Record):
+    """The newest state of a plan that a machine has trained on."""
+
+    version: Literal[1] = 1
+    plan: Digest
+    round: Annotated[int, Field(ge=0)]
+    state: Digest
+
+
+class Signature(Record):
+    """One signature of an envelope: `keyid` is the SHA-256 of the public key, `sig` is base64."""
+
+    keyid: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    sig: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/]{86}==$")]
+
+
+class Envelope(Record):
+    """DSSE (secure-systems-lab/dsse, v1.0): a payload, its type and who signed both.  Exactly one signature."""
+
+    payload: str  # base64
+    payloadType: str  # noqa: N815 -- the standard's name
+    signatures: Annotated[tuple[Signature, ...], Field(min_length=1, max_length=1)]
+
+
+def parse_roster(text: str, *, source: str) -> tuple[EnrolledDevice, ...]:
+    """Enrolled devices from TOML: a table for each, with `key` and `max_examples`.  Raises `BadInput`.
+
+    [device-00]
+    key = "ed25519:…"
+    max_examples = 500
+    """
+    try:
+        tables = tomllib.loads(text)
+        return tuple(
+            EnrolledDevice(
+                name=name,
+                key=table.pop("key"),
+                max_example_count=table.pop("max_examples"),
+                **table,
+            )
+            for name, table in sorted(tables.items())
+        )
+    except ValidationError as error:
+        raise BadInput(f"{source} is no roster of devices", values=describe_validation_error(error)) from None
+    except (tomllib.TOMLDecodeError, KeyError, AttributeError, TypeError):
+        raise BadInput(
+            f"{source} is no roster of devices",
+            values={"expected": '[device-00], key = "ed25519:…", max_examples = 500', "found": "something else"},
+        ) from None

@@ -1,0 +1,348 @@
+"""What is asked of everything that claims to be an update, before a single value of it counts.
+
+An update comes from a device that nobody controls over media that nobody controls.  Each check has a reason of its
+own (`schemas/refusal.py`); the first that fails refuses that update and no other.  Nothing is parsed that was not
+bounded first, and no tensor is ever held: values pass through in chunks.
+"""
+
+import hashlib
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from schemas.errors import BadInput, ChainError, NotTrusted, UsageProblem
+from schemas.plan import PlanManifest
+from schemas.refs import Window
+from schemas.refusal import Reason
+from schemas.settings import OptimizerSettings
+from schemas.state import StateManifest
+from schemas.update import UpdateManifest
+from stages.store.artifact import KINDS, MANIFEST_FILE, Artifact, kind_and_version, open_artifact, tensor_file
+from stages.store.signing import check_signature
+from stages.store.tensors import elements
+
+CHUNK_ELEMENTS = 2**16  # 256 KiB of float32 an update
+# What AdamW moves an element in a step, at most, in learning rates: (1 - β₁) / √(1 - β₂), Kingma & Ba 2015, §2.1.
+ADAM_STEP = 0.1 / math.sqrt(0.001)
+ROUNDING = 1.01
+
+Update = Artifact[UpdateManifest]
+
+
+@dataclass(frozen=True)
+class RefusedUpdate:
+    """Something that claimed to be an update."""
+
+    path: Path
+    reason: Reason
+    error: ChainError
+    update: str | None  # digest of its manifest, where that could be read
+    device: str | None  # that it names
+
+
+@dataclass
+class Delivery:
+    """What arrived for a round.  `counted` were accepted in earlier rounds, `ignored` claim to be no update."""
+
+    accepted: list[Update] = field(default_factory=list)
+    refused: list[RefusedUpdate] = field(default_factory=list)
+    counted: list[Path] = field(default_factory=list)
+    ignored: list[Path] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Intake:
+    """The round that updates are for.  `counted`: digests of updates that counted in earlier rounds."""
+
+    plan: Artifact[PlanManifest]
+    parent: Artifact[StateManifest]
+    counted: Mapping[str, int]
+
+    def take(self, paths: Sequence[Path]) -> Delivery:
+        """Sort what arrived.  Neither the order of `paths` nor the same update twice makes a difference."""
+        delivery = Delivery()
+        whole: dict[str, Update] = {}
+        for path in candidates(paths, delivery.ignored):
+            if not _claims_to_be_an_update(path):
+                delivery.ignored.append(path)
+                continue
+            update, refusal = self._examine(path)
+            if refusal is not None:
+                delivery.refused.append(refusal)
+            elif update is None:
+                delivery.counted.append(path)
+            else:
+                whole.setdefault(update.digest, update)
+        delivery.accepted = sorted(whole.values(), key=lambda update: (update.manifest.device, update.digest))
+        for reason, find in (("equivocation", _equivocations), ("copy", _copies)):
+            wrong = find(delivery.accepted)
+            delivery.accepted = [update for update in delivery.accepted if update.digest not in wrong]
+            delivery.refused += [
+                _refused(whole[digest], _reason(reason), error) for digest, error in sorted(wrong.items())
+            ]
+        return delivery
+
+    def _examine(self, path: Path) -> tuple[Update | None, RefusedUpdate | None]:
+        """The update if it counts; None if it counted already; or why it is refused."""
+        if path.is_symlink():
+            error = NotTrusted(f"{path} is a link", values={"expected": "a directory"}, hint="copy the artifact itself")
+            return None, RefusedUpdate(path, "link", error, None, None)
+        try:
+            update = open_artifact(path, UpdateManifest)
+        except ChainError as error:
+            reason: Reason = "altered" if isinstance(error, NotTrusted) else "unreadable"
+            return None, RefusedUpdate(path, reason, error, None, None)
+        if update.digest in self.counted:
+            return None, None
+        for reason, check in self.checks():
+            try:
+                check(update)
+            except ChainError as error:
+                return None, _refused(update, reason, error)
+        return update, None
+
+    def checks(self) -> list[tuple[Reason, Callable[[Update], None]]]:
+        """Each with its reason, cheap ones first."""
+        return [
+            ("another-plan", lambda update: _agree(update, "plan", self.plan.digest, update.manifest.plan)),
+            (
+                "another-round",
+                lambda update: _agree(update, "round", self.parent.manifest.round, update.manifest.round),
+            ),
+            ("another-state", lambda update: _agree(update, "state", self.parent.digest, update.manifest.state)),
+            ("another-device", self._check_device),
+            ("another-window", self._check_window),
+            ("signature", self._check_signature),
+            ("example-count", self._check_example_count),
+            ("step-count", self._check_steps),
+            ("tensors", self._check_tensors),
+            ("altered", self._check_bytes),
+            ("not-finite", self._check_finite),
+            ("norm", self._check_norm),
+        ]
+
+    def _check_device(self, update: Update) -> None:
+        participants = self.parent.manifest.participants
+        if update.manifest.device not in participants or self.plan.manifest.device(update.manifest.device) is None:
+            raise BadInput(
+                f"{update.path}: device {update.manifest.device} does not take part in round "
+                f"{self.parent.manifest.round}",
+                values={"expected": ", ".join(participants), "found": update.manifest.device},
+                hint="its turn will come, or it is of another federation",
+            )
+
+    def _check_window(self, update: Update) -> None:
+        _agree(update, "window", self.parent.manifest.window, update.manifest.window)
+
+    def _check_signature(self, update: Update) -> None:
+        policy = self.plan.manifest.trust
+        if not policy.required:
+            return
+        enrolled = policy.device(update.manifest.device)
+        assert enrolled is not None, "a plan that signs enrols every device"
+        check_signature(update.path, update.bytes(), enrolled.key, whose=f"device {enrolled.name}")
+
+    def _check_example_count(self, update: Update) -> None:
+        most = self.plan.manifest.most_examples(update.manifest.device)
+        check_example_count(update.manifest.device, update.manifest.example_count, most)
+
+    def _check_steps(self, update: Update) -> None:
+        expected = steps_of(self.plan.manifest.settings.optimizer, update.manifest.example_count)
+        if update.manifest.steps != expected:
+            raise BadInput(
+                f"{update.path} took another number of steps than its texts ask for",
+                values={"expected": expected, "found": update.manifest.steps},
+                hint="the update was made with other settings or altered: train again",
+            )
+
+    def _check_tensors(self, update: Update) -> None:
+        expected = trained_shapes(self.parent.manifest, update.manifest.window)
+        found = {tensor.name: tensor.shape for tensor in update.manifest.tensors}
+        if expected != found:
+            wrong = sorted(set(expected.items()) ^ set(found.items()))[0][0]
+            raise BadInput(
+                f"{update.path} does not hold the tensors that round {self.parent.manifest.round} trains",
+                values={
+                    "expected": f"{len(expected)} tensors",
+                    "found": f"{len(found)} tensors",
+                    "first that differs": wrong,
+                },
+                hint="the update was made by another version or altered: train again",
+            )
+
+    def _check_bytes(self, update: Update) -> None:
+        """Size, header and every tensor's SHA-256."""
+        with tensor_file(update) as file:
+            for name in file.references:
+                digest = hashlib.sha256()
+                for chunk in file.chunks(name, CHUNK_ELEMENTS):
+                    digest.update(chunk.data)
+                file.check_digest(name, digest.hexdigest())
+
+    def _check_finite(self, update: Update) -> None:
+        with tensor_file(update) as file:
+            for name in file.references:
+                wrong = sum(int((~np.isfinite(chunk)).sum()) for chunk in file.chunks(name, CHUNK_ELEMENTS))
+                if wrong:
+                    raise BadInput(
+                        f"{update.path}: tensor {name} holds values that are no numbers",
+                        values={"expected": "finite values", "found": f"{wrong} NaN or infinite"},
+                        hint="its device diverged or is broken",
+                    )
+
+    def _check_norm(self, update: Update) -> None:
+        cap = self.norm_cap(update.manifest.steps)
+        if cap is None:
+            return
+        norm = math.sqrt(sum(float((chunk**2).sum()) for _, chunk in differences(update, self.parent)))
+        if not norm <= cap:
+            raise BadInput(
+                f"{update.path} is further from the state than the plan allows",
+                values={"largest norm of the difference": f"{cap:.6g}", "found": f"{norm:.6g}"},
+                hint="its device diverged or lies; the cap is federation.max_update_norm",
+            )
+
+    def norm_cap(self, steps: int) -> float | None:
+        """Largest L2 norm of update − state, None where the plan sets none.
+
+        `auto` with AdamW: an element moves by at most ADAM_STEP · η a step, and decoupled decay shrinks what was
+        there by η · decay of itself, so ‖Δ‖ ≤ steps · η · (ADAM_STEP · √elements + decay · ‖state‖).
+        """
+        settings = self.plan.manifest.settings
+        chosen = settings.federation.max_update_norm
+        if chosen == "none" or (chosen == "auto" and settings.optimizer.name != "adamw"):
+            return None
+        if chosen != "auto":
+            return chosen
+        optimizer = settings.optimizer
+        rate = optimizer.learning_rate * optimizer.round_decay**self.parent.manifest.round
+        shapes = trained_shapes(self.parent.manifest, self.parent.manifest.window)
+        root = math.sqrt(sum(elements(shape) for shape in shapes.values()))
+        shrinks = optimizer.weight_decay * self._parent_norm(shapes) if optimizer.weight_decay else 0.0
+        return ROUNDING * steps * rate * (ADAM_STEP * root + shrinks)
+
+    def _parent_norm(self, names: Mapping[str, tuple[int, ...]]) -> float:
+        with tensor_file(self.parent) as file:
+            chunks = (chunk for name in names for chunk in file.chunks(name, CHUNK_ELEMENTS))
+            return math.sqrt(sum(float((chunk.astype(np.float64) ** 2).sum()) for chunk in chunks))
+
+
+def candidates(paths: Sequence[Path], ignored: list[Path]) -> Iterator[Path]:
+    """Directories that hold a manifest: those given, and those in folders that were given.  Hidden ones are not seen.
+
+    Raises `UsageProblem` for a path that does not exist.
+    """
+    for path in paths:
+        if not os.path.lexists(path):
+            raise UsageProblem(f"there is no {path}", values={"expected": "an update artifact, or a folder of them"})
+        if path.is_symlink() or os.path.lexists(path / MANIFEST_FILE) or not path.is_dir():
+            yield path
+            continue
+        with os.scandir(path) as entries:
+            below = sorted(entry.name for entry in entries if not entry.name.startswith("."))
+        for name in below:
+            if (path / name).is_symlink() or os.path.lexists(path / name / MANIFEST_FILE):
+                yield path / name
+            else:
+                ignored.append(path / name)
+
+
+def check_example_count(device: str, count: int, most: int) -> None:
+    """A device says it has no more texts than the plan lets it.  Raises `BadInput`."""
+    if count > most:
+        raise BadInput(
+            f"device {device} has more texts than the plan lets it count",
+            values={"at most": most, "found": count},
+            hint="profile and plan again, or enrol the device with a larger max_examples",
+        )
+
+
+def steps_of(optimizer: OptimizerSettings, example_count: int) -> int:
+    """How many steps a device takes on that many texts."""
+    return optimizer.epochs * -(-example_count // optimizer.batch_size)
+
+
+def is_trained(name: str, window: Window) -> bool:
+    """Whether the tensor `name` trains with `window`: the head's do, and the adapters' of its layers."""
+    group, _, rest = name.partition(".")
+    return group == "head" or (group == "adapters" and int(rest.split(".")[0]) in window.layers)
+
+
+def trained_shapes(state: StateManifest, window: Window) -> dict[str, tuple[int, ...]]:
+    """The tensors that an update of `window` holds."""
+    return {tensor.name: tensor.shape for tensor in state.tensors if is_trained(tensor.name, window)}
+
+
+def differences(update: Update, parent: Artifact[StateManifest]) -> Iterator[tuple[str, np.ndarray]]:
+    """update − parent in chunks (E,), float64, with the tensor's name."""
+    with tensor_file(update) as new, tensor_file(parent) as old:
+        for name in sorted(new.references):
+            pairs = zip(new.chunks(name, CHUNK_ELEMENTS), old.chunks(name, CHUNK_ELEMENTS), strict=True)
+            for after, before in pairs:
+                yield name, after.astype(np.float64) - before
+
+
+def _claims_to_be_an_update(path: Path) -> bool:
+    """Whether a directory is to be judged: what is whole and of another kind was given by mistake."""
+    if path.is_symlink() or not path.is_dir():
+        return path.is_symlink()
+    try:
+        kind, _ = kind_and_version(path)
+    except ChainError:
+        return True
+    return kind == UpdateManifest.KIND or kind not in KINDS
+
+
+def _equivocations(updates: Sequence[Update]) -> dict[str, ChainError]:
+    """Updates of devices that sent more than one."""
+    of_device: dict[str, list[Update]] = {}
+    for update in updates:
+        of_device.setdefault(update.manifest.device, []).append(update)
+    return {
+        update.digest: BadInput(
+            f"device {device} sent {len(sent)} different updates",
+            values={str(other.path): other.digest for other in sent[:4]},
+            hint="decide which one is meant, move it back and aggregate again",
+        )
+        for device, sent in of_device.items()
+        if len(sent) > 1
+        for update in sent
+    }
+
+
+def _copies(updates: Sequence[Update]) -> dict[str, ChainError]:
+    """Updates whose tensors are those of an update before them."""
+    first: dict[tuple[str, ...], Update] = {}
+    copies: dict[str, ChainError] = {}
+    for update in updates:
+        key = tuple(tensor.sha256 for tensor in update.manifest.tensors)
+        original = first.setdefault(key, update)
+        if original is not update:
+            copies[update.digest] = BadInput(
+                f"{update.path} holds the tensors of another device's update",
+                values={"first": original.manifest.device, "again": update.manifest.device},
+                hint="one update counts once, whoever brings it",
+            )
+    return copies
+
+
+def _refused(update: Update, reason: Reason, error: ChainError) -> RefusedUpdate:
+    return RefusedUpdate(update.path, reason, error, update.digest, update.manifest.device)
+
+
+def _reason(text: str) -> Reason:
+    assert text in ("equivocation", "copy")
+    return "equivocation" if text == "equivocation" else "copy"
+
+
+def _agree(update: Update, what: str, expected: object, found: object) -> None:
+    if expected != found:
+        raise BadInput(
+            f"{update.path} is of another {what}",
+            values={"expected": expected, "found": found},
+            hint="check which artifacts were given",
+        )

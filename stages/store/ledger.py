@@ -1,0 +1,99 @@
+"""The coordinator's append-only record, beside its states: `states/ledger.jsonl`.
+
+Each line names the digest of the line before, so that nothing can be altered, left out or put in unseen.  A line
+that a power cut left half is taken away by the next writer; what it said is said again, because every writer asks
+first whether it was said.
+"""
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from schemas.errors import NotTrusted
+from schemas.ledger import LINE_LIMIT_BYTES, Accepted, Closed, Planned, Refused, line_bytes, line_digest, parse_line
+from stages.store.files import sync_directory
+from stages.store.tensors import open_regular
+
+LEDGER_FILE = "ledger.jsonl"
+
+Line = Planned | Refused | Accepted | Closed
+Entry = Callable[[str | None], Line]  # makes an event that follows the line of that digest
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The ledger at `path`, which may not exist yet."""
+
+    path: Path
+
+    @classmethod
+    def beside(cls, state: Path) -> "Ledger":
+        """The one that a state artifact at `state` is recorded in."""
+        return cls(state.parent / LEDGER_FILE)
+
+    def events(self) -> Iterator[Line]:
+        """Every event in order.  Raises `NotTrusted` where a line does not follow the one before."""
+        if not os.path.lexists(self.path):
+            return
+        with os.fdopen(open_regular(self.path), "rb") as file:
+            previous, number = None, 0
+            while line := file.readline(LINE_LIMIT_BYTES + 1):
+                number += 1
+                if not line.endswith(b"\n"):
+                    if len(line) > LINE_LIMIT_BYTES:
+                        raise NotTrusted(f"{self.path}: line {number} is too long", hint="the ledger was altered")
+                    return  # a power cut; see `append`
+                yield parse_line(line, number=number, previous=previous, source=str(self.path))
+                previous = line_digest(line)
+
+    def append(self, entries: Callable[[Sequence[Line]], Sequence[Entry]]) -> None:
+        """Add what `entries` makes of the events so far, in one durable write.  One writer at a time."""
+        with self._locked() as descriptor:
+            events = list(self.events())
+            lines = b"".join(line_bytes(event) for event in events)
+            previous = line_digest(line_bytes(events[-1])) if events else None
+            new = b""
+            for entry in entries(events):
+                line = line_bytes(entry(previous))
+                previous = line_digest(line)
+                new += line
+            if not new:
+                return
+            os.ftruncate(descriptor, len(lines))
+            os.pwrite(descriptor, new, len(lines))
+            os.fsync(descriptor)
+        sync_directory(self.path.parent)
+
+    def planned(self, plan: str, state: str, participants: tuple[str, ...]) -> None:
+        """A federation begins, unless that is known."""
+
+        def entries(events: Sequence[Line]) -> Sequence[Entry]:
+            if any(isinstance(event, Planned) and event.state == state for event in events):
+                return []
+            return [lambda previous: Planned(previous=previous, plan=plan, state=state, participants=participants)]
+
+        self.append(entries)
+
+    def counted(self, *, before: str) -> dict[str, int]:
+        """Digests of the updates that counted for states other than `before`, with their rounds."""
+        accepted = (event for event in self.events() if isinstance(event, Accepted))
+        return {event.update: event.round for event in accepted if event.state != before}
+
+    def successor(self, plan: str, state: str) -> Closed | None:
+        """What closed the round that trains `state`; None where it is open."""
+        closings = (event for event in self.events() if isinstance(event, Closed))
+        return next((event for event in closings if (event.plan, event.parent) == (plan, state)), None)
+
+    @contextmanager
+    def _locked(self) -> Iterator[int]:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(self.path, flags, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield descriptor
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,216 @@
+"""Ed25519 keys, and DSSE envelopes around manifests (secure-systems-lab/dsse, protocol v1.0).
+
+    artifact/manifest.dsse.json     {"payload": base64 of manifest.json, "payloadType": …, "signatures": [one]}
+
+A manifest lists every file of its artifact with size and SHA-256, so one signature covers a closed set.  The payload
+is compared with `manifest.json` byte for byte: there is never a second reading of it.  Any DSSE verifier can check
+an envelope; ours believes a key only by what it was told of it, never by what stands in the envelope.
+
+    HOME/keys/NAME.pem      private, PKCS 8, readable by its owner only
+    HOME/keys/NAME.pub      public, one line
+"""
+
+import base64
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from schemas.base import LARGE_MANIFEST_LIMIT_BYTES, canonical_json
+from schemas.errors import NotTrusted, UsageProblem
+from schemas.trust import KEY_PATTERN, Envelope, Signature
+from stages.store.files import write_file
+from stages.store.tensors import open_regular
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+SIGNATURE_FILE = "manifest.dsse.json"
+PAYLOAD_TYPE = "application/vnd.chainctl.manifest+json"
+PREFIX = "ed25519:"
+# Base64 takes four bytes for three.
+ENVELOPE_LIMIT_BYTES = LARGE_MANIFEST_LIMIT_BYTES * 4 // 3 + 2**12
+
+
+@dataclass(frozen=True)
+class Signer:
+    """A private key with its name."""
+
+    name: str
+    private: "Ed25519PrivateKey"
+
+    @property
+    def public(self) -> str:
+        """`ed25519:<64 hex digits>`."""
+        return PREFIX + self.private.public_key().public_bytes_raw().hex()
+
+    def envelope(self, payload: bytes) -> bytes:
+        """`payload` signed.  Ed25519 is deterministic: the same bytes each time."""
+        signature = self.private.sign(pre_authentication_encoding(PAYLOAD_TYPE, payload))
+        envelope = Envelope(
+            payload=base64.b64encode(payload).decode(),
+            payloadType=PAYLOAD_TYPE,
+            signatures=(Signature(keyid=key_id(self.public), sig=base64.b64encode(signature).decode()),),
+        )
+        return canonical_json(envelope.model_dump(mode="json"))
+
+
+@dataclass(frozen=True)
+class KeyRing:
+    """The keys below a chainctl home."""
+
+    home: Path
+
+    def new(self, name: str) -> Signer:
+        """Make a key.  Raises `UsageProblem` where the name is taken: a key is never written over."""
+        with_cryptography()
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+        if os.path.lexists(self._private(name)):
+            raise UsageProblem(f"there is a key {name} already", hint="choose another name")
+        signer = Signer(name, Ed25519PrivateKey.generate())
+        pem = signer.private.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        self._private(name).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_file(self._private(name).with_suffix(".pub"), f"{signer.public}\n".encode())
+        write_file(self._private(name), pem, mode=0o600)
+        return signer
+
+    def open(self, name: str) -> Signer:
+        """A private key.  Raises `UsageProblem` where there is none, or one that others can read."""
+        with_cryptography()
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+        path = self._private(name)
+        if not path.is_file():
+            raise UsageProblem(
+                f"there is no key {name}",
+                values={"looked in": path.parent, "there are": ", ".join(self.names()) or "none"},
+                hint=f"make it with 'chainctl keys new {name}'",
+            )
+        others = path.stat().st_mode & 0o077
+        if others:
+            raise UsageProblem(
+                f"others can read the private key {name}",
+                values={"expected": "mode 600", "found": f"mode {path.stat().st_mode & 0o777:o}"},
+                hint=f"chmod 600 {path}, if nobody else has read it; make a new one if somebody has",
+            )
+        try:
+            private = serialization.load_pem_private_key(path.read_bytes(), password=None)
+        except (ValueError, TypeError):
+            raise UsageProblem(f"{path} holds no private key", hint="restore it from a copy") from None
+        if not isinstance(private, Ed25519PrivateKey):
+            raise UsageProblem(f"{path} is no Ed25519 key", hint="make one with 'chainctl keys new'")
+        return Signer(name, private)
+
+    def names(self) -> list[str]:
+        """Names of all private keys."""
+        return sorted(path.stem for path in (self.home / "keys").glob("*.pem"))
+
+    def public_keys(self) -> Iterator[tuple[str, str]]:
+        """Name and public key of each, without opening a private one."""
+        for name in self.names():
+            public = self._private(name).with_suffix(".pub")
+            yield name, public.read_text(encoding="ascii").strip() if public.is_file() else self.open(name).public
+
+    def _private(self, name: str) -> Path:
+        return self.home / "keys" / f"{name}.pem"
+
+
+def pre_authentication_encoding(payload_type: str, payload: bytes) -> bytes:
+    """PAE of DSSE: `DSSEv1 SP LEN(type) SP type SP LEN(body) SP body`."""
+    kind = payload_type.encode()
+    return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
+
+
+def key_id(public: str) -> str:
+    """SHA-256 of the raw public key, hex: a name for it in envelopes, believed by nobody."""
+    return hashlib.sha256(bytes.fromhex(public.removeprefix(PREFIX))).hexdigest()
+
+
+def check_signature(directory: Path, manifest: bytes, public: str, *, whose: str) -> None:
+    """The manifest with these bytes is signed by `public`.  Raises `NotTrusted`: unsigned, another key, altered."""
+    with_cryptography()
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    path = directory / SIGNATURE_FILE
+    if not os.path.lexists(path):
+        raise NotTrusted(
+            f"{directory} is not signed",
+            values={"expected": f"a signature by {whose} {public}", "found": "none"},
+            hint="have it made again with --key; a signing federation takes nothing unsigned",
+        )
+    envelope = _read_envelope(path)
+    signature = envelope.signatures[0]
+    if signature.keyid != key_id(public):
+        raise NotTrusted(
+            f"{directory} is signed with another key",
+            values={f"{whose} has": f"{public}, id {key_id(public)[:16]}", "signed by": f"id {signature.keyid[:16]}"},
+            hint="a renamed or foreign artifact: ask for the right one",
+        )
+    payload = base64.b64encode(manifest).decode()
+    try:
+        if envelope.payload != payload or envelope.payloadType != PAYLOAD_TYPE:
+            raise InvalidSignature
+        key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public.removeprefix(PREFIX)))
+        key.verify(base64.b64decode(signature.sig), pre_authentication_encoding(PAYLOAD_TYPE, manifest))
+    except InvalidSignature:
+        raise NotTrusted(
+            f"the signature of {directory} is not one of its manifest",
+            values={"expected": f"a signature by {whose} {public}", "found": "one of other bytes"},
+            hint="the manifest or its signature was altered or swapped: copy the artifact again",
+        ) from None
+
+
+def signed_by(directory: Path) -> str | None:
+    """Key id that an envelope claims; None where there is no envelope.  A claim, not a check."""
+    path = directory / SIGNATURE_FILE
+    return _read_envelope(path).signatures[0].keyid if os.path.lexists(path) else None
+
+
+def check_key_text(text: str) -> str:
+    """A public key as a person types it: the key itself, or the path of a `.pub` file."""
+    if KEY_PATTERN.fullmatch(text):
+        return text
+    path = Path(text)
+    if path.is_file() and path.stat().st_size < 2**10:
+        found = path.read_bytes().strip().decode("ascii", errors="replace")
+        if KEY_PATTERN.fullmatch(found):
+            return found
+    raise UsageProblem(
+        "this is no public key",
+        values={"expected": "ed25519:<64 hex digits>, or a .pub file", "found": f"{len(text)} other characters"},
+        hint="'chainctl keys show NAME' prints one",
+    )
+
+
+def with_cryptography() -> None:
+    """Raises `UsageProblem` where the library of the extra `[sign]` is missing."""
+    try:
+        import cryptography  # noqa: F401
+    except ImportError:
+        raise UsageProblem("signatures need the cryptography package", hint="pip install 'chainctl[sign]'") from None
+
+
+def _read_envelope(path: Path) -> Envelope:
+    with os.fdopen(open_regular(path), "rb") as file:
+        data = file.read(ENVELOPE_LIMIT_BYTES + 1)
+    problem = NotTrusted(
+        f"{path} is no DSSE envelope with one signature",
+        values={"expected": "payload, payloadType, signatures", "found": f"{len(data)} other bytes"},
+        hint="copy the artifact again",
+    )
+    if len(data) > ENVELOPE_LIMIT_BYTES:
+        raise problem
+    try:
+        return Envelope.model_validate_json(data)
+    except ValidationError:
+        raise problem from None

@@ -1,0 +1,220 @@
+"""What this machine believes: coordinators whose keys were pinned by hand, and the newest state it has trained on.
+
+    HOME/trust/coordinators.json      names and public keys
+    HOME/trust/newest/<plan>.json     round and digest
+
+The root of trust is not the plan: a plan says who signs, a pin says whom to believe.  Where anything is pinned,
+nothing unsigned is ever taken.  A coordinator believes its own keys.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from schemas.base import canonical_json, describe_validation_error
+from schemas.errors import BadInput, NotTrusted, UsageProblem
+from schemas.plan import PlanManifest
+from schemas.profile import ProfileManifest
+from schemas.state import StateManifest
+from schemas.trust import NewestState, Pin, Pins, TrustPolicy
+from stages.store.artifact import Artifact, check_same_plan, open_artifact
+from stages.store.files import write_file
+from stages.store.signing import KeyRing, Signer, check_signature
+
+HOME_VARIABLE = "CHAINCTL_HOME"
+
+
+def home_directory(environment: Mapping[str, str] = os.environ) -> Path:
+    """`$CHAINCTL_HOME`, or `chainctl` in the user's configuration directory."""
+    if environment.get(HOME_VARIABLE):
+        return Path(environment[HOME_VARIABLE])
+    return Path(environment.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "chainctl"
+
+
+@dataclass(frozen=True)
+class Trust:
+    """The trust store below a chainctl home."""
+
+    home: Path
+
+    @classmethod
+    def of_this_machine(cls) -> "Trust":
+        """That of the environment."""
+        return cls(home_directory())
+
+    def pins(self) -> tuple[Pin, ...]:
+        """Coordinators whose keys were pinned.  Raises `BadInput` for a damaged file: it is never taken for empty."""
+        path = self._pins
+        if not os.path.lexists(path):
+            return ()
+        try:
+            return Pins.model_validate_json(path.read_bytes()).coordinators
+        except ValidationError as error:
+            raise BadInput(
+                f"{path} is damaged",
+                values=describe_validation_error(error),
+                hint="remove it and pin the coordinators again with 'chainctl trust add'",
+            ) from None
+
+    def add(self, name: str, key: str) -> None:
+        """Pin a coordinator's key.  Raises `UsageProblem` where the name has another."""
+        pins = {pin.name: pin for pin in self.pins()}
+        if name in pins and pins[name].key != key:
+            raise UsageProblem(
+                f"coordinator {name} is pinned with another key",
+                values={"pinned": pins[name].key, "given": key},
+                hint=f"if the change is real, 'chainctl trust remove {name}' first",
+            )
+        self._write({**pins, name: Pin(name=name, key=key)})
+
+    def remove(self, name: str) -> None:
+        """Forget a coordinator."""
+        pins = {pin.name: pin for pin in self.pins()}
+        if pins.pop(name, None) is None:
+            raise UsageProblem(f"no coordinator {name} is pinned", values={"pinned": ", ".join(pins) or "none"})
+        self._write(pins)
+
+    def check_plan(self, plan: Artifact[PlanManifest]) -> None:
+        """A plan may be worked on here.  Raises `NotTrusted`: unsigned, not by one who is believed, expired."""
+        policy, pins = plan.manifest.trust, self.pins()
+        if policy.required:
+            believed = {pin.key for pin in pins} | {key for _, key in KeyRing(self.home).public_keys()}
+            assert policy.coordinator is not None
+            if policy.coordinator not in believed:
+                raise NotTrusted(
+                    f"{plan.path} is by a coordinator whose key is not pinned here",
+                    values={"plan names": policy.coordinator, "pinned": ", ".join(pin.name for pin in pins) or "none"},
+                    hint="get the key from the coordinator by another way than the plan, then 'chainctl trust add'",
+                )
+            check_signature(plan.path, plan.bytes(), policy.coordinator, whose="the coordinator")
+        elif pins:
+            raise NotTrusted(
+                f"{plan.path} asks for no signatures, and this machine believes only signed plans",
+                values={"pinned": ", ".join(pin.name for pin in pins), "plan": "unsigned"},
+                hint="ask for a signed plan, or 'chainctl trust remove' if you mean to leave this door open",
+            )
+        check_not_expired(plan)
+
+    def check_state(self, plan: Artifact[PlanManifest], state: Artifact[StateManifest], *, newest: bool) -> None:
+        """A state is of the plan, signed where the plan asks for it, and with `newest` none older was seen.
+
+        Raises `BadInput` for another plan's, `NotTrusted` otherwise.
+        """
+        check_same_plan(plan, state)
+        policy = plan.manifest.trust
+        if not policy.required:
+            return
+        assert policy.coordinator is not None
+        check_signature(state.path, state.bytes(), policy.coordinator, whose="the coordinator")
+        if newest:
+            self._check_newest(plan, state)
+
+    def remember(self, plan: Artifact[PlanManifest], state: Artifact[StateManifest]) -> None:
+        """This state is the newest of its plan that was worked on here."""
+        if not plan.manifest.trust.required:
+            return
+        seen = NewestState(plan=plan.digest, round=state.manifest.round, state=state.digest)
+        write_file(self._newest(plan), canonical_json(seen.model_dump(mode="json")))
+
+    def _check_newest(self, plan: Artifact[PlanManifest], state: Artifact[StateManifest]) -> None:
+        path = self._newest(plan)
+        if not os.path.lexists(path):
+            return
+        try:
+            seen = NewestState.model_validate_json(path.read_bytes())
+        except ValidationError:
+            raise BadInput(f"{path} is damaged", hint="remove it if you are sure that the state is new") from None
+        found = state.manifest.round
+        if found < seen.round or (found == seen.round and state.digest != seen.state):
+            raise NotTrusted(
+                f"{state.path} is not newer than what this machine has trained on",
+                values={
+                    "newest here": f"round {seen.round}, {seen.state}",
+                    "given": f"round {found}, {state.digest}",
+                },
+                hint="an old state was brought again, or there are two histories: ask the coordinator",
+            )
+
+    def _write(self, pins: dict[str, Pin]) -> None:
+        document = Pins(coordinators=tuple(pins[name] for name in sorted(pins)))
+        write_file(self._pins, canonical_json(document.model_dump(mode="json")))
+
+    @property
+    def _pins(self) -> Path:
+        return self.home / "trust" / "coordinators.json"
+
+    def _newest(self, plan: Artifact[PlanManifest]) -> Path:
+        return self.home / "trust" / "newest" / f"{plan.digest.removeprefix('sha256:')}.json"
+
+
+def open_trusted(
+    plan: Path, state: Path, *, newest: bool = False
+) -> tuple[Artifact[PlanManifest], Artifact[StateManifest]]:
+    """A plan and a state of it that this machine may work on.  Raises `BadInput` and `NotTrusted`."""
+    trust = Trust.of_this_machine()
+    planned = open_artifact(plan, PlanManifest)
+    trust.check_plan(planned)
+    current = open_artifact(state, StateManifest)
+    trust.check_state(planned, current, newest=newest)
+    return planned, current
+
+
+def check_signer(policy: TrustPolicy, key: str | None, signer: Signer | None, *, whose: str) -> None:
+    """Who is about to sign has the key that the plan expects.  Raises `UsageProblem` before any work."""
+    if not policy.required:
+        return
+    if signer is None:
+        raise UsageProblem(
+            "this federation signs what it makes",
+            values={"expected": f"--key NAME, the key of {whose}", "found": "none"},
+            hint="'chainctl keys list' names the keys on this machine",
+        )
+    if signer.public != key:
+        raise UsageProblem(
+            f"{signer.name} is not the key of {whose}",
+            values={"plan names": key or "none", f"{signer.name} is": signer.public},
+            hint="give the right --key; a new key needs a new plan",
+        )
+
+
+def check_profile_signature(profile: Artifact[ProfileManifest], policy: TrustPolicy) -> None:
+    """A profile is signed by the device it names.  Raises `NotTrusted`."""
+    enrolled = policy.device(profile.manifest.device)
+    if enrolled is None:
+        raise NotTrusted(
+            f"{profile.path} is of a device that is not enrolled",
+            values={
+                "enrolled": ", ".join(device.name for device in policy.devices) or "none",
+                "found": profile.manifest.device,
+            },
+            hint="add it to the roster, or leave its profile out",
+        )
+    check_signature(profile.path, profile.bytes(), enrolled.key, whose=f"device {enrolled.name}")
+
+
+def check_not_expired(plan: Artifact[PlanManifest]) -> None:
+    """The plan's expiry, where it has one, lies ahead.  Raises `NotTrusted`."""
+    expires = plan.manifest.trust.expires
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    if expires is not None and expires <= now:
+        raise NotTrusted(
+            f"{plan.path} has expired",
+            values={"expired": expires, "clock here": now},
+            hint="ask for a new plan; or set the clock if it is wrong",
+        )
+
+
+def read_moment(text: str) -> str:
+    """`2027-01-31` or `2027-01-31T12:00:00Z`, as a plan holds it.  Raises `UsageProblem`."""
+    for pattern in ("%Y-%m-%d", "%Y-%m-%dT%H:%M:%SZ"):
+        try:
+            return datetime.strptime(text, pattern).replace(tzinfo=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        except ValueError:
+            continue
+    raise UsageProblem(
+        "this is no time", values={"expected": "2027-01-31 or 2027-01-31T12:00:00Z (UTC)", "found": text}
+    )
