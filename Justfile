@@ -63,10 +63,11 @@ bench-memory *models: setup-bench
 bench-growth: setup
     {{bin}}/python -m benchmarks.growth
 
-# streamed against resident; imports; the picture of memory over time
+# streamed against resident; imports; light stages; the picture of memory over time
 bench-parts: setup
     {{bin}}/python -m benchmarks.streaming
     {{bin}}/python -m benchmarks.imports
+    {{bin}}/python -m benchmarks.stages
     {{bin}}/python -m benchmarks.timeline
 
 # a window of a 7B model under a hard limit from outside (13 GB of random weights; minutes)

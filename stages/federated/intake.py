@@ -98,31 +98,30 @@ class Intake:
             return None, RefusedUpdate(path, reason, error, None, None)
         if update.digest in self.counted:
             return None, None
-        for reason, check in self.checks():
+        for reason, check in self.checks(update):
             try:
-                check(update)
+                check()
             except ChainError as error:
                 return None, _refused(update, reason, error)
         return update, None
 
-    def checks(self) -> list[tuple[Reason, Callable[[Update], None]]]:
-        """Each with its reason, cheap ones first."""
+    def checks(self, update: Update) -> list[tuple[Reason, Callable[[], None]]]:
+        """Each with its reason, cheap ones first; the last three look at the values, which are read once."""
+        found, here = update.manifest, self.parent.manifest
+        values = Values(update, self.parent)
         return [
-            ("another-plan", lambda update: _agree(update, "plan", self.plan.digest, update.manifest.plan)),
-            (
-                "another-round",
-                lambda update: _agree(update, "round", self.parent.manifest.round, update.manifest.round),
-            ),
-            ("another-state", lambda update: _agree(update, "state", self.parent.digest, update.manifest.state)),
-            ("another-device", self._check_device),
-            ("another-window", self._check_window),
-            ("signature", self._check_signature),
-            ("example-count", self._check_example_count),
-            ("step-count", self._check_steps),
-            ("tensors", self._check_tensors),
-            ("altered", self._check_bytes),
-            ("not-finite", self._check_finite),
-            ("norm", self._check_norm),
+            ("another-plan", lambda: _agree(update, "plan", self.plan.digest, found.plan)),
+            ("another-round", lambda: _agree(update, "round", here.round, found.round)),
+            ("another-state", lambda: _agree(update, "state", self.parent.digest, found.state)),
+            ("another-device", lambda: self._check_device(update)),
+            ("another-window", lambda: _agree(update, "window", here.window, found.window)),
+            ("signature", lambda: self._check_signature(update)),
+            ("example-count", lambda: self._check_example_count(update)),
+            ("step-count", lambda: self._check_steps(update)),
+            ("tensors", lambda: self._check_tensors(update)),
+            ("altered", values.read),
+            ("not-finite", values.check_finite),
+            ("norm", lambda: values.check_norm(self.norm_cap(found.steps))),
         ]
 
     def _check_device(self, update: Update) -> None:
@@ -134,9 +133,6 @@ class Intake:
                 values={"expected": ", ".join(participants), "found": update.manifest.device},
                 hint="its turn will come, or it is of another federation",
             )
-
-    def _check_window(self, update: Update) -> None:
-        _agree(update, "window", self.parent.manifest.window, update.manifest.window)
 
     def _check_signature(self, update: Update) -> None:
         policy = self.plan.manifest.trust
@@ -174,38 +170,6 @@ class Intake:
                 hint="the update was made by another version or altered: train again",
             )
 
-    def _check_bytes(self, update: Update) -> None:
-        """Size, header and every tensor's SHA-256."""
-        with tensor_file(update) as file:
-            for name in file.references:
-                digest = hashlib.sha256()
-                for chunk in file.chunks(name, CHUNK_ELEMENTS):
-                    digest.update(chunk.data)
-                file.check_digest(name, digest.hexdigest())
-
-    def _check_finite(self, update: Update) -> None:
-        with tensor_file(update) as file:
-            for name in file.references:
-                wrong = sum(int((~np.isfinite(chunk)).sum()) for chunk in file.chunks(name, CHUNK_ELEMENTS))
-                if wrong:
-                    raise BadInput(
-                        f"{update.path}: tensor {name} holds values that are no numbers",
-                        values={"expected": "finite values", "found": f"{wrong} NaN or infinite"},
-                        hint="its device diverged or is broken",
-                    )
-
-    def _check_norm(self, update: Update) -> None:
-        cap = self.norm_cap(update.manifest.steps)
-        if cap is None:
-            return
-        norm = math.sqrt(sum(float((chunk**2).sum()) for _, chunk in differences(update, self.parent)))
-        if not norm <= cap:
-            raise BadInput(
-                f"{update.path} is further from the state than the plan allows",
-                values={"largest norm of the difference": f"{cap:.6g}", "found": f"{norm:.6g}"},
-                hint="its device diverged or lies; the cap is federation.max_update_norm",
-            )
-
     def norm_cap(self, steps: int) -> float | None:
         """Largest L2 norm of update − state, None where the plan sets none.
 
@@ -229,6 +193,55 @@ class Intake:
         with tensor_file(self.parent) as file:
             chunks = (chunk for name in names for chunk in file.chunks(name, CHUNK_ELEMENTS))
             return math.sqrt(sum(float((chunk.astype(np.float64) ** 2).sum()) for chunk in chunks))
+
+
+@dataclass
+class Values:
+    """The values of an update, looked through once, a chunk at a time."""
+
+    update: Update
+    parent: Artifact[StateManifest]
+    not_finite: dict[str, int] = field(default_factory=dict)  # how many, by tensor
+    squared_norm: float = 0.0  # of update − parent
+
+    def read(self) -> None:
+        """Size, header and every tensor's SHA-256; and what the other checks want to know.  Raises `NotTrusted`."""
+        with tensor_file(self.update) as new, tensor_file(self.parent) as old:
+            for name in new.references:
+                digest = hashlib.sha256()
+                pairs = zip(new.chunks(name, CHUNK_ELEMENTS), old.chunks(name, CHUNK_ELEMENTS), strict=True)
+                for after, before in pairs:
+                    digest.update(after.data)
+                    self._look_at(name, after, before)
+                new.check_digest(name, digest.hexdigest())
+
+    def check_finite(self) -> None:
+        """No NaN, no infinity."""
+        for name, count in self.not_finite.items():
+            raise BadInput(
+                f"{self.update.path}: tensor {name} holds values that are no numbers",
+                values={"expected": "finite values", "found": f"{count} NaN or infinite"},
+                hint="its device diverged or is broken",
+            )
+
+    def check_norm(self, cap: float | None) -> None:
+        """‖update − parent‖ is at most `cap`."""
+        norm = math.sqrt(self.squared_norm)
+        if cap is not None and not norm <= cap:
+            raise BadInput(
+                f"{self.update.path} is further from the state than the plan allows",
+                values={"largest norm of the difference": f"{cap:.6g}", "found": f"{norm:.6g}"},
+                hint="its device diverged or lies; the cap is federation.max_update_norm",
+            )
+
+    def _look_at(self, name: str, after: np.ndarray, before: np.ndarray) -> None:
+        difference = np.subtract(after, before, dtype=np.float64)
+        square = float(np.dot(difference, difference))
+        if math.isfinite(square):
+            self.squared_norm += square
+        else:
+            wrong = int((~np.isfinite(after)).sum())
+            self.not_finite[name] = self.not_finite.get(name, 0) + wrong
 
 
 def candidates(paths: Sequence[Path], ignored: list[Path]) -> Iterator[Path]:
@@ -275,15 +288,6 @@ def is_trained(name: str, window: Window) -> bool:
 def trained_shapes(state: StateManifest, window: Window) -> dict[str, tuple[int, ...]]:
     """The tensors that an update of `window` holds."""
     return {tensor.name: tensor.shape for tensor in state.tensors if is_trained(tensor.name, window)}
-
-
-def differences(update: Update, parent: Artifact[StateManifest]) -> Iterator[tuple[str, np.ndarray]]:
-    """update − parent in chunks (E,), float64, with the tensor's name."""
-    with tensor_file(update) as new, tensor_file(parent) as old:
-        for name in sorted(new.references):
-            pairs = zip(new.chunks(name, CHUNK_ELEMENTS), old.chunks(name, CHUNK_ELEMENTS), strict=True)
-            for after, before in pairs:
-                yield name, after.astype(np.float64) - before
 
 
 def _claims_to_be_an_update(path: Path) -> bool:

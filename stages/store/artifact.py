@@ -116,9 +116,20 @@ def check_same_plan(plan: Artifact[PlanManifest], state: Artifact[StateManifest]
 
 
 def read_tensors(artifact: Artifact[Any], prefix: str = "") -> dict[str, np.ndarray]:
-    """Every tensor whose name starts with `prefix`, float32, each checked against its SHA-256 in the manifest."""
+    """Every tensor whose name starts with `prefix`, float32, each checked against its SHA-256 in the manifest.
+
+    Raises `NotTrusted` for altered bytes, `BadInput` for values that are no numbers.
+    """
     with tensor_file(artifact) as file:
-        return {name: file.tensor(name) for name in file.references if name.startswith(prefix)}
+        tensors = {name: file.tensor(name) for name in file.references if name.startswith(prefix)}
+    for name, values in tensors.items():
+        if not np.isfinite(values).all():
+            raise BadInput(
+                f"{artifact.path}: tensor {name} holds values that are no numbers",
+                values={"expected": "finite values", "found": f"{int((~np.isfinite(values)).sum())} NaN or infinite"},
+                hint="whoever made it diverged or lies: go back to the state before",
+            )
+    return tensors
 
 
 def tensor_file(artifact: Artifact[Any]) -> TensorFile:
