@@ -91,7 +91,7 @@ class Envelope(Record):
     """DSSE (secure-systems-lab/dsse, v1.0): a payload, its type and who signed both.  Exactly one signature."""
 
     payload: str  # base64
-    payloadType: str  # noqa: N815 -- the standard's name
+    payloadType: str
     signatures: Annotated[tuple[Signature, ...], Field(min_length=1, max_length=1)]
 
 

@@ -2,17 +2,18 @@
 
 Chain:  profile -> plan -> train-window -> [aggregate] -> eval
 Reads:  plan and state artifacts, update artifacts.
-Writes: a state artifact: the mean of what was trained, everything else as it was, and the next round's window;
+Writes: a state artifact: what was trained, combined by the plan's strategy, everything else as it was, and the next
+        round's window;
         lines in the ledger beside it; refused updates into quarantine beside them.
 
 Tensors pass through in chunks, every byte hashed on its way; nothing is published unless every hash agrees.  Memory
 does not grow with the number of updates or the size of the tensors.  numpy alone: no torch.
 """
 
-import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,23 +21,21 @@ from schemas.errors import TooFewUpdates, UsageProblem
 from schemas.ledger import Accepted, Closed, Refused
 from schemas.plan import PlanManifest
 from schemas.refusal import Reason
-from schemas.state import AcceptedUpdate, Coverage, StateManifest
-from schemas.update import UpdateManifest
-from stages.federated.intake import CHUNK_ELEMENTS, Delivery, Intake, RefusedUpdate, Update, is_trained
+from schemas.settings import FederationSettings
+from schemas.state import AcceptedUpdate, Coverage, ServerSteps, StateManifest
+from stages.federated.intake import Delivery, Intake, RefusedUpdate, Update
+from stages.federated.mixture import Mixture
 from stages.federated.quarantine import refusal_of, set_aside
 from stages.federated.sampling import next_window, sample_devices
-from stages.federated.weighted_mean import weighted_mean
 from stages.store.artifact import Artifact, Draft, drafting, existing, tensor_file
 from stages.store.ledger import Entry, Ledger, Line
 from stages.store.measure import MeasuredFacts, Stopwatch
 from stages.store.signing import Signer
-from stages.store.tensors import elements
 from stages.store.trust import check_signer, open_trusted
 
 # Where these are all that arrived, the wrong plan or state was given, and nothing is moved.
 MISDIRECTED: tuple[Reason, ...] = ("another-plan", "another-round", "another-state")
 
-Source = Artifact[UpdateManifest] | Artifact[StateManifest]
 OnRefusal = Callable[[RefusedUpdate, Path | None], None]  # and where it lies now; None: where it lay
 
 
@@ -76,7 +75,7 @@ def run(
     if made is None:
         with drafting(out, force=force, signer=signer) as draft:
             with Stopwatch() as watch:
-                manifest = _combine(draft, parent, accepted, manifest)
+                manifest = _combine(draft, planned, parent, accepted, manifest)
             draft.finish(manifest, MeasuredFacts(seconds=watch.seconds, peak_bytes=watch.peak_bytes))
         made = Artifact(out, manifest, manifest.digest)
     ledger.append(lambda events: _closing(events, parent, made))
@@ -191,6 +190,18 @@ def _closing(events: Sequence[Line], parent: Artifact[StateManifest], state: Art
     return [*(acceptance(one) for one in manifest.accepted), closing]
 
 
+def server_steps(
+    settings: FederationSettings, parent: StateManifest, accepted: Sequence[Update]
+) -> tuple[ServerSteps, ...]:
+    """How often the server optimiser has moved each tensor, this round included."""
+    if settings.server_optimizer == "none":
+        return ()
+    steps = {entry.tensor: entry.steps for entry in parent.server_steps}
+    for name in {tensor.name for update in accepted for tensor in update.manifest.tensors}:
+        steps[name] = steps.get(name, 0) + 1
+    return tuple(ServerSteps(tensor=name, steps=steps[name]) for name in sorted(steps))
+
+
 def coverage(accepted: Sequence[Update]) -> tuple[Coverage, ...]:
     """For each layer that some update holds: how many do, and the texts behind them."""
     layers = sorted({layer for update in accepted for layer in update.manifest.window.layers})
@@ -236,6 +247,7 @@ def describe(
             for update in accepted
         ),
         coverage=coverage(accepted),
+        server_steps=server_steps(plan.manifest.settings.federation, parent.manifest, accepted),
         train_loss=train_loss,
         tensors=(),
         files=(),
@@ -243,42 +255,22 @@ def describe(
 
 
 def _combine(
-    draft: Draft, parent: Artifact[StateManifest], accepted: Sequence[Update], manifest: StateManifest
+    draft: Draft,
+    plan: Artifact[PlanManifest],
+    parent: Artifact[StateManifest],
+    accepted: Sequence[Update],
+    manifest: StateManifest,
 ) -> StateManifest:
-    shapes = _shapes(parent)
+    """Write the tensors of the next state: the manifest with them."""
+    mixture = Mixture(parent, accepted, plan.manifest.settings.federation)
+    shapes = mixture.shapes()
     writer = draft.tensor_writer(shapes)
-    weights = [update.manifest.example_count for update in accepted]
-    for name in sorted(shapes):
-        sources: Sequence[Source] = [parent]
-        if is_trained(name, parent.manifest.window):
-            sources = accepted
-        for chunks in _chunks(name, sources):
-            writer.write(name, weighted_mean(chunks, weights if sources is accepted else [1]))
+    with ExitStack() as stack:
+        sources: list[Artifact[Any]] = [parent, *accepted]
+        files = [stack.enter_context(tensor_file(source)) for source in sources]
+        mixture.settle(files)
+        for name in sorted(shapes):
+            for values in mixture.chunks(name, files):
+                writer.write(name, values)
     references, file = writer.finish()
     return manifest.model_copy(update={"tensors": references, "files": (file,)})
-
-
-def _chunks(name: str, sources: Sequence[Source]) -> Iterator[Iterator[np.ndarray]]:
-    """For each chunk of a tensor, that chunk of every source, one at a time: one chunk is in memory, whatever K.
-
-    Each source's hash is checked at the tensor's end.
-    """
-    with ExitStack() as stack:
-        files = [stack.enter_context(tensor_file(source)) for source in sources]
-        hashes = [hashlib.sha256() for _ in files]
-        size = elements(files[0].references[name].shape)
-
-        def read(start: int) -> Iterator[np.ndarray]:
-            for file, digest in zip(files, hashes, strict=True):
-                chunk = file.chunk(name, start, min(CHUNK_ELEMENTS, size - start))
-                digest.update(chunk.data)
-                yield chunk
-
-        for start in range(0, size, CHUNK_ELEMENTS):
-            yield read(start)
-        for file, digest in zip(files, hashes, strict=True):
-            file.check_digest(name, digest.hexdigest())
-
-
-def _shapes(artifact: Source) -> dict[str, tuple[int, ...]]:
-    return {tensor.name: tensor.shape for tensor in artifact.manifest.tensors}

@@ -26,7 +26,7 @@ from schemas.plan import PlanManifest
 from schemas.state import StateManifest
 from stages.data.encode import Encoder
 from stages.data.load import data_digest, label_indices, load_labelled
-from stages.model.adapters import adapters_from_tensors
+from stages.model.adapters import LIVE_TENSORS, adapters_from_tensors
 from stages.model.backbone import Backbone
 from stages.model.cache import prefix_cache
 from stages.model.loading import LoadedModel
@@ -149,7 +149,7 @@ def answer(
     progress: Progress = lambda phase, done, total: None,
 ) -> np.ndarray:
     """Of the full chain under `state`, for each text: logits (N, labels), or its summed loss (N, 1) in nats."""
-    tensors = read_tensors(state)
+    tensors = read_tensors(state, *LIVE_TENSORS)
     stored = adapters_from_tensors(tensors, plan.settings.adapter.activation)
     adapters = {layer: adapter.frozen(backbone.dtype) for layer, adapter in stored.items()}
     backbone.load_head(tensors)

@@ -27,7 +27,7 @@ from schemas.update import TrainingLoss, UpdateManifest
 from stages.data.encode import Encoder
 from stages.data.load import Example, data_digest, label_indices, load_labelled
 from stages.federated.intake import check_example_count
-from stages.model.adapters import Adapter, adapter_names, adapters_from_tensors
+from stages.model.adapters import LIVE_TENSORS, Adapter, adapter_names, adapters_from_tensors
 from stages.model.backbone import Backbone
 from stages.model.cache import prefix_cache
 from stages.model.criterion import ClassCriterion, Criterion, TokenCriterion, go_back
@@ -65,16 +65,18 @@ def run(
     cache: CacheDirectory | None = None,
     verify: Verify = "once",
     signer: Signer | None = None,
+    window_size: int | None = None,
 ) -> Artifact[UpdateManifest]:
     """Train the window that `state` names, on the texts of `device`.
 
     `model` spares a caller with many devices opening the base model again, `cache` a device that comes again the
-    layers before which nothing has changed.  Raises `BadInput` for artifacts or data that do not go together,
-    `NotTrusted` for altered bytes, `DoesNotFit` where the budget is too small.
+    layers before which nothing has changed; `window_size` trains only the last layers of the window.  Raises `BadInput`
+    for artifacts or data that do not go together, `NotTrusted` for altered bytes or what is not believed here,
+    `DoesNotFit` where the budget is too small.
     """
     planned, current = open_trusted(plan, state, newest=True)
     manifest = planned.manifest
-    settings, window = manifest.settings, current.manifest.window
+    settings, window = manifest.settings, narrowed(current.manifest.window, window_size)
     check_turn(planned, current, device)
     enrolled = manifest.trust.device(device)
     check_signer(manifest.trust, enrolled.key if enrolled else None, signer, whose=f"device {device}")
@@ -83,8 +85,8 @@ def run(
     inputs = inputs_digest(planned.digest, device, examples)
 
     def same(there: UpdateManifest) -> bool:
-        found = (there.plan, there.state, there.device, there.inputs)
-        return found == (planned.digest, current.digest, device, inputs)
+        found = (there.plan, there.state, there.window, there.device, there.inputs)
+        return found == (planned.digest, current.digest, window, device, inputs)
 
     found = existing(out, UpdateManifest, same=same, force=force, signer=signer)
     if found is not None:
@@ -107,7 +109,7 @@ def run(
             )
         )
         if model:  # a simulation: one process is many devices, and keeps none of their budgets
-            placement, predicted = FASTEST, planned_peak_bytes(manifest, window)
+            placement, predicted = FASTEST, planned_peak_bytes(manifest, current.manifest.window)
         else:
             longest = max(texts.lengths)
             memory = MemoryModel(backbone, settings, manifest.bottleneck, texts.token_count, resident_bytes(), longest)
@@ -117,7 +119,7 @@ def run(
                 what=f"window {window}",
             )
         before = backbone.reader.checkpoint.bytes_read
-        trainer = Trainer(planned, current, backbone, texts, targets, device, placement, out.parent, cache)
+        trainer = Trainer(planned, current, window, backbone, texts, targets, device, placement, out.parent, cache)
         trained, loss, steps = trainer.train(watch.over(progress))
     update = UpdateManifest(
         plan=planned.digest,
@@ -151,6 +153,7 @@ class Trainer:
 
     plan: Artifact[PlanManifest]
     state: Artifact[StateManifest]
+    window: Window
     backbone: Backbone
     texts: EncodedTexts
     targets: Tensor | None
@@ -163,11 +166,6 @@ class Trainer:
     def settings(self) -> Settings:
         """Those of the plan."""
         return self.plan.manifest.settings
-
-    @property
-    def window(self) -> Window:
-        """The round's."""
-        return self.state.manifest.window
 
     def train(self, progress: Progress) -> tuple[dict[str, np.ndarray], TrainingLoss, int]:
         """Tensors of the update, its losses, and the number of optimiser steps."""
@@ -200,7 +198,7 @@ class Trainer:
 
     def _load_adapters(self) -> tuple[dict[int, Adapter], dict[int, Adapter]]:
         """Those of every layer as they compute, frozen, and copies of the window's that train; and the head."""
-        tensors = read_tensors(self.state)
+        tensors = read_tensors(self.state, *LIVE_TENSORS)
         stored = adapters_from_tensors(tensors, self.settings.adapter.activation)
         self.backbone.load_head(tensors)
         trained = {layer: trainable(stored[layer]) for layer in self.window.layers}
@@ -331,6 +329,22 @@ class Tally:
 def trainable(adapter: Adapter) -> Adapter:
     """A copy of an adapter whose tensors are leaves that gradients reach."""
     return Adapter.of((value.clone().requires_grad_() for value in adapter.parameters()), adapter.activation)
+
+
+def narrowed(window: Window, size: int | None) -> Window:
+    """The last `size` layers of a round's window, for a device that cannot hold all of it.
+
+    The last, because the head stands on them.  Raises `UsageProblem`.
+    """
+    if size is None:
+        return window
+    if not 1 <= size <= len(window.layers):
+        raise UsageProblem(
+            "the round's window has another size",
+            values={"this round trains": f"{len(window.layers)} layers, {window}", "--window-size": size},
+            hint="a device may train fewer layers of the window, not more",
+        )
+    return Window(start=window.stop - size, stop=window.stop)
 
 
 def label_targets(examples: list[Example], task: TaskSettings) -> Tensor | None:

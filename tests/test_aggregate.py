@@ -206,6 +206,7 @@ def test_order_and_repetition_do_not_matter(tmp_path: Path) -> None:
         ({"state": "sha256:" + "1" * 64}, "another-state", "another state"),
         ({"round": 7}, "another-round", "another round"),
         ({"window": Window(start=1, stop=3)}, "another-window", "another window"),
+        ({"window": Window(start=2, stop=2)}, "another-window", "another window"),
         ({"device": "stranger"}, "another-device", "does not take part"),
         ({"example_count": 1001}, "example-count", "more texts"),
         ({"steps": 2}, "step-count", "number of steps"),
@@ -379,6 +380,109 @@ def test_the_automatic_cap_is_above_what_adamw_can_do(optimizer: dict[str, Any],
                 for name, parameter in zip(names, parameters, strict=True)
             )
             assert moved**0.5 <= cap
+
+
+def rounds(folder: Path, **federation: object) -> list[dict[str, np.ndarray]]:
+    """Two rounds of three honest devices and one that sends ten times the opposite; tensors of each state."""
+    devices = ("a", "b", "c", "d", "e", "liar")
+    _, state = make_world(folder, devices=devices, federation={"max_update_norm": "none", **federation})
+    states = [read_tensors(state)]
+    for number in range(2):
+        draw = np.random.default_rng(number)
+        trained = {name: values for name, values in states[-1].items() if is_trained(name, state.manifest.window)}
+        goal = {name: draw.standard_normal(values.shape).astype(np.float32) for name, values in trained.items()}
+        for index, device in enumerate(devices):
+            noise = np.random.default_rng(10 * number + index)
+            sent = {
+                name: values
+                + (-10.0 if device == "liar" else 1.0) * goal[name]
+                + 0.01 * noise.standard_normal(values.shape).astype(np.float32)
+                for name, values in trained.items()
+            }
+            make_update(folder / f"in-{number}" / device, state, device, seed=index, count=1 + index, tensors=sent)
+        state = aggregate.run(
+            [folder / f"in-{number}"],
+            plan=folder / "plan",
+            state=folder / "state" if number == 0 else folder / f"next-{number - 1}",
+            out=folder / f"next-{number}",
+        )
+        states.append(read_tensors(state) | {"goal " + name: values for name, values in goal.items()})
+    return states
+
+
+@pytest.mark.parametrize(
+    ("federation", "survives"),
+    [
+        ({}, False),
+        ({"strategy": "coordinate-median"}, True),
+        ({"strategy": "trimmed-mean"}, True),
+        ({"strategy": "krum", "assumed_malicious": 1}, True),
+        ({"strategy": "multi-krum", "assumed_malicious": 1}, True),
+    ],
+)
+def test_one_liar_turns_the_mean_and_no_robust_strategy(
+    federation: dict[str, object], survives: bool, tmp_path: Path
+) -> None:
+    states = rounds(tmp_path, **federation)
+    goals = [name for name in states[1] if name.startswith("goal ")]
+    moved = {name: states[1][name.removeprefix("goal ")] - states[0][name.removeprefix("goal ")] for name in goals}
+    close = all(np.abs(moved[name] - states[1][name]).max() < 0.1 for name in goals)
+    assert close == survives
+
+
+def test_krum_with_too_few_updates_closes_no_round(tmp_path: Path) -> None:
+    with pytest.raises(TooFewUpdates, match="Krum") as caught:
+        rounds(tmp_path, strategy="krum", assumed_malicious=2)
+    assert caught.value.values == {"needed": "7, for assumed_malicious = 2", "accepted": 6}
+    assert not (tmp_path / "next-0").exists()
+
+
+@pytest.mark.parametrize("name", ["fedavgm", "fedadam", "fedyogi"])
+def test_moments_rest_while_a_tensor_is_out_of_the_window(name: str, tmp_path: Path) -> None:
+    states = rounds(tmp_path, server_optimizer=name, strategy="coordinate-median")
+    first, second = (open_artifact(tmp_path / f"next-{number}", StateManifest).manifest for number in (0, 1))
+    steps = [{entry.tensor: entry.steps for entry in state.server_steps} for state in (first, second)]
+    assert steps[1]["head.classifier.weight"] == 2
+    only_first = [name for name in adapter_names(0) if name in steps[0]]
+    assert only_first
+    for tensor in only_first:
+        assert steps[1][tensor] == 1
+        assert np.array_equal(states[1][f"server.first.{tensor}"], states[2][f"server.first.{tensor}"])
+        assert np.array_equal(states[1][tensor], states[2][tensor])
+    assert ("server.second.head.classifier.weight" in states[1]) == (name != "fedavgm")
+    settings = open_artifact(tmp_path / "plan", PlanManifest).manifest.settings.federation
+    before, after = states[0]["head.classifier.weight"], states[1]["head.classifier.weight"]
+    moment = states[1]["server.first.head.classifier.weight"]
+    if name == "fedavgm":
+        assert np.allclose(after, before + settings.server_learning_rate * moment, rtol=1e-6)
+
+
+def test_devices_with_narrower_windows_are_averaged_by_layer(tmp_path: Path) -> None:
+    """`b` could hold the second layer of the window only: the first is the mean of `a` and `c`."""
+    _, state = make_world(tmp_path)
+    narrow = Window(start=state.manifest.window.stop - 1, stop=state.manifest.window.stop)
+    paths = []
+    for seed, name in enumerate(DEVICES):
+        window = narrow if name == "b" else state.manifest.window
+        tensors = {
+            tensor: values + np.float32(0.01 * (seed + 1))
+            for tensor, values in read_tensors(state).items()
+            if is_trained(tensor, window)
+        }
+        changes: dict[str, object] = {"window": window}
+        paths.append(make_update(tmp_path / name, state, name, seed=seed, tensors=tensors, changes=changes))
+    made = combine(tmp_path, paths)
+    before, after = read_tensors(state), read_tensors(made)
+    wide, shared = state.manifest.window.layers
+    for tensor in after:
+        expected = 0.0
+        if tensor in adapter_names(wide):
+            expected = 0.02  # (0.01 + 0.03) / 2
+        elif tensor in adapter_names(shared) or tensor.startswith("head."):
+            expected = 0.02  # (0.01 + 0.02 + 0.03) / 3
+        assert np.allclose(after[tensor], before[tensor] + expected, atol=1e-6)
+    coverage = [(entry.layer, entry.devices, entry.example_count) for entry in made.manifest.coverage]
+    assert coverage == [(wide, 2, 10), (shared, 3, 15)]
 
 
 def test_the_window_slides_every_round_and_cycles(tmp_path: Path) -> None:

@@ -1,5 +1,9 @@
 """chainctl train-window"""
 
+from typing import Annotated
+
+import typer
+
 from chainctl.console import Console
 from chainctl.options import (
     DEFAULT_CACHE_LIMIT,
@@ -35,6 +39,9 @@ def train_window(
     cache_dir: CacheDir = None,
     cache_limit: CacheLimit = DEFAULT_CACHE_LIMIT,
     verify: VerifyWeights = Verify.ONCE,
+    window_size: Annotated[
+        int | None, typer.Option("--window-size", min=1, help="Train only the last layers of the round's window.")
+    ] = None,
     key: Key = None,
     force: Force = False,
     json: Json = False,
@@ -62,6 +69,7 @@ def train_window(
             cache=cache,
             verify=verify.value,
             signer=open_key(key),
+            window_size=window_size,
         )
     manifest, measured = artifact.manifest, artifact.measured()
     loss = manifest.loss

@@ -114,7 +114,7 @@ class Intake:
             ("another-round", lambda: _agree(update, "round", here.round, found.round)),
             ("another-state", lambda: _agree(update, "state", self.parent.digest, found.state)),
             ("another-device", lambda: self._check_device(update)),
-            ("another-window", lambda: _agree(update, "window", here.window, found.window)),
+            ("another-window", lambda: self._check_window(update)),
             ("signature", lambda: self._check_signature(update)),
             ("example-count", lambda: self._check_example_count(update)),
             ("step-count", lambda: self._check_steps(update)),
@@ -132,6 +132,16 @@ class Intake:
                 f"{self.parent.manifest.round}",
                 values={"expected": ", ".join(participants), "found": update.manifest.device},
                 hint="its turn will come, or it is of another federation",
+            )
+
+    def _check_window(self, update: Update) -> None:
+        """The round's window, or its last layers: a device trains what it can hold."""
+        window, found = self.parent.manifest.window, update.manifest.window
+        if not (found.stop == window.stop and window.start <= found.start <= max(window.start, window.stop - 1)):
+            raise BadInput(
+                f"{update.path} is of another window",
+                values={"expected": f"{window}, or its last layers", "found": found},
+                hint="check which artifacts were given",
             )
 
     def _check_signature(self, update: Update) -> None:

@@ -24,10 +24,10 @@ INITIAL_STD = 0.02
 class Adapter:
     """Weights of one adapter: `down_RD`, `down_bias_R`, `up_DR`, `up_bias_D`, all float32."""
 
-    down_RD: Tensor  # noqa: N815 -- shape suffixes
-    down_bias_R: Tensor  # noqa: N815
-    up_DR: Tensor  # noqa: N815
-    up_bias_D: Tensor  # noqa: N815
+    down_RD: Tensor
+    down_bias_R: Tensor
+    up_DR: Tensor
+    up_bias_D: Tensor
     activation: str
 
     def __call__(self, hidden: Tensor) -> Tensor:
@@ -51,6 +51,7 @@ class Adapter:
         return [self.down_RD, self.down_bias_R, self.up_DR, self.up_bias_D]
 
 
+LIVE_TENSORS = ("adapters.", "head.")  # of a state; what else it holds is for the server alone
 SUFFIXES = ("down.weight", "down.bias", "up.weight", "up.bias")
 
 

@@ -115,13 +115,13 @@ def check_same_plan(plan: Artifact[PlanManifest], state: Artifact[StateManifest]
         )
 
 
-def read_tensors(artifact: Artifact[Any], prefix: str = "") -> dict[str, np.ndarray]:
-    """Every tensor whose name starts with `prefix`, float32, each checked against its SHA-256 in the manifest.
+def read_tensors(artifact: Artifact[Any], *prefixes: str) -> dict[str, np.ndarray]:
+    """Every tensor, or those whose names start with one of `prefixes`, float32, each compared with its SHA-256.
 
     Raises `NotTrusted` for altered bytes, `BadInput` for values that are no numbers.
     """
     with tensor_file(artifact) as file:
-        tensors = {name: file.tensor(name) for name in file.references if name.startswith(prefix)}
+        tensors = {name: file.tensor(name) for name in file.references if name.startswith(prefixes or "")}
     for name, values in tensors.items():
         if not np.isfinite(values).all():
             raise BadInput(

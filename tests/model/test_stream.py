@@ -88,7 +88,16 @@ class World:
         moved = self.state.manifest.model_copy(update={"window": Window(start=start, stop=stop)})
         state: Artifact[StateManifest] = Artifact(self.state.path, moved, self.state.digest)
         trainer = Trainer(
-            self.plan, state, self.model.backbone, self.texts, self.targets, "one", placement, self.folder, cache
+            self.plan,
+            state,
+            moved.window,
+            self.model.backbone,
+            self.texts,
+            self.targets,
+            "one",
+            placement,
+            self.folder,
+            cache,
         )
         tensors, loss, _ = trainer.train(lambda *_: None)
         self.first_loss = loss.first

@@ -1,0 +1,67 @@
+"""Many differences into one, by the plan's strategy, a chunk at a time.
+
+Whoever holds a tensor counts for it: devices with narrower windows leave a layer to the others.  What depends on
+whole updates (who is chosen by Krum, how much is clipped) is settled before the first value is averaged.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from schemas.errors import BadInput
+from schemas.settings import FederationSettings
+from stages.federated.coordinate_median import coordinate_median
+from stages.federated.krum import krum, multi_krum
+from stages.federated.norm_clipping import clipping_factors
+from stages.federated.trimmed_mean import trimmed_mean
+
+
+@dataclass(frozen=True)
+class Shares:
+    """What each of K updates counts for: its weight in means (0: not chosen), and how far it is shortened."""
+
+    weights_K: np.ndarray
+    factors_K: np.ndarray
+
+
+def is_plain(settings: FederationSettings) -> bool:
+    """Whether the next state is simply the weighted mean of what was sent."""
+    chosen = (settings.strategy, settings.clip_norm, settings.server_optimizer)
+    return chosen == ("weighted-mean", "none", "none")
+
+
+def settle(
+    settings: FederationSettings, counts: Sequence[int], norms_K: np.ndarray, squared_distances_KK: np.ndarray | None
+) -> Shares:
+    """Weights and factors of K updates with those example counts, norms and distances.
+
+    Krum's winner stands alone; multi-Krum averages the n − f best, weighted by their example counts.  Raises
+    `TooFewUpdates`.
+    """
+    weights_K = np.array(counts, np.float64)
+    if settings.strategy in ("krum", "multi-krum"):
+        assert squared_distances_KK is not None
+        malicious = settings.assumed_malicious
+        if settings.strategy == "krum":
+            chosen = krum(squared_distances_KK, malicious)
+        else:
+            chosen = multi_krum(squared_distances_KK, malicious, len(counts) - malicious)
+        weights_K[[index for index in range(len(counts)) if index not in chosen]] = 0.0
+    factors_K = np.ones(len(counts))
+    if settings.clip_norm != "none":
+        factors_K = clipping_factors(norms_K, settings.clip_norm)
+    return Shares(weights_K, factors_K)
+
+
+def combine(settings: FederationSettings, values_KE: np.ndarray, shares: Shares) -> np.ndarray:
+    """One chunk of the differences of the K updates that hold a tensor, as one difference (E,), float64."""
+    scaled_KE = values_KE * shares.factors_K[:, None]
+    if settings.strategy == "coordinate-median":
+        return coordinate_median(scaled_KE)
+    if settings.strategy == "trimmed-mean":
+        return trimmed_mean(scaled_KE, settings.trim_fraction)
+    total = shares.weights_K.sum()
+    if not total:
+        raise BadInput("none of the chosen updates holds a layer that others hold", values={"updates": len(values_KE)})
+    return np.asarray(shares.weights_K @ scaled_KE / total)
