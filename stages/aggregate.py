@@ -187,7 +187,8 @@ def _closing(events: Sequence[Line], parent: Artifact[StateManifest], state: Art
             participants=manifest.participants,
         )
 
-    return [*(acceptance(one) for one in manifest.accepted), closing]
+    said = {event.update for event in events if isinstance(event, Accepted) and event.state == parent.digest}
+    return [*(acceptance(one) for one in manifest.accepted if one.update not in said), closing]
 
 
 def server_steps(

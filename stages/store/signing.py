@@ -211,6 +211,9 @@ def _read_envelope(path: Path) -> Envelope:
     if len(data) > ENVELOPE_LIMIT_BYTES:
         raise problem
     try:
-        return Envelope.model_validate_json(data)
+        envelope = Envelope.model_validate_json(data)
     except ValidationError:
         raise problem from None
+    if canonical_json(envelope.model_dump(mode="json")) != data:
+        raise problem
+    return envelope

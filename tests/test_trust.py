@@ -1,0 +1,463 @@
+"""Signatures, pins and expiry: what a hostile stick may carry, and what each machine makes of it.
+
+One signed federation of the tiny BERT by real commands; every test attacks a copy of it.  docs/threats.md names these
+tests.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from securesystemslib.dsse import Envelope
+from securesystemslib.signer import SSlibKey
+
+from schemas.base import canonical_json
+from schemas.errors import ChainError, NotTrusted, TooFewUpdates, UsageProblem
+from schemas.plan import PlanManifest
+from schemas.state import StateManifest
+from schemas.update import UpdateManifest
+from stages import aggregate, train_window
+from stages.store.artifact import drafting, open_artifact, read_tensors, verify_artifact
+from stages.store.signing import SIGNATURE_FILE, KeyRing, key_id
+from stages.store.trust import Trust
+from tests import fleet
+
+DEVICES = ("device-00", "device-01")
+COORDINATOR = "office"
+
+
+class World:
+    """A signed federation after its first round of training: folders of a coordinator and of two devices."""
+
+    def __init__(self, folder: Path, model: Path) -> None:
+        self.folder, self.model = folder, model
+        self.keys = KeyRing(folder / "home")
+        for name in (COORDINATOR, *DEVICES, "stranger"):
+            self.keys.new(name)
+
+    def path(self, name: str) -> Path:
+        return self.folder / name
+
+    def public(self, name: str) -> str:
+        return self.keys.open(name).public
+
+    def chainctl(self, *arguments: object, check: bool = True, home: str = "home") -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {"CHAINCTL_HOME": str(self.folder / home)}
+        return fleet.chainctl(*arguments, check=check, env=environment)
+
+    def train(self, device: str, out: str, **options: object) -> UpdateManifest:
+        signer = self.keys.open(str(options.pop("key", device)))
+        state = str(options.pop("state", "states/0000"))
+        return train_window.run(
+            model_dir=self.model,
+            plan=self.path("plan"),
+            state=self.path(state),
+            data=self.path(f"{device}.jsonl"),
+            device=device,
+            out=self.path(out),
+            signer=signer,
+        ).manifest
+
+    def aggregate(self, *updates: Path, out: str = "states/0001", state: str = "states/0000") -> StateManifest:
+        return aggregate.run(
+            updates,
+            plan=self.path("plan"),
+            state=self.path(state),
+            out=self.path(out),
+            signer=self.keys.open(COORDINATOR),
+        ).manifest
+
+    def refusal(self, *updates: Path) -> list[str]:
+        """Reasons for which a round with these updates does not close."""
+        reasons: list[str] = []
+        with pytest.raises(TooFewUpdates):
+            aggregate.run(
+                updates,
+                plan=self.path("plan"),
+                state=self.path("states/0000"),
+                out=self.path("states/0001"),
+                quorum=2,
+                signer=self.keys.open(COORDINATOR),
+                on_refusal=lambda refused, place: reasons.append(refused.reason),
+            )
+        assert not self.path("states/0001").exists()
+        return reasons
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path) -> World:
+    world = World(tmp_path_factory.mktemp("trust"), tiny_bert)
+    recipe = fleet.write_recipe(world.path("recipe.toml"), fleet.settings(federation={"max_update_norm": "auto"}))
+    roster = ""
+    for seed, device in enumerate(DEVICES):
+        data = fleet.save_texts(world.path(f"{device}.jsonl"), fleet.texts(12, seed=seed))
+        arguments = ("--model", tiny_bert, "--data", data, "--device", device, "--recipe", recipe, "--key", device)
+        world.chainctl("profile", *arguments, "--memory-budget", "2GiB", "--out", world.path(f"profiles/{device}"))
+        roster += f'[{device}]\nkey = "{world.public(device)}"\nmax_examples = 20\n'
+    world.path("roster.toml").write_text(roster)
+    world.chainctl(
+        *("plan", *(world.path(f"profiles/{device}") for device in DEVICES), "--model", tiny_bert),
+        *("--recipe", recipe, "--roster", world.path("roster.toml"), "--key", COORDINATOR, "--expires", "2090-01-01"),
+        *("--out", world.path("plan"), "--state", world.path("states/0000")),
+    )
+    for device in DEVICES:
+        world.chainctl(
+            *("train-window", "--model", tiny_bert, "--plan", world.path("plan"), "--state", world.path("states/0000")),
+            *("--data", world.path(f"{device}.jsonl"), "--device", device, "--key", device),
+            *("--memory-budget", "2GiB", "--out", world.path(f"updates/{device}")),
+        )
+    return world
+
+
+@pytest.fixture
+def world(original: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    folder = tmp_path / "world"
+    shutil.copytree(original.folder, folder)
+    copied = World.__new__(World)
+    copied.folder, copied.model, copied.keys = folder, original.model, KeyRing(folder / "home")
+    monkeypatch.setenv("CHAINCTL_HOME", str(folder / "home"))
+    return copied
+
+
+def resign(artifact: Path, world: World, key: str, **changes: object) -> None:
+    """What somebody with `key` can make of an artifact."""
+    manifest = json.loads((artifact / "manifest.json").read_bytes()) | changes
+    data = canonical_json(manifest)
+    (artifact / "manifest.json").write_bytes(data)
+    (artifact / SIGNATURE_FILE).write_bytes(world.keys.open(key).envelope(data))
+    (artifact / "measured.json").unlink(missing_ok=True)
+
+
+# What a signature is.
+
+
+def test_a_third_party_can_check_an_envelope(world: World) -> None:
+    data = (world.path("updates/device-00") / "manifest.json").read_bytes()
+    envelope = Envelope.from_dict(json.loads((world.path("updates/device-00") / SIGNATURE_FILE).read_bytes()))
+    public = world.public("device-00")
+    fields = {"keyval": {"public": public.removeprefix("ed25519:")}, "scheme": "ed25519", "keytype": "ed25519"}
+    key = SSlibKey.from_dict(key_id(public), fields)
+    assert list(envelope.verify([key], 1)) == [key_id(public)]
+    assert envelope.payload == data
+    envelope.payload = data.replace(b'"round": 0', b'"round": 1')
+    with pytest.raises(Exception, match=r"(?i)verif|threshold|signature"):
+        envelope.verify([key], 1)
+
+
+def test_private_keys_are_the_owners_alone_and_never_written_over(world: World) -> None:
+    path = world.path("home/keys/office.pem")
+    assert path.stat().st_mode & 0o777 == 0o600
+    with pytest.raises(UsageProblem, match="already"):
+        world.keys.new(COORDINATOR)
+    path.chmod(0o644)
+    with pytest.raises(UsageProblem, match="others can read"):
+        world.keys.open(COORDINATOR)
+
+
+def test_keys_and_trust_by_command(world: World) -> None:
+    shown = world.chainctl("keys", "new", "laptop", home="other").stdout.strip()
+    assert world.chainctl("keys", "show", "laptop", home="other").stdout.strip() == shown
+    listed = json.loads(world.chainctl("keys", "list", "--json", home="other").stdout)
+    assert listed == {"keys": [{"name": "laptop", "key": shown}]}
+    world.chainctl("trust", "add", "office", world.public(COORDINATOR), home="other")
+    other = world.chainctl("trust", "add", "office", shown, home="other", check=False)
+    assert other.returncode == 2
+    assert world.public(COORDINATOR) in other.stderr
+    assert shown in other.stderr
+    assert "office" in world.chainctl("trust", "list", home="other").stdout
+    world.chainctl("trust", "remove", "office", home="other")
+    assert Trust(world.path("other")).pins() == ()
+    assert world.chainctl("keys", "new", "../x", home="other", check=False).returncode == 2
+
+
+# The undisturbed federation.
+
+
+def test_a_signed_round_closes_and_its_state_is_signed(world: World) -> None:
+    made = world.aggregate(world.path("updates"))
+    assert [one.device for one in made.accepted] == list(DEVICES)
+    envelope = json.loads((world.path("states/0001") / SIGNATURE_FILE).read_bytes())
+    assert envelope["signatures"][0]["keyid"] == key_id(world.public(COORDINATOR))
+    status = world.chainctl("status", world.folder, "--json", check=False)
+    assert status.returncode == 7
+    assert json.loads(status.stdout)["missing"] == list(DEVICES)
+
+
+def test_the_same_command_again_changes_nothing(world: World) -> None:
+    before = {path: path.read_bytes() for path in world.path("updates").rglob("*") if path.is_file()}
+    world.train("device-00", "updates/device-00")
+    assert {path: path.read_bytes() for path in world.path("updates").rglob("*") if path.is_file()} == before
+
+
+# Whom a device believes.
+
+
+def on_device(world: World, monkeypatch: pytest.MonkeyPatch, *pinned: str) -> Trust:
+    """From here on this machine is a device's: its own key, and the pins given."""
+    home = world.path("device-home")
+    (home / "keys").mkdir(parents=True)
+    for suffix in ("pem", "pub"):
+        shutil.copy2(world.path(f"home/keys/device-00.{suffix}"), home / "keys")
+    monkeypatch.setenv("CHAINCTL_HOME", str(home))
+    trust = Trust(home)
+    for name in pinned:
+        trust.add(name, world.public(name))
+    return trust
+
+
+def test_a_device_works_for_a_coordinator_that_it_pinned(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_device(world, monkeypatch, COORDINATOR)
+    assert world.train("device-00", "again").device == "device-00"
+
+
+@pytest.mark.parametrize("pinned", [(), ("stranger",)])
+def test_a_device_works_for_nobody_else(pinned: tuple[str, ...], world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_device(world, monkeypatch, *pinned)
+    with pytest.raises(NotTrusted, match="not pinned") as caught:
+        world.train("device-00", "again")
+    assert caught.value.exit_code == 4
+
+
+def test_a_plan_resigned_by_a_stranger_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stranger puts his key into the plan and signs it: the plan is not the root of trust."""
+    on_device(world, monkeypatch, COORDINATOR)
+    manifest = json.loads((world.path("plan") / "manifest.json").read_bytes())
+    resign(world.path("plan"), world, "stranger", trust=manifest["trust"] | {"coordinator": world.public("stranger")})
+    with pytest.raises(NotTrusted, match="not pinned"):
+        world.train("device-00", "again")
+
+
+def test_a_plan_that_asks_for_nothing_is_no_way_round(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything unsigned, the policy taken out: a machine with a pin does not fall back."""
+    on_device(world, monkeypatch, COORDINATOR)
+    policy: dict[str, object] = {"signatures": "none", "coordinator": None, "devices": [], "expires": None}
+    resign(world.path("plan"), world, "stranger", trust=policy)
+    (world.path("plan") / SIGNATURE_FILE).unlink()
+    with pytest.raises(NotTrusted, match="only signed plans"):
+        world.train("device-00", "again")
+
+
+@pytest.mark.parametrize("artifact", ["plan", "states/0000"])
+@pytest.mark.parametrize("attack", ["unsigned", "stranger", "device-00", "swapped"])
+def test_a_plan_or_state_must_carry_the_coordinators_signature(
+    artifact: str, attack: str, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signature = world.path(artifact) / SIGNATURE_FILE
+    if attack == "unsigned":
+        signature.unlink()
+    elif attack == "swapped":
+        other = {"plan": "states/0000", "states/0000": "plan"}[artifact]
+        shutil.copy(world.path(other) / SIGNATURE_FILE, signature)
+    else:
+        resign(world.path(artifact), world, attack)
+    on_device(world, monkeypatch, COORDINATOR)
+    with pytest.raises(NotTrusted) as caught:
+        world.train("device-00", "again")
+    assert caught.value.exit_code == 4
+    assert not world.path("again").exists()
+
+
+def test_an_expired_plan_is_refused(world: World) -> None:
+    manifest = json.loads((world.path("plan") / "manifest.json").read_bytes())
+    resign(world.path("plan"), world, COORDINATOR, trust=manifest["trust"] | {"expires": "2020-01-01T00:00:00Z"})
+    with pytest.raises(NotTrusted, match="expired"):
+        world.train("device-00", "again")
+
+
+def test_an_older_state_is_refused_by_a_device_that_has_seen_a_newer(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.aggregate(world.path("updates"))
+    on_device(world, monkeypatch, COORDINATOR)
+    world.train("device-00", "second", state="states/0001")
+    with pytest.raises(NotTrusted, match="not newer") as caught:
+        world.train("device-00", "old", state="states/0000")
+    assert {"newest here", "given"} == set(caught.value.values)
+    assert world.train("device-00", "second-again", state="states/0001").round == 1
+
+
+def test_a_second_history_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The coordinator's key signs two different states of one round."""
+    world.aggregate(world.path("updates"))
+    world.aggregate(world.path("updates/device-00"), out="fork/0001")
+    on_device(world, monkeypatch, COORDINATOR)
+    world.train("device-00", "second", state="states/0001")
+    with pytest.raises(NotTrusted, match="not newer"):
+        world.train("device-00", "other", state="fork/0001")
+
+
+def test_a_device_cannot_sign_with_anothers_key_by_mistake(world: World) -> None:
+    with pytest.raises(UsageProblem, match="not the key of device device-00"):
+        world.train("device-00", "again", key="device-01")
+
+
+# What the coordinator takes.
+
+
+def test_an_unsigned_update_does_not_count(world: World) -> None:
+    (world.path("updates/device-01") / SIGNATURE_FILE).unlink()
+    assert world.refusal(world.path("updates")) == ["signature"]
+
+
+@pytest.mark.parametrize("key", ["device-00", "stranger", COORDINATOR])
+def test_an_update_signed_with_another_key_does_not_count(key: str, world: World) -> None:
+    resign(world.path("updates/device-01"), world, key)
+    assert world.refusal(world.path("updates")) == ["signature"]
+
+
+def test_a_renamed_device_does_not_count(world: World) -> None:
+    """device-00 sends its update a second time in the name of device-01."""
+    shutil.rmtree(world.path("updates/device-01"))
+    shutil.copytree(world.path("updates/device-00"), world.path("updates/device-01"))
+    resign(world.path("updates/device-01"), world, "device-00", device="device-01")
+    assert world.refusal(world.path("updates")) == ["signature"]
+
+
+def test_one_update_under_two_names_counts_once(world: World) -> None:
+    """Two devices that conspire: each signs the same tensors."""
+    shutil.rmtree(world.path("updates/device-01"))
+    shutil.copytree(world.path("updates/device-00"), world.path("updates/device-01"))
+    resign(world.path("updates/device-01"), world, "device-01", device="device-01")
+    assert world.refusal(world.path("updates")) == ["copy"]
+
+
+def test_a_lie_about_the_number_of_texts_does_not_count(world: World) -> None:
+    resign(world.path("updates/device-01"), world, "device-01", example_count=1_000_000)
+    assert world.refusal(world.path("updates")) == ["example-count"]
+    fleet.save_texts(world.path("device-01.jsonl"), fleet.texts(21))
+    with pytest.raises(ChainError, match="more texts") as caught:
+        world.train("device-01", "again")
+    assert caught.value.values == {"at most": 20, "found": 21}
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"), [(np.nan, "not-finite"), (np.inf, "not-finite"), (1e30, "norm"), (1e4, "norm")]
+)
+def test_poisoned_values_under_a_right_signature_do_not_count(value: float, reason: str, world: World) -> None:
+    update = open_artifact(world.path("updates/device-01"), UpdateManifest)
+    tensors = {name: values.copy() for name, values in read_tensors_unchecked(update.path).items()}
+    next(iter(tensors.values())).flat[0] = value
+    with drafting(update.path, force=True, signer=world.keys.open("device-01")) as draft:
+        references, files = draft.write_tensors(tensors)
+        draft.finish(update.manifest.model_copy(update={"tensors": references, "files": files}), None)
+    assert world.refusal(world.path("updates")) == [reason]
+
+
+def read_tensors_unchecked(path: Path) -> dict[str, np.ndarray]:
+    return read_tensors(open_artifact(path, UpdateManifest))
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "tensors.safetensors", SIGNATURE_FILE])
+@pytest.mark.parametrize("attack", ["flipped", "cut", "longer", "omitted", "link", "fifo", "directory"])
+def test_no_file_of_an_update_can_be_altered_unnoticed(file: str, attack: str, world: World) -> None:
+    path = world.path("updates/device-01") / file
+    data = path.read_bytes()
+    path.unlink()
+    if attack == "flipped":
+        path.write_bytes(data[:-40] + bytes([data[-40] ^ 1]) + data[-39:])
+    elif attack == "cut":
+        path.write_bytes(data[:-1])
+    elif attack == "longer":
+        path.write_bytes(data + b"\n")
+    elif attack == "link":
+        kept = world.path("kept")
+        kept.write_bytes(data)
+        path.symlink_to(kept)
+    elif attack == "fifo":
+        os.mkfifo(path)
+    elif attack == "directory":
+        path.mkdir()
+    reasons = world.refusal(world.path("updates"))
+    assert len(reasons) == (0 if (file, attack) == ("manifest.json", "omitted") else 1)
+
+
+def test_an_extra_file_is_refused(world: World) -> None:
+    (world.path("updates/device-01") / "run-me.sh").write_text("echo")
+    assert world.refusal(world.path("updates")) == ["altered"]
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "tensors.safetensors", SIGNATURE_FILE])
+def test_files_swapped_between_updates_are_refused(file: str, world: World) -> None:
+    one, other = (world.path(f"updates/{device}") / file for device in DEVICES)
+    kept = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(kept)
+    assert len(world.refusal(world.path("updates"))) == 2
+
+
+def test_a_link_in_place_of_an_update_is_refused(world: World) -> None:
+    shutil.move(world.path("updates/device-01"), world.path("elsewhere"))
+    world.path("updates/device-01").symlink_to(world.path("elsewhere"))
+    assert world.refusal(world.path("updates")) == ["link"]
+    assert verify_artifact(world.path("elsewhere"))
+
+
+def test_a_manifest_of_a_newer_version_is_refused_and_says_upgrade(world: World) -> None:
+    resign(world.path("updates/device-01"), world, "device-01", version=99)
+    with pytest.raises(TooFewUpdates, match="not the kind of document"):
+        world.aggregate(world.path("updates/device-01"))
+
+
+def test_the_policy_of_the_plan_stands_for_the_coordinator_too(world: World) -> None:
+    with pytest.raises(UsageProblem, match="signs"):
+        aggregate.run(
+            [world.path("updates")],
+            plan=world.path("plan"),
+            state=world.path("states/0000"),
+            out=world.path("states/0001"),
+        )
+
+
+def test_a_profile_of_nobody_enrolled_makes_no_plan(world: World) -> None:
+    shutil.copytree(world.path("profiles/device-00"), world.path("profiles/device-09"))
+    resign(world.path("profiles/device-09"), world, "stranger", device="device-09")
+    arguments = ("--model", world.model, "--recipe", world.path("recipe.toml"), "--roster", world.path("roster.toml"))
+    done = world.chainctl(
+        *("plan", *world.path("profiles").iterdir(), *arguments, "--key", COORDINATOR),
+        *("--out", world.path("p"), "--state", world.path("s")),
+        check=False,
+    )
+    assert done.returncode == 4
+    assert "not enrolled" in done.stderr
+
+
+# The base model.
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json"])
+def test_a_base_model_with_one_changed_weight_or_word_is_refused(file: str, world: World, tmp_path: Path) -> None:
+    changed = tmp_path / "model"
+    shutil.copytree(world.model, changed)
+    data = bytearray((changed / file).read_bytes())
+    if file == "tokenizer.json":
+        data = bytearray(bytes(data).replace(b'"wave"', b'"wavy"'))
+    else:
+        data[-3] ^= 1
+    (changed / file).write_bytes(bytes(data))
+    world.model = changed
+    with pytest.raises(ChainError) as caught:
+        world.train("device-00", "again")
+    assert caught.value.exit_code in (3, 4)
+    assert len(caught.value.values) >= 2
+
+
+def test_the_ledger_says_what_happened_and_cannot_be_altered(world: World) -> None:
+    (world.path("updates/device-01") / SIGNATURE_FILE).unlink()
+    world.refusal(world.path("updates"))
+    world.aggregate(world.path("updates"))
+    ledger = world.path("states/ledger.jsonl")
+    lines = ledger.read_bytes().splitlines(keepends=True)
+    assert [json.loads(line)["event"] for line in lines] == ["planned", "refused", "accepted", "closed"]
+    plan = open_artifact(world.path("plan"), PlanManifest)
+    assert all(json.loads(line)["plan"] == plan.digest for line in lines)
+    for attack in (lines[1:], lines[:1] + lines[2:], [lines[0], lines[2], lines[1], lines[3]], [*lines, lines[-1]]):
+        ledger.write_bytes(b"".join(attack))
+        with pytest.raises(NotTrusted, match="line"):
+            world.aggregate(world.path("updates"))
+    ledger.write_bytes(b"".join(lines)[:-7])  # a power cut: said again
+    world.aggregate(world.path("updates"))
+    assert ledger.read_bytes() == b"".join(lines)
