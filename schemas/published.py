@@ -4,6 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from schemas.checkpoint import CheckpointManifest
 from schemas.evaluation import EvaluationManifest
 from schemas.measured import Measured
 from schemas.perplexity import PerplexityManifest
@@ -23,6 +24,7 @@ DOCUMENTS: dict[str, type[BaseModel]] = {
     "perplexity": PerplexityManifest,
     "measured": Measured,
     "refusal": RefusalManifest,
+    "checkpoint": CheckpointManifest,
     "recipe": Settings,
 }
 

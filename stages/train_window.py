@@ -9,7 +9,7 @@ over the window.  Prefix and window are never in memory together.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from schemas.base import canonical_json
+from schemas.checkpoint import FinishedStep
 from schemas.errors import BadInput, UsageProblem
 from schemas.plan import PlanManifest
 from schemas.refs import Window
@@ -30,6 +31,7 @@ from stages.federated.intake import check_example_count
 from stages.model.adapters import LIVE_TENSORS, Adapter, adapter_names, adapters_from_tensors
 from stages.model.backbone import Backbone
 from stages.model.cache import prefix_cache
+from stages.model.checkpoint import Checkpoints
 from stages.model.criterion import ClassCriterion, Criterion, TokenCriterion, go_back
 from stages.model.hidden import HiddenStates
 from stages.model.loading import LoadedModel
@@ -66,6 +68,7 @@ def run(
     verify: Verify = "once",
     signer: Signer | None = None,
     window_size: int | None = None,
+    checkpoint_every: int | None = None,
 ) -> Artifact[UpdateManifest]:
     """Train the window that `state` names, on the texts of `device`.
 
@@ -88,8 +91,18 @@ def run(
         found = (there.plan, there.state, there.window, there.device, there.inputs)
         return found == (planned.digest, current.digest, window, device, inputs)
 
+    checkpoints = Checkpoints.beside(
+        out,
+        checkpoint_every,
+        plan=planned.digest,
+        state=current.digest,
+        window=window,
+        device=device,
+        inputs=inputs,
+    )
     found = existing(out, UpdateManifest, same=same, force=force, signer=signer)
     if found is not None:
+        checkpoints.forget()
         return found
     Trust.of_this_machine().remember(planned, current)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -119,7 +132,7 @@ def run(
                 what=f"window {window}",
             )
         before = backbone.reader.checkpoint.bytes_read
-        trainer = Trainer(planned, current, window, backbone, texts, targets, device, placement, out.parent, cache)
+        trainer = Trainer(planned, current, window, backbone, texts, targets, placement, checkpoints, out.parent, cache)
         trained, loss, steps = trainer.train(watch.over(progress))
     update = UpdateManifest(
         plan=planned.digest,
@@ -144,6 +157,7 @@ def run(
         tensors, files = draft.write_tensors(trained)
         update = update.model_copy(update={"tensors": tensors, "files": files})
         draft.finish(update, facts)
+    checkpoints.forget()
     return Artifact(out, update, update.digest)
 
 
@@ -157,8 +171,8 @@ class Trainer:
     backbone: Backbone
     texts: EncodedTexts
     targets: Tensor | None
-    device: str
     placement: Placement
+    checkpoints: Checkpoints
     scratch: Path
     cache: CacheDirectory | None
 
@@ -208,17 +222,23 @@ class Trainer:
         settings = self.settings.optimizer
         resident = self.placement.window_resident or len(self.window.layers) < 2
         weights = load_layers(self.backbone, self.window.layers) if resident else {}
-        plan, round_number = self.plan.digest, self.state.manifest.round
-        tally = Tally()
+        plan, round_number, device = self.plan.digest, self.state.manifest.round, self.checkpoints.device
+        tally = Tally.of(self.checkpoints.restore(optimizer))
+        done, step_number = len(tally.losses), 0
         for epoch in range(settings.epochs):
             count = len(self.texts.rows)
-            order = training_order(count, plan=plan, round_number=round_number, device=self.device, epoch=epoch)
+            order = training_order(count, plan=plan, round_number=round_number, device=device, epoch=epoch)
             for first in range(0, len(order), settings.batch_size):
                 batch = order[first : first + settings.batch_size]
+                step_number += 1
+                if step_number <= done:
+                    continue
                 progress("texts", epoch * len(order) + first, settings.epochs * len(order))
                 step = self._step(batch, hidden, objective, weights) if resident else None
                 tally.add(step or self._streamed_step(batch, hidden, objective), self._count(batch))
                 optimizer.step()
+                if self.checkpoints.due(step_number):
+                    self.checkpoints.save(optimizer, tally.steps())
         progress("texts", settings.epochs * len(order), settings.epochs * len(order))
         return tally
 
@@ -299,6 +319,19 @@ class Tally:
 
     losses: list[StepLoss] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, steps: Sequence[FinishedStep]) -> "Tally":
+        """That of a checkpoint."""
+        losses = [StepLoss(step.total, step.local, step.downstream) for step in steps]
+        return cls(losses, [step.target_count for step in steps])
+
+    def steps(self) -> list[FinishedStep]:
+        """For a checkpoint."""
+        return [
+            FinishedStep(total=loss.total, local=loss.local, downstream=loss.downstream, target_count=count)
+            for loss, count in zip(self.losses, self.counts, strict=True)
+        ]
 
     def add(self, loss: StepLoss, count: int) -> None:
         """One step.  Raises `BadInput` where it diverged."""

@@ -42,6 +42,10 @@ def train_window(
     window_size: Annotated[
         int | None, typer.Option("--window-size", min=1, help="Train only the last layers of the round's window.")
     ] = None,
+    checkpoint_every: Annotated[
+        int | None,
+        typer.Option("--checkpoint-every", metavar="STEPS", min=1, help="Keep what was trained so far; goes on there."),
+    ] = None,
     key: Key = None,
     force: Force = False,
     json: Json = False,
@@ -70,6 +74,7 @@ def train_window(
             verify=verify.value,
             signer=open_key(key),
             window_size=window_size,
+            checkpoint_every=checkpoint_every,
         )
     manifest, measured = artifact.manifest, artifact.measured()
     loss = manifest.loss

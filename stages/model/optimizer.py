@@ -4,8 +4,9 @@
 at zero in every `train-window`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,6 +43,25 @@ class Optimizer:
             self._sgd(gradients)
         for parameter in self.parameters:
             parameter.grad = None
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """Parameters and moments, float32, as `parameter.0`, `moment0.0`, …: everything that `step` changes."""
+        groups = {"parameter": self.parameters}
+        groups |= {f"moment{number}": moments for number, moments in enumerate(self._moments)}
+        return {
+            f"{group}.{index}": tensor.detach().numpy()
+            for group, tensors in groups.items()
+            for index, tensor in enumerate(tensors)
+        }
+
+    @torch.no_grad()
+    def restore(self, tensors: Mapping[str, np.ndarray], *, steps: int) -> None:
+        """Go on after `steps` steps that left `tensors`."""
+        for name, here in self.tensors().items():
+            here[...] = tensors[name]  # shares the tensor's memory
+        self.steps = steps
+        for count in self._step_counts:
+            count.fill_(steps)
 
     def _adamw(self, gradients: list[Tensor]) -> None:
         for count in self._step_counts:

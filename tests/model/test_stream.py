@@ -20,6 +20,7 @@ from schemas.state import StateManifest
 from stages.model.adapters import adapters_from_tensors
 from stages.model.backbone import Backbone
 from stages.model.cache import PrefixCache
+from stages.model.checkpoint import Checkpoints
 from stages.model.hidden import HiddenStates
 from stages.model.loading import LoadedModel
 from stages.model.memory import PLACEMENTS, SMALLEST, Placement
@@ -87,17 +88,10 @@ class World:
         stop = start + self.settings.chain.window_size  # type: ignore[operator]
         moved = self.state.manifest.model_copy(update={"window": Window(start=start, stop=stop)})
         state: Artifact[StateManifest] = Artifact(self.state.path, moved, self.state.digest)
+        checkpoints = Checkpoints(self.folder, None, "", "", moved.window, "one", "")
         trainer = Trainer(
-            self.plan,
-            state,
-            moved.window,
-            self.model.backbone,
-            self.texts,
-            self.targets,
-            "one",
-            placement,
-            self.folder,
-            cache,
+            *(self.plan, state, moved.window, self.model.backbone, self.texts, self.targets),
+            *(placement, checkpoints, self.folder, cache),
         )
         tensors, loss, _ = trainer.train(lambda *_: None)
         self.first_loss = loss.first

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from schemas.base import Manifest, Record, canonical_json
+from schemas.checkpoint import CheckpointManifest
 from schemas.errors import BadInput
 from schemas.evaluation import EvaluationManifest
 from schemas.measured import Measured
@@ -39,6 +40,7 @@ CLASSES: dict[str, type[Manifest]] = {
     "perplexity": PerplexityManifest,
     "measured": Measured,
     "refusal": RefusalManifest,
+    "checkpoint": CheckpointManifest,
 }
 DIGESTS = {
     "profile": "24d460c9d5caf4bb0c812c6f7189b13715633bc2665ffd4603b4971d69038c2e",
@@ -48,6 +50,7 @@ DIGESTS = {
     "evaluation": "5ac07571593e61c05988172dc0279072323b6b1e0704b92a73f4f34a84eb6de7",
     "perplexity": "ec22718ecc994c84ef3becd19d22f28908aa5b5f7fb8e82172e77251cbe8c0a2",
     "measured": "6f1b6ffe77ea13d316f87ce6f7e925341179fdec229bb01ba8046e86fc908aaa",
+    "checkpoint": "47401cbbe1bbba40fbad9e86f4c926af1e7b1e7319285739f1f5645b920846d8",
     "refusal": "ed0619471e81da422a7f1eb88151bf6219b4ca4cc2f573a8a714cd4104c00439",
 }
 OLDER = {  # still read

@@ -1,0 +1,35 @@
+"""Checkpoint v1: a `train-window` in the middle of its work.  Stays on the device; holds no text."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from schemas.base import Manifest, Record
+from schemas.refs import DeviceName, Digest, FileReference, TensorReference, Window
+
+
+class FinishedStep(Record):
+    """Losses of one optimiser step, in nats an example, and how many targets it stood for."""
+
+    total: float
+    local: float
+    downstream: float | None
+    target_count: Annotated[int, Field(ge=1)]
+
+
+class CheckpointManifest(Manifest):
+    """What was trained so far and on what; its tensors are the parameters and the optimiser's moments."""
+
+    KIND: ClassVar[str] = "checkpoint"
+    LIMIT_BYTES: ClassVar[int] = 16 * 2**20  # a line a step
+
+    kind: Literal["checkpoint"] = "checkpoint"
+    version: Literal[1] = 1
+    plan: Digest
+    state: Digest
+    window: Window
+    device: DeviceName
+    inputs: Digest
+    steps: tuple[FinishedStep, ...]
+    tensors: tuple[TensorReference, ...]
+    files: tuple[FileReference, ...]
