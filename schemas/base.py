@@ -14,15 +14,26 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, FailFast, ValidationError
 
 from schemas.errors import BadInput
 
 # Bounds for hostile documents, far above real ones: parsing takes tens of bytes of memory for each byte on disk.
 MANIFEST_LIMIT_BYTES = 2**20
-LARGE_MANIFEST_LIMIT_BYTES = 16 * 2**20  # of what the coordinator makes, with a line for each of its devices
+LARGE_MANIFEST_LIMIT_BYTES = 4 * 2**20  # of what the coordinator makes, with a line for each of its devices
+
+SMALL_BYTES = 2**16  # documents up to here can be parsed whatever they hold
+LINE_LIMIT = 32_768  # a plan of 2,500 enrolled devices
+# A line of canonical JSON: one key or none, one scalar, or an opening or closing bracket.
+CANONICAL_LINE = re.compile(
+    rb' *(?:(?:"(?:[^"\\]|\\.)*": )?(?:"(?:[^"\\]|\\.)*"|-?[0-9][0-9.eE+-]*|true|false|null|\[\]?|\{\}?)|[\]}]),?'
+)
+
+T = TypeVar("T")
+# Any number of items.  The first wrong one ends the check: a list of a million wrong ones is no million errors.
+Many = Annotated[tuple[T, ...], FailFast()]
 
 Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -124,6 +135,19 @@ def check_kind_and_version(found: tuple[object, object], *, kind: str, version: 
     )
 
 
+def _check_lines(data: bytes, *, source: str) -> None:
+    """What is large must look canonical before it is parsed, a value a line: that bounds what parsing can take."""
+    if len(data) <= SMALL_BYTES:
+        return
+    lines = data.count(b"\n")
+    if lines > LINE_LIMIT or not all(CANONICAL_LINE.fullmatch(line) for line in data.removesuffix(b"\n").split(b"\n")):
+        raise BadInput(
+            f"{source} is not in canonical form",
+            values={"expected": f"a value a line, {LINE_LIMIT} lines at most", "found": f"{lines} other lines"},
+            hint="manifests are never edited by hand: make the artifact again",
+        )
+
+
 def describe_kind(kind: object, version: object) -> str:
     """`plan v2`, where a document says something of the sort; what else it may say is not repeated."""
     plausible = isinstance(kind, str) and re.fullmatch(r"[a-z][a-z-]{0,31}", kind)
@@ -148,6 +172,7 @@ def read_kind_and_version(
             f"{source} is too large for a manifest",
             values={"limit": f"{limit} bytes", "found": f"{len(data)} bytes or more"},
         )
+    _check_lines(data, source=source)
     try:
         document = json.loads(data)
     except (ValueError, RecursionError):

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from schemas.base import Manifest, Record
+from schemas.base import Manifest, Many, Record
 from schemas.refs import DeviceName, Digest, FileReference, TensorReference, Window
 
 
@@ -21,7 +21,7 @@ class CheckpointManifest(Manifest):
     """What was trained so far and on what; its tensors are the parameters and the optimiser's moments."""
 
     KIND: ClassVar[str] = "checkpoint"
-    LIMIT_BYTES: ClassVar[int] = 16 * 2**20  # a line a step
+    LIMIT_BYTES: ClassVar[int] = 4 * 2**20  # a few lines a step
 
     kind: Literal["checkpoint"] = "checkpoint"
     version: Literal[1] = 1
@@ -30,6 +30,6 @@ class CheckpointManifest(Manifest):
     window: Window
     device: DeviceName
     inputs: Digest
-    steps: tuple[FinishedStep, ...]
-    tensors: tuple[TensorReference, ...]
-    files: tuple[FileReference, ...]
+    steps: Many[FinishedStep]
+    tensors: Many[TensorReference]
+    files: Many[FileReference]

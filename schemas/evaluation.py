@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from schemas.base import Manifest, Record
+from schemas.base import Manifest, Many, Record
 from schemas.refs import Digest, Label
 
 
@@ -28,11 +28,11 @@ class EvaluationManifest(Manifest):
     round: Annotated[int, Field(ge=0)]
     data: Digest
     example_count: Annotated[int, Field(ge=1)]
-    labels: tuple[Label, ...]
+    labels: Many[Label]
     accuracy: Estimate  # Wilson interval
     macro_f1: Estimate  # bootstrap interval over texts
     loss: float  # mean cross entropy, nats
-    confusion: tuple[tuple[Annotated[int, Field(ge=0)], ...], ...]
+    confusion: Many[tuple[Annotated[int, Field(ge=0)], ...]]
 
     @model_validator(mode="after")
     def _confusion_counts_every_example_once(self) -> "EvaluationManifest":

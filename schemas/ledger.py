@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from schemas.base import Record, describe_validation_error, sha256_digest
+from schemas.base import Many, Record, describe_validation_error, sha256_digest
 from schemas.errors import NotTrusted
 from schemas.refs import DeviceName, Digest
 from schemas.refusal import Reason
@@ -25,7 +25,7 @@ class Planned(Record):
     previous: Digest | None
     plan: Digest
     state: Digest  # of round 0
-    participants: tuple[DeviceName, ...]
+    participants: Many[DeviceName]
 
 
 class Refused(Record):
@@ -65,7 +65,7 @@ class Closed(Record):
     parent: Digest
     round: Annotated[int, Field(ge=0)]  # of the parent: the round that was trained
     state: Digest  # the new one
-    participants: tuple[DeviceName, ...]  # of the next round
+    participants: Many[DeviceName]  # of the next round
 
 
 Event = Annotated[Planned | Refused | Accepted | Closed, Field(discriminator="event")]

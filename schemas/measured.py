@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from schemas.base import Manifest
+from schemas.base import Manifest, Many
 from schemas.refs import Digest
 
 
@@ -20,6 +20,6 @@ class Measured(Manifest):
     predicted_peak_bytes: Annotated[int, Field(ge=0)] | None
     peak_bytes: Annotated[int, Field(ge=0)] | None  # high-water mark of the process; None where the OS has none
     bytes_streamed: Annotated[int, Field(ge=0)]  # of frozen weights, from disk
-    layer_seconds: tuple[float, ...]  # forward of one layer over all texts; empty where not measured
+    layer_seconds: Many[float]  # forward of one layer over all texts; empty where not measured
     machine: str
     versions: dict[str, str]

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from schemas.base import LARGE_MANIFEST_LIMIT_BYTES, Manifest, Record, Upgrade, added
+from schemas.base import LARGE_MANIFEST_LIMIT_BYTES, Manifest, Many, Record, Upgrade, added
 from schemas.profile import LayerSimilarity
 from schemas.refs import DeviceName, Digest, ModelFingerprint, TensorName, Window
 from schemas.settings import Settings
@@ -34,7 +34,7 @@ class HeadParameter(Record):
     """A head parameter that trains: one that the checkpoint does not hold."""
 
     name: TensorName
-    shape: tuple[Annotated[int, Field(ge=1)], ...]
+    shape: Many[Annotated[int, Field(ge=1)]]
 
 
 StartReason = Literal["below-threshold", "clamped", "no-layer-below-threshold", "fixed", "method"]
@@ -74,15 +74,15 @@ class PlanManifest(Manifest):
     version: Literal[2] = 2
     model: ModelFingerprint
     settings: Settings
-    devices: tuple[PlannedDevice, ...]
-    curve: tuple[LayerSimilarity, ...]  # mean over devices, weighted by their example counts
+    devices: Many[PlannedDevice]
+    curve: Many[LayerSimilarity]  # mean over devices, weighted by their example counts
     start_layer: Annotated[int, Field(ge=0)]
     start_reason: StartReason
     start_range: tuple[int, int]  # earliest and latest start that the curve's intervals allow
     bottleneck: Annotated[int, Field(ge=1)]  # r of Eq. 1
-    head_parameters: tuple[HeadParameter, ...]
-    windows: tuple[Window, ...]
-    memory: tuple[WindowMemory, ...]  # one for each window
+    head_parameters: Many[HeadParameter]
+    windows: Many[Window]
+    memory: Many[WindowMemory]  # one for each window
     limited_by: DeviceName | None  # the device whose budget decided Q
     trust: TrustPolicy = TrustPolicy()
 

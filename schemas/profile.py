@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from schemas.base import Manifest, Record
+from schemas.base import Manifest, Many, Record
 from schemas.refs import DeviceName, Digest, ModelFingerprint
 from schemas.settings import EncodingSettings, NumericsSettings, SimilaritySettings
 
@@ -42,7 +42,7 @@ class ProfileManifest(Manifest):
     encoding: EncodingSettings
     similarity: SimilaritySettings
     numerics: NumericsSettings
-    layers: tuple[LayerSimilarity, ...]
+    layers: Many[LayerSimilarity]
 
     @model_validator(mode="after")
     def _a_curve_is_whole_or_absent(self) -> "ProfileManifest":

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from schemas.base import Record, canonical_json, sha256_digest
+from schemas.base import Many, Record, canonical_json, sha256_digest
 
 Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
 
@@ -32,7 +32,7 @@ class TensorReference(Record):
 
     name: TensorName
     dtype: Literal["F32"]  # adapters and heads are kept and averaged in float32, whatever computes with them
-    shape: tuple[Annotated[int, Field(ge=1)], ...]
+    shape: Many[Annotated[int, Field(ge=1)]]
     sha256: Digest
 
 
@@ -69,7 +69,7 @@ class ModelFingerprint(Record):
     config: Digest
     tokenizer: Digest
     embeddings: Digest  # the token embedding table
-    layers: tuple[Digest, ...]
+    layers: Many[Digest]
     rest: Digest  # everything else: position embeddings, norms, pooler
 
     @model_validator(mode="after")

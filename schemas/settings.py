@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from schemas.base import Record
+from schemas.base import Many, Record
 from schemas.refs import Label
 
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -30,7 +30,7 @@ class TaskSettings(Record):
     kind: Literal["text-classification", "causal-lm"] = "text-classification"
     text_column: str = "text"
     label_column: str = "label"
-    labels: tuple[Label, ...] = ()
+    labels: Many[Label] = ()
 
     @model_validator(mode="after")
     def _labels_are_distinct(self) -> "TaskSettings":

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from schemas.base import LARGE_MANIFEST_LIMIT_BYTES, Manifest, Record, Upgrade, added
+from schemas.base import LARGE_MANIFEST_LIMIT_BYTES, Manifest, Many, Record, Upgrade, added
 from schemas.refs import DeviceName, Digest, FileReference, TensorName, TensorReference, Window
 
 
@@ -63,14 +63,14 @@ class StateManifest(Manifest):
     round: Annotated[int, Field(ge=0)]
     window: Window
     window_index: Annotated[int, Field(ge=0)]
-    participants: tuple[DeviceName, ...]
+    participants: Many[DeviceName]
     convergence: Convergence
-    accepted: tuple[AcceptedUpdate, ...]
-    coverage: tuple[Coverage, ...] = ()  # of the round that made it, by layer; empty for round 0
+    accepted: Many[AcceptedUpdate]
+    coverage: Many[Coverage] = ()  # of the round that made it, by layer; empty for round 0
     train_loss: float | None  # mean over the accepted updates, weighted by their example counts
-    server_steps: tuple[ServerSteps, ...] = ()  # by tensor; empty without a server optimiser
-    tensors: tuple[TensorReference, ...]
-    files: tuple[FileReference, ...]
+    server_steps: Many[ServerSteps] = ()  # by tensor; empty without a server optimiser
+    tensors: Many[TensorReference]
+    files: Many[FileReference]
 
     @model_validator(mode="after")
     def _only_round_zero_has_no_parent(self) -> "StateManifest":

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
-from schemas.base import Record, describe_validation_error
+from schemas.base import Many, Record, describe_validation_error
 from schemas.errors import BadInput
 from schemas.refs import DeviceName, Digest
 
@@ -28,7 +28,7 @@ class TrustPolicy(Record):
 
     signatures: Literal["none", "required"] = "none"
     coordinator: PublicKey | None = None
-    devices: tuple[EnrolledDevice, ...] = ()
+    devices: Many[EnrolledDevice] = ()
     expires: Moment | None = None  # the only time that is ever compared with a clock
 
     @property
@@ -68,7 +68,7 @@ class Pins(Record):
     """Every coordinator that a machine believes."""
 
     version: Literal[1] = 1
-    coordinators: tuple[Pin, ...] = ()
+    coordinators: Many[Pin] = ()
 
 
 class NewestState(Record):

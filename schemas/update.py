@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from schemas.base import Manifest, Record
+from schemas.base import Manifest, Many, Record
 from schemas.refs import DeviceName, Digest, FileReference, TensorReference, Window
 
 
@@ -34,5 +34,5 @@ class UpdateManifest(Manifest):
     example_count: Annotated[int, Field(ge=1)]
     steps: Annotated[int, Field(ge=1)]
     loss: TrainingLoss
-    tensors: tuple[TensorReference, ...]
-    files: tuple[FileReference, ...]
+    tensors: Many[TensorReference]
+    files: Many[FileReference]
