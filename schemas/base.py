@@ -27,8 +27,9 @@ LARGE_MANIFEST_LIMIT_BYTES = 4 * 2**20  # of what the coordinator makes, with a 
 SMALL_BYTES = 2**16  # documents up to here can be parsed whatever they hold
 LINE_LIMIT = 32_768  # a plan of 2,500 enrolled devices
 # A line of canonical JSON: one key or none, one scalar, or an opening or closing bracket.
+STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'  # possessive: nothing is remembered for each character
 CANONICAL_LINE = re.compile(
-    rb' *(?:(?:"(?:[^"\\]|\\.)*": )?(?:"(?:[^"\\]|\\.)*"|-?[0-9][0-9.eE+-]*|true|false|null|\[\]?|\{\}?)|[\]}]),?'
+    rb" *+(?:(?:" + STRING + rb": )?(?:" + STRING + rb"|-?[0-9][0-9.eE+-]*|true|false|null|\[\]?|\{\}?)|[\]}]),?"
 )
 
 T = TypeVar("T")

@@ -115,7 +115,7 @@ def parse_roster(text: str, *, source: str) -> tuple[EnrolledDevice, ...]:
         )
     except ValidationError as error:
         raise BadInput(f"{source} is no roster of devices", values=describe_validation_error(error)) from None
-    except (tomllib.TOMLDecodeError, KeyError, AttributeError, TypeError):
+    except (tomllib.TOMLDecodeError, KeyError, AttributeError, TypeError, ValueError, RecursionError):
         raise BadInput(
             f"{source} is no roster of devices",
             values={"expected": '[device-00], key = "ed25519:…", max_examples = 500', "found": "something else"},

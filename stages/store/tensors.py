@@ -8,6 +8,7 @@ single value is looked at.  What is written here, the library reads.
 
 import hashlib
 import json
+import math
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,7 +43,7 @@ def header_bytes(shapes: Shapes) -> bytes:
 
 def elements(shape: Sequence[int]) -> int:
     """Number of elements of a shape."""
-    return int(np.prod(shape, dtype=np.int64))
+    return math.prod(shape)  # of Python's integers: a shape on disk may claim anything
 
 
 class TensorFile:
