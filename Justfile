@@ -70,6 +70,11 @@ bench-parts: setup
     {{bin}}/python -m benchmarks.stages
     {{bin}}/python -m benchmarks.timeline
 
+# four liars among twenty devices, by strategy (a quarter of an hour on two cores)
+bench-poisoning: setup
+    {{bin}}/chainctl assets get minilm bbc-news
+    {{bin}}/python -m benchmarks.poisoning --out runs/poisoning
+
 # a window of a 7B model under a hard limit from outside (13 GB of random weights; minutes)
 tight: setup
     PATH="$PWD/{{bin}}:$PATH" bash examples/tight.sh runs/tight

@@ -149,7 +149,9 @@ class FederationSettings(Record):
     strategy: Strategy = "weighted-mean"
     trim_fraction: Annotated[float, Field(ge=0, lt=0.5)] = 0.2  # [β] trimmed-mean: cut off at each end
     assumed_malicious: NonNegativeInt = 0  # [f] krum and multi-krum: needs 2 f + 3 updates
-    clip_norm: Literal["none"] | PositiveFloat = "none"  # longer differences are shortened to this L2 norm
+    clip_norm: Literal["none", "median"] | PositiveFloat = (
+        "none"  # longer differences are cut to it; median: of a round's
+    )
     # Longer differences are refused.  auto: what AdamW cannot exceed in the steps a device takes; none for sgd.
     max_update_norm: Literal["auto", "none"] | PositiveFloat = "auto"
     server_optimizer: ServerOptimizer = "none"

@@ -75,7 +75,7 @@ def run(
     if made is None:
         with drafting(out, force=force, signer=signer) as draft:
             with Stopwatch() as watch:
-                manifest = _combine(draft, planned, parent, accepted, manifest)
+                manifest = combine_tensors(draft, planned.manifest.settings.federation, parent, accepted, manifest)
             draft.finish(manifest, MeasuredFacts(seconds=watch.seconds, peak_bytes=watch.peak_bytes))
         made = Artifact(out, manifest, manifest.digest)
     ledger.append(lambda events: _closing(events, parent, made))
@@ -255,15 +255,15 @@ def describe(
     )
 
 
-def _combine(
+def combine_tensors(
     draft: Draft,
-    plan: Artifact[PlanManifest],
+    settings: FederationSettings,
     parent: Artifact[StateManifest],
     accepted: Sequence[Update],
     manifest: StateManifest,
 ) -> StateManifest:
     """Write the tensors of the next state: the manifest with them."""
-    mixture = Mixture(parent, accepted, plan.manifest.settings.federation)
+    mixture = Mixture(parent, accepted, settings)
     shapes = mixture.shapes()
     writer = draft.tensor_writer(shapes)
     with ExitStack() as stack:

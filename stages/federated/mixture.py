@@ -12,7 +12,7 @@ import numpy as np
 from schemas.settings import FederationSettings
 from schemas.state import StateManifest
 from stages.federated.combine import Shares, combine, is_plain, settle
-from stages.federated.geometry import Geometry
+from stages.federated.geometry import Geometry, squared_norms
 from stages.federated.intake import Update
 from stages.federated.server_optimizer import MOMENTS, server_step
 from stages.federated.weighted_mean import weighted_mean
@@ -49,7 +49,7 @@ class Mixture:
         for name in names:
             holders = self._holders(name, files)
             for _, values_KE in self._differences(name, files, holders):
-                squares_K[holders] += np.einsum("ke,ke->k", values_KE, values_KE)
+                squares_K[holders] += squared_norms(values_KE)
                 if len(holders) == len(counts):  # only what all hold can be compared
                     geometry.add(values_KE)
         self.shares = settle(self.settings, counts, np.sqrt(squares_K), geometry.squared_distances_KK)

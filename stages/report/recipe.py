@@ -50,7 +50,7 @@ EXPLAINED = {
     "federation.strategy": "weighted-mean (FedAvg), coordinate-median, trimmed-mean, krum, multi-krum",
     "federation.trim_fraction": "trimmed-mean: cut off at each end",
     "federation.assumed_malicious": "krum, multi-krum: f; needs 2 f + 3 updates",
-    "federation.clip_norm": "longer differences are shortened to this norm, or none",
+    "federation.clip_norm": "longer differences are shortened to this norm; median: of the round's norms; none",
     "federation.max_update_norm": "longer differences are refused; auto: what AdamW cannot exceed; none",
     "federation.server_optimizer": "none, fedavgm, fedadam, fedyogi",
     "federation.server_learning_rate": "",
