@@ -43,9 +43,15 @@ sneakernet: setup
 pipeline: setup
     PATH="$PWD/{{bin}}:$PATH" bash examples/ci/pipeline.sh runs/pipeline
 
-# 50 kills of real commands (10 of them run in `just`)
-kills: setup
-    CHAINCTL_TEST_KILLS=50 {{bin}}/python -m pytest -q tests/test_killed.py
+# 200 kills of real commands, 50 rounds over a bad network, full disks, power cuts (a few of each run in `just`)
+faults: setup
+    CHAINCTL_TEST_KILLS=200 CHAINCTL_TEST_ROUNDS=50 {{bin}}/python -m pytest -q \
+        tests/test_killed.py tests/test_faults.py tests/test_checkpoint.py tests/store/test_power_cut.py
+
+# 100,000 mutated artifacts, 10,000 mutated bundles (a few thousand run in `just`)
+fuzz: setup
+    {{bin}}/python -m tests.fuzz --inputs 100000 --seed "$(date +%j)" --strict
+    CHAINCTL_TEST_FUZZ=10000 {{bin}}/python -m pytest -q tests/store/test_bundle.py
 
 # time of the parts
 bench: setup
