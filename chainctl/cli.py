@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 import chainctl
-from chainctl.commands import assets, data, model, recipe
+from chainctl.commands import assets, bundle, data, model, recipe
 from chainctl.commands.aggregate import aggregate
 from chainctl.commands.demo import demo
 from chainctl.commands.doctor import doctor
@@ -70,6 +70,7 @@ app.command(rich_help_panel=ARTIFACTS)(verify)
 app.command(rich_help_panel=ARTIFACTS)(inspect)
 app.command(rich_help_panel=ARTIFACTS)(log)
 app.command(rich_help_panel=ARTIFACTS)(schema)
+app.add_typer(bundle.app, name="bundle", rich_help_panel=ARTIFACTS)
 app.add_typer(data.app, name="data", rich_help_panel=PREPARE)
 app.add_typer(recipe.app, name="recipe", rich_help_panel=PREPARE)
 app.add_typer(model.app, name="model", rich_help_panel=PREPARE)

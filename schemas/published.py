@@ -4,6 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from schemas.bundle import BundleManifest
 from schemas.evaluation import EvaluationManifest
 from schemas.measured import Measured
 from schemas.perplexity import PerplexityManifest
@@ -21,6 +22,7 @@ DOCUMENTS: dict[str, type[BaseModel]] = {
     "evaluation": EvaluationManifest,
     "perplexity": PerplexityManifest,
     "measured": Measured,
+    "bundle": BundleManifest,
     "recipe": Settings,
 }
 

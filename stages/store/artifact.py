@@ -130,7 +130,7 @@ def verify_artifact(path: Path) -> Artifact[Any]:
     if getattr(artifact.manifest, "tensors", ()):
         with tensor_file(artifact) as file:
             for name in file.references:
-                file.tensor(name)
+                file.check(name)
     return artifact
 
 
@@ -152,6 +152,15 @@ def existing(out: Path, kind: type[M], *, same: Callable[[M], bool], force: bool
         )
     verify_artifact(out)
     return artifact
+
+
+def file_digest(path: Path) -> str:
+    """`sha256:<64 hex digits>` of a regular file of any size."""
+    digest = hashlib.sha256()
+    with os.fdopen(open_regular(path), "rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return f"sha256:{digest.hexdigest()}"
 
 
 class Draft:
@@ -230,14 +239,11 @@ def _check_size(path: Path, reference: FileReference) -> None:
 
 
 def _check_hash(path: Path, reference: FileReference) -> None:
-    digest = hashlib.sha256()
-    with os.fdopen(open_regular(path / reference.name), "rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    if f"sha256:{digest.hexdigest()}" != reference.sha256:
+    found = file_digest(path / reference.name)
+    if found != reference.sha256:
         raise NotTrusted(
             f"{path / reference.name} was altered",
-            values={"manifest says": reference.sha256, "file has": f"sha256:{digest.hexdigest()}"},
+            values={"manifest says": reference.sha256, "file has": found},
             hint="copy the artifact again",
         )
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from schemas.base import Manifest, Record, canonical_json
+from schemas.bundle import BundleManifest
 from schemas.errors import BadInput
 from schemas.evaluation import EvaluationManifest
 from schemas.measured import Measured
@@ -37,6 +38,7 @@ CLASSES: dict[str, type[Manifest]] = {
     "evaluation": EvaluationManifest,
     "perplexity": PerplexityManifest,
     "measured": Measured,
+    "bundle": BundleManifest,
 }
 DIGESTS = {
     "profile": "24d460c9d5caf4bb0c812c6f7189b13715633bc2665ffd4603b4971d69038c2e",
@@ -46,6 +48,7 @@ DIGESTS = {
     "evaluation": "5ac07571593e61c05988172dc0279072323b6b1e0704b92a73f4f34a84eb6de7",
     "perplexity": "ec22718ecc994c84ef3becd19d22f28908aa5b5f7fb8e82172e77251cbe8c0a2",
     "measured": "6f1b6ffe77ea13d316f87ce6f7e925341179fdec229bb01ba8046e86fc908aaa",
+    "bundle": "91056ae7b2172f0d538fb898f2df583848f63cdebbf864cc58abf7a5e2076dc1",
 }
 SECRET = "Patient-Nr-4711"
 Path_ = tuple[str | int, ...]
