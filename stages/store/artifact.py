@@ -250,7 +250,8 @@ def _check_hash(path: Path, reference: FileReference) -> None:
 
 def _read_bounded(path: Path) -> bytes:
     with os.fdopen(open_regular(path), "rb") as file:
-        data = file.read(MANIFEST_LIMIT_BYTES + 1)
+        # read() allocates what it is asked for
+        data = file.read(min(os.fstat(file.fileno()).st_size, MANIFEST_LIMIT_BYTES) + 1)
     if len(data) > MANIFEST_LIMIT_BYTES:
         raise BadInput(f"{path} is too large", values={"limit": f"{MANIFEST_LIMIT_BYTES} bytes"})
     return data

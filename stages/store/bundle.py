@@ -18,7 +18,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,22 +37,12 @@ from schemas.bundle import (
 )
 from schemas.errors import BadInput, ChainError, NotTrusted, UsageProblem
 from stages.store.artifact import MANIFEST_FILE, Artifact, file_digest, verify_artifact
+from stages.store.bundle_file import INDEX_LIMIT_BYTES, head_bytes, open_bundle, parts_of, total_bytes
 from stages.store.files import complete_entries
-from stages.store.parts import (
-    CHUNK_BYTES,
-    Part,
-    PartReader,
-    check_sizes,
-    cut,
-    first_path,
-    outputs,
-    part_path,
-    whole_path,
-)
+from stages.store.parts import CHUNK_BYTES, Part, cut, outputs, whole_path
 from stages.store.tensors import open_regular
-from stages.store.ustar import BLOCK_BYTES, END, claimed_size, header, member_bytes, padding
+from stages.store.ustar import END, header, padding
 
-INDEX_LIMIT_BYTES = 8 * 2**20
 DEFAULT_LIMIT_BYTES = 16 * 2**30
 PLACEHOLDER = "sha256:" + "0" * 64
 
@@ -87,7 +77,7 @@ def pack(directories: Sequence[Path], out: Path, *, part_bytes: int | None = Non
     _check_folder(out.parent)
     folders = entry_names(directories)
     index = _index(folders, part_bytes)
-    parts = _parts(out, index)
+    parts = parts_of(out, index)
     there = _outputs_in_the_way(out)
     if there and not force:
         if _is_whole(out, index):
@@ -147,124 +137,6 @@ def entry_names(directories: Sequence[Path]) -> dict[str, Path]:
     return dict(sorted(names.items()))
 
 
-def total_bytes(index: BundleManifest) -> int:
-    """Size of a bundle, all parts together: it follows from the index."""
-    files = (file for artifact in index.artifacts for file in artifact.files)
-    return len(_head(index)) + sum(member_bytes(file.size_bytes) for file in files) + len(END)
-
-
-# Reading.
-
-
-class OpenBundle:
-    """A bundle whose index was read and whose size is right; its content is still to be looked at."""
-
-    def __init__(self, index: BundleManifest, reader: PartReader) -> None:
-        self.index = index
-        self._reader = reader
-
-    def read(self, folder: Path | None, leave_out: frozenset[str] | set[str] = frozenset()) -> None:
-        """Check every byte that follows the index, and write the artifacts below `folder` where one is given."""
-        try:
-            for entry in self.index.artifacts:
-                target = None if folder is None or entry.name in leave_out else folder / entry.name
-                if target:
-                    target.mkdir()
-                for file in entry.files:
-                    self._read_file(f"{entry.name}/{file.name}", file, target)
-            self._expect(END, "the end of the archive")
-        except NotTrusted:
-            self._reader.finish_part()  # names the part that was altered, if one was
-            raise
-        self._reader.finish_part()
-
-    def _read_file(self, name: str, file: BundledFile, target: Path | None) -> None:
-        self._expect(header(name, file.size_bytes), f"the header of {name}")
-        digest = hashlib.sha256()
-        with ExitStack() as stack:
-            out = stack.enter_context((target / file.name).open("xb")) if target else None
-            for start in range(0, file.size_bytes, CHUNK_BYTES):
-                chunk = self._reader.read(min(CHUNK_BYTES, file.size_bytes - start))
-                digest.update(chunk)
-                if out:
-                    out.write(chunk)
-        if f"sha256:{digest.hexdigest()}" != file.sha256:
-            raise self._altered(file.sha256, f"sha256:{digest.hexdigest()}", f"{name} in ")
-        self._expect(padding(file.size_bytes), f"zeros behind {name}")
-
-    def _expect(self, expected: bytes, what: str) -> None:
-        if self._reader.read(len(expected)) != expected:
-            raise self._altered(what, "other bytes")
-
-    def _altered(self, expected: str, found: str, what: str = "") -> NotTrusted:
-        return NotTrusted(
-            f"{what}{self._reader.path} was altered",
-            values={"index says": expected, "file has": found},
-            hint="copy the bundle again",
-        )
-
-
-@contextmanager
-def open_bundle(path: Path, *, limit_bytes: int) -> Iterator[OpenBundle]:
-    """Read the index of the bundle at `path` (or of the split one whose part it is) and compare sizes.
-
-    Raises `BadInput` for what is no bundle, is too large or lacks a part, `NotTrusted` for what has another size.
-    """
-    first = first_path(path)
-    if not os.path.lexists(first):
-        raise BadInput(f"{first} is missing", hint="check the name, and copy every part of the bundle here")
-    with PartReader(first) as reader:
-        index = _read_index(reader)
-        size = total_bytes(index)
-        if size > limit_bytes:
-            raise BadInput(
-                f"{first} holds more than is allowed",
-                values={"limit": f"{limit_bytes} bytes", "found": f"{size} bytes"},
-                hint="if you expect that much, say so with --limit",
-            )
-        parts = _parts_as_found(first, index)
-        check_sizes(parts)
-        reader.expect(parts)
-        yield OpenBundle(index, reader)
-
-
-def _read_index(reader: PartReader) -> BundleManifest:
-    size = claimed_size(reader.read(BLOCK_BYTES), INDEX_FILE)
-    if size is None or size > INDEX_LIMIT_BYTES:
-        raise BadInput(
-            f"{reader.path} is no bundle",
-            values={
-                "expected": f"a tar archive that begins with {INDEX_FILE}, of {INDEX_LIMIT_BYTES} bytes at most",
-                "found": "another beginning" if size is None else f"{size} bytes",
-            },
-            hint="'chainctl bundle pack' makes bundles; of a split one, FILE.001 comes first",
-        )
-    index = BundleManifest.from_bytes(reader.read(size), source=f"{INDEX_FILE} in {reader.path}")
-    if reader.read(len(padding(size))) != padding(size):
-        raise NotTrusted(f"{reader.path} was altered", hint="copy the bundle again")
-    return index
-
-
-def _parts_as_found(first: Path, index: BundleManifest) -> list[Part]:
-    """The parts that the index asks for, beside the first one."""
-    file = whole_path(first)
-    if index.parts and first != part_path(file, 1):
-        raise BadInput(f"{first} is the first part of several and has another name", hint=f"call it {first.name}.001")
-    if index.parts and len(index.parts) != -(-total_bytes(index) // (index.part_bytes or 1)):
-        raise NotTrusted(f"{first} has an index that contradicts itself", hint="ask for it to be packed again")
-    if index.parts and index.part_bytes is not None and index.part_bytes < len(_head(index)):
-        raise NotTrusted(f"{first} has an index that contradicts itself", hint="ask for it to be packed again")
-    parts = _parts(file if index.parts else first, index)
-    foreign = outputs(file)[-1:] if index.parts else []
-    if foreign and foreign[0] > parts[-1].path:
-        raise BadInput(
-            f"{foreign[0]} does not belong to this bundle",
-            values={"expected": f"{len(parts)} parts"},
-            hint="move it elsewhere",
-        )
-    return parts
-
-
 def _is_there(path: Path, entry: BundledArtifact) -> bool:
     """Whether the very files of `entry` lie at `path`.  Raises `UsageProblem` where something else does."""
     if not os.path.lexists(path):
@@ -314,7 +186,7 @@ def _index(folders: Mapping[str, Path], part_bytes: int | None) -> BundleManifes
         raise UsageProblem(
             "these artifacts do not go into one bundle", values=describe_validation_error(error)
         ) from None
-    if len(_head(index)) > INDEX_LIMIT_BYTES:
+    if len(head_bytes(index)) > INDEX_LIMIT_BYTES:
         raise UsageProblem("these are too many files for one bundle", hint="make several bundles")
     return index if part_bytes is None else _index_with_parts(index, folders, part_bytes)
 
@@ -344,47 +216,29 @@ def _index_with_parts(index: BundleManifest, folders: Mapping[str, Path], part_b
         count = needed
         draft = index.model_copy(update={"part_bytes": part_bytes, "parts": (PLACEHOLDER,) * count})
         needed = -(-total_bytes(draft) // part_bytes)
-        if needed > MOST_PARTS or len(_head(draft)) > part_bytes:
+        if needed > MOST_PARTS or len(head_bytes(draft)) > part_bytes:
             raise UsageProblem(
                 "the parts would be too small",
                 values={
                     "of": f"{part_bytes} bytes",
-                    "needed": f"{needed} parts, {len(_head(draft))} bytes for the index",
+                    "needed": f"{needed} parts, {len(head_bytes(draft))} bytes for the index",
                     "possible": f"{MOST_PARTS} parts, {part_bytes} bytes for the index",
                 },
                 hint="give a larger --split",
             )
     hashes = [hashlib.sha256() for _ in range(count)]
-    for number, piece in cut(_payload(draft, folders), part_bytes, start=len(_head(draft))):
+    for number, piece in cut(_payload(draft, folders), part_bytes, start=len(head_bytes(draft))):
         hashes[number - 1].update(piece)
     return draft.model_copy(update={"parts": tuple(f"sha256:{found.hexdigest()}" for found in hashes)})
 
 
-def _parts(file: Path, index: BundleManifest) -> list[Part]:
-    """The files that a bundle is written to."""
-    total = total_bytes(index)
-    if index.part_bytes is None:
-        return [Part(file, total, "")]
-    size = index.part_bytes
-    return [
-        Part(part_path(file, number + 1), min(size, total - number * size), digest)
-        for number, digest in enumerate(index.parts)
-    ]
-
-
 def _write(index: BundleManifest, folders: Mapping[str, Path], paths: Sequence[Path]) -> None:
-    chunks = itertools.chain([_head(index)], _payload(index, folders))
+    chunks = itertools.chain([head_bytes(index)], _payload(index, folders))
     pieces = cut(chunks, index.part_bytes or total_bytes(index))
     for number, part in itertools.groupby(pieces, key=lambda piece: piece[0]):
         with paths[number - 1].open("xb") as file:
             for _, piece in part:
                 file.write(piece)
-
-
-def _head(index: BundleManifest) -> bytes:
-    """The first member of a bundle: the index."""
-    data = index.canonical_bytes()
-    return header(INDEX_FILE, len(data)) + data + padding(len(data))
 
 
 def _payload(index: BundleManifest, folders: Mapping[str, Path]) -> Iterator[bytes]:
