@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import chainctl
-from chainctl.commands import assets, data, keys, model, recipe, trust
+from chainctl.commands import assets, bundle, data, keys, model, recipe, trust
 from chainctl.commands.aggregate import aggregate
 from chainctl.commands.demo import demo
 from chainctl.commands.doctor import doctor
@@ -75,6 +75,7 @@ app.command(rich_help_panel=ARTIFACTS)(verify)
 app.command(rich_help_panel=ARTIFACTS)(inspect)
 app.command(rich_help_panel=ARTIFACTS)(log)
 app.command(rich_help_panel=ARTIFACTS)(schema)
+app.add_typer(bundle.app, name="bundle", rich_help_panel=ARTIFACTS)
 app.add_typer(keys.app, name="keys", rich_help_panel=TRUST)
 app.add_typer(trust.app, name="trust", rich_help_panel=TRUST)
 app.add_typer(data.app, name="data", rich_help_panel=PREPARE)

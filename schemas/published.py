@@ -4,6 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from schemas.bundle import BundleManifest
 from schemas.checkpoint import CheckpointManifest
 from schemas.evaluation import EvaluationManifest
 from schemas.measured import Measured
@@ -23,6 +24,7 @@ DOCUMENTS: dict[str, type[BaseModel]] = {
     "evaluation": EvaluationManifest,
     "perplexity": PerplexityManifest,
     "measured": Measured,
+    "bundle": BundleManifest,
     "refusal": RefusalManifest,
     "checkpoint": CheckpointManifest,
     "recipe": Settings,

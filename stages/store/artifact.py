@@ -157,7 +157,7 @@ def verify_artifact(path: Path) -> Artifact[Any]:
     if getattr(artifact.manifest, "tensors", ()):
         with tensor_file(artifact) as file:
             for name in file.references:
-                file.tensor(name)
+                file.check(name)
     return artifact
 
 
@@ -199,6 +199,15 @@ def _sign(artifact: Artifact[Any], signer: Signer) -> None:
         check_signature(artifact.path, manifest, signer.public, whose=signer.name)
     else:
         write_file(artifact.path / SIGNATURE_FILE, signer.envelope(manifest))
+
+
+def file_digest(path: Path) -> str:
+    """`sha256:<64 hex digits>` of a regular file of any size."""
+    digest = hashlib.sha256()
+    with os.fdopen(open_regular(path), "rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return f"sha256:{digest.hexdigest()}"
 
 
 class Draft:
@@ -280,21 +289,19 @@ def _check_size(path: Path, reference: FileReference) -> None:
 
 
 def _check_hash(path: Path, reference: FileReference) -> None:
-    digest = hashlib.sha256()
-    with os.fdopen(open_regular(path / reference.name), "rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    if f"sha256:{digest.hexdigest()}" != reference.sha256:
+    found = file_digest(path / reference.name)
+    if found != reference.sha256:
         raise NotTrusted(
             f"{path / reference.name} was altered",
-            values={"manifest says": reference.sha256, "file has": f"sha256:{digest.hexdigest()}"},
+            values={"manifest says": reference.sha256, "file has": found},
             hint="copy the artifact again",
         )
 
 
 def _read_bounded(path: Path, limit: int) -> bytes:
     with os.fdopen(open_regular(path), "rb") as file:
-        data = file.read(limit + 1)
+        # read() allocates what it is asked for
+        data = file.read(min(os.fstat(file.fileno()).st_size, limit) + 1)
     if len(data) > limit:
         raise BadInput(
             f"{path} is too large",

@@ -31,20 +31,32 @@ def complete_directory(target: Path, *, force: bool) -> Iterator[Path]:
     target = Path(os.path.abspath(target))  # noqa: PTH100 -- resolve() would follow a link at target itself
     _refuse_existing(target, force=force)
     target.parent.mkdir(parents=True, exist_ok=True)
-    sweep(target)
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
-    lock = os.open(partial, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        partial.chmod(0o755)
+    with _hidden_directory(target) as partial:
         yield partial
         _sync_tree(partial)
         _put_in_place(partial, target, force=force)
+
+
+@contextmanager
+def complete_entries(folder: Path, name: str, *, force: bool) -> Iterator[Path]:
+    """Yield a hidden directory; when the block ends well, what lies in it takes its place in `folder`, last name first.
+
+    Each entry is complete or absent; when the block fails, none is there.  `name` names the hidden directory, so that
+    the next one of that name sweeps what a killed process left.
+    """
+    folder = Path(os.path.abspath(folder))  # noqa: PTH100 -- as above
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with _hidden_directory(folder / name) as partial:
+            yield partial
+            _sync_tree(partial)
+            for entry in sorted(partial.iterdir(), reverse=True):
+                _put_in_place(entry, folder / entry.name, force=force)
     except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+        if is_new and not any(folder.iterdir()):
+            folder.rmdir()
         raise
-    finally:
-        os.close(lock)
 
 
 def write_file(path: Path, data: bytes | memoryview, *, mode: int = 0o644) -> None:
@@ -94,6 +106,21 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def _hidden_directory(target: Path) -> Iterator[Path]:
+    """A locked directory beside `target`, gone after the block unless it was renamed."""
+    sweep(target)
+    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+    lock = os.open(partial, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        partial.chmod(0o755)
+        yield partial
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        os.close(lock)
 
 
 def _refuse_existing(target: Path, *, force: bool) -> None:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from schemas.base import Manifest, Record, canonical_json
+from schemas.bundle import BundleManifest
 from schemas.checkpoint import CheckpointManifest
 from schemas.errors import BadInput
 from schemas.evaluation import EvaluationManifest
@@ -41,6 +42,7 @@ CLASSES: dict[str, type[Manifest]] = {
     "measured": Measured,
     "refusal": RefusalManifest,
     "checkpoint": CheckpointManifest,
+    "bundle": BundleManifest,
 }
 DIGESTS = {
     "profile": "24d460c9d5caf4bb0c812c6f7189b13715633bc2665ffd4603b4971d69038c2e",
@@ -52,6 +54,7 @@ DIGESTS = {
     "measured": "6f1b6ffe77ea13d316f87ce6f7e925341179fdec229bb01ba8046e86fc908aaa",
     "checkpoint": "47401cbbe1bbba40fbad9e86f4c926af1e7b1e7319285739f1f5645b920846d8",
     "refusal": "ed0619471e81da422a7f1eb88151bf6219b4ca4cc2f573a8a714cd4104c00439",
+    "bundle": "91056ae7b2172f0d538fb898f2df583848f63cdebbf864cc58abf7a5e2076dc1",
 }
 OLDER = {  # still read
     ("plan", 1): "c0f35cc0c5752c9fbc57fabd4c9f2f1899d244b17af9fbf6b822c5aae91e92f2",

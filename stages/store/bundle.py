@@ -1,0 +1,316 @@
+"""Bundles: artifacts in one file, for a stick.  Any `tar` reads it; this reader trusts no byte of it.
+
+    bundle.json                   the index: every folder, file, size and SHA-256
+    device-01/manifest.json …     the artifacts, in order of name
+
+The index decides every other byte of the file (see `ustar`), so nothing that a stranger wrote is ever parsed but the
+index itself: what it implies is compared.  Its size is bounded before it is read, the file's size is compared before
+anything is written, and nothing takes its place before the last byte was checked.
+
+An artifact is named for its directory.  Where two would have the same name, each is led by its parent's:
+`updates/0000/phone` and `updates/0001/phone` become `0000-phone` and `0001-phone`.
+"""
+
+import errno
+import hashlib
+import itertools
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from schemas.base import describe_validation_error
+from schemas.bundle import (
+    ENTRY_NAME_PATTERN,
+    INDEX_FILE,
+    MOST_PARTS,
+    BundledArtifact,
+    BundledFile,
+    BundleManifest,
+    names_a_device,
+)
+from schemas.errors import BadInput, ChainError, NotTrusted, UsageProblem
+from stages.store.artifact import MANIFEST_FILE, Artifact, file_digest, verify_artifact
+from stages.store.bundle_file import INDEX_LIMIT_BYTES, head_bytes, open_bundle, parts_of, total_bytes
+from stages.store.files import complete_entries
+from stages.store.parts import CHUNK_BYTES, Part, cut, outputs, whole_path
+from stages.store.tensors import open_regular
+from stages.store.ustar import END, header, padding
+
+DEFAULT_LIMIT_BYTES = 16 * 2**30
+PLACEHOLDER = "sha256:" + "0" * 64
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A bundle that is there now; `is_new` is false where it was there before."""
+
+    paths: tuple[Path, ...]
+    index: BundleManifest
+    size_bytes: int
+    is_new: bool
+
+
+@dataclass(frozen=True)
+class Unpacked:
+    """An artifact that is there now; `is_new` is false where it was there before."""
+
+    artifact: Artifact[Any]
+    name: str
+    is_new: bool
+
+
+def pack(directories: Sequence[Path], out: Path, *, part_bytes: int | None = None, force: bool = False) -> Packed:
+    """Write artifacts to `out`, or to `out`.001, `out`.002, … of `part_bytes` each.
+
+    The same artifacts make the same bytes, in whatever order they are given.  Raises `ChainError` for a directory that
+    is no whole artifact, and `UsageProblem` where something else is at `out`.
+    """
+    if whole_path(out) != out:
+        raise UsageProblem(f"{out} has the name of a part", hint="leave out the number; --split adds it")
+    _check_folder(out.parent)
+    folders = entry_names(directories)
+    index = _index(folders, part_bytes)
+    parts = parts_of(out, index)
+    there = _outputs_in_the_way(out)
+    if there and not force:
+        if _is_whole(out, index):
+            return Packed(tuple(part.path for part in parts), index, total_bytes(index), is_new=False)
+        _refuse_others(there, parts)
+    with _full_media_explained(out), complete_entries(out.parent, out.name, force=bool(there)) as hidden:
+        _write(index, folders, [hidden / part.path.name for part in parts])
+        for path in there:  # a part of something older never stands beside a new one; a single file is exchanged
+            if path not in (out, *(part.path for part in parts)) or index.parts:
+                path.unlink()
+    return Packed(tuple(part.path for part in parts), index, total_bytes(index), is_new=True)
+
+
+def unpack(
+    path: Path, into: Path, *, limit_bytes: int = DEFAULT_LIMIT_BYTES, force: bool = False
+) -> tuple[Unpacked, ...]:
+    """Put every artifact of a bundle at `into`/name.
+
+    Each is complete or absent, and none is put in place before all were verified.  One that is there already is left
+    alone; another one in its place is a `UsageProblem`, unless `force` replaces it.
+    """
+    _check_folder(into)
+    with open_bundle(path, limit_bytes=limit_bytes) as bundle, _full_media_explained(into):
+        entries = bundle.index.artifacts
+        there = {entry.name for entry in entries if not force and _is_there(into / entry.name, entry)}
+        found: dict[str, Artifact[Any]] = {}
+        with complete_entries(into, "bundle", force=force) as hidden:
+            bundle.read(hidden, leave_out=there)
+            for entry in entries:
+                found[entry.name] = _verified(path, (into if entry.name in there else hidden) / entry.name)
+        return tuple(
+            Unpacked(Artifact(into / name, artifact.manifest, artifact.digest), name, is_new=name not in there)
+            for name, artifact in found.items()
+        )
+
+
+def entry_names(directories: Sequence[Path]) -> dict[str, Path]:
+    """What each artifact is called in a bundle, whatever the order of `directories`."""
+    paths = sorted({Path(os.path.abspath(directory)) for directory in directories})  # noqa: PTH100 -- keeps a link's name
+    alike = Counter(path.name.casefold() for path in paths)
+    names: dict[str, Path] = {}
+    for path in paths:
+        name = path.name if alike[path.name.casefold()] == 1 else f"{path.parent.name}-{path.name}"
+        if not re.fullmatch(ENTRY_NAME_PATTERN, name) or names_a_device(name) or name.casefold() == INDEX_FILE:
+            raise UsageProblem(
+                f"{path} would have a name that not every stick can hold",
+                values={"expected": "at most 64 of A-Z a-z 0-9 . _ -, none of Windows' own", "found": ascii(name)},
+                hint="rename the directory",
+            )
+        names[name] = path
+    if len({name.casefold() for name in names}) != len(paths):
+        raise UsageProblem(
+            "two artifacts would have the same name in the bundle",
+            values={"names": ", ".join(sorted({path.name for path in paths if alike[path.name.casefold()] > 1}))},
+            hint="rename a directory, or make two bundles",
+        )
+    return dict(sorted(names.items()))
+
+
+def _is_there(path: Path, entry: BundledArtifact) -> bool:
+    """Whether the very files of `entry` lie at `path`.  Raises `UsageProblem` where something else does."""
+    if not os.path.lexists(path):
+        return False
+    if not _holds(path, entry):
+        raise UsageProblem(
+            f"{path} exists already and is not what the bundle holds",
+            values={"bundle has": entry.digest},
+            hint="unpack into another folder, or replace it with --force",
+        )
+    return True
+
+
+def _holds(path: Path, entry: BundledArtifact) -> bool:
+    if path.is_symlink() or not path.is_dir():
+        return False
+    with os.scandir(path) as there:
+        names = sorted(found.name for found in itertools.islice(there, len(entry.files) + 1))
+    if names != [file.name for file in entry.files]:
+        return False
+    try:
+        return all(_size(path / file.name) == file.size_bytes for file in entry.files) and all(
+            file_digest(path / file.name) == file.sha256 for file in entry.files
+        )
+    except BadInput:
+        return False  # a link or a device
+
+
+def _verified(bundle: Path, path: Path) -> Artifact[Any]:
+    """The artifact at `path`; errors name it by its place in the bundle, not by where it is hidden."""
+    try:
+        return verify_artifact(path)
+    except ChainError as error:
+        fact = error.fact.replace(f"{path.parent}{os.sep}", "")
+        raise type(error)(f"in {bundle}, {fact}", values=error.values, hint=error.hint) from None
+
+
+# Writing.
+
+
+def _index(folders: Mapping[str, Path], part_bytes: int | None) -> BundleManifest:
+    """The index of artifacts, each verified."""
+    try:
+        artifacts = tuple(BundledArtifact(name=name, files=_files(path)) for name, path in folders.items())
+        index = BundleManifest(artifacts=artifacts, part_bytes=None, parts=())
+    except ValidationError as error:
+        raise UsageProblem(
+            "these artifacts do not go into one bundle", values=describe_validation_error(error)
+        ) from None
+    if len(head_bytes(index)) > INDEX_LIMIT_BYTES:
+        raise UsageProblem("these are too many files for one bundle", hint="make several bundles")
+    return index if part_bytes is None else _index_with_parts(index, folders, part_bytes)
+
+
+def _files(path: Path) -> tuple[BundledFile, ...]:
+    """The files of an artifact.  `verify_artifact` decides which there may be: all that lie there, then."""
+    manifest = verify_artifact(path).manifest
+    known = {file.name: file.sha256 for file in getattr(manifest, "files", ())}
+    return tuple(
+        BundledFile(name=name, size_bytes=_size(path / name), sha256=known.get(name) or file_digest(path / name))
+        for name in sorted(entry.name for entry in path.iterdir())
+    )
+
+
+def _size(path: Path) -> int:
+    descriptor = open_regular(path)
+    try:
+        return os.fstat(descriptor).st_size
+    finally:
+        os.close(descriptor)
+
+
+def _index_with_parts(index: BundleManifest, folders: Mapping[str, Path], part_bytes: int) -> BundleManifest:
+    """The same index with the SHA-256 of every part: their number first, as the digests take room themselves."""
+    count, needed = 0, 1
+    while count != needed:
+        count = needed
+        draft = index.model_copy(update={"part_bytes": part_bytes, "parts": (PLACEHOLDER,) * count})
+        needed = -(-total_bytes(draft) // part_bytes)
+        if needed > MOST_PARTS or len(head_bytes(draft)) > part_bytes:
+            raise UsageProblem(
+                "the parts would be too small",
+                values={
+                    "of": f"{part_bytes} bytes",
+                    "needed": f"{needed} parts, {len(head_bytes(draft))} bytes for the index",
+                    "possible": f"{MOST_PARTS} parts, {part_bytes} bytes for the index",
+                },
+                hint="give a larger --split",
+            )
+    hashes = [hashlib.sha256() for _ in range(count)]
+    for number, piece in cut(_payload(draft, folders), part_bytes, start=len(head_bytes(draft))):
+        hashes[number - 1].update(piece)
+    return draft.model_copy(update={"parts": tuple(f"sha256:{found.hexdigest()}" for found in hashes)})
+
+
+def _write(index: BundleManifest, folders: Mapping[str, Path], paths: Sequence[Path]) -> None:
+    chunks = itertools.chain([head_bytes(index)], _payload(index, folders))
+    pieces = cut(chunks, index.part_bytes or total_bytes(index))
+    for number, part in itertools.groupby(pieces, key=lambda piece: piece[0]):
+        with paths[number - 1].open("xb") as file:
+            for _, piece in part:
+                file.write(piece)
+
+
+def _payload(index: BundleManifest, folders: Mapping[str, Path]) -> Iterator[bytes]:
+    """Everything behind the index."""
+    for entry in index.artifacts:
+        for file in entry.files:
+            yield header(f"{entry.name}/{file.name}", file.size_bytes)
+            yield from _content(folders[entry.name] / file.name, file)
+            yield padding(file.size_bytes)
+    yield END
+
+
+def _content(path: Path, expected: BundledFile) -> Iterator[bytes]:
+    """A file's bytes.  Raises `NotTrusted` where they are no longer those that were verified."""
+    digest = hashlib.sha256()
+    left = expected.size_bytes
+    with os.fdopen(open_regular(path), "rb", buffering=0) as file:
+        while left and (chunk := file.read(min(left, CHUNK_BYTES))):
+            digest.update(chunk)
+            left -= len(chunk)
+            yield chunk
+    if left or f"sha256:{digest.hexdigest()}" != expected.sha256:
+        raise NotTrusted(f"{path} was altered while it was packed", hint="run the same command again")
+
+
+# What may be in the way.
+
+
+def _check_folder(folder: Path) -> None:
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise UsageProblem(f"{folder} is no directory")
+    if os.path.lexists(folder / MANIFEST_FILE):
+        raise UsageProblem(f"{folder} is an artifact, and nothing else may lie in it", hint="give another folder")
+
+
+def _outputs_in_the_way(out: Path) -> list[Path]:
+    there = outputs(out)
+    for path in there:
+        if path.is_symlink() or not path.is_file():
+            raise UsageProblem(f"{path} exists already and is no file", hint="give another --out")
+    return there
+
+
+def _is_whole(out: Path, index: BundleManifest) -> bool:
+    """Whether the very bundle that `index` describes is at `out`, to the last byte."""
+    try:
+        with open_bundle(out, limit_bytes=total_bytes(index)) as bundle:
+            bundle.read(None)
+            return bundle.index == index
+    except ChainError:
+        return False
+
+
+def _refuse_others(there: Sequence[Path], parts: Sequence[Part]) -> None:
+    """Parts that lie there without the first one are what a killed pack left, if they are the parts to be written."""
+    left_over = {part.path: part.sha256 for part in parts[1:]}
+    for path in there:
+        if path not in left_over or file_digest(path) != left_over[path]:
+            raise UsageProblem(
+                f"{path} exists already and is of another bundle", hint="give another --out, or replace it with --force"
+            )
+
+
+@contextmanager
+def _full_media_explained(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise UsageProblem(
+                f"the medium of {target} holds no file so large", hint="pack with --split 2GiB"
+            ) from None
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UsageProblem(f"the medium of {target} is full", hint="make room, or give another place") from None
+        raise
