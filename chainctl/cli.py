@@ -26,7 +26,7 @@ from chainctl.console import print_error
 from schemas.errors import BadInput, ChainError
 
 EPILOG = (
-    "Exit codes: 0 done, 2 usage, 3 bad input, 4 not trusted (altered bytes), 5 does not fit the memory budget, "
+    "Exit codes: 0 done, 2 usage, 3 bad input, 4 not trusted (altered, unsigned), 5 does not fit the memory budget, "
     "6 too few updates, 7 waiting."
 )
 STAGES = "The five stages"

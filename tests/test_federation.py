@@ -62,6 +62,16 @@ def test_by_hand_equals_simulated(world: dict[str, Path], tmp_path: Path) -> Non
     assert digest_of(tmp_path / "work" / "coordinator" / "plan") == digest_of(world["run"] / "plan")
 
 
+def test_a_signed_federation_over_a_stick(world: dict[str, Path], tmp_path: Path) -> None:
+    inputs = (world["model"], world["train"], world["test"], world["recipe"])
+    done = run_example("signed.sh", tmp_path / "work", *inputs, work=tmp_path)
+    assert "altered" in done.stderr
+    assert "so far     1 rounds, 2 updates counted, 0 refused" in done.stdout
+    assert done.stdout.count("missing    device-01\n") == 1
+    assert done.stdout.count("missing    device-00, device-01\n") == 1  # of the next round
+    assert (tmp_path / "work" / "office" / "states" / "0001" / "manifest.dsse.json").exists()
+
+
 def test_each_stage_can_be_a_job_of_its_own(world: dict[str, Path], tmp_path: Path) -> None:
     inputs = (world["model"], world["train"], world["test"], world["recipe"])
     done = run_example("ci/pipeline.sh", tmp_path / "work", *inputs, work=tmp_path)

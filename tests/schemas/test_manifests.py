@@ -30,6 +30,7 @@ from schemas.refusal import RefusalManifest
 from schemas.settings import Settings
 from schemas.state import StateManifest
 from schemas.update import UpdateManifest
+from stages.store.measure import peak_bytes, reset_peak, resident_bytes
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CLASSES: dict[str, type[Manifest]] = {
@@ -580,3 +581,32 @@ def test_a_window_prints_its_first_and_last_layer() -> None:
 
 def test_default_settings_are_valid() -> None:
     assert Settings.model_validate(Settings().model_dump()) == Settings()
+
+
+# Bombs.
+
+
+def bomb(kind: str, item: Any, count: int) -> bytes:
+    """A canonical document with a list of `count` wrong items."""
+    changed = document(kind)
+    changed[{"plan": "devices", "update": "tensors"}[kind]] = [item] * count
+    return canonical_json(changed)
+
+
+@pytest.mark.parametrize("kind", ["plan", "update"])
+def test_a_bomb_costs_nothing(kind: str) -> None:
+    """Each of these took up to 2 GB and 8 s before lines were bounded and lists stopped at their first wrong item."""
+    limit = CLASSES[kind].LIMIT_BYTES
+    dense = golden(kind)[:-3] + b',\n  "zzz": [' + b"[]," * ((limit - len(golden(kind))) // 3 - 20) + b"[]]\n}\n"
+    keys = canonical_json({**document(kind), **{f"k{number}": 0 for number in range(30_000)}})
+    bombs = [bomb(kind, {}, limit // 9 - 1000), bomb(kind, 0, 30_000), bomb(kind, {}, 30_000), dense, keys]
+    bombs += [canonical_json({**document(kind), "inputs": "y" * 900_000}), b"[" * limit, b"\n" * limit]
+    for data in bombs:
+        assert len(data) <= limit
+        reset_peak()
+        before = resident_bytes()
+        refusal(kind, data)
+        after = peak_bytes()
+        assert after is not None
+        assert before is not None
+        assert after - before < 64 * 2**20

@@ -476,15 +476,17 @@ ATTACKS = {
 }
 
 
-@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-@pytest.mark.parametrize("attack", ATTACKS)
+# What a format of tar has no words for: names of that length, and pax headers.
+UNSAID = {("long name", tarfile.USTAR_FORMAT), ("pax", tarfile.USTAR_FORMAT), ("first with pax", tarfile.USTAR_FORMAT)}
+FORMS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
+
+
+@pytest.mark.parametrize(
+    ("attack", "form"), [(attack, form) for attack in ATTACKS for form in FORMS if (attack, form) not in UNSAID]
+)
 def test_a_hostile_archive_is_refused(attack: str, form: int, bundle: bytes, tmp_path: Path) -> None:
-    try:
-        data = archive(bundle, ATTACKS[attack], form)
-    except ValueError:
-        pytest.skip("this format of tar cannot say it")
-    if data == bundle:
-        pytest.skip("this format of tar does not say it")
+    data = archive(bundle, ATTACKS[attack], form)
+    assert data != bundle
     for number, tried in enumerate([data, data[: len(bundle)]]):
         (tmp_path / f"{number}.tar").write_bytes(tried)
         assert isinstance(outcome(tmp_path / f"{number}.tar", tmp_path / "into"), BadInput | NotTrusted)

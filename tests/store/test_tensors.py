@@ -12,8 +12,9 @@ from hypothesis import settings as fast
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from safetensors import safe_open
-from safetensors.numpy import load
+from safetensors.numpy import load, load_file
 
+from schemas.base import sha256_digest
 from schemas.errors import BadInput, NotTrusted
 from schemas.refs import FileReference, TensorReference, Window
 from schemas.state import StateManifest
@@ -240,3 +241,45 @@ def test_another_kind_is_refused_with_both_kinds(tmp_path: Path) -> None:
     assert caught.value.exit_code == 3
     assert "state v2" in str(caught.value)
     assert "update v1" in str(caught.value)
+
+
+HEADERS = {
+    "path": '{"../../../../etc/passwd":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}',
+    "NUL": '{"head.\\u0000":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}',
+    "metadata": '{"__metadata__":{"x":"y"},"head.weight":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}',
+    "twice": '{"head.weight":{"dtype":"F32","shape":[4],"data_offsets":[0,16]},'
+    '"head.weight":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}',
+    "empty tensors": '{"head.weight":{"dtype":"F32","shape":[4],"data_offsets":[0,16]},'
+    + ",".join(f'"e{n}":{{"dtype":"F32","shape":[0],"data_offsets":[16,16]}}' for n in range(20_000))
+    + "}",
+    "order": '{"head.weight":{"shape":[4],"dtype":"F32","data_offsets":[0,16]}}',
+    "spaces": '{"head.weight": {"dtype":"F32","shape":[4],"data_offsets":[0,16]}}',
+    "dtype": '{"head.weight":{"dtype":"I32","shape":[4],"data_offsets":[0,16]}}',
+}
+
+
+@pytest.mark.parametrize("trick", HEADERS)
+def test_a_header_that_the_library_takes_is_refused(trick: str, tmp_path: Path) -> None:
+    """Also where the manifest's size was made to fit: only one header follows from the manifest."""
+    text = HEADERS[trick].encode()
+    text += b" " * (-len(text) % 8)
+    values = np.arange(4, dtype=np.float32)
+    path = tmp_path / "t.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text + values.tobytes())
+    assert load_file(path)  # the library has no objection
+    digest = sha256_digest(values.tobytes())
+    reference = TensorReference(name="head.weight", dtype="F32", shape=(4,), sha256=digest)
+    with pytest.raises(NotTrusted):
+        TensorFile.open(path, [reference])
+    path.write_bytes(header_bytes({"head.weight": (4,)}) + values.tobytes())
+    with TensorFile.open(path, [reference]) as file:
+        assert np.array_equal(file.tensor("head.weight"), values)
+
+
+@pytest.mark.parametrize("shape", [(2**40, 2**40), (2**62, 4), (3, 2**63)])
+def test_a_shape_that_claims_the_sky_is_refused(shape: tuple[int, ...], tmp_path: Path) -> None:
+    path = tmp_path / "t.safetensors"
+    path.write_bytes(header_bytes({"head.weight": shape}))
+    reference = TensorReference(name="head.weight", dtype="F32", shape=shape, sha256=sha256_digest(b""))
+    with pytest.raises(NotTrusted):
+        TensorFile.open(path, [reference])
