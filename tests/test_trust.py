@@ -28,6 +28,7 @@ from tests import fleet
 
 DEVICES = ("device-00", "device-01")
 COORDINATOR = "office"
+DEVICES_OF_FILES = ("device device-00", "device device-01", "device device-00")
 
 
 class World:
@@ -191,6 +192,22 @@ def test_the_same_command_again_changes_nothing(world: World) -> None:
     before = {path: path.read_bytes() for path in world.path("updates").rglob("*") if path.is_file()}
     world.train("device-00", "updates/device-00")
     assert {path: path.read_bytes() for path in world.path("updates").rglob("*") if path.is_file()} == before
+
+
+def test_verify_says_who_signed_and_refuses_who_should_not_have(world: World) -> None:
+    everything = ("plan", "states/0000", "updates/device-00", "updates/device-01", "profiles/device-00")
+    paths = [world.path(name) for name in everything]
+    done = world.chainctl("verify", *paths, "--plan", world.path("plan"), "--json")
+    signers = [entry["signer"] for entry in json.loads(done.stdout)["artifacts"]]
+    assert signers == [f"signed by {who}" for who in ("the coordinator", "the coordinator", *DEVICES_OF_FILES)]
+    resign(paths[2], world, "device-01")
+    again = world.chainctl("verify", *paths, "--plan", world.path("plan"), check=False)
+    assert again.returncode == 4
+    assert "another key" in again.stderr
+    assert world.chainctl("verify", paths[2]).returncode == 0  # without a plan it is only whole
+    nobody = world.chainctl("verify", paths[0], "--plan", world.path("plan"), home="nobody", check=False)
+    assert nobody.returncode == 4
+    assert "not pinned" in nobody.stderr
 
 
 # Whom a device believes.

@@ -1,7 +1,7 @@
 """chainctl verify"""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -9,30 +9,58 @@ from chainctl.console import Console, print_error
 from chainctl.options import Json, Quiet
 from schemas.errors import ChainError
 
+if TYPE_CHECKING:
+    from schemas.plan import PlanManifest
+    from stages.store.artifact import Artifact
+
 
 def verify(
     directories: Annotated[list[Path], typer.Argument(metavar="DIR…", help="Artifacts of any kind.")],
+    plan: Annotated[
+        Path | None,
+        typer.Option("--plan", metavar="DIR", help="Check signatures too, by this plan."),
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Check artifacts to the last byte: manifests, file sets, sizes, hashes."""
+    """Check artifacts to the last byte: manifests, file sets, sizes, hashes; with --plan, who signed them."""
     console = Console(json=json, quiet=quiet)
-    from stages.store.artifact import verify_artifact
-    from stages.store.signing import signed_by
-
+    planned = open_believed(plan) if plan else None
     results: list[dict[str, object]] = []
     worst = 0
     for directory in directories:
         try:
-            artifact = verify_artifact(directory)
+            artifact, signer = examine(directory, planned)
         except ChainError as error:
             worst = max(worst, error.exit_code)
             print_error(error, as_json=False)
             results.append({"path": str(directory), "whole": False, "fact": error.fact, "exit_code": error.exit_code})
             continue
-        claimed = signed_by(directory)
-        signature = f"signed by key id {claimed[:16]}" if claimed else "unsigned"
-        console.say(f"whole  {artifact.manifest.KIND:<10} {artifact.digest[:19]}  {directory}  ({signature})")
-        results.append({"path": str(directory), "whole": True, "digest": artifact.digest, "claims_key_id": claimed})
+        console.say(f"whole  {artifact.manifest.KIND:<10} {artifact.digest[:19]}  {directory}  ({signer})")
+        results.append({"path": str(directory), "whole": True, "digest": artifact.digest, "signer": signer})
     console.result(artifacts=results)
     raise typer.Exit(worst)
+
+
+def open_believed(path: Path) -> "Artifact[PlanManifest]":
+    """A plan that this machine believes."""
+    from schemas.plan import PlanManifest
+    from stages.store.artifact import open_artifact
+    from stages.store.trust import Trust
+
+    planned = open_artifact(path, PlanManifest)
+    Trust.of_this_machine().check_plan(planned)
+    return planned
+
+
+def examine(directory: Path, plan: "Artifact[PlanManifest] | None") -> tuple["Artifact[Any]", str]:
+    """An artifact that is whole, and who signed it: as checked by the plan, or as it claims."""
+    from stages.store.artifact import verify_artifact
+    from stages.store.signing import signed_by
+    from stages.store.trust import check_signed
+
+    artifact = verify_artifact(directory)
+    if plan is not None:
+        return artifact, f"signed by {check_signed(artifact, plan)}"
+    claimed = signed_by(directory)
+    return artifact, f"claims key id {claimed[:16]}" if claimed else "unsigned"

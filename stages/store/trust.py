@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -21,6 +22,7 @@ from schemas.plan import PlanManifest
 from schemas.profile import ProfileManifest
 from schemas.state import StateManifest
 from schemas.trust import NewestState, Pin, Pins, TrustPolicy
+from schemas.update import UpdateManifest
 from stages.store.artifact import Artifact, check_same_plan, open_artifact
 from stages.store.files import write_file
 from stages.store.signing import KeyRing, Signer, check_signature
@@ -194,6 +196,28 @@ def check_profile_signature(profile: Artifact[ProfileManifest], policy: TrustPol
             hint="add it to the roster, or leave its profile out",
         )
     check_signature(profile.path, profile.bytes(), enrolled.key, whose=f"device {enrolled.name}")
+
+
+def check_signed(artifact: Artifact[Any], plan: Artifact[PlanManifest]) -> str:
+    """An artifact of a federation is signed by who should have: who that is.  Raises `NotTrusted` and `BadInput`."""
+    policy, manifest = plan.manifest.trust, artifact.manifest
+    if artifact.digest != plan.digest and getattr(manifest, "plan", plan.digest) != plan.digest:
+        raise BadInput(
+            f"{artifact.path} is of another plan",
+            values={"expected": plan.digest, "found": manifest.plan},
+            hint="take both from the same federation",
+        )
+    if not policy.required:
+        return "nobody: the plan asks for no signatures"
+    name = manifest.device if isinstance(manifest, ProfileManifest | UpdateManifest) else None
+    enrolled = policy.device(name) if name else None
+    if name and enrolled is None:
+        raise NotTrusted(f"{artifact.path} is of a device that is not enrolled", values={"found": name})
+    whose = f"device {name}" if enrolled else "the coordinator"
+    key = enrolled.key if enrolled else policy.coordinator
+    assert key is not None
+    check_signature(artifact.path, artifact.bytes(), key, whose=whose)
+    return whose
 
 
 def check_not_expired(plan: Artifact[PlanManifest]) -> None:
