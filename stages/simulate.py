@@ -33,6 +33,7 @@ from stages.store.artifact import Artifact
 from stages.store.cache_directory import CacheDirectory
 from stages.store.files import write_file
 from stages.store.measure import device_memory_bytes
+from stages.store.trust import machines_of_their_own
 
 Progress = Callable[[str, int, int], None]
 RoundDone = Callable[["RoundLine"], None]
@@ -126,6 +127,11 @@ def run(
             hint="run the five stages; 'chainctl eval' gives the perplexity of each state",
         )
     _claim(federation, out)
+    with machines_of_their_own(out / "home"):
+        return _simulate(federation, out, on_round, progress)
+
+
+def _simulate(federation: Federation, out: Path, on_round: RoundDone, progress: Progress) -> SimulationSummary:
     settings = _with_labels(federation)
     model = LoadedModel.open(federation.model_dir, settings)
     profiles = list(_profiles(federation, settings, model, out, progress))

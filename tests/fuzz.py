@@ -24,6 +24,7 @@ from schemas.base import Manifest
 from schemas.errors import ChainError
 from schemas.trust import parse_roster
 from schemas.update import UpdateManifest
+from stages.federated.intake import Intake
 from stages.store.artifact import KINDS, open_artifact, read_tensors, verify_artifact
 from stages.store.ledger import Ledger
 from stages.store.measure import peak_bytes, reset_peak, resident_bytes
@@ -89,7 +90,24 @@ def restructure(data: bytes, draw: random.Random) -> bytes:
     for _ in range(draw.choice([1, 1, 2, 5])):
         holder, key = draw.choice(places)
         new: object = draw.choice(
-            [None, True, 0, -1, 2**63, 2**70, 1.5, 1e308, "", "x" * 300, "../../x", "sha256:" + "0" * 64, [], {}, [[]]]
+            [
+                None,
+                True,
+                0,
+                -1,
+                [0],
+                2**63,
+                2**70,
+                1.5,
+                1e308,
+                "",
+                "x" * 300,
+                "../../x",
+                "sha256:" + "0" * 64,
+                [],
+                {},
+                [[]],
+            ]
         )
         if draw.random() < 0.1:
             new = draw.choice([[{}] * 20_000, list(range(20_000)), {f"k{n}": 0 for n in range(20_000)}, "y" * 900_000])
@@ -101,7 +119,8 @@ def targets(folder: Path) -> dict[str, Target]:
     """What is fuzzed, by name, over real things that are made in `folder` first."""
     from tests.test_aggregate import DEVICES, combine, make_update, make_world
 
-    _, state = make_world(folder / "world")
+    plan, state = make_world(folder / "world")
+    intake = Intake(plan, state, {})
     for seed, device in enumerate(DEVICES):
         make_update(folder / "world" / "in" / device, state, device, seed=seed)
     combine(folder / "world", [folder / "world" / "in"])
@@ -128,6 +147,8 @@ def targets(folder: Path) -> dict[str, Target]:
         data = chosen.read_bytes()
         structured = chosen.suffix == ".json" and draw.random() < 0.5
         chosen.write_bytes(restructure(data, draw) if structured else mutate(data, draw, draw.choice(documents)))
+        delivery = intake.take([copy])
+        assert len(delivery.accepted) + len(delivery.refused) + len(delivery.ignored) == 1
         verify_artifact(copy)
         read_tensors(open_artifact(copy, UpdateManifest))
         check_signature(copy, (copy / "manifest.json").read_bytes(), signer.public, whose="a device")

@@ -344,9 +344,12 @@ def test_junk_among_the_updates_is_passed_over(tmp_path: Path) -> None:
     for number in range(10_000):
         (inbox / f"junk-{number}").mkdir()
     (inbox / "note.txt").write_text("hello")
+    for number, kind in enumerate(("[]", '{"a": 1}', "null", '"update"', "7")):
+        (inbox / f"odd-{number}").mkdir()
+        (inbox / f"odd-{number}" / "manifest.json").write_text(f'{{"kind": {kind}, "version": [1]}}')
     os.mkfifo(inbox / "pipe")
     assert len(combine(tmp_path, [inbox]).manifest.accepted) == 1
-    assert len(list(inbox.iterdir())) == 10_003
+    assert len(list(inbox.iterdir())) == 10_004  # the odd ones are set aside
 
 
 @pytest.mark.parametrize("optimizer", [{"name": "adamw", "weight_decay": 0.1}, {"name": "adamw"}])

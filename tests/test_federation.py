@@ -102,6 +102,20 @@ def test_training_lowers_the_loss_of_the_whole_batch(world: dict[str, Path], tmp
     assert loss["last"] < 0.9 * loss["first"]
 
 
+def test_a_machine_that_pinned_somebody_can_still_simulate(world: dict[str, Path], home: Path, tmp_path: Path) -> None:
+    fleet.chainctl("trust", "add", "office", "ed25519:" + "ab" * 32, cwd=ROOT)
+    inputs = (world["model"], world["train"], world["test"], world["recipe"], tmp_path / "run")
+    fleet.chainctl(*simulate_arguments(*inputs), "--rounds", 1, cwd=ROOT)
+    refused = fleet.chainctl(
+        *("eval", "--model", world["model"], "--plan", tmp_path / "run" / "plan", "--data", world["test"]),
+        *("--state", tmp_path / "run" / "states" / "0001", "--out", tmp_path / "eval"),
+        check=False,
+        cwd=ROOT,
+    )
+    assert refused.returncode == 4
+    assert sorted(path.name for path in home.iterdir()) == ["trust"]
+
+
 def test_a_run_started_again_changes_nothing(world: dict[str, Path]) -> None:
     before = snapshot(world["run"])
     inputs = (world["model"], world["train"], world["test"], world["recipe"], world["run"])

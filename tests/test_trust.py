@@ -179,6 +179,8 @@ def test_keys_and_trust_by_command(world: World) -> None:
 
 
 def test_a_signed_round_closes_and_its_state_is_signed(world: World) -> None:
+    ready = world.chainctl("status", world.folder, "--json")  # exit 0: everybody has delivered
+    assert json.loads(ready.stdout)["delivered"] == list(DEVICES)
     made = world.aggregate(world.path("updates"))
     assert [one.device for one in made.accepted] == list(DEVICES)
     envelope = json.loads((world.path("states/0001") / SIGNATURE_FILE).read_bytes())

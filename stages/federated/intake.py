@@ -308,7 +308,7 @@ def _claims_to_be_an_update(path: Path) -> bool:
         kind, _ = kind_and_version(path)
     except ChainError:
         return True
-    return kind == UpdateManifest.KIND or kind not in KINDS
+    return not isinstance(kind, str) or kind == UpdateManifest.KIND or kind not in KINDS
 
 
 def _equivocations(updates: Sequence[Update]) -> dict[str, ChainError]:

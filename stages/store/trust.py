@@ -8,7 +8,8 @@ nothing unsigned is ever taken.  A coordinator believes its own keys.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,6 +36,20 @@ def home_directory(environment: Mapping[str, str] = os.environ) -> Path:
     if environment.get(HOME_VARIABLE):
         return Path(environment[HOME_VARIABLE])
     return Path(environment.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "chainctl"
+
+
+@contextmanager
+def machines_of_their_own(home: Path) -> Iterator[None]:
+    """For a federation that is simulated: its machines are none of this one, and have pinned nobody."""
+    before = os.environ.get(HOME_VARIABLE)
+    os.environ[HOME_VARIABLE] = str(home)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[HOME_VARIABLE]
+        else:
+            os.environ[HOME_VARIABLE] = before
 
 
 @dataclass(frozen=True)
