@@ -11,6 +11,10 @@ from typing import Any
 
 import pytest
 
+from schemas.errors import UsageProblem
+from schemas.state import StateManifest
+from stages import aggregate, train_window
+from stages.store.artifact import open_artifact, verify_artifact
 from tests import fleet
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -100,6 +104,30 @@ def test_training_lowers_the_loss_of_the_whole_batch(world: dict[str, Path], tmp
     )
     loss = json.loads(done.stdout)["loss"]
     assert loss["last"] < 0.9 * loss["first"]
+
+
+def test_a_device_with_less_memory_trains_the_last_layers_of_the_window(world: dict[str, Path], tmp_path: Path) -> None:
+    run = world["run"]
+    for number, device in enumerate(("device-00", "device-01", "device-02")):
+        train_window.run(
+            model_dir=world["model"],
+            plan=run / "plan",
+            state=run / "states" / "0000",
+            data=run / "shards" / f"{device}.jsonl",
+            device=device,
+            out=tmp_path / "in" / device,
+            window_size=1 if number == 0 else None,
+        )
+    made = aggregate.run(
+        [tmp_path / "in"], plan=run / "plan", state=run / "states" / "0000", out=tmp_path / "states" / "0001"
+    ).manifest
+    window = open_artifact(run / "states" / "0000", StateManifest).manifest.window
+    assert [(entry.layer, entry.devices) for entry in made.coverage] == [(window.start, 2), (window.stop - 1, 3)]
+    narrow = verify_artifact(tmp_path / "in" / "device-00").manifest
+    assert (narrow.window.start, narrow.window.stop) == (window.stop - 1, window.stop)
+    with pytest.raises(UsageProblem, match="another size") as caught:
+        train_window.narrowed(window, 3)
+    assert caught.value.values == {"this round trains": f"2 layers, {window}", "--window-size": 3}
 
 
 def test_a_machine_that_pinned_somebody_can_still_simulate(world: dict[str, Path], home: Path, tmp_path: Path) -> None:
