@@ -1,0 +1,65 @@
+"""`chainctl bundle` as a person types it: pack, carry, unpack; exit codes; nothing but one object with --json."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages.store.artifact import verify_artifact
+from tests.store.test_bundle import entries, make
+
+ROOT = Path(__file__).parents[2]
+
+
+def chainctl(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "chainctl", "bundle", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def answer(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    assert done.returncode == 0, done.stderr
+    parsed: dict[str, Any] = json.loads(done.stdout)
+    return parsed
+
+
+@pytest.mark.parametrize("split", [(), ("--split", "4KiB")])
+def test_artifacts_of_two_rounds_are_carried_on_a_stick(split: tuple[str, ...], tmp_path: Path) -> None:
+    made = [make(tmp_path / "updates" / number / "phone", device=f"d{number}") for number in ("0000", "0001")]
+    stick = tmp_path / "stick" / "out.tar"
+    packed = answer(chainctl("pack", *made, "-o", stick, *split, "--json"))
+    assert [entry["name"] for entry in packed["artifacts"]] == ["0000-phone", "0001-phone"]
+    assert [Path(path).name for path in packed["paths"]] == entries(stick.parent)
+    assert sum(path.stat().st_size for path in stick.parent.iterdir()) == packed["size_bytes"]
+    again = answer(chainctl("pack", *made, "-o", stick, *split, "--json"))
+    assert again == {**packed, "is_new": False}
+    unpacked = answer(chainctl("unpack", stick, "--into", tmp_path / "in", "--json"))
+    for there, entry, source in zip(unpacked["artifacts"], packed["artifacts"], made, strict=True):
+        assert there["is_new"] is True
+        assert there["kind"] == "update"
+        assert there["digest"] == entry["digest"] == verify_artifact(source).digest
+        assert verify_artifact(Path(there["path"])).digest == entry["digest"]
+    said = chainctl("unpack", stick, "--into", tmp_path / "in")
+    assert said.returncode == 0
+    assert said.stdout.count("(there already)") == 2
+    assert chainctl("unpack", stick, "--into", tmp_path / "in", "--quiet").stdout == ""
+
+
+def test_exit_codes_say_what_was_wrong(tmp_path: Path) -> None:
+    make(tmp_path / "a")
+    make(tmp_path / "b")
+    bundle = tmp_path / "x.tar"
+    assert chainctl("pack", tmp_path / "a", "-o", bundle).returncode == 0
+    assert chainctl("pack", tmp_path / "b", "-o", bundle).returncode == 2
+    assert chainctl("pack", tmp_path / "none", "-o", tmp_path / "y.tar").returncode == 3
+    assert chainctl("pack", tmp_path / "a", "-o", tmp_path / "y.tar", "--split", "much").returncode == 2
+    assert chainctl("unpack", tmp_path / "none", "--into", tmp_path / "in").returncode == 3
+    assert chainctl("unpack", bundle, "--into", tmp_path / "in", "--limit", "1KiB").returncode == 3
+    bundle.write_bytes(bundle.read_bytes()[:-1])
+    refused = chainctl("unpack", bundle, "--into", tmp_path / "in", "--json")
+    assert refused.returncode == 4
+    assert json.loads(refused.stdout)["error"]["exit_code"] == 4
+    assert "Traceback" not in refused.stderr
+    assert entries(tmp_path) == ["a", "b", "x.tar"]
