@@ -245,8 +245,9 @@ class Values:
             )
 
     def _look_at(self, name: str, after: np.ndarray, before: np.ndarray) -> None:
-        difference = np.subtract(after, before, dtype=np.float64)
-        square = float(np.dot(difference, difference))
+        with np.errstate(all="ignore"):  # NaN and infinity are what is looked for
+            difference = np.subtract(after, before, dtype=np.float64)
+            square = float(np.dot(difference, difference))
         if math.isfinite(square):
             self.squared_norm += square
         else:
