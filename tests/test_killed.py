@@ -15,6 +15,7 @@ from tests import fleet
 
 ROOT = Path(__file__).resolve().parent.parent
 KILLS = int(os.environ.get("CHAINCTL_TEST_KILLS", "10"))
+ROUNDS = 40 + 2 * KILLS  # enough to be killed in
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def command(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path) -> list[s
     recipe = fleet.write_recipe(folder / "recipe.toml", fleet.settings())
     arguments = [
         *("simulate", "--model", tiny_bert, "--data", train, "--test", test, "--recipe", recipe, "--devices", 2),
-        *("--rounds", 40, "--iid", "--memory-budget", "2GiB", "--json"),
+        *("--rounds", ROUNDS, "--iid", "--memory-budget", "2GiB", "--json"),
     ]
     return [sys.executable, "-m", "chainctl", *map(str, arguments)]
 
@@ -44,6 +45,7 @@ def test_a_killed_run_leaves_whole_artifacts_and_is_continued_to_the_same_digest
             if not any(part.startswith(".") for part in manifest.relative_to(out).parts):
                 verify(manifest.parent)
     assert kills > 0
+    print(f"{kills} kills")
     finished = json.loads(
         subprocess.run([*command, "--out", str(out)], capture_output=True, cwd=ROOT, check=True).stdout
     )
