@@ -20,6 +20,7 @@ from schemas.errors import UsageProblem
 
 AT_FDCWD = -100
 RENAME_EXCHANGE = 2
+OLD = ".old.partial"
 
 
 @contextmanager
@@ -92,7 +93,10 @@ def sweep(target: Path) -> None:
         descriptor = os.open(partial, os.O_RDONLY)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(partial, ignore_errors=True)
+            if partial.name.endswith(OLD) and not os.path.lexists(target):
+                partial.rename(target)  # killed between the two renames that stand for an exchange
+            else:
+                shutil.rmtree(partial, ignore_errors=True)
         except BlockingIOError:
             pass  # somebody is writing there
         finally:
@@ -146,7 +150,7 @@ def _put_in_place(partial: Path, target: Path, *, force: bool) -> None:
     elif exchange(partial, target):
         _remove(partial)  # the old one, under the hidden name now
     else:
-        aside = partial.with_suffix(".old.partial")
+        aside = partial.with_suffix(OLD)
         target.rename(aside)
         partial.rename(target)
         shutil.rmtree(aside, ignore_errors=True)

@@ -146,6 +146,32 @@ def test_a_replaced_artifact_is_the_old_one_or_the_new_never_neither(root: Path,
     assert seen == {old, new}
 
 
+def test_without_exchange_a_kill_between_two_renames_is_mended_by_the_next_writer(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the system cannot swap two directories, the old one is out of its place for a moment; never lost."""
+    old = make(root / "a").digest
+    monkeypatch.setattr(files, "exchange", lambda left, right: False)
+    rename, renames = os.rename, 0
+
+    def killed(source: Any, target: Any, **options: Any) -> None:
+        nonlocal renames
+        renames += 1
+        if renames == 2:
+            raise KeyboardInterrupt
+        rename(source, target, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            make(root / "a", device="another", force=True)
+    files.sweep(root / "a")
+    assert digests(root / "a") == old
+    new = make(root / "a", device="another", force=True).digest
+    assert digests(root / "a") == new
+    assert [path.name for path in root.iterdir()] == ["a"]
+
+
 def test_a_replaced_file_is_the_old_one_or_the_new(root: Path, tmp_path: Path) -> None:
     (root / "f").write_bytes(b"old")
     seen: set[bytes] = set()
