@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from schemas.errors import BadInput
 from schemas.settings import FederationSettings
 from stages.federated.coordinate_median import coordinate_median
 from stages.federated.krum import krum, multi_krum
@@ -64,6 +63,6 @@ def combine(settings: FederationSettings, values_KE: np.ndarray, shares: Shares)
     if settings.strategy == "trimmed-mean":
         return trimmed_mean(scaled_KE, settings.trim_fraction)
     total = shares.weights_K.sum()
-    if not total:
-        raise BadInput("none of the chosen updates holds a layer that others hold", values={"updates": len(values_KE)})
+    if not total:  # Krum chose none of those that hold it: the tensor stays as it is
+        return np.zeros(values_KE.shape[1])
     return np.asarray(shares.weights_K @ scaled_KE / total)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from schemas.settings import FederationSettings
-from stages.federated.combine import combine, settle
+from stages.federated.combine import Shares, combine, settle
 from stages.federated.geometry import Geometry
 from stages.federated.krum import multi_krum
 from stages.federated.norm_clipping import clipping_factors
@@ -78,3 +78,8 @@ def test_equal_updates_come_back(name: Any) -> None:
     values = np.tile(np.random.default_rng(0).standard_normal(7), (7, 1))
     settings = FederationSettings(strategy=name, assumed_malicious=1)
     assert np.allclose(whole(settings, values, [1, 2, 3, 4, 5, 6, 7]), values[0], rtol=1e-12)
+
+
+def test_a_layer_that_none_of_the_chosen_holds_stays_as_it_is() -> None:
+    shares = Shares(np.zeros(2), np.ones(2))
+    assert np.array_equal(combine(FederationSettings(strategy="krum"), np.ones((2, 3)), shares), np.zeros(3))
