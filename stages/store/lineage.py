@@ -4,12 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from schemas.base import sha256_digest
 from schemas.errors import ChainError
 from schemas.evaluation import EvaluationManifest
 from schemas.plan import PlanManifest
 from schemas.state import StateManifest
-from stages.store.artifact import MANIFEST_FILE, Artifact, open_artifact, verify_artifact
+from stages.store.artifact import MANIFEST_FILE, Artifact, file_digest, open_artifact, verify_artifact
 
 MOST_DIRECTORIES = 10_000
 
@@ -77,7 +76,7 @@ def index(directories: Sequence[Path]) -> dict[str, Path]:
                 break
             manifest = candidate / MANIFEST_FILE
             if manifest.is_file() and not manifest.is_symlink():
-                found.setdefault(sha256_digest(manifest.read_bytes()), candidate)
+                found.setdefault(file_digest(manifest), candidate)
     return found
 
 
