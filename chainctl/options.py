@@ -13,7 +13,7 @@ from schemas.errors import BadInput, UsageProblem
 if TYPE_CHECKING:
     from schemas.settings import Settings
     from stages.store.cache_directory import CacheDirectory
-    from stages.store.signing import Signer
+    from stages.store.signing import KeyRing, Signer
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout; messages go to stderr.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
@@ -116,10 +116,15 @@ def open_key(name: str | None) -> "Signer | None":
     if name is None:
         return None
     check_name(name)
+    return key_ring().open(name)
+
+
+def key_ring() -> "KeyRing":
+    """The keys on this machine."""
     from stages.store.signing import KeyRing
     from stages.store.trust import home_directory
 
-    return KeyRing(home_directory()).open(name)
+    return KeyRing(home_directory())
 
 
 def check_name(name: str) -> None:

@@ -28,29 +28,29 @@ class Planned(Record):
     participants: Many[DeviceName]
 
 
-class Refused(Record):
-    """Something that claimed to be an update did not count."""
+class OfRound(Record):
+    """What is said of an update: the round that it was for, by the state that was trained."""
 
-    event: Literal["refused"] = "refused"
     version: Literal[1] = 1
     previous: Digest | None
     plan: Digest
     state: Digest
     round: Annotated[int, Field(ge=0)]
+
+
+class Refused(OfRound):
+    """Something that claimed to be an update did not count."""
+
+    event: Literal["refused"] = "refused"
     reason: Reason
     update: Digest | None  # of its manifest, where that could be read
     device: DeviceName | None  # that it names
 
 
-class Accepted(Record):
+class Accepted(OfRound):
     """An update counted."""
 
     event: Literal["accepted"] = "accepted"
-    version: Literal[1] = 1
-    previous: Digest | None
-    plan: Digest
-    state: Digest
-    round: Annotated[int, Field(ge=0)]
     update: Digest
     device: DeviceName
 
@@ -68,17 +68,17 @@ class Closed(Record):
     participants: Many[DeviceName]  # of the next round
 
 
-Event = Annotated[Planned | Refused | Accepted | Closed, Field(discriminator="event")]
-EVENT: TypeAdapter[Planned | Refused | Accepted | Closed] = TypeAdapter(Event)
+Event = Planned | Refused | Accepted | Closed
+EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
 
 
-def line_bytes(event: Planned | Refused | Accepted | Closed) -> bytes:
+def line_bytes(event: Event) -> bytes:
     """The line of an event."""
     document = event.model_dump(mode="json")
     return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
 
 
-def parse_line(line: bytes, *, number: int, previous: str | None, source: str) -> Planned | Refused | Accepted | Closed:
+def parse_line(line: bytes, *, number: int, previous: str | None, source: str) -> Event:
     """An event that follows the line with digest `previous`.  Raises `NotTrusted`."""
     try:
         event = EVENT.validate_json(line)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from schemas.errors import TooFewUpdates, UsageProblem
-from schemas.ledger import Accepted, Closed, Refused
+from schemas.ledger import Accepted, Closed, Event, Refused
 from schemas.plan import PlanManifest
 from schemas.refusal import Reason
 from schemas.settings import FederationSettings
@@ -28,7 +28,7 @@ from stages.federated.mixture import Mixture
 from stages.federated.quarantine import refusal_of, set_aside
 from stages.federated.sampling import next_window, sample_devices
 from stages.store.artifact import Artifact, Draft, drafting, existing, tensor_file
-from stages.store.ledger import Entry, Ledger, Line
+from stages.store.ledger import Entry, Ledger
 from stages.store.measure import MeasuredFacts, Stopwatch
 from stages.store.signing import Signer
 from stages.store.trust import check_signer, open_trusted
@@ -124,7 +124,7 @@ def _put_aside(
 
 
 def _refusals(
-    events: Sequence[Line],
+    events: Sequence[Event],
     refused: Sequence[RefusedUpdate],
     plan: Artifact[PlanManifest],
     parent: Artifact[StateManifest],
@@ -161,7 +161,7 @@ def _check_open(ledger: Ledger, plan: str, parent: str, accepted: Sequence[Updat
         )
 
 
-def _closing(events: Sequence[Line], parent: Artifact[StateManifest], state: Artifact[StateManifest]) -> list[Entry]:
+def _closing(events: Sequence[Event], parent: Artifact[StateManifest], state: Artifact[StateManifest]) -> list[Entry]:
     """What the ledger says of a round that has become `state`, unless it says so."""
     manifest = state.manifest
     if any(isinstance(event, Closed) and event.state == state.digest for event in events):

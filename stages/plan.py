@@ -32,7 +32,7 @@ from stages.store.artifact import Artifact, drafting, existing, open_artifact
 from stages.store.ledger import Ledger
 from stages.store.measure import mebibytes
 from stages.store.signing import Signer
-from stages.store.trust import check_profile_signature, check_signer
+from stages.store.trust import check_device_signature, check_signer
 
 # (window, start layer, micro-batch) -> bytes, as small as the budgets ask for
 PredictPeak = Callable[[Window, int, int], int]
@@ -62,7 +62,7 @@ def run(
     check_signer(policy, policy.coordinator, signer, whose="the coordinator")
     if policy.required:
         for artifact in opened:
-            check_profile_signature(artifact, policy)
+            check_device_signature(artifact, policy)
     check_architecture(model_dir, settings.head_form)
     model = model or LoadedModel.open(model_dir, settings)
     check_profiles([artifact.manifest for artifact in opened], settings)

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from chainctl.console import Console
-from chainctl.options import Json, Quiet, check_name
+from chainctl.options import Json, Quiet, check_name, key_ring
 
 app = typer.Typer(help="Keys to sign with.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the key: a device's, or the coordinator's.")]
@@ -16,10 +16,7 @@ def new(name: Name, json: Json = False, quiet: Quiet = False) -> None:
     """Make a key. The private part stays on this machine, readable by you alone."""
     console = Console(json=json, quiet=quiet)
     check_name(name)
-    from stages.store.signing import KeyRing
-    from stages.store.trust import home_directory
-
-    signer = KeyRing(home_directory()).new(name)
+    signer = key_ring().new(name)
     console.say(signer.public)
     console.result(name=name, key=signer.public)
 
@@ -28,10 +25,7 @@ def new(name: Name, json: Json = False, quiet: Quiet = False) -> None:
 def list_(json: Json = False, quiet: Quiet = False) -> None:
     """The keys on this machine."""
     console = Console(json=json, quiet=quiet)
-    from stages.store.signing import KeyRing
-    from stages.store.trust import home_directory
-
-    keys = list(KeyRing(home_directory()).public_keys())
+    keys = list(key_ring().public_keys())
     console.table(("name", "key"), keys)
     console.result(keys=[{"name": name, "key": key} for name, key in keys])
 
@@ -41,9 +35,6 @@ def show(name: Name, json: Json = False, quiet: Quiet = False) -> None:
     """The public part, to be given to others: a line of the coordinator's roster, or 'chainctl trust add'."""
     console = Console(json=json, quiet=quiet)
     check_name(name)
-    from stages.store.signing import KeyRing
-    from stages.store.trust import home_directory
-
-    signer = KeyRing(home_directory()).open(name)
+    signer = key_ring().open(name)
     console.say(signer.public)
     console.result(name=name, key=signer.public)

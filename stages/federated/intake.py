@@ -5,7 +5,6 @@ own (`schemas/refusal.py`); the first that fails refuses that update and no othe
 bounded first, and no tensor is ever held: values pass through in chunks.
 """
 
-import hashlib
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,8 +21,8 @@ from schemas.settings import OptimizerSettings
 from schemas.state import StateManifest
 from schemas.update import UpdateManifest
 from stages.store.artifact import KINDS, MANIFEST_FILE, Artifact, kind_and_version, open_artifact, tensor_file
-from stages.store.signing import check_signature
 from stages.store.tensors import elements
+from stages.store.trust import check_device_signature
 
 CHUNK_ELEMENTS = 2**16  # 256 KiB of float32 an update
 # What AdamW moves an element in a step, at most, in learning rates: (1 - β₁) / √(1 - β₂), Kingma & Ba 2015, §2.1.
@@ -78,12 +77,10 @@ class Intake:
             else:
                 whole.setdefault(update.digest, update)
         delivery.accepted = sorted(whole.values(), key=lambda update: (update.manifest.device, update.digest))
-        for reason, find in (("equivocation", _equivocations), ("copy", _copies)):
+        for reason, find in AMONG_EACH_OTHER:
             wrong = find(delivery.accepted)
             delivery.accepted = [update for update in delivery.accepted if update.digest not in wrong]
-            delivery.refused += [
-                _refused(whole[digest], _reason(reason), error) for digest, error in sorted(wrong.items())
-            ]
+            delivery.refused += [_refused(whole[digest], reason, error) for digest, error in sorted(wrong.items())]
         return delivery
 
     def _examine(self, path: Path) -> tuple[Update | None, RefusedUpdate | None]:
@@ -146,11 +143,8 @@ class Intake:
 
     def _check_signature(self, update: Update) -> None:
         policy = self.plan.manifest.trust
-        if not policy.required:
-            return
-        enrolled = policy.device(update.manifest.device)
-        assert enrolled is not None, "a plan that signs enrols every device"
-        check_signature(update.path, update.bytes(), enrolled.key, whose=f"device {enrolled.name}")
+        if policy.required:
+            check_device_signature(update, policy)
 
     def _check_example_count(self, update: Update) -> None:
         most = self.plan.manifest.most_examples(update.manifest.device)
@@ -218,12 +212,9 @@ class Values:
         """Size, header and every tensor's SHA-256; and what the other checks want to know.  Raises `NotTrusted`."""
         with tensor_file(self.update) as new, tensor_file(self.parent) as old:
             for name in new.references:
-                digest = hashlib.sha256()
-                pairs = zip(new.chunks(name, CHUNK_ELEMENTS), old.chunks(name, CHUNK_ELEMENTS), strict=True)
+                pairs = zip(new.checked_chunks(name, CHUNK_ELEMENTS), old.chunks(name, CHUNK_ELEMENTS), strict=True)
                 for after, before in pairs:
-                    digest.update(after.data)
                     self._look_at(name, after, before)
-                new.check_digest(name, digest.hexdigest())
 
     def check_finite(self) -> None:
         """No NaN, no infinity."""
@@ -349,11 +340,6 @@ def _refused(update: Update, reason: Reason, error: ChainError) -> RefusedUpdate
     return RefusedUpdate(update.path, reason, error, update.digest, update.manifest.device)
 
 
-def _reason(text: str) -> Reason:
-    assert text in ("equivocation", "copy")
-    return "equivocation" if text == "equivocation" else "copy"
-
-
 def _agree(update: Update, what: str, expected: object, found: object) -> None:
     if expected != found:
         raise BadInput(
@@ -361,3 +347,10 @@ def _agree(update: Update, what: str, expected: object, found: object) -> None:
             values={"expected": expected, "found": found},
             hint="check which artifacts were given",
         )
+
+
+# What only a look at all updates shows: which are refused for it, by digest.
+AMONG_EACH_OTHER: tuple[tuple[Reason, Callable[[Sequence[Update]], dict[str, ChainError]]], ...] = (
+    ("equivocation", _equivocations),
+    ("copy", _copies),
+)

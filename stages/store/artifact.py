@@ -201,6 +201,15 @@ def _sign(artifact: Artifact[Any], signer: Signer) -> None:
         write_file(artifact.path / SIGNATURE_FILE, signer.envelope(manifest))
 
 
+def file_size(path: Path) -> int:
+    """Bytes of a regular file; a link is none."""
+    descriptor = open_regular(path)
+    try:
+        return os.fstat(descriptor).st_size
+    finally:
+        os.close(descriptor)
+
+
 def file_digest(path: Path) -> str:
     """`sha256:<64 hex digits>` of a regular file of any size."""
     digest = hashlib.sha256()
@@ -275,11 +284,7 @@ def _check_files(artifact: Artifact[Any]) -> None:
 
 
 def _check_size(path: Path, reference: FileReference) -> None:
-    descriptor = open_regular(path)
-    try:
-        found = os.fstat(descriptor).st_size
-    finally:
-        os.close(descriptor)
+    found = file_size(path)
     if found != reference.size_bytes:
         raise NotTrusted(
             f"{path} was altered or cut short",

@@ -36,7 +36,7 @@ from schemas.bundle import (
     names_a_device,
 )
 from schemas.errors import BadInput, ChainError, NotTrusted, UsageProblem
-from stages.store.artifact import MANIFEST_FILE, Artifact, file_digest, verify_artifact
+from stages.store.artifact import MANIFEST_FILE, Artifact, file_digest, file_size, verify_artifact
 from stages.store.bundle_file import INDEX_LIMIT_BYTES, head_bytes, open_bundle, parts_of, total_bytes
 from stages.store.files import complete_entries
 from stages.store.parts import CHUNK_BYTES, Part, cut, outputs, whole_path
@@ -158,7 +158,7 @@ def _holds(path: Path, entry: BundledArtifact) -> bool:
     if names != [file.name for file in entry.files]:
         return False
     try:
-        return all(_size(path / file.name) == file.size_bytes for file in entry.files) and all(
+        return all(file_size(path / file.name) == file.size_bytes for file in entry.files) and all(
             file_digest(path / file.name) == file.sha256 for file in entry.files
         )
     except BadInput:
@@ -196,17 +196,9 @@ def _files(path: Path) -> tuple[BundledFile, ...]:
     manifest = verify_artifact(path).manifest
     known = {file.name: file.sha256 for file in getattr(manifest, "files", ())}
     return tuple(
-        BundledFile(name=name, size_bytes=_size(path / name), sha256=known.get(name) or file_digest(path / name))
+        BundledFile(name=name, size_bytes=file_size(path / name), sha256=known.get(name) or file_digest(path / name))
         for name in sorted(entry.name for entry in path.iterdir())
     )
-
-
-def _size(path: Path) -> int:
-    descriptor = open_regular(path)
-    try:
-        return os.fstat(descriptor).st_size
-    finally:
-        os.close(descriptor)
 
 
 def _index_with_parts(index: BundleManifest, folders: Mapping[str, Path], part_bytes: int) -> BundleManifest:

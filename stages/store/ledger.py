@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from schemas.errors import NotTrusted
-from schemas.ledger import LINE_LIMIT_BYTES, Accepted, Closed, Planned, Refused, line_bytes, line_digest, parse_line
+from schemas.ledger import LINE_LIMIT_BYTES, Accepted, Closed, Event, Planned, line_bytes, line_digest, parse_line
 from stages.store.files import sync_directory
 from stages.store.tensors import open_regular
 
 LEDGER_FILE = "ledger.jsonl"
 
-Line = Planned | Refused | Accepted | Closed
-Entry = Callable[[str | None], Line]  # makes an event that follows the line of that digest
+Entry = Callable[[str | None], Event]  # makes an event that follows the line of that digest
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Ledger:
         """The one that a state artifact at `state` is recorded in."""
         return cls(state.parent / LEDGER_FILE)
 
-    def events(self) -> Iterator[Line]:
+    def events(self) -> Iterator[Event]:
         """Every event in order.  Raises `NotTrusted` where a line does not follow the one before."""
         if not os.path.lexists(self.path):
             return
@@ -49,7 +48,7 @@ class Ledger:
                 yield parse_line(line, number=number, previous=previous, source=str(self.path))
                 previous = line_digest(line)
 
-    def append(self, entries: Callable[[Sequence[Line]], Sequence[Entry]]) -> None:
+    def append(self, entries: Callable[[Sequence[Event]], Sequence[Entry]]) -> None:
         """Add what `entries` makes of the events so far, in one durable write.  One writer at a time."""
         with self._locked() as descriptor:
             events = list(self.events())
@@ -70,7 +69,7 @@ class Ledger:
     def planned(self, plan: str, state: str, participants: tuple[str, ...]) -> None:
         """A federation begins, unless that is known."""
 
-        def entries(events: Sequence[Line]) -> Sequence[Entry]:
+        def entries(events: Sequence[Event]) -> Sequence[Entry]:
             if any(isinstance(event, Planned) and event.state == state for event in events):
                 return []
             return [lambda previous: Planned(previous=previous, plan=plan, state=state, participants=participants)]

@@ -198,19 +198,19 @@ def check_signer(policy: TrustPolicy, key: str | None, signer: Signer | None, *,
         )
 
 
-def check_profile_signature(profile: Artifact[ProfileManifest], policy: TrustPolicy) -> None:
-    """A profile is signed by the device it names.  Raises `NotTrusted`."""
-    enrolled = policy.device(profile.manifest.device)
+def check_device_signature(artifact: Artifact[ProfileManifest] | Artifact[UpdateManifest], policy: TrustPolicy) -> None:
+    """A profile or an update is signed by the device it names.  Raises `NotTrusted`."""
+    enrolled = policy.device(artifact.manifest.device)
     if enrolled is None:
         raise NotTrusted(
-            f"{profile.path} is of a device that is not enrolled",
+            f"{artifact.path} is of a device that is not enrolled",
             values={
                 "enrolled": ", ".join(device.name for device in policy.devices) or "none",
-                "found": profile.manifest.device,
+                "found": artifact.manifest.device,
             },
-            hint="add it to the roster, or leave its profile out",
+            hint="add it to the roster, or leave out what it sent",
         )
-    check_signature(profile.path, profile.bytes(), enrolled.key, whose=f"device {enrolled.name}")
+    check_signature(artifact.path, artifact.bytes(), enrolled.key, whose=f"device {enrolled.name}")
 
 
 def check_signed(artifact: Artifact[Any], plan: Artifact[PlanManifest]) -> str:
@@ -224,15 +224,12 @@ def check_signed(artifact: Artifact[Any], plan: Artifact[PlanManifest]) -> str:
         )
     if not policy.required:
         return "nobody: the plan asks for no signatures"
-    name = manifest.device if isinstance(manifest, ProfileManifest | UpdateManifest) else None
-    enrolled = policy.device(name) if name else None
-    if name and enrolled is None:
-        raise NotTrusted(f"{artifact.path} is of a device that is not enrolled", values={"found": name})
-    whose = f"device {name}" if enrolled else "the coordinator"
-    key = enrolled.key if enrolled else policy.coordinator
-    assert key is not None
-    check_signature(artifact.path, artifact.bytes(), key, whose=whose)
-    return whose
+    if isinstance(manifest, ProfileManifest | UpdateManifest):
+        check_device_signature(artifact, policy)
+        return f"device {manifest.device}"
+    assert policy.coordinator is not None
+    check_signature(artifact.path, artifact.bytes(), policy.coordinator, whose="the coordinator")
+    return "the coordinator"
 
 
 def check_not_expired(plan: Artifact[PlanManifest]) -> None:

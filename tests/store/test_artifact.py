@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from schemas.errors import BadInput, ChainError, NotTrusted, UsageProblem
-from schemas.refs import Window
+from schemas.refs import FileReference, TensorReference, Window
 from schemas.update import TrainingLoss, UpdateManifest
 from stages.store.artifact import Artifact, drafting, existing, open_artifact, read_tensors, verify_artifact
 from stages.store.measure import MeasuredFacts
@@ -27,22 +27,26 @@ ZERO = "sha256:" + "0" * 64
 TENSORS = {"head.b": np.arange(3, dtype=np.float32), "head.a": np.arange(6, dtype=np.float32).reshape(2, 3)}
 
 
+def update(device: str, tensors: tuple[TensorReference, ...], references: tuple[FileReference, ...]) -> UpdateManifest:
+    return UpdateManifest(
+        plan=ZERO,
+        state=ZERO,
+        round=0,
+        window=Window(start=0, stop=1),
+        device=device,
+        inputs=ZERO,
+        example_count=3,
+        steps=1,
+        loss=TrainingLoss(first=1.0, last=1.0, mean=1.0, mean_local=1.0, mean_global=None),
+        tensors=tensors,
+        files=references,
+    )
+
+
 def make(out: Path, *, device: str = "phone", force: bool = False) -> Artifact[UpdateManifest]:
     with drafting(out, force=force) as draft:
         tensors, files = draft.write_tensors(TENSORS)
-        manifest = UpdateManifest(
-            plan=ZERO,
-            state=ZERO,
-            round=0,
-            window=Window(start=0, stop=1),
-            device=device,
-            inputs=ZERO,
-            example_count=3,
-            steps=1,
-            loss=TrainingLoss(first=1.0, last=1.0, mean=1.0, mean_local=1.0, mean_global=None),
-            tensors=tensors,
-            files=files,
-        )
+        manifest = update(device, tensors, files)
         draft.finish(manifest, MeasuredFacts(seconds=1.0))
     return Artifact(out, manifest, manifest.digest)
 

@@ -27,14 +27,14 @@ from pydantic import ValidationError
 from schemas.base import canonical_json
 from schemas.bundle import BundledArtifact, BundledFile, BundleManifest
 from schemas.errors import BadInput, ChainError, NotTrusted, UsageProblem
-from schemas.refs import FileReference, TensorReference, Window
-from schemas.update import TrainingLoss, UpdateManifest
+from schemas.refs import FileReference, TensorReference
 from stages.store import files
 from stages.store.artifact import Draft, drafting, verify_artifact
 from stages.store.bundle import entry_names, pack, unpack
 from stages.store.bundle_file import open_bundle
 from stages.store.measure import MeasuredFacts
 from stages.store.ustar import header, padding
+from tests.store.test_artifact import update
 
 ROOT = Path(__file__).resolve().parents[2]
 FUZZ = int(os.environ.get("CHAINCTL_TEST_FUZZ", "300"))
@@ -55,22 +55,6 @@ def make(out: Path, *, device: str = "phone", elements: int = 100) -> Path:
 def write_tensors(draft: Draft, elements: int) -> tuple[tuple[TensorReference, ...], tuple[FileReference, ...]]:
     values = np.random.default_rng(elements).standard_normal(elements).astype(np.float32)
     return draft.write_tensors({"head.weight": values})
-
-
-def update(device: str, tensors: tuple[TensorReference, ...], references: tuple[FileReference, ...]) -> UpdateManifest:
-    return UpdateManifest(
-        plan=ZERO,
-        state=ZERO,
-        round=0,
-        window=Window(start=0, stop=1),
-        device=device,
-        inputs=ZERO,
-        example_count=3,
-        steps=1,
-        loss=TrainingLoss(first=1.0, last=1.0, mean=1.0, mean_local=1.0, mean_global=None),
-        tensors=tensors,
-        files=references,
-    )
 
 
 def contents(folder: Path) -> dict[str, bytes]:
