@@ -23,7 +23,7 @@ setup:
         touch "{{stamp}}"; \
     fi
 
-# 20 devices adapt a real model to real texts, in under five minutes
+# 20 devices adapt a real model to real texts, in about five minutes
 demo: setup
     {{bin}}/chainctl demo --out runs/demo
 
