@@ -12,6 +12,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -128,10 +129,15 @@ class _Stop(Exception):
 
 @dataclass(frozen=True)
 class Batch:
-    """Token ids and attention mask, both (B, S) int64."""
+    """Token ids, attention mask and, where they are not the columns, positions: (B, S) int64.
+
+    `packed`: a row holds several texts, each with positions from 0 on, and none sees another.
+    """
 
     input_ids: Tensor
     attention_mask: Tensor
+    position_ids: Tensor | None = None
+    packed: bool = False
 
 
 class Skeleton:
@@ -147,6 +153,8 @@ class Skeleton:
         self.embedding_name = _embedding_parameter(model)
         self.state_names = list(model.state_dict())
         self.visit: Visit = _pass_on
+        # An encoder makes its own (RoBERTa counts from 2); a state space model has none.
+        self.takes_positions = is_decoder(self.config) and "position_ids" in signature(type(model).forward).parameters
         self.gathered = self._replace_embedding()
         self.vocabulary = VocabularySlot(model.get_output_embeddings()) if head_form == "language-model" else None
         self.output_names = _parameter_names(model, model.get_output_embeddings()) if self.vocabulary else []
@@ -185,9 +193,18 @@ class Skeleton:
 
     def run(self, batch: Batch, visit: Visit, parameters: Mapping[str, Tensor] | None = None) -> Any:
         """The model's own forward with `visit` in the slots, and `parameters` in place of its own: its output."""
-        arguments = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+        arguments = self._arguments(batch)
         with self.visiting(visit):
             return torch.func.functional_call(self.model, dict(parameters or {}), (), arguments)
+
+    def _arguments(self, batch: Batch) -> dict[str, Tensor]:
+        """How the model's forward is called.  Without a mask it keeps apart what starts again at position 0."""
+        arguments = {"input_ids": batch.input_ids}
+        if not batch.packed:
+            arguments["attention_mask"] = batch.attention_mask
+        if batch.position_ids is not None and self.takes_positions:
+            arguments["position_ids"] = batch.position_ids
+        return arguments
 
     def run_until(self, batch: Batch, visit: Visit, stop: int) -> Tensor:
         """As `run`, but leaves after slot `stop`: the hidden states that `visit` returned there, (B, S, D)."""

@@ -85,15 +85,16 @@ def run_prefix(
     start = cache.deepest(stop, hidden) if cache is not None else 0
     if start == 0:
         for indices in texts.chunks():
-            hidden.scatter(indices, backbone.embed(texts.batch(indices)), side=texts.side)
+            hidden.scatter(indices, backbone.embed(texts.batch(indices)), texts.layout(indices))
         after_layer(-1, hidden)
     for layer, weights in stream_layers(backbone, range(start, stop), prefetch=prefetch):
         progress("layers", layer, stop)
         began = time.perf_counter()
         for indices in texts.chunks():
-            arriving = hidden.gather(indices, side=texts.side)
+            layout = texts.layout(indices)
+            arriving = hidden.gather(indices, layout)
             output = backbone.run_layers({layer: weights}, arriving, texts.batch(indices), adapters)
-            hidden.scatter(indices, output, side=texts.side)
+            hidden.scatter(indices, output, layout)
         layer_seconds(time.perf_counter() - began)
         after_layer(layer, hidden)
         if cache is not None and layer + 1 in keep:

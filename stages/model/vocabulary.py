@@ -12,7 +12,7 @@ chunk by chunk; that it does so value by value is what `check.py` verifies.
 Shapes: N predicted positions, D hidden size, V vocabulary, C chunk.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -139,16 +139,3 @@ class LanguageHead:
         """Whether the model changes the logits of its head: tried on a few."""
         probe = torch.linspace(-50, 50, 8, dtype=self.backbone.dtype).view(2, 4)
         return not torch.equal(self._through_model(probe), probe)
-
-
-def next_tokens(batch: Batch) -> Tensor:
-    """Targets (B, S): the token after each real token that a real token follows, `IGNORED` elsewhere."""
-    targets = torch.full_like(batch.input_ids, IGNORED)
-    follows = (batch.attention_mask[:, :-1] * batch.attention_mask[:, 1:]).bool()
-    targets[:, :-1][follows] = batch.input_ids[:, 1:][follows]
-    return targets
-
-
-def predicted_count(lengths: Sequence[int]) -> int:
-    """How many tokens are predicted in texts of these lengths: all but the first of each."""
-    return sum(max(length - 1, 0) for length in lengths)
