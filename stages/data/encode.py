@@ -91,6 +91,11 @@ class Encoder:
         ids = np.array(encoding.ids or [self.pad_id], dtype=np.int64)
         return ids[-self.settings.max_length :], len(ids) > self.settings.max_length
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of some tokens, without special ones."""
+        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        return text
+
     def _encoded(self, encoding: Any, responses: Sequence[Span] | None) -> Encoded:
         ids = np.array(encoding.ids or [self.pad_id], dtype=np.int64)
         learned = np.ones(len(ids), dtype=bool) if responses is None else _within(encoding.offsets, responses)

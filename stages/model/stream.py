@@ -6,7 +6,7 @@ a stage, not once a step.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -31,7 +31,9 @@ def hidden_states(backbone: Backbone, texts: EncodedTexts, placement: Placement,
     )
 
 
-def stream_layers(backbone: Backbone, layers: Sequence[int], *, prefetch: bool = True) -> Iterator[tuple[int, Weights]]:
+def stream_layers(
+    backbone: Backbone, layers: Sequence[int], *, prefetch: bool = True
+) -> Generator[tuple[int, Weights]]:
     """Each layer's weights in turn.  They are valid until the next one is asked for.
 
     With `prefetch` two layers are in memory, the second on its way while the first computes; without, one.

@@ -61,9 +61,12 @@ class LanguageHead:
     def logits(self, hidden: Tensor, batch: Batch, *, chunk: int = CHUNK_ROWS) -> Tensor:
         """(B, S, V) float32, for small vocabularies and comparisons."""
         arrived = self.arriving(hidden, batch)
-        flat = arrived.reshape(-1, arrived.shape[-1])
-        parts = [self._finish(F.linear(flat, rows)) for _, rows in self.chunks(chunk)]
-        return torch.cat(parts, dim=1).view(*arrived.shape[:2], -1).float()
+        return self.logits_of(arrived.reshape(-1, arrived.shape[-1]), chunk=chunk).view(*arrived.shape[:2], -1)
+
+    @torch.no_grad()
+    def logits_of(self, arrived_ND: Tensor, *, chunk: int = CHUNK_ROWS) -> Tensor:
+        """(N, V) float32, from what arrived at the head."""
+        return torch.cat([self._finish(F.linear(arrived_ND, rows)) for _, rows in self.chunks(chunk)], dim=1)
 
     @torch.no_grad()
     def cross_entropy(
