@@ -9,12 +9,12 @@ import typer
 from chainctl.console import Console
 from chainctl.options import Force, Json, Out, Quiet
 
-app = typer.Typer(no_args_is_help=True, help="Look at base models, or make one up.")
+app = typer.Typer(no_args_is_help=True, help="Bring in base models, look at them, or make one up.")
 
 
 @app.callback()
 def model() -> None:
-    """Look at base models, or make one up."""
+    """Bring in base models, look at them, or make one up."""
 
 
 @app.command()
@@ -67,3 +67,39 @@ def random(
         size = write_random_model(like, out, seed=seed, dtype=named, layers=layers, force=force, progress=progress)
     console.say(f"{like}, {size / 2**30:.2f} GiB of random weights -> {out}")
     console.result(path=out, like=like, bytes=size)
+
+
+@app.command("import")
+def import_(
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="A GGUF file, or a folder of safetensors or .bin.")],
+    out: Out,
+    dtype: Annotated[Dtype | None, typer.Option(help="Of the weights. Default: as they are; float32 for GGUF.")] = None,
+    force: Force = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Turn a published model into the directory that the stages stream, checked to be whole.
+
+    A folder passes tensor by tensor. A GGUF file is unpacked whole: that takes memory for every weight in --dtype.
+    Pickles are read as weights and nothing else, the source stays as it is, and nothing opens a socket.
+    """
+    console = Console(json=json, quiet=quiet)
+    from stages.model.footprint import keep_small
+
+    keep_small()
+    from stages import import_model
+
+    with console.progress() as progress:
+        done = import_model.run(source, out, dtype=dtype.value if dtype else None, force=force, progress=progress)
+    for line in import_model.lines(done):
+        console.say(line)
+    console.say(f"{done.fingerprint.model_type} -> {out}")
+    console.result(
+        path=out,
+        source=done.kind,
+        tensors=done.tensors,
+        bytes=done.weight_bytes,
+        left_out=done.left_out,
+        fingerprint=done.fingerprint.digest,
+        notes=done.notes,
+    )
