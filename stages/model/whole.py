@@ -50,7 +50,8 @@ def read_names(model_dir: Path) -> tuple[Skeleton, Names]:
 
     Raises `BadInput` where a layer or the embedding is not filled exactly.
     """
-    skeleton = Skeleton(published_model(load_config(model_dir)), "mean")
+    model = published_model(load_config(model_dir))
+    skeleton = Skeleton(model, "language-model" if model.get_output_embeddings() is not None else "mean")
     where = {"layer_prefix": skeleton.layer_prefix, "embedding": skeleton.embedding_name}
     return skeleton, resolve(skeleton.model, Checkpoint.open(model_dir), **where)
 
