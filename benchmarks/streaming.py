@@ -76,12 +76,12 @@ def compare(like: str, model: Path, scratch: Path, rounds: int) -> dict[str, flo
     def run_resident() -> None:
         with HiddenStates(texts.lengths, first.hidden_size, first.dtype, scratch=scratch) as hidden:
             for indices in texts.chunks():
-                hidden.scatter(indices, first.embed(texts.batch(indices)), side="right")
+                hidden.scatter(indices, first.embed(texts.batch(indices)), texts.layout(indices))
             for layer in range(first.num_layers):
                 for indices in texts.chunks():
-                    arriving = hidden.gather(indices, side="right")
+                    arriving = hidden.gather(indices, texts.layout(indices))
                     output = first.run_layers({layer: resident[layer]}, arriving, texts.batch(indices), {})
-                    hidden.scatter(indices, output, side="right")
+                    hidden.scatter(indices, output, texts.layout(indices))
 
     arms: dict[str, Callable[[], None]] = {
         "resident": run_resident,

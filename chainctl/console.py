@@ -27,6 +27,17 @@ class Console:
         if not self.quiet:
             print(text, file=sys.stderr if self.json else sys.stdout, flush=True)
 
+    def say_what_was_cut(self, artifact: Any) -> dict[str, int]:
+        """Texts longer than the plan allows, where an artifact's `measured.json` counts them; the counts."""
+        measured = artifact.measured()
+        if measured is None or measured.texts is None:
+            return {}
+        texts = measured.texts
+        if texts.cut:
+            lost = f"; {texts.unlearned} have no response left" if texts.unlearned else ""
+            self.say(f"{texts.cut} of {texts.read} texts were cut at encoding.max_length{lost}")
+        return {"texts": texts.read, "cut": texts.cut, "unlearned": texts.unlearned}
+
     def result(self, **fields: Any) -> None:
         """The command's outcome for machines: one JSON object on stdout, with `--json` only."""
         if self.json:

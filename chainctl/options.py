@@ -72,6 +72,18 @@ class Verify(StrEnum):
     NEVER = "never"
 
 
+class TextFormat(StrEnum):
+    """What a record is: a text, or who said what."""
+
+    PLAIN = "plain"
+    ALPACA = "alpaca"
+    CHAT = "chat"
+
+
+Format = Annotated[
+    TextFormat,
+    typer.Option("--format", help="plain: a text column; alpaca: instruction, input, output; chat."),
+]
 VerifyWeights = Annotated[
     Verify,
     typer.Option("--verify", help="Compare weights with the plan's digests at each read, once a file version, never."),

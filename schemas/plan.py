@@ -1,4 +1,7 @@
-"""Plan v2: everything a federation agreed on before the first round.  v1 had no trust and knew one strategy."""
+"""Plan v3: everything a federation agreed on before the first round.
+
+v2 knew plain texts only, v1 neither trust nor more than one strategy.
+"""
 
 import itertools
 from collections.abc import Mapping
@@ -7,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from schemas.base import LARGE_MANIFEST_LIMIT_BYTES, Manifest, Many, Record, Upgrade, added
-from schemas.profile import LayerSimilarity
+from schemas.profile import ENCODING_SINCE_V2, PLAIN_PROMPT, LayerSimilarity
 from schemas.refs import DeviceName, Digest, ModelFingerprint, TensorName, Window
 from schemas.settings import Settings
 from schemas.trust import TrustPolicy
@@ -54,24 +57,41 @@ FEDERATION_SINCE_V2 = {
 }
 
 
+OPTIMIZER_SINCE_V3 = {
+    "schedule": "constant",
+    "schedule_rounds": 100,
+    "final_learning_rate": 0.0,
+    "steps": "epochs",
+}
+
+
+def from_v2(document: dict[str, Any]) -> dict[str, Any]:
+    """A plan v2 as v3: plain texts, a constant schedule, epochs."""
+    settings = document["settings"]
+    newer = added(settings, {"prompt": PLAIN_PROMPT})
+    newer["encoding"] = added(settings["encoding"], ENCODING_SINCE_V2)
+    newer["optimizer"] = added(settings["optimizer"], OPTIMIZER_SINCE_V3)
+    return {**document, "version": 3, "settings": newer}
+
+
 def from_v1(document: dict[str, Any]) -> dict[str, Any]:
-    """A plan v1 as v2: unsigned, without a cap on norms, averaged as then."""
+    """A plan v1 as v3: unsigned, without a cap on norms, averaged as then."""
     settings = document["settings"]
     federation = added(settings["federation"], FEDERATION_SINCE_V2)
     upgraded = added(document, {"trust": TrustPolicy().model_dump(mode="json")})
-    return {**upgraded, "version": 2, "settings": {**settings, "federation": federation}}
+    return from_v2({**upgraded, "settings": {**settings, "federation": federation}})
 
 
 class PlanManifest(Manifest):
     """What `chainctl plan` decided and why."""
 
     KIND: ClassVar[str] = "plan"
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     LIMIT_BYTES: ClassVar[int] = LARGE_MANIFEST_LIMIT_BYTES
-    OLDER: ClassVar[Mapping[int, Upgrade]] = {1: from_v1}
+    OLDER: ClassVar[Mapping[int, Upgrade]] = {1: from_v1, 2: from_v2}
 
     kind: Literal["plan"] = "plan"
-    version: Literal[2] = 2
+    version: Literal[3] = 3
     model: ModelFingerprint
     settings: Settings
     devices: Many[PlannedDevice]
@@ -115,7 +135,8 @@ class PlanManifest(Manifest):
     def _settings_are_decided(self) -> "PlanManifest":
         chosen = self.settings
         chain, numerics = chosen.chain, chosen.numerics
-        if "auto" in (chosen.similarity.scale, chosen.adapter.activation, chain.window_size, numerics.micro_batch):
+        decided = (chosen.similarity.scale, chosen.adapter.activation, chain.window_size, numerics.micro_batch)
+        if "auto" in (*decided, chosen.prompt.template):
             raise ValueError("a plan holds decisions, not auto")
         if chosen.task.kind == "text-classification" and not chosen.task.labels:
             raise ValueError("a plan fixes the label set")

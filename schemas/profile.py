@@ -1,12 +1,19 @@
-"""Profile v1: how far each layer of a frozen model moves a device's texts away from the input, and its budget."""
+"""Profile v2: how far each layer of a frozen model moves a device's texts away from the input, and its budget.
 
-from typing import Annotated, ClassVar, Literal
+v1 knew plain texts only.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from schemas.base import Manifest, Many, Record
+from schemas.base import Manifest, Many, Record, Upgrade, added
 from schemas.refs import DeviceName, Digest, ModelFingerprint
-from schemas.settings import EncodingSettings, NumericsSettings, SimilaritySettings
+from schemas.settings import EncodingSettings, NumericsSettings, PromptSettings, SimilaritySettings
+
+PLAIN_PROMPT = {"format": "plain", "template": "none", "learn": "response"}
+ENCODING_SINCE_V2 = {"packing": False}
 
 
 class LayerSimilarity(Record):
@@ -26,19 +33,28 @@ class LayerSimilarity(Record):
         return self
 
 
+def from_v1(document: dict[str, Any]) -> dict[str, Any]:
+    """A profile v1 as v2: of plain texts."""
+    encoding = added(document["encoding"], ENCODING_SINCE_V2)
+    return {**added(document, {"prompt": PLAIN_PROMPT}), "encoding": encoding, "version": 2}
+
+
 class ProfileManifest(Manifest):
     """What `chainctl profile` says of one device.  A device with too few texts has no curve."""
 
     KIND: ClassVar[str] = "profile"
+    VERSION: ClassVar[int] = 2
+    OLDER: ClassVar[Mapping[int, Upgrade]] = {1: from_v1}
 
     kind: Literal["profile"] = "profile"
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     device: DeviceName
     model: ModelFingerprint
     inputs: Digest  # salted digest of the texts and settings: tells "the same again" without telling what
     example_count: Annotated[int, Field(ge=0)]  # texts on the device
     profiled_count: Annotated[int, Field(ge=0)]  # texts that CKA was estimated from [n]
     memory_budget_bytes: Annotated[int, Field(ge=1)]
+    prompt: PromptSettings
     encoding: EncodingSettings
     similarity: SimilaritySettings
     numerics: NumericsSettings
@@ -52,6 +68,6 @@ class ProfileManifest(Manifest):
 
     @model_validator(mode="after")
     def _settings_are_decided(self) -> "ProfileManifest":
-        if "auto" in (self.similarity.scale, self.numerics.micro_batch):
-            raise ValueError("a profile holds the scale and the micro-batch that were used, not auto")
+        if "auto" in (self.similarity.scale, self.numerics.micro_batch, self.prompt.template):
+            raise ValueError("a profile holds the scale, the micro-batch and the template that were used, not auto")
         return self

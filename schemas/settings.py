@@ -5,12 +5,13 @@ one meaning everywhere.  Values called `auto` (or `foat`) are decided by a stage
 decision.  Symbols in brackets are those of the ChainFed paper.
 """
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from schemas.base import Many, Record
-from schemas.refs import Label
+from schemas.refs import Digest, Label
 
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
@@ -45,11 +46,34 @@ class TaskSettings(Record):
 HeadForm = Literal["transformers", "mean", "language-model"]
 
 
+class PromptSettings(Record):
+    """How a record becomes what a language model reads, and which of its tokens are learned (`causal-lm` only).
+
+    `plain`: the text column as it is, every token learned.  `alpaca`: columns `instruction`, `input` (may be empty or
+    absent) and `output`.  `chat`: a column `messages` of `role` and `content`.  The template is the model's own chat
+    template, fixed in a plan by its SHA-256, or Alpaca's.
+    """
+
+    format: Literal["plain", "alpaca", "chat"] = "plain"
+    template: Literal["auto", "none", "alpaca"] | Digest = "auto"  # auto: the model's; Alpaca's where it has none
+    learn: Literal["response", "all"] = "response"
+
+
 class EncodingSettings(Record):
-    """How texts become tokens.  Longer texts are cut at `max_length` tokens."""
+    """How texts become tokens.  Longer texts are cut at `max_length` tokens.
+
+    `packing` puts several texts in a row of `max_length` tokens, kept apart by positions and mask (`causal-lm` only).
+    """
 
     max_length: Annotated[int, Field(ge=2, le=1_048_576)] = 128
     padding_side: Literal["right", "left"] = "right"
+    packing: bool = False
+
+    @model_validator(mode="after")
+    def _packed_rows_are_padded_on_the_right(self) -> "EncodingSettings":
+        if self.packing and self.padding_side == "left":
+            raise ValueError('packing needs padding_side = "right"')
+        return self
 
 
 class HeadSettings(Record):
@@ -105,15 +129,44 @@ class AdapterSettings(Record):
 
 
 class OptimizerSettings(Record):
-    """What a device does in one `train-window`.  Optimiser state starts at zero every time."""
+    """What a device does in one `train-window`.  Optimiser state starts at zero every time.
+
+    `steps`: that many steps a round, whatever the device has, or `epochs` passes over its texts.  `schedule`: the
+    learning rate of round t is constant (times `round_decay`^t), or falls along a half cosine (Loshchilov & Hutter
+    2017, eq. 5) from `learning_rate` to `final_learning_rate` in `schedule_rounds` rounds.
+    """
 
     name: Literal["adamw", "sgd"] = "adamw"
     learning_rate: Annotated[float, Field(gt=0)] = 4e-3
     round_decay: Annotated[float, Field(gt=0, le=1)] = 1.0  # the learning rate of round t is learning_rate · decay^t
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0  # sgd only
+    schedule: Literal["constant", "cosine"] = "constant"
+    schedule_rounds: PositiveInt = 100
+    final_learning_rate: Annotated[float, Field(ge=0)] = 0.0
+    steps: Literal["epochs"] | PositiveInt = "epochs"
     epochs: PositiveInt = 1
-    batch_size: PositiveInt = 8
+    batch_size: PositiveInt = 8  # texts a step; gradients accumulate over its micro-batches
+
+    @model_validator(mode="after")
+    def _one_schedule(self) -> "OptimizerSettings":
+        if self.schedule == "cosine" and self.round_decay != 1.0:
+            raise ValueError("the cosine schedule and round_decay exclude each other")
+        if self.schedule == "cosine" and self.final_learning_rate > self.learning_rate:
+            raise ValueError("final_learning_rate is above learning_rate")
+        return self
+
+    def rate(self, round_number: int) -> float:
+        """The learning rate of a round."""
+        if self.schedule == "constant":
+            return self.learning_rate * self.round_decay**round_number
+        share = min(round_number / self.schedule_rounds, 1.0)
+        fall = (self.learning_rate - self.final_learning_rate) / 2
+        return self.final_learning_rate + fall * (1.0 + math.cos(math.pi * share))
+
+    def step_count(self, example_count: int) -> int:
+        """How many steps a device with that many texts takes in a round."""
+        return self.epochs * -(-example_count // self.batch_size) if self.steps == "epochs" else self.steps
 
 
 class NumericsSettings(Record):
@@ -166,6 +219,7 @@ class Settings(Record):
 
     seed: Annotated[int, Field(ge=0, lt=2**53)] = 0
     task: TaskSettings = TaskSettings()
+    prompt: PromptSettings = PromptSettings()
     encoding: EncodingSettings = EncodingSettings()
     head: HeadSettings = HeadSettings()
     similarity: SimilaritySettings = SimilaritySettings()
@@ -174,6 +228,12 @@ class Settings(Record):
     optimizer: OptimizerSettings = OptimizerSettings()
     numerics: NumericsSettings = NumericsSettings()
     federation: FederationSettings = FederationSettings()
+
+    @model_validator(mode="after")
+    def _prompts_are_for_language_models(self) -> "Settings":
+        if self.task.kind != "causal-lm" and (self.prompt.format != "plain" or self.encoding.packing):
+            raise ValueError('prompt.format and encoding.packing are for task.kind = "causal-lm"')
+        return self
 
     @property
     def head_form(self) -> HeadForm:

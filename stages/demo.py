@@ -109,7 +109,8 @@ def _simulate(method: str, model: Path, out: Path, say: Say, progress: Progress)
 
 
 def _accuracies(summary: SimulationSummary) -> list[float]:
-    return [summary.accuracy_before, *(line.accuracy for line in summary.rounds)]
+    found = [summary.accuracy_before, *(line.accuracy for line in summary.rounds)]
+    return [accuracy for accuracy in found if accuracy is not None]
 
 
 def _table(chain: SimulationSummary, probe: SimulationSummary) -> str:

@@ -33,10 +33,9 @@ from stages.model.loading import LoadedModel
 from stages.model.memory import FASTEST, MemoryModel, Placement, fit
 from stages.model.metrics import accuracy_with_interval, confusion_matrix, macro_f1_with_interval, ratio_with_interval
 from stages.model.reader import Verify
-from stages.model.skeleton import Batch
 from stages.model.stream import hidden_states, run_prefix
 from stages.model.texts import EncodedTexts
-from stages.model.vocabulary import IGNORED, LanguageHead, next_tokens, predicted_count
+from stages.model.vocabulary import IGNORED, LanguageHead
 from stages.store.artifact import Artifact, drafting, existing, read_tensors
 from stages.store.cache_directory import CacheDirectory
 from stages.store.measure import MeasuredFacts, Stopwatch, device_memory_bytes, resident_bytes
@@ -68,7 +67,7 @@ def run(
     """
     planned, current = open_trusted(plan, state)
     settings, task = planned.manifest.settings, planned.manifest.settings.task
-    examples = load_labelled(data, task)
+    examples = load_labelled(data, task, settings.prompt)
     digest = data_digest(examples)
     kind: type[Evaluation] = PerplexityManifest if task.kind == "causal-lm" else EvaluationManifest
 
@@ -82,8 +81,8 @@ def run(
     budget = memory_budget_bytes or device_memory_bytes()
     with Stopwatch(None if model else budget) as watch:
         torch.set_num_threads(settings.numerics.threads)
-        encoder = model.encoder if model else Encoder.load(model_dir, settings.encoding)
-        texts = EncodedTexts.encode([example.text for example in examples], encoder, settings.numerics.rows)
+        encoder = model.encoder if model else Encoder.load(model_dir, settings.encoding, settings.prompt)
+        texts = EncodedTexts.encode(examples, encoder, settings.numerics.rows)
         truth = np.array(label_indices(examples, task.labels)) if task.labels else None
         del encoder, examples
         backbone = (
@@ -130,6 +129,7 @@ def run(
         predicted_peak_bytes=predicted,
         peak_bytes=watch.peak_bytes,
         bytes_streamed=backbone.reader.checkpoint.bytes_read - before,
+        texts=texts.counts(),
     )
     with drafting(out, force=force, signer=signer) as draft:
         draft.finish(manifest, facts)
@@ -167,27 +167,29 @@ def answer(
             keep=(plan.start_layer, state.manifest.window.start),  # nothing below changes in the next round
             progress=progress,
         )
-        ask = _asking_tokens(backbone, placement) if plan.settings.task.kind == "causal-lm" else backbone.head
+        tokens = plan.settings.task.kind == "causal-lm"
+        head = LanguageHead.of(backbone, resident=placement.head_resident) if tokens else None
         for indices in texts.chunks():
-            given = ask(hidden.gather(indices, side=texts.side), texts.batch(indices)).numpy()
+            last, batch = hidden.gather(indices, texts.layout(indices)), texts.batch(indices)
+            given = (text_losses(head, last, texts, indices) if head else backbone.head(last, batch)).numpy()
             for index, row in zip(indices, given, strict=True):
                 answers[index] = row
     return np.stack(answers)
 
 
-def _asking_tokens(backbone: Backbone, placement: Placement) -> Callable[[Tensor, Batch], Tensor]:
-    """The summed loss (B, 1) of the tokens of each text, from the last hidden states (B, S, D)."""
-    head = LanguageHead.of(backbone, resident=placement.head_resident)
-
-    def ask(hidden: Tensor, batch: Batch) -> Tensor:
-        targets = next_tokens(batch)
-        predicts = targets != IGNORED
-        losses, _ = head.cross_entropy(head.arriving(hidden, batch)[predicts], targets[predicts], gradient=False)
-        of_each = torch.zeros(targets.shape)
-        of_each[predicts] = losses
-        return of_each.sum(1, keepdim=True)
-
-    return ask
+def text_losses(head: LanguageHead, hidden: Tensor, texts: EncodedTexts, indices: list[int]) -> Tensor:
+    """Summed loss (N, 1) in nats of the learned tokens of some texts, from their last hidden states (B, S, D)."""
+    targets, layout = texts.targets(indices), texts.layout(indices)
+    predicts = targets != IGNORED
+    of_each = torch.zeros(targets.shape)
+    if predicts.any():
+        arrived = head.arriving(hidden, texts.batch(indices))[predicts]
+        of_each[predicts], _ = head.cross_entropy(arrived, targets[predicts], gradient=False)
+    sums = [
+        of_each[row, column : column + len(texts.rows[index])].sum()
+        for (row, column), index in zip(layout.places, indices, strict=True)
+    ]
+    return torch.stack(sums).unsqueeze(1)
 
 
 @dataclass(frozen=True)
@@ -222,9 +224,13 @@ def judge_labels(
 
 def judge_tokens(subject: Subject, losses: np.ndarray, texts: EncodedTexts) -> PerplexityManifest:
     """Perplexity from the summed loss (N, 1) of each text."""
-    counts = np.array([predicted_count([length]) for length in texts.lengths])
+    counts = np.array(texts.target_counts)
     if counts.sum() == 0:
-        raise BadInput("no text has a second token, so there is nothing to foretell", values={"texts": len(counts)})
+        raise BadInput(
+            "no text has a token to foretell",
+            values={"texts": len(counts), "cut at max_length": texts.cut},
+            hint="raise encoding.max_length: the responses begin behind it, or texts have one token only",
+        )
     loss = ratio_with_interval(losses[:, 0].astype(np.float64), counts)
     return PerplexityManifest(
         **subject.fields(),

@@ -63,7 +63,7 @@ def run(
     if policy.required:
         for artifact in opened:
             check_device_signature(artifact, policy)
-    check_architecture(model_dir, settings.head_form)
+    check_architecture(model_dir, settings.head_form, packing=settings.encoding.packing)
     model = model or LoadedModel.open(model_dir, settings)
     check_profiles([artifact.manifest for artifact in opened], settings)
     fingerprint = opened[0].manifest.model
@@ -148,9 +148,13 @@ def check_profiles(profiles: Sequence[ProfileManifest], settings: Settings) -> N
         raise UsageProblem("a plan needs at least one profile", hint="run 'chainctl profile' on each device")
     first = profiles[0]
     for other in profiles[1:]:
-        for field in ("model", "encoding", "similarity", "numerics"):
+        for field in ("model", "prompt", "encoding", "similarity", "numerics"):
             _check_same(field, first.device, getattr(first, field), other.device, getattr(other, field))
     _check_same("encoding", "recipe", settings.encoding, first.device, first.encoding)
+    prompt = settings.prompt
+    if prompt.template == "auto":
+        prompt = prompt.model_copy(update={"template": first.prompt.template})
+    _check_same("prompt", "recipe", prompt, first.device, first.prompt)
     numerics = settings.numerics
     if numerics.micro_batch == "auto":
         numerics = numerics.model_copy(update={"micro_batch": first.numerics.micro_batch})
@@ -182,7 +186,7 @@ def _check_same(field: str, left_name: str, left: Record, right_name: str, right
 
 
 def decide_settings(settings: Settings, profile: ProfileManifest, *, decoder: bool) -> Settings:
-    """Resolve what the model decides: activation by family, similarity as it was profiled."""
+    """Resolve what the model decides: activation by family, similarity and template as they were profiled."""
     if settings.task.kind == "text-classification" and not settings.task.labels:
         raise BadInput(
             "the recipe names no labels",
@@ -198,7 +202,7 @@ def decide_settings(settings: Settings, profile: ProfileManifest, *, decoder: bo
     adapter = settings.adapter
     if adapter.activation == "auto":
         adapter = adapter.model_copy(update={"activation": "silu" if decoder else "relu"})
-    return settings.model_copy(update={"adapter": adapter, "similarity": profile.similarity})
+    return settings.model_copy(update={"adapter": adapter, "similarity": profile.similarity, "prompt": profile.prompt})
 
 
 def mean_curve(profiles: Sequence[ProfileManifest]) -> tuple[LayerSimilarity, ...]:

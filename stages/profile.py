@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from schemas.base import canonical_json, sha256_digest
+from schemas.measured import TextCounts
 from schemas.profile import LayerSimilarity, ProfileManifest
 from schemas.refs import ModelFingerprint
 from schemas.settings import Settings, SimilaritySettings
@@ -54,16 +55,16 @@ def run(
 
     Raises `BadInput` for data or a model that cannot be used, `UsageProblem` where `out` holds something else.
     """
-    examples = load_examples(data, text_column=settings.task.text_column, label_column=None)
+    examples = load_examples(data, text_column=settings.task.text_column, label_column=None, prompt=settings.prompt)
     numerics = settings.numerics.decided(settings.encoding.max_length)
     settings = settings.model_copy(update={"numerics": numerics})
     budget = memory_budget_bytes or device_memory_bytes()
     simulated = model is not None  # one process is many devices, and keeps none of their budgets
     with Stopwatch(None if simulated else budget) as watch:
-        check_architecture(model_dir, settings.head_form)
+        check_architecture(model_dir, settings.head_form, packing=settings.encoding.packing)
         model = model or LoadedModel.open(model_dir, settings)
         fingerprint = fingerprint or model.backbone.reader.fingerprint()
-        draft = _describe(fingerprint, examples, settings, model.backbone, device=device, budget=budget)
+        draft = _describe(fingerprint, examples, settings, model, device=device, budget=budget)
         found = existing(
             out, ProfileManifest, same=lambda there: _same_inputs(there, draft), force=force, signer=signer
         )
@@ -75,8 +76,10 @@ def run(
         layers: tuple[LayerSimilarity, ...] = ()
         layer_seconds: tuple[float, ...] = ()
         predicted: int | None = None
+        counts: TextCounts | None = None
         if len(sample) >= draft.similarity.min_examples:
-            texts = EncodedTexts.encode([example.text for example in sample], model.encoder, settings.numerics.rows)
+            texts = EncodedTexts.encode(sample, model.encoder, settings.numerics.rows)
+            counts = texts.counts()
             placement = FASTEST
             if not simulated:
                 longest = max(texts.lengths)
@@ -97,6 +100,7 @@ def run(
         seconds=watch.seconds,
         peak_bytes=watch.peak_bytes,
         bytes_streamed=checkpoint.bytes_read - before,
+        texts=counts,
         layer_seconds=layer_seconds,
     )
     with drafting(out, force=force, signer=signer) as artifact:
@@ -158,7 +162,7 @@ def _describe(
     fingerprint: ModelFingerprint,
     examples: list[Example],
     settings: Settings,
-    backbone: Backbone,
+    model: LoadedModel,
     *,
     device: str,
     budget: int,
@@ -173,8 +177,9 @@ def _describe(
         example_count=len(examples),
         profiled_count=0,
         memory_budget_bytes=budget,
+        prompt=model.encoder.prompt,
         encoding=settings.encoding,
-        similarity=decide(settings.similarity, decoder=is_decoder(backbone.skeleton.config)),
+        similarity=decide(settings.similarity, decoder=is_decoder(model.backbone.skeleton.config)),
         numerics=settings.numerics,
         layers=(),
     )

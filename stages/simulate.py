@@ -19,7 +19,7 @@ from pathlib import Path
 
 from schemas.base import canonical_json
 from schemas.errors import UsageProblem
-from schemas.evaluation import EvaluationManifest
+from schemas.perplexity import PerplexityManifest
 from schemas.plan import PlanManifest
 from schemas.refs import ModelFingerprint
 from schemas.settings import Settings
@@ -51,12 +51,13 @@ class Federation:
     rounds: int
     alpha: float | None
     memory_budgets: tuple[int, ...] = ()
+    eval_every: int = 1  # rounds; the last is always evaluated
 
     def describe(self) -> dict[str, object]:
         """Everything that decides the run, in words and digests: what must agree for a run to be continued."""
         return {
-            "data": data_digest(load_labelled(self.data, self.settings.task)),
-            "test": data_digest(load_labelled(self.test, self.settings.task)),
+            "data": data_digest(load_labelled(self.data, self.settings.task, self.settings.prompt)),
+            "test": data_digest(load_labelled(self.test, self.settings.task, self.settings.prompt)),
             "devices": self.devices,
             "alpha": self.alpha,
             "memory_budgets": list(self.memory_budgets),
@@ -65,14 +66,26 @@ class Federation:
 
 
 @dataclass(frozen=True)
+class Score:
+    """Of a state on the test texts: the one that the task has."""
+
+    accuracy: float | None = None
+    perplexity: float | None = None
+
+
+@dataclass(frozen=True)
 class RoundLine:
-    """One round.  `seconds` is the sum over its devices, `peak_bytes` the largest of theirs."""
+    """One round.  `seconds` is the sum over its devices, `peak_bytes` the largest of theirs.
+
+    A task has accuracy or perplexity, where the round was evaluated.
+    """
 
     round: int
     window: str
     devices: int
     train_loss: float
-    accuracy: float
+    accuracy: float | None
+    perplexity: float | None
     seconds: float
     peak_bytes: int
     predicted_peak_bytes: int
@@ -83,9 +96,13 @@ class RoundLine:
         """For people and logs."""
         return (
             f"round {self.round:>3}  window {self.window:<5}  {self.devices:>3} devices  loss {self.train_loss:.4f}  "
-            f"accuracy {self.accuracy:.4f}  {self.seconds:5.1f} s  peak {self.peak_bytes / 2**20:.0f} MiB  "
+            f"{self._score()}{self.seconds:5.1f} s  peak {self.peak_bytes / 2**20:.0f} MiB  "
             f"up {self.bytes_up / 2**10:.0f} KiB  down {self.bytes_down / 2**10:.0f} KiB"
         )
+
+    def _score(self) -> str:
+        scores = (("accuracy", self.accuracy), ("perplexity", self.perplexity))
+        return "".join(f"{name} {value:.4f}  " for name, value in scores if value is not None)
 
 
 @dataclass(frozen=True)
@@ -93,8 +110,10 @@ class SimulationSummary:
     """The whole run.  Bytes are summed over all rounds and devices."""
 
     final_state: str
-    accuracy_before: float
-    accuracy_after: float
+    accuracy_before: float | None
+    accuracy_after: float | None
+    perplexity_before: float | None
+    perplexity_after: float | None
     rounds: tuple[RoundLine, ...]
     start_layer: int
     windows: int
@@ -120,12 +139,6 @@ def run(
 
     Raises `UsageProblem` where `out` holds a run of something else, and whatever the stages raise.
     """
-    if federation.settings.task.kind != "text-classification":
-        raise UsageProblem(
-            "a simulation follows accuracy, and this task has none",
-            values={"task.kind": federation.settings.task.kind},
-            hint="run the five stages; 'chainctl eval' gives the perplexity of each state",
-        )
     _claim(federation, out)
     with machines_of_their_own(out / "home"):
         return _simulate(federation, out, on_round, progress)
@@ -159,8 +172,10 @@ def _simulate(federation: Federation, out: Path, on_round: RoundDone, progress: 
         on_round(line)
     summary = SimulationSummary(
         final_state=state.digest,
-        accuracy_before=before,
-        accuracy_after=lines[-1].accuracy if lines else before,
+        accuracy_before=before.accuracy,
+        accuracy_after=lines[-1].accuracy if lines else before.accuracy,
+        perplexity_before=before.perplexity,
+        perplexity_after=lines[-1].perplexity if lines else before.perplexity,
         rounds=tuple(lines),
         start_layer=planned.manifest.start_layer,
         windows=len(planned.manifest.windows),
@@ -189,12 +204,16 @@ class _Rounds:
             out=_state(self.out, state.manifest.round + 1),
         )
         measured = [update.measured() for update in updates]
+        number = following.manifest.round
+        due = number % self.federation.eval_every == 0 or number == self.federation.rounds
+        score = self.evaluate(number) if due else Score()
         return following, RoundLine(
             round=following.manifest.round,
             window=str(state.manifest.window),
             devices=len(updates),
             train_loss=following.manifest.train_loss or 0.0,
-            accuracy=self.evaluate(following.manifest.round),
+            accuracy=score.accuracy,
+            perplexity=score.perplexity,
             seconds=sum(cost.seconds for cost in measured if cost),
             peak_bytes=max(cost.peak_bytes or 0 for cost in measured if cost),
             predicted_peak_bytes=max(cost.predicted_peak_bytes or 0 for cost in measured if cost),
@@ -202,8 +221,8 @@ class _Rounds:
             bytes_down=_size(state.path) * len(updates),
         )
 
-    def evaluate(self, round_number: int) -> float:
-        """Accuracy of a state on the test texts."""
+    def evaluate(self, round_number: int) -> Score:
+        """How good a state is on the test texts."""
         evaluation = eval.run(
             model_dir=self.federation.model_dir,
             plan=self.plan.path,
@@ -214,8 +233,9 @@ class _Rounds:
             model=self.model,
             cache=CacheDirectory(self.out / "cache"),
         )
-        assert isinstance(evaluation.manifest, EvaluationManifest)
-        return evaluation.manifest.accuracy.value
+        if isinstance(evaluation.manifest, PerplexityManifest):
+            return Score(perplexity=evaluation.manifest.perplexity.value)
+        return Score(accuracy=evaluation.manifest.accuracy.value)
 
     def _train(self, state: Artifact[StateManifest], device: str) -> Artifact[UpdateManifest]:
         return train_window.run(
@@ -252,7 +272,7 @@ def _claim(federation: Federation, out: Path) -> None:
 def _with_labels(federation: Federation) -> Settings:
     """Settings with a label set: the recipe's, or that of the training data."""
     settings = federation.settings
-    if settings.task.labels:
+    if settings.task.labels or settings.task.kind == "causal-lm":
         return settings
     labels = label_set(load_labelled(federation.data, settings.task))
     return settings.model_copy(update={"task": settings.task.model_copy(update={"labels": labels})})
@@ -272,7 +292,8 @@ def _profiles(
             alpha=federation.alpha,
             seed=settings.seed,
             text_column=task.text_column,
-            label_column=task.label_column,
+            label_column=None if task.kind == "causal-lm" and federation.alpha is None else task.label_column,
+            prompt=settings.prompt,
         )
     fingerprint: ModelFingerprint = model.backbone.reader.fingerprint()
     budgets: Sequence[int] = federation.memory_budgets or (device_memory_bytes(),)

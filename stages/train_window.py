@@ -4,13 +4,12 @@ Chain:  profile -> plan -> [train-window] -> aggregate -> eval
 Reads:  plan and state artifacts, the base model, the device's labelled texts.
 Writes: an update artifact: the window's adapters (and the head) after local training, and nothing else.
 
-The frozen prefix streams through memory once, every text a layer at a time; what it leaves, h_s, feeds the epochs
+The frozen prefix streams through memory once, every text a layer at a time; what it leaves, h_s, feeds the steps
 over the window.  Prefix and window are never in memory together.
 """
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,6 @@ import torch
 from torch import Tensor
 
 from schemas.base import canonical_json
-from schemas.checkpoint import FinishedStep
 from schemas.errors import BadInput, UsageProblem
 from schemas.plan import PlanManifest
 from schemas.refs import Window
@@ -39,10 +37,10 @@ from stages.model.memory import FASTEST, MemoryModel, Placement, fit
 from stages.model.objective import Objective, StepLoss
 from stages.model.optimizer import Optimizer
 from stages.model.reader import Verify, Weights
-from stages.model.skeleton import Batch
 from stages.model.stream import hidden_states, load_layers, run_prefix, stream_layers
-from stages.model.texts import EncodedTexts, training_order
-from stages.model.vocabulary import LanguageHead, next_tokens, predicted_count
+from stages.model.tally import Tally
+from stages.model.texts import EncodedTexts, training_batches
+from stages.model.vocabulary import LanguageHead
 from stages.store.artifact import Artifact, drafting, existing, read_tensors
 from stages.store.cache_directory import CacheDirectory
 from stages.store.measure import MeasuredFacts, Stopwatch, device_memory_bytes, resident_bytes
@@ -83,7 +81,7 @@ def run(
     check_turn(planned, current, device)
     enrolled = manifest.trust.device(device)
     check_signer(manifest.trust, enrolled.key if enrolled else None, signer, whose=f"device {device}")
-    examples = load_labelled(data, settings.task)
+    examples = load_labelled(data, settings.task, settings.prompt)
     check_example_count(device, len(examples), manifest.most_examples(device))
     inputs = inputs_digest(planned.digest, device, examples)
 
@@ -109,10 +107,16 @@ def run(
     budget = memory_budget_bytes or device_memory_bytes()
     with Stopwatch(None if model else budget) as watch:
         torch.set_num_threads(settings.numerics.threads)
-        encoder = model.encoder if model else Encoder.load(model_dir, settings.encoding)
-        texts = EncodedTexts.encode([example.text for example in examples], encoder, settings.numerics.rows)
-        targets = label_targets(examples, settings.task)
+        encoder = model.encoder if model else Encoder.load(model_dir, settings.encoding, settings.prompt)
         count = len(examples)
+        order = training_batches(
+            count, settings.optimizer, plan=planned.digest, round_number=current.manifest.round, device=device
+        )
+        batches, seen = only_seen(order)
+        examples = [examples[index] for index in seen]
+        texts = EncodedTexts.encode(examples, encoder, settings.numerics.rows)
+        targets = label_targets(examples, settings.task)
+        check_learnable(texts, settings.task)
         del encoder, examples  # a large vocabulary weighs as much as a layer
         backbone = (
             model.backbone
@@ -132,8 +136,10 @@ def run(
                 what=f"window {window}",
             )
         before = backbone.reader.checkpoint.bytes_read
-        trainer = Trainer(planned, current, window, backbone, texts, targets, placement, checkpoints, out.parent, cache)
-        trained, loss, steps = trainer.train(watch.over(progress))
+        trainer = Trainer(
+            planned, current, window, backbone, texts, targets, batches, placement, checkpoints, out.parent, cache
+        )
+        trained, loss = trainer.train(watch.over(progress))
     update = UpdateManifest(
         plan=planned.digest,
         state=current.digest,
@@ -142,7 +148,7 @@ def run(
         device=device,
         inputs=inputs,
         example_count=count,
-        steps=steps,
+        steps=len(batches),
         loss=loss,
         tensors=(),
         files=(),
@@ -152,6 +158,7 @@ def run(
         predicted_peak_bytes=predicted,
         peak_bytes=watch.peak_bytes,
         bytes_streamed=backbone.reader.checkpoint.bytes_read - before,
+        texts=texts.counts(),
     )
     with drafting(out, force=force, signer=signer) as draft:
         tensors, files = draft.write_tensors(trained)
@@ -163,7 +170,10 @@ def run(
 
 @dataclass(frozen=True)
 class Trainer:
-    """One window on one device's texts.  `targets` (N,) are indices into the plan's labels; None: the next tokens."""
+    """One window on one device's texts, a batch a step.
+
+    `targets` (N,) are indices into the plan's labels; None: the next tokens.
+    """
 
     plan: Artifact[PlanManifest]
     state: Artifact[StateManifest]
@@ -171,6 +181,7 @@ class Trainer:
     backbone: Backbone
     texts: EncodedTexts
     targets: Tensor | None
+    batches: list[list[int]]
     placement: Placement
     checkpoints: Checkpoints
     scratch: Path
@@ -181,8 +192,8 @@ class Trainer:
         """Those of the plan."""
         return self.plan.manifest.settings
 
-    def train(self, progress: Progress) -> tuple[dict[str, np.ndarray], TrainingLoss, int]:
-        """Tensors of the update, its losses, and the number of optimiser steps."""
+    def train(self, progress: Progress) -> tuple[dict[str, np.ndarray], TrainingLoss]:
+        """Tensors of the update, and its losses."""
         backbone, window = self.backbone, self.window
         adapters, trained = self._load_adapters()
         with hidden_states(backbone, self.texts, self.placement, scratch=self.scratch) as hidden:
@@ -204,11 +215,11 @@ class Trainer:
             optimizer = Optimizer(parameters, self.settings.optimizer, round_number=self.state.manifest.round)
             weight = self.settings.chain.global_weight
             objective = Objective(backbone, window, adapters | trained, weight, self._criterion())
-            tally = self._epochs(hidden, objective, optimizer, progress)
+            tally = self._steps(hidden, objective, optimizer, progress)
         names = [name for layer in window.layers for name in adapter_names(layer)]
         names += [f"head.{name}" for name in backbone.head_parameters]
         values = [parameter.detach().numpy() for parameter in parameters]
-        return dict(zip(names, values, strict=True)), tally.summary(), len(tally.losses)
+        return dict(zip(names, values, strict=True)), tally.summary()
 
     def _load_adapters(self) -> tuple[dict[int, Adapter], dict[int, Adapter]]:
         """Those of every layer as they compute, frozen, and copies of the window's that train; and the head."""
@@ -218,28 +229,20 @@ class Trainer:
         trained = {layer: trainable(stored[layer]) for layer in self.window.layers}
         return {layer: adapter.frozen(self.backbone.dtype) for layer, adapter in stored.items()}, trained
 
-    def _epochs(self, hidden: HiddenStates, objective: Objective, optimizer: Optimizer, progress: Progress) -> "Tally":
-        settings = self.settings.optimizer
+    def _steps(self, hidden: HiddenStates, objective: Objective, optimizer: Optimizer, progress: Progress) -> Tally:
         resident = self.placement.window_resident or len(self.window.layers) < 2
         weights = load_layers(self.backbone, self.window.layers) if resident else {}
-        plan, round_number, device = self.plan.digest, self.state.manifest.round, self.checkpoints.device
         tally = Tally.of(self.checkpoints.restore(optimizer))
-        done, step_number = len(tally.losses), 0
-        for epoch in range(settings.epochs):
-            count = len(self.texts.rows)
-            order = training_order(count, plan=plan, round_number=round_number, device=device, epoch=epoch)
-            for first in range(0, len(order), settings.batch_size):
-                batch = order[first : first + settings.batch_size]
-                step_number += 1
-                if step_number <= done:
-                    continue
-                progress("texts", epoch * len(order) + first, settings.epochs * len(order))
-                step = self._step(batch, hidden, objective, weights) if resident else None
-                tally.add(step or self._streamed_step(batch, hidden, objective), self._count(batch))
-                optimizer.step()
-                if self.checkpoints.due(step_number):
-                    self.checkpoints.save(optimizer, tally.steps())
-        progress("texts", settings.epochs * len(order), settings.epochs * len(order))
+        for number, batch in enumerate(self.batches, 1):
+            if number <= len(tally.losses):
+                continue
+            progress("steps", number - 1, len(self.batches))
+            step = self._step(batch, hidden, objective, weights) if resident else None
+            tally.add(step or self._streamed_step(batch, hidden, objective), self._count(batch))
+            optimizer.step()
+            if self.checkpoints.due(number):
+                self.checkpoints.save(optimizer, tally.steps())
+        progress("steps", len(self.batches), len(self.batches))
         return tally
 
     def _step(
@@ -247,9 +250,9 @@ class Trainer:
     ) -> StepLoss:
         """Accumulate the gradient of Eq. 2 over one batch, a micro-batch at a time."""
         parts = []
-        for indices in self._micro_batches(batch):
-            arriving, texts = hidden.gather(indices, side=self.texts.side), self.texts.batch(indices)
-            targets, count = self._targets(indices, texts), self._count(batch)
+        for indices in self.texts.micro_batches(batch):
+            arriving, texts = hidden.gather(indices, self.texts.layout(indices)), self.texts.batch(indices)
+            targets, count = self._targets(indices), self._count(batch)
             parts.append(objective.accumulate(weights, arriving, texts, targets, count=count))
         return StepLoss.sum(parts)
 
@@ -259,14 +262,14 @@ class Trainer:
         Forwards without a graph, keeping what arrives at each layer; then backwards, each layer run once more with
         one.  `arriving[l][m]` is the input of layer l for micro-batch m, and then the gradient with respect to it.
         """
-        micro_batches = self._micro_batches(batch)
+        micro_batches = self.texts.micro_batches(batch)
         batches = [self.texts.batch(indices) for indices in micro_batches]
         first, *_, last = self.window.layers
         arriving: dict[int, list[Tensor]] = {layer: [] for layer in self.window.layers[1:]}
 
         def entering(layer: int, part: int) -> Tensor:
             if layer == first:
-                return hidden.gather(micro_batches[part], side=self.texts.side)
+                return hidden.gather(micro_batches[part], self.texts.layout(micro_batches[part]))
             return arriving[layer][part]
 
         def through(layer: int, weights: Weights, arrived: Tensor, part: int) -> Tensor:
@@ -284,7 +287,7 @@ class Trainer:
             for part, indices in enumerate(micro_batches):
                 arrived = entering(layer, part).requires_grad_(layer != first)
                 if layer == last:
-                    targets, count = self._targets(indices, batches[part]), self._count(batch)
+                    targets, count = self._targets(indices), self._count(batch)
                     parts.append(objective.accumulate({layer: weights}, arrived, batches[part], targets, count=count))
                 else:
                     go_back(through(layer, weights, arrived, part), arriving[layer + 1][part])
@@ -298,70 +301,37 @@ class Trainer:
             return TokenCriterion(LanguageHead.of(self.backbone, resident=self.placement.head_resident))
         return ClassCriterion(self.backbone)
 
-    def _targets(self, indices: list[int], batch: Batch) -> Tensor:
+    def _targets(self, indices: list[int]) -> Tensor:
         """(B,) classes or (B, S) tokens of some texts."""
-        return next_tokens(batch) if self.targets is None else self.targets[indices]
+        return self.texts.targets(indices) if self.targets is None else self.targets[indices]
 
     def _count(self, indices: list[int]) -> int:
         """How many targets some texts have together."""
         if self.targets is not None:
             return len(indices)
-        return max(1, predicted_count([self.texts.lengths[index] for index in indices]))
-
-    def _micro_batches(self, batch: list[int]) -> list[list[int]]:
-        size = self.settings.numerics.rows
-        return [batch[first : first + size] for first in range(0, len(batch), size)]
-
-
-@dataclass
-class Tally:
-    """Losses of all steps so far, and how many targets each stood for."""
-
-    losses: list[StepLoss] = field(default_factory=list)
-    counts: list[int] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, steps: Sequence[FinishedStep]) -> "Tally":
-        """That of a checkpoint."""
-        losses = [StepLoss(step.total, step.local, step.downstream) for step in steps]
-        return cls(losses, [step.target_count for step in steps])
-
-    def steps(self) -> list[FinishedStep]:
-        """For a checkpoint."""
-        return [
-            FinishedStep(total=loss.total, local=loss.local, downstream=loss.downstream, target_count=count)
-            for loss, count in zip(self.losses, self.counts, strict=True)
-        ]
-
-    def add(self, loss: StepLoss, count: int) -> None:
-        """One step.  Raises `BadInput` where it diverged."""
-        if not math.isfinite(loss.total):
-            raise BadInput(
-                "training diverged: the loss is no number",
-                values={"step": len(self.losses) + 1, "last loss": self.losses[-1].total if self.losses else "none"},
-                hint="lower optimizer.learning_rate",
-            )
-        self.losses.append(loss)
-        self.counts.append(count)
-
-    def summary(self) -> TrainingLoss:
-        """What the update's manifest says."""
-        downstream = [loss.downstream for loss in self.losses if loss.downstream is not None]
-        return TrainingLoss(
-            first=self.losses[0].total,
-            last=self.losses[-1].total,
-            mean=self._mean([loss.total for loss in self.losses]),
-            mean_local=self._mean([loss.local for loss in self.losses]),
-            mean_global=self._mean(downstream) if downstream else None,
-        )
-
-    def _mean(self, values: list[float]) -> float:
-        return float(np.average(values, weights=self.counts))
+        return max(1, sum(self.texts.target_counts[index] for index in indices))
 
 
 def trainable(adapter: Adapter) -> Adapter:
     """A copy of an adapter whose tensors are leaves that gradients reach."""
     return Adapter.of((value.clone().requires_grad_() for value in adapter.parameters()), adapter.activation)
+
+
+def only_seen(batches: Sequence[Sequence[int]]) -> tuple[list[list[int]], list[int]]:
+    """The batches with texts numbered anew, and which texts those are: what no step sees need not be encoded."""
+    seen = sorted({index for batch in batches for index in batch})
+    place = {index: position for position, index in enumerate(seen)}
+    return [[place[index] for index in batch] for batch in batches], seen
+
+
+def check_learnable(texts: EncodedTexts, task: TaskSettings) -> None:
+    """There is something to learn.  Raises `BadInput`."""
+    if task.kind == "causal-lm" and not any(texts.target_counts):
+        raise BadInput(
+            "no text has a token to learn",
+            values={"texts": len(texts.rows), "cut at max_length": texts.cut},
+            hint="raise encoding.max_length: the responses begin behind it, or texts have one token only",
+        )
 
 
 def narrowed(window: Window, size: int | None) -> Window:

@@ -20,6 +20,7 @@ from transformers import AutoModel
 
 from schemas.refs import Window
 from schemas.settings import Settings
+from stages.data.load import Example
 from stages.model.check import VOCABULARY, tiny_config
 
 LABELS = ("tide", "root")
@@ -100,6 +101,11 @@ def texts(count: int, *, seed: int = 0) -> list[dict[str, str]]:
         words = [draw.choice(WORDS[label] if draw.random() < 0.6 else FILLER) for _ in range(draw.randint(4, 12))]
         rows.append({"text": " ".join(words), "label": label})
     return rows
+
+
+def examples(rows: list[dict[str, str]]) -> list[Example]:
+    """Rows as the stages read them, without their labels."""
+    return [Example(row["text"], None) for row in rows]
 
 
 def save_texts(path: Path, rows: list[dict[str, str]]) -> Path:

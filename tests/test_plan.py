@@ -36,6 +36,7 @@ def profile(device: str, curve: list[float], *, texts: int = 10, budget: int = 1
         example_count=texts,
         profiled_count=texts if curve else 0,
         memory_budget_bytes=budget,
+        prompt=chosen.prompt.model_copy(update={"template": "none"}),
         encoding=chosen.encoding,
         similarity=chosen.similarity,
         numerics=chosen.numerics,
@@ -49,6 +50,7 @@ def decided(settings: Settings, **chain: object) -> Settings:
         update={
             "similarity": settings.similarity.model_copy(update={"scale": "none"}),
             "adapter": settings.adapter.model_copy(update={"activation": "relu"}),
+            "prompt": settings.prompt.model_copy(update={"template": "none"}),
             "chain": settings.chain.model_copy(update=chain),
         }
     )

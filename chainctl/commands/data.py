@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from chainctl.console import Console
-from chainctl.options import Force, Json, Quiet
+from chainctl.options import Force, Format, Json, Quiet, TextFormat
 from schemas.errors import UsageProblem
 
 app = typer.Typer(no_args_is_help=True, help="Split labelled texts over devices, or hold some out for testing.")
@@ -14,7 +14,9 @@ app = typer.Typer(no_args_is_help=True, help="Split labelled texts over devices,
 Source = Annotated[Path, typer.Argument(metavar="DATA", help="JSONL, CSV, Parquet, or a folder per class.")]
 Seed = Annotated[int, typer.Option(help="Seed of the split.")]
 TextColumn = Annotated[str, typer.Option(help="Column of the text.")]
-LabelColumn = Annotated[str, typer.Option(help="Column of the label.")]
+LabelColumn = Annotated[
+    str | None, typer.Option(help="Column of the label. Default: label; none where the data is instructions.")
+]
 OutFolder = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the JSONL files.")]
 
 
@@ -27,7 +29,8 @@ def split(
     iid: Annotated[bool, typer.Option("--iid", help="Split evenly at random.")] = False,
     seed: Seed = 0,
     text_column: TextColumn = "text",
-    label_column: LabelColumn = "label",
+    label_column: LabelColumn = None,
+    format: Format = TextFormat.PLAIN,
     allow_empty: Annotated[bool, typer.Option("--allow-empty", help="Let devices stay empty.")] = False,
     force: Force = False,
     json: Json = False,
@@ -37,6 +40,7 @@ def split(
     if (alpha is None) != iid:
         raise UsageProblem("say how to split", values={"expected": "either --alpha A or --iid"})
     console = Console(json=json, quiet=quiet)
+    from schemas.settings import PromptSettings
     from stages.data.split import split_file
 
     sizes = split_file(
@@ -46,7 +50,8 @@ def split(
         alpha=alpha,
         seed=seed,
         text_column=text_column,
-        label_column=label_column,
+        label_column=label_column or ("label" if format is TextFormat.PLAIN else None),
+        prompt=PromptSettings(format=format.value),
         allow_empty=allow_empty,
         force=force,
     )
@@ -63,13 +68,15 @@ def holdout(
     drop_duplicates: Annotated[bool, typer.Option("--drop-duplicates", help="Keep the first of equal texts.")] = False,
     seed: Seed = 0,
     text_column: TextColumn = "text",
-    label_column: LabelColumn = "label",
+    label_column: LabelColumn = None,
+    format: Format = TextFormat.PLAIN,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """DIR/train.jsonl and DIR/test.jsonl, with the same shares of every class."""
     console = Console(json=json, quiet=quiet)
+    from schemas.settings import PromptSettings
     from stages.data.split import holdout_file
 
     sizes = holdout_file(
@@ -78,7 +85,8 @@ def holdout(
         fraction=fraction,
         seed=seed,
         text_column=text_column,
-        label_column=label_column,
+        label_column=label_column or ("label" if format is TextFormat.PLAIN else None),
+        prompt=PromptSettings(format=format.value),
         deduplicate=drop_duplicates,
         force=force,
     )

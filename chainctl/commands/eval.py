@@ -61,7 +61,7 @@ def evaluate(
             verify=verify.value,
             signer=open_key(key),
         )
-    manifest = artifact.manifest
+    manifest, counts = artifact.manifest, console.say_what_was_cut(artifact)
     if isinstance(manifest, PerplexityManifest):
         value = manifest.perplexity
         console.say(f"perplexity {value.value:.4f} (95 %: {value.low:.4f} to {value.high:.4f})")
@@ -72,6 +72,7 @@ def evaluate(
             round=manifest.round,
             perplexity=value.model_dump(),
             loss=manifest.loss.model_dump(),
+            texts=counts,
         )
         return
     for name, estimate in (("accuracy", manifest.accuracy), ("macro-F1", manifest.macro_f1)):
@@ -87,4 +88,5 @@ def evaluate(
         macro_f1=manifest.macro_f1.model_dump(),
         loss=manifest.loss,
         confusion=manifest.confusion,
+        texts=counts,
     )

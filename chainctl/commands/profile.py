@@ -55,5 +55,6 @@ def profile(
     manifest = artifact.manifest
     curve = " ".join(f"{layer.cka:.3f}" for layer in manifest.layers) or "too few texts for a curve"
     console.say(f"{device}: {manifest.example_count} texts, CKA by layer: {curve}")
+    counts = console.say_what_was_cut(artifact)
     console.say(f"profile {artifact.digest[:19]} -> {out}")
-    console.result(path=out, digest=artifact.digest, cka=[layer.cka for layer in manifest.layers])
+    console.result(path=out, digest=artifact.digest, cka=[layer.cka for layer in manifest.layers], texts=counts)

@@ -26,7 +26,7 @@ class Method(StrEnum):
 def simulate(
     model: ModelDir,
     data: Data,
-    test: Annotated[Path, typer.Option("--test", metavar="PATH", help="Held-out labelled texts.")],
+    test: Annotated[Path, typer.Option("--test", metavar="PATH", help="Held-out texts.")],
     out: Out,
     recipe: RecipeFile = None,
     set_: Set = None,
@@ -35,6 +35,7 @@ def simulate(
     rounds: Annotated[int, typer.Option(min=0, help="Number of rounds.")] = 20,
     alpha: Annotated[float, typer.Option(help="Dirichlet concentration of the label skew.")] = 1.0,
     iid: Annotated[bool, typer.Option("--iid", help="Split evenly instead.")] = False,
+    eval_every: Annotated[int, typer.Option(min=1, help="Rounds between evaluations.")] = 1,
     memory_budget: MemoryBudget = None,
     method: Annotated[Method | None, typer.Option(help="The chain, or a reference; default: the recipe's.")] = None,
     no_dlct: Annotated[bool, typer.Option("--no-dlct", help="Ablation: one layer at a time, on convergence.")] = False,
@@ -68,12 +69,18 @@ def simulate(
                 rounds=rounds,
                 alpha=None if iid else alpha,
                 memory_budgets=(budget,) if budget else (),
+                eval_every=eval_every,
             ),
             out=out,
             on_round=lambda line: console.say(line.line()),
             progress=progress,
         )
-    console.say(f"accuracy {summary.accuracy_before:.4f} -> {summary.accuracy_after:.4f}")
+    for name, before, after in (
+        ("accuracy", summary.accuracy_before, summary.accuracy_after),
+        ("perplexity", summary.perplexity_before, summary.perplexity_after),
+    ):
+        if before is not None and after is not None:
+            console.say(f"{name} {before:.4f} -> {after:.4f}")
     console.say(f"state {summary.final_state} -> {out}")
     console.result(path=out, **asdict(summary), **summary.totals())
 

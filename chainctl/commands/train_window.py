@@ -82,6 +82,7 @@ def train_window(
         f"{device}: window {manifest.window}, {manifest.steps} steps on {manifest.example_count} texts, "
         f"loss {loss.first:.3f} -> {loss.last:.3f}"
     )
+    counts = console.say_what_was_cut(artifact)
     if measured and measured.peak_bytes and measured.predicted_peak_bytes:
         predicted = measured.predicted_peak_bytes / 2**20
         console.say(f"peak memory {measured.peak_bytes / 2**20:.0f} MiB (predicted {predicted:.0f})")
@@ -95,4 +96,5 @@ def train_window(
         peak_bytes=measured.peak_bytes if measured else None,
         predicted_peak_bytes=measured.predicted_peak_bytes if measured else None,
         seconds=measured.seconds if measured else None,
+        texts=counts,
     )

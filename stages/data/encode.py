@@ -13,20 +13,36 @@ from typing import Any
 import numpy as np
 
 from schemas.errors import BadInput
-from schemas.settings import EncodingSettings
+from schemas.settings import EncodingSettings, PromptSettings
+from stages.data.load import Example
+from stages.data.template import Span, Template, choose_template
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids (S,) of an example, which of them are learned (S,), and whether it was longer."""
+
+    ids: np.ndarray
+    learned: np.ndarray
+    cut: bool
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """A tokenizer with the plan's length and padding."""
+    """A tokenizer with the plan's length and padding, and a template with the decisions that led to it."""
 
     settings: EncodingSettings
     pad_id: int
     tokenizer: Any
+    template: Template
+    prompt: PromptSettings
 
     @classmethod
-    def load(cls, model_dir: Path, settings: EncodingSettings) -> "Encoder":
-        """Read `tokenizer.json`.  Raises `BadInput` where there is none or it cannot be read."""
+    def load(cls, model_dir: Path, settings: EncodingSettings, prompt: PromptSettings | None = None) -> "Encoder":
+        """Read `tokenizer.json`, and the template that `prompt` asks for.
+
+        Raises `BadInput` where there is none or it cannot be read, `NotTrusted` for another template than agreed on.
+        """
         from tokenizers import Tokenizer
 
         path = model_dir / "tokenizer.json"
@@ -42,7 +58,8 @@ class Encoder:
             raise BadInput(f"{path} cannot be read", values={"reason": type(error).__name__}) from None
         tokenizer.no_padding()
         tokenizer.enable_truncation(settings.max_length)
-        return cls(settings, _pad_id(model_dir, tokenizer), tokenizer)
+        template, decided = choose_template(model_dir, prompt or PromptSettings())
+        return cls(settings, _pad_id(model_dir, tokenizer), tokenizer, template, decided)
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Token ids (int64) of each text with special tokens, at most `max_length`, at least one."""
@@ -50,16 +67,48 @@ class Encoder:
         # A text that no token stands for still needs one real position; its token is the padding token.
         return [np.array(encoding.ids or [self.pad_id], dtype=np.int64) for encoding in encodings]
 
+    def encode_examples(self, examples: Sequence[Example]) -> list[Encoded]:
+        """Examples as the template reads them, at most `max_length` tokens of each.  Raises `BadInput`."""
+        rendered = [self.template.render(example) for example in examples]
+        whole = self.prompt.learn == "all"
+        encodings = self.tokenizer.encode_batch(
+            [one.text for one in rendered], add_special_tokens=self.template.adds_special_tokens
+        )
+        return [
+            self._encoded(encoding, None if whole else one.responses)
+            for encoding, one in zip(encodings, rendered, strict=True)
+        ]
 
-def pad_batch(rows: Sequence[np.ndarray], *, pad_id: int, side: str) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids and attention mask (B, S), int64; S is the longest row."""
-    longest = max(len(row) for row in rows)
-    ids = np.full((len(rows), longest), pad_id, dtype=np.int64)
-    mask = np.zeros((len(rows), longest), dtype=np.int64)
-    for index, row in enumerate(rows):
-        span = slice(0, len(row)) if side == "right" else slice(longest - len(row), longest)
-        ids[index, span], mask[index, span] = row, 1
-    return ids, mask
+    def encode_prompt(self, example: Example) -> tuple[np.ndarray, bool]:
+        """Token ids of everything up to the response, its last `max_length` tokens; and whether it was longer."""
+        self.tokenizer.no_truncation()
+        try:
+            encoding = self.tokenizer.encode(
+                self.template.prompt(example), add_special_tokens=self.template.adds_special_tokens
+            )
+        finally:
+            self.tokenizer.enable_truncation(self.settings.max_length)
+        ids = np.array(encoding.ids or [self.pad_id], dtype=np.int64)
+        return ids[-self.settings.max_length :], len(ids) > self.settings.max_length
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of some tokens, without special ones."""
+        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        return text
+
+    def _encoded(self, encoding: Any, responses: Sequence[Span] | None) -> Encoded:
+        ids = np.array(encoding.ids or [self.pad_id], dtype=np.int64)
+        learned = np.ones(len(ids), dtype=bool) if responses is None else _within(encoding.offsets, responses)
+        return Encoded(ids, learned, bool(encoding.overflowing))
+
+
+def _within(offsets: Sequence[Span], spans: Sequence[Span]) -> np.ndarray:
+    """Which tokens begin inside one of the spans of characters.  A token of no characters is in none."""
+    begins = np.array([begin if begin < end else -1 for begin, end in offsets] or [-1])
+    inside = np.zeros(len(begins), dtype=bool)
+    for begin, end in spans:
+        inside |= (begins >= begin) & (begins < end)
+    return inside
 
 
 def _pad_id(model_dir: Path, tokenizer: Any) -> int:

@@ -63,9 +63,9 @@ def holdout(labels: Sequence[str], *, fraction: float, seed: int) -> tuple[list[
 
 def drop_duplicates(examples: Sequence[Example]) -> list[Example]:
     """The first of every text, in order: a text that is in training must not be tested on."""
-    first: dict[str, Example] = {}
+    first: dict[object, Example] = {}
     for example in examples:
-        first.setdefault(example.text, example)
+        first.setdefault((example.text, example.turns), example)
     return list(first.values())
 
 

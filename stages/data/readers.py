@@ -3,7 +3,7 @@
 import csv
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,19 +15,29 @@ CSV_FIELD_LIMIT = 2**31 - 1  # the csv module's own default is 131,072 character
 
 
 @dataclass(frozen=True)
-class Row:
-    """A text and its label as they lie in a file; `where` is "file, line 3"."""
+class Columns:
+    """What a record must have, and what it may have; everything else is left unread."""
+
+    required: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Record:
+    """What lies in a file, by column; `where` is "file, line 3"."""
 
     where: str
-    text: str
-    label: str
-    text_column: str
+    values: Mapping[str, Any]
 
     def __repr__(self) -> str:
-        return f"Row({self.where})"
+        return f"Record({self.where})"
+
+    def text(self, column: str) -> str:
+        """The text of a column.  Raises `BadInput`."""
+        return as_text(self.values[column], self.where, column)
 
 
-def read_jsonl(path: Path, text_column: str, label_column: str | None) -> Iterator[Row]:
+def read_jsonl(path: Path, columns: Columns) -> Iterator[Record]:
     """One JSON object a line.  Blank lines at the end are allowed."""
     for number, line in _utf8_lines(path):
         where = f"{path}, line {number}"
@@ -43,37 +53,37 @@ def read_jsonl(path: Path, text_column: str, label_column: str | None) -> Iterat
             ) from None
         if not isinstance(record, dict):
             raise BadInput(f"{where}: not a JSON object", values={"expected": "object", "found": type(record).__name__})
-        yield _row(where, record, text_column, label_column)
+        yield _record(where, record, columns)
 
 
-def read_csv(path: Path, text_column: str, label_column: str | None) -> Iterator[Row]:
+def read_csv(path: Path, columns: Columns) -> Iterator[Record]:
     """Comma separated, first line the column names, quoted as RFC 4180 has it."""
     csv.field_size_limit(CSV_FIELD_LIMIT)
     lines = (line for _, line in _utf8_lines(path))
     reader = csv.reader(lines, strict=True)
     try:
-        columns = next(reader, None)
-        if columns is None:
+        names = next(reader, None)
+        if names is None:
             return
-        if len(set(columns)) != len(columns):
-            distinct = f"{len(set(columns))} distinct names"
+        if len(set(names)) != len(names):
+            distinct = f"{len(set(names))} distinct names"
             raise BadInput(
                 f"{path}, line 1: a column stands twice",
-                values={"expected": f"{len(columns)} names", "found": distinct},
+                values={"expected": f"{len(names)} names", "found": distinct},
             )
         for fields in reader:
             where = f"{path}, line {reader.line_num}"
             if not fields:
                 continue
-            if len(fields) != len(columns):
+            if len(fields) != len(names):
                 found = f"{len(fields)} fields"
-                raise BadInput(f"{where}: wrong number of fields", values={"expected": len(columns), "found": found})
-            yield _row(where, dict(zip(columns, fields, strict=True)), text_column, label_column)
+                raise BadInput(f"{where}: wrong number of fields", values={"expected": len(names), "found": found})
+            yield _record(where, dict(zip(names, fields, strict=True)), columns)
     except csv.Error as error:
         raise BadInput(f"{path}, line {reader.line_num}: not CSV", values={"reason": error}) from None
 
 
-def read_parquet(path: Path, text_column: str, label_column: str | None) -> Iterator[Row]:
+def read_parquet(path: Path, columns: Columns) -> Iterator[Record]:
     """Batch by batch.  Needs the extra `[data]`."""
     try:
         import pyarrow
@@ -82,21 +92,24 @@ def read_parquet(path: Path, text_column: str, label_column: str | None) -> Iter
         raise BadInput(f"reading {path} needs pyarrow", hint="pip install 'chainctl[data]'") from None
     try:
         file = parquet.ParquetFile(path)
-        columns = [text_column, *([label_column] if label_column else [])]
-        _require_columns(str(path), file.schema_arrow.names, columns)
+        _require_columns(str(path), file.schema_arrow.names, columns.required)
+        there = [name for name in (*columns.required, *columns.optional) if name in file.schema_arrow.names]
         number = 0
-        for batch in file.iter_batches(batch_size=1024, columns=columns):
+        for batch in file.iter_batches(batch_size=1024, columns=there):
             for record in batch.to_pylist():
                 number += 1
-                yield _row(f"{path}, row {number}", record, text_column, label_column)
+                yield _record(f"{path}, row {number}", record, columns)
     except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
         raise BadInput(
             f"{path} is not a Parquet file that can be read", values={"reason": type(error).__name__}
         ) from None
 
 
-def read_folder(path: Path, label_column: str | None) -> Iterator[Row]:
-    """A folder per class, a text per file: the label is the folder's name.  In order of label, then file name."""
+def read_folder(path: Path, columns: Columns) -> Iterator[Record]:
+    """A folder per class, a text per file: the label is the folder's name.  In order of label, then file name.
+
+    The first of the columns is the text, the second, where there is one, the label.
+    """
     if not any(entry.is_dir() for entry in path.iterdir()):
         raise BadInput(
             f"{path} has no folders",
@@ -106,34 +119,44 @@ def read_folder(path: Path, label_column: str | None) -> Iterator[Row]:
     for folder in sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")):
         for file in sorted(entry for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith(".")):
             text = _decode(file.read_bytes(), str(file))
-            yield Row(str(file), text, folder.name if label_column else "", "the file's text")
+            refuse_empty(text, str(file), "the file's text")
+            yield Record(str(file), dict(zip(columns.required, (text, folder.name), strict=False)))
 
 
-def _row(where: str, record: dict[str, Any], text_column: str, label_column: str | None) -> Row:
-    columns = [text_column, *([label_column] if label_column else [])]
-    _require_columns(where, list(record), columns)
-    values: list[str] = []
-    for column in columns:
-        value = record[column]
-        if isinstance(value, int) and not isinstance(value, bool) and column == label_column:
-            value = str(value)  # integer class ids are labels too
-        if not isinstance(value, str):
-            raise BadInput(
-                f"{where}: the value is not a text",
-                values={"column": column, "expected": "a string", "found": type(value).__name__},
-            )
-        values.append(_check_characters(value, where))
-    return Row(where, values[0], values[1] if label_column else "", text_column)
+def as_text(value: object, where: str, column: str) -> str:
+    """A value that must be a text.  Raises `BadInput`."""
+    if not isinstance(value, str):
+        raise BadInput(
+            f"{where}: the value is not a text",
+            values={"column": column, "expected": "a string", "found": type(value).__name__},
+        )
+    return _check_characters(value, where)
 
 
-def _require_columns(where: str, found: list[str], wanted: list[str]) -> None:
+def refuse_empty(text: str, where: str, column: str) -> None:
+    """Raises `BadInput` for a text that holds nothing."""
+    if not text.strip():
+        raise BadInput(
+            f"{where}: the text is empty",
+            values={"column": column, "length": f"{len(text)} characters", "expected": "some text"},
+            hint="remove empty texts, or name another column with --text-column",
+        )
+
+
+def _record(where: str, values: dict[str, Any], columns: Columns) -> Record:
+    _require_columns(where, list(values), columns.required)
+    return Record(where, {name: values[name] for name in (*columns.required, *columns.optional) if name in values})
+
+
+def _require_columns(where: str, found: list[str], wanted: Sequence[str]) -> None:
     missing = [column for column in wanted if column not in found]
     if missing:
         # Not the names that were found: a file without a header has its first text there.
         raise BadInput(
             f"{where}: there is no column {missing[0]!r}",
             values={"expected": ", ".join(wanted), "found": f"{len(found)} other columns"},
-            hint="name the columns with --text-column and --label-column, or in [task] of the recipe",
+            hint="name the columns with --text-column and --label-column, or in [task] of the recipe; "
+            "for instruction data set prompt.format",
         )
 
 

@@ -4,7 +4,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from stages.data.load import Example, load_examples
+from schemas.errors import UsageProblem
+from schemas.settings import PromptSettings
+from stages.data.load import PLAIN, Example, load_examples
 from stages.data.partition import device_names, drop_duplicates, holdout, partition
 from stages.store.files import complete_directory
 
@@ -17,18 +19,26 @@ def split_file(
     alpha: float | None,
     seed: int,
     text_column: str = "text",
-    label_column: str = "label",
+    label_column: str | None = "label",
+    prompt: PromptSettings = PLAIN,
     allow_empty: bool = False,
     force: bool = False,
 ) -> dict[str, int]:
-    """Write `out/<device>.jsonl` for every device; texts a device.  Raises `BadInput`, `UsageProblem`."""
-    examples = load_examples(data, text_column=text_column, label_column=label_column)
+    """Write `out/<device>.jsonl` for every device; texts a device.
+
+    `label_column = None` needs no labels, and splits evenly (`alpha = None`).  Raises `BadInput`, `UsageProblem`.
+    """
+    if label_column is None and alpha is not None:
+        raise UsageProblem(
+            "label skew needs labels", values={"alpha": alpha}, hint="split with --iid, or name the --label-column"
+        )
+    examples = load_examples(data, text_column=text_column, label_column=label_column, prompt=prompt)
     labels = [example.label or "" for example in examples]
     shares = partition(labels, devices=devices, alpha=alpha, seed=seed, allow_empty=allow_empty)
     files = dict(zip(device_names(devices), ([examples[index] for index in share] for share in shares), strict=True))
     with complete_directory(out, force=force) as partial:
         for name, share in files.items():
-            (partial / f"{name}.jsonl").write_bytes(to_jsonl(share, text_column, label_column))
+            (partial / f"{name}.jsonl").write_bytes(to_jsonl(share, text_column, label_column or ""))
     return {name: len(share) for name, share in files.items()}
 
 
@@ -39,22 +49,32 @@ def holdout_file(
     fraction: float,
     seed: int,
     text_column: str = "text",
-    label_column: str = "label",
+    label_column: str | None = "label",
+    prompt: PromptSettings = PLAIN,
     deduplicate: bool = False,
     force: bool = False,
 ) -> dict[str, int]:
     """Write `out/train.jsonl` and `out/test.jsonl`; how many texts went where.  Raises `BadInput`, `UsageProblem`."""
-    loaded = load_examples(data, text_column=text_column, label_column=label_column)
+    loaded = load_examples(data, text_column=text_column, label_column=label_column, prompt=prompt)
     examples = drop_duplicates(loaded) if deduplicate else loaded
     train, test = holdout([example.label or "" for example in examples], fraction=fraction, seed=seed)
     with complete_directory(out, force=force) as partial:
         for name, indices in (("train", train), ("test", test)):
             chosen = [examples[index] for index in indices]
-            (partial / f"{name}.jsonl").write_bytes(to_jsonl(chosen, text_column, label_column))
+            (partial / f"{name}.jsonl").write_bytes(to_jsonl(chosen, text_column, label_column or ""))
     return {"train": len(train), "test": len(test), "dropped": len(loaded) - len(examples)}
 
 
 def to_jsonl(examples: Sequence[Example], text_column: str = "text", label_column: str = "label") -> bytes:
-    """One object a line, with the columns that the source has."""
-    records = ({text_column: example.text, label_column: example.label} for example in examples)
+    """One object a line, with the columns that were read of the source."""
+    records = (_record(example, text_column, label_column) for example in examples)
     return "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in records).encode()
+
+
+def _record(example: Example, text_column: str, label_column: str) -> dict[str, object]:
+    label = {} if example.label is None else {label_column: example.label}
+    if not example.turns:
+        return {text_column: example.text, **label}
+    if example.turns[0][0] == "instruction":
+        return {**dict(example.turns), **label}
+    return {"messages": [{"role": role, "content": content} for role, content in example.turns], **label}

@@ -17,7 +17,6 @@ from schemas.errors import BadInput, ChainError, NotTrusted, UsageProblem
 from schemas.plan import PlanManifest
 from schemas.refs import Window
 from schemas.refusal import Reason
-from schemas.settings import OptimizerSettings
 from schemas.state import StateManifest
 from schemas.update import UpdateManifest
 from stages.store.artifact import KINDS, MANIFEST_FILE, Artifact, kind_and_version, open_artifact, tensor_file
@@ -151,7 +150,7 @@ class Intake:
         check_example_count(update.manifest.device, update.manifest.example_count, most)
 
     def _check_steps(self, update: Update) -> None:
-        expected = steps_of(self.plan.manifest.settings.optimizer, update.manifest.example_count)
+        expected = self.plan.manifest.settings.optimizer.step_count(update.manifest.example_count)
         if update.manifest.steps != expected:
             raise BadInput(
                 f"{update.path} took another number of steps than its texts ask for",
@@ -187,7 +186,7 @@ class Intake:
         if chosen != "auto":
             return chosen
         optimizer = settings.optimizer
-        rate = optimizer.learning_rate * optimizer.round_decay**self.parent.manifest.round
+        rate = optimizer.rate(self.parent.manifest.round)
         shapes = trained_shapes(self.parent.manifest, self.parent.manifest.window)
         root = math.sqrt(sum(elements(shape) for shape in shapes.values()))
         shrinks = optimizer.weight_decay * self._parent_norm(shapes) if optimizer.weight_decay else 0.0
@@ -274,11 +273,6 @@ def check_example_count(device: str, count: int, most: int) -> None:
             values={"at most": most, "found": count},
             hint="profile and plan again, or enrol the device with a larger max_examples",
         )
-
-
-def steps_of(optimizer: OptimizerSettings, example_count: int) -> int:
-    """How many steps a device takes on that many texts."""
-    return optimizer.epochs * -(-example_count // optimizer.batch_size)
 
 
 def is_trained(name: str, window: Window) -> bool:

@@ -89,7 +89,16 @@ class PrefixCache:
         parts = (model.config, model.embeddings, model.rest, *model.layers[:depth])
         numerics = settings.numerics.model_dump(mode="json")
         versions = (torch.__version__, transformers.__version__)
-        facts = [depth, parts, numerics, settings.adapter.activation, texts.side, texts.pad_id, versions]
+        facts = [
+            depth,
+            parts,
+            numerics,
+            settings.adapter.activation,
+            texts.side,
+            texts.row_length,
+            texts.pad_id,
+            versions,
+        ]
         digest = hashlib.sha256(canonical_json(facts))
         for layer in sorted(layer for layer in self.adapters if layer < depth):
             for parameter in self.adapters[layer].parameters():

@@ -29,6 +29,7 @@ from stages.model.skeleton import (
     load_config,
 )
 from stages.model.stream import stream_layers
+from stages.model.texts import EncodedTexts
 from stages.model.vocabulary import LanguageHead
 
 # fp32, same kernels, same shapes: zero is what is found on every family tried.  Experts are grouped by token, so
@@ -86,18 +87,21 @@ def check_model(model_dir: Path) -> CheckReport:
     return check_architecture(model_dir, "transformers" if whole else "mean")
 
 
-def check_architecture(model_dir: Path, form: HeadForm) -> CheckReport:
-    """Check the architecture of a model directory.  Raises `BadInput` where block-wise execution differs."""
+def check_architecture(model_dir: Path, form: HeadForm, *, packing: bool = False) -> CheckReport:
+    """Check the architecture of a model directory, with several texts in a row where `packing`.
+
+    Raises `BadInput` where block-wise execution differs.
+    """
     check_head(load_config(model_dir), form)
-    return _check((model_dir / "config.json").read_bytes(), model_dir, form)
+    return _check((model_dir / "config.json").read_bytes(), model_dir, form, packing)
 
 
 @lru_cache(maxsize=32)
-def _check(config_bytes: bytes, model_dir: Path, form: HeadForm) -> CheckReport:  # noqa: ARG001 -- cache key
+def _check(config_bytes: bytes, model_dir: Path, form: HeadForm, packing: bool) -> CheckReport:  # noqa: ARG001 -- cache key
     config = load_config(model_dir)
     try:
         # In a child: what it imports and allocates would stay with a stage that has a budget.
-        return aside(lambda: compare(tiny_config(config), form))
+        return aside(lambda: compare(tiny_config(config), form, packing=packing))
     except (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         raise BadInput(
             f"a small {config.model_type} cannot be run block by block",
@@ -126,8 +130,8 @@ def tiny_config(config: PretrainedConfig) -> PretrainedConfig:
     return small
 
 
-def compare(config: PretrainedConfig, form: HeadForm) -> CheckReport:
-    """Stream a random model of `config` and compare it with its own forward."""
+def compare(config: PretrainedConfig, form: HeadForm, *, packing: bool = False) -> CheckReport:
+    """Stream a random model of `config` and compare it with its own forward.  Raises `BadInput`."""
     torch_state = torch.random.get_rng_state()
     try:
         torch.manual_seed(0)
@@ -140,13 +144,36 @@ def compare(config: PretrainedConfig, form: HeadForm) -> CheckReport:
     with tempfile.TemporaryDirectory(prefix="chainctl-check-") as directory:
         own.save_pretrained(directory)
         difference = max(_difference(Path(directory), own, batch, form) for batch in batches)
+        mixed = _mixing(Path(directory), own, form) if packing else 0.0
     if not difference <= TOLERANCE:  # also where it is not a number
         raise BadInput(
             f"block-wise execution of {config.model_type} differs from its own forward",
             values={"largest difference": f"{difference:.3g}", "allowed": f"{TOLERANCE:.3g}"},
             hint="this architecture is not supported; please report it",
         )
+    if not mixed <= TOLERANCE:
+        raise BadInput(
+            f"packing does not work with {config.model_type}: texts in one row see each other",
+            values={"largest difference": f"{mixed:.3g}", "allowed": f"{TOLERANCE:.3g}"},
+            hint="set encoding.packing = false",
+        )
     return CheckReport(config.model_type, form, is_decoder(config), difference)
+
+
+@torch.no_grad()
+def _mixing(directory: Path, own: PreTrainedModel, form: HeadForm) -> float:
+    """How far two texts in one row are from each by itself: the last layer's output, on every token."""
+    backbone = Backbone.open(directory, SETTINGS[form], pad_id=0)
+    rows = tuple(ids[:length].numpy() for ids, length in zip(_batch("right").input_ids, (7, 5), strict=False))
+    batch = EncodedTexts(rows, 0, "right", 1, row_length=12).batch([0, 1])
+    hidden = backbone.embed(batch)
+    for layer, weights in stream_layers(backbone, range(backbone.num_layers)):
+        hidden = backbone.run_layers({layer: weights}, hidden, batch, {})
+    alone = []
+    for row in rows:
+        ids = torch.from_numpy(row)[None]
+        alone.append(_own_forward(own, Batch(ids, torch.ones_like(ids)))[0][-1])
+    return float((hidden - torch.cat(alone, dim=1)).abs().max())
 
 
 @torch.no_grad()

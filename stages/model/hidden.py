@@ -14,6 +14,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from stages.data.layout import Layout
+
 IN_MEMORY_LIMIT_BYTES = 64 * 2**20
 
 
@@ -54,18 +56,17 @@ class HiddenStates:
             os.close(self._file)
             self._file = None
 
-    def gather(self, indices: Sequence[int], *, side: str) -> Tensor:
-        """(B, S, D) for the texts `indices`, zeros where padded; S is the longest of them."""
-        longest = max(self.lengths[index] for index in indices)
-        batch = torch.zeros(len(indices), longest, self.width, dtype=self.dtype)
-        for row, index in enumerate(indices):
-            self._read(index, batch[row, self._span(index, longest, side)])
+    def gather(self, indices: Sequence[int], layout: Layout) -> Tensor:
+        """(B, S, D) for the texts `indices` in their `layout`, zeros where padded."""
+        batch = torch.zeros(layout.rows, layout.width, self.width, dtype=self.dtype)
+        for (row, column), index in zip(layout.places, indices, strict=True):
+            self._read(index, batch[row, column : column + self.lengths[index]])
         return batch
 
-    def scatter(self, indices: Sequence[int], batch: Tensor, *, side: str) -> None:
+    def scatter(self, indices: Sequence[int], batch: Tensor, layout: Layout) -> None:
         """Keep the real tokens of `batch` (B, S, D) for the texts `indices`."""
-        for row, index in enumerate(indices):
-            self._write(index, batch[row, self._span(index, batch.shape[1], side)])
+        for (row, column), index in zip(layout.places, indices, strict=True):
+            self._write(index, batch[row, column : column + self.lengths[index]])
 
     def text(self, index: int) -> Tensor:
         """(tokens, D) of one text."""
@@ -86,10 +87,6 @@ class HiddenStates:
     def text_bytes(self, index: int) -> int:
         """Size of one text's states."""
         return self.lengths[index] * self.width * self.dtype.itemsize
-
-    def _span(self, index: int, longest: int, side: str) -> slice:
-        length = self.lengths[index]
-        return slice(0, length) if side == "right" else slice(longest - length, longest)
 
     def _read(self, index: int, target: Tensor) -> None:
         start, stop = self._starts[index], self._starts[index + 1]

@@ -144,7 +144,7 @@ def _answers(
     """Of the requests `numbers`, all of whose rows are among `indices`."""
     rows, asked = requests.rows, [requests.asked[number] for number in numbers]
     batch = rows.batch(indices)
-    arrived_BSD = head.arriving(hidden.gather(indices, side=rows.side), batch)
+    arrived_BSD = head.arriving(hidden.gather(indices, rows.layout(indices)), batch)
     line = {index: place for place, index in enumerate(indices)}
     places = [line[one.row] for one in asked for _ in one.continuation]
     columns = [one.first + place for one in asked for place in range(len(one.continuation))]

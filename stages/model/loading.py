@@ -29,7 +29,7 @@ class LoadedModel:
         cache: CacheDirectory | None = None,
     ) -> "LoadedModel":
         """Open both.  Raises `BadInput` and, where the model is not `expected`, `NotTrusted`."""
-        encoder = Encoder.load(model_dir, settings.encoding)
+        encoder = Encoder.load(model_dir, settings.encoding, settings.prompt)
         backbone = Backbone.open(
             model_dir, settings, pad_id=encoder.pad_id, expected=expected, verify=verify, cache=cache
         )

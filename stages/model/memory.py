@@ -176,6 +176,22 @@ class MemoryModel:
         passing = max(self._prefix_bytes(placement), head)
         return self._resident_bytes(placement) + adapters * self._adapter_bytes(self.backbone.dtype.itemsize) + passing
 
+    def generate(self, placement: Placement, *, tokens: int) -> int:
+        """Predicted peak in bytes of `generate` for a micro-batch of prompts that grow to `tokens` each."""
+        config, rows = self.backbone.skeleton.config, self.settings.numerics.rows
+        heads: int = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        each: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        kept = 2 * rows * tokens * heads * each * self.backbone.dtype.itemsize  # keys and values of one layer
+        arriving = rows * self._length() * self._token_bytes()
+        head = LanguageHead.of(self.backbone)
+        logits = 3 * rows * head.vocabulary * FLOAT32_BYTES  # as chunks, joined, and as shares
+        adapters = self.backbone.num_layers * self._adapter_bytes(self.backbone.dtype.itemsize)
+        passing = self._prefix_bytes(placement) + 2 * arriving + 2 * kept
+        asking = head.working_bytes(rows) + logits
+        cached = self.backbone.num_layers * kept
+        table = self._table_bytes(placement)
+        return self._resident_bytes(placement) + adapters + cached + table + max(passing, asking)
+
     def layer_bytes(self, layer: int) -> int:
         """Bytes of a layer in memory: as it lies on disk, and again where the plan computes in another dtype."""
         stored = self.backbone.reader.names.stored_layer(layer)

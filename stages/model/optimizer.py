@@ -19,13 +19,13 @@ ADAM_EPSILON = 1e-8
 class Optimizer:
     """Updates `parameters` in place from their `.grad`, as `torch.optim.AdamW` or `torch.optim.SGD` would.
 
-    The learning rate of round t is `learning_rate · round_decay^t`.
+    The learning rate is that of the round (`OptimizerSettings.rate`).
     """
 
     def __init__(self, parameters: Sequence[Tensor], settings: OptimizerSettings, *, round_number: int = 0) -> None:
         self.parameters = list(parameters)
         self.settings = settings
-        self.learning_rate = settings.learning_rate * settings.round_decay**round_number
+        self.learning_rate = settings.rate(round_number)
         self.steps = 0
         moments = {"adamw": 2, "sgd": 1 if settings.momentum else 0}[settings.name]
         self._moments = [[torch.zeros_like(parameter) for parameter in self.parameters] for _ in range(moments)]

@@ -12,6 +12,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -128,10 +129,17 @@ class _Stop(Exception):
 
 @dataclass(frozen=True)
 class Batch:
-    """Token ids and attention mask, both (B, S) int64."""
+    """Token ids, attention mask and, where they are not the columns, positions: (B, S) int64.
+
+    `packed`: a row holds several texts, each with positions from 0 on, and none sees another.  `keys_and_values`: of
+    tokens before these (transformers' cache); the mask covers them too.
+    """
 
     input_ids: Tensor
     attention_mask: Tensor
+    position_ids: Tensor | None = None
+    packed: bool = False
+    keys_and_values: Any = None
 
 
 class Skeleton:
@@ -147,6 +155,10 @@ class Skeleton:
         self.embedding_name = _embedding_parameter(model)
         self.state_names = list(model.state_dict())
         self.visit: Visit = _pass_on
+        # An encoder makes its own (RoBERTa counts from 2); a state space model has none.
+        forward = signature(type(model).forward).parameters
+        self.takes_positions = is_decoder(self.config) and "position_ids" in forward
+        self.keeps_keys_and_values = "past_key_values" in forward
         self.gathered = self._replace_embedding()
         self.vocabulary = VocabularySlot(model.get_output_embeddings()) if head_form == "language-model" else None
         self.output_names = _parameter_names(model, model.get_output_embeddings()) if self.vocabulary else []
@@ -185,9 +197,19 @@ class Skeleton:
 
     def run(self, batch: Batch, visit: Visit, parameters: Mapping[str, Tensor] | None = None) -> Any:
         """The model's own forward with `visit` in the slots, and `parameters` in place of its own: its output."""
-        arguments = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
         with self.visiting(visit):
-            return torch.func.functional_call(self.model, dict(parameters or {}), (), arguments)
+            return torch.func.functional_call(self.model, dict(parameters or {}), (), self._arguments(batch))
+
+    def _arguments(self, batch: Batch) -> dict[str, Any]:
+        """How the model's forward is called.  Without a mask it keeps apart what starts again at position 0."""
+        arguments: dict[str, Any] = {"input_ids": batch.input_ids}
+        if not batch.packed:
+            arguments["attention_mask"] = batch.attention_mask
+        if batch.position_ids is not None and self.takes_positions:
+            arguments["position_ids"] = batch.position_ids
+        if batch.keys_and_values is not None:
+            arguments |= {"past_key_values": batch.keys_and_values, "use_cache": True}
+        return arguments
 
     def run_until(self, batch: Batch, visit: Visit, stop: int) -> Tensor:
         """As `run`, but leaves after slot `stop`: the hidden states that `visit` returned there, (B, S, D)."""
@@ -205,7 +227,10 @@ class Skeleton:
         raise AssertionError(f"the model's forward never reached layer {stop}")
 
     def run_to_vocabulary(self, batch: Batch, visit: Visit) -> Tensor:
-        """As `run`, but leaves where the language head would multiply: what arrives there, (B, S, D)."""
+        """As `run`, but leaves where the language head would multiply: what arrives there, (B, S, D).
+
+        Where `batch` brings keys and values of the tokens before, its ids are those that follow, and they are added.
+        """
         try:
             self.run(batch, visit)
         except _Stop as stopped:

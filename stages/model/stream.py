@@ -6,7 +6,7 @@ a stage, not once a step.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -31,7 +31,9 @@ def hidden_states(backbone: Backbone, texts: EncodedTexts, placement: Placement,
     )
 
 
-def stream_layers(backbone: Backbone, layers: Sequence[int], *, prefetch: bool = True) -> Iterator[tuple[int, Weights]]:
+def stream_layers(
+    backbone: Backbone, layers: Sequence[int], *, prefetch: bool = True
+) -> Generator[tuple[int, Weights]]:
     """Each layer's weights in turn.  They are valid until the next one is asked for.
 
     With `prefetch` two layers are in memory, the second on its way while the first computes; without, one.
@@ -85,15 +87,16 @@ def run_prefix(
     start = cache.deepest(stop, hidden) if cache is not None else 0
     if start == 0:
         for indices in texts.chunks():
-            hidden.scatter(indices, backbone.embed(texts.batch(indices)), side=texts.side)
+            hidden.scatter(indices, backbone.embed(texts.batch(indices)), texts.layout(indices))
         after_layer(-1, hidden)
     for layer, weights in stream_layers(backbone, range(start, stop), prefetch=prefetch):
         progress("layers", layer, stop)
         began = time.perf_counter()
         for indices in texts.chunks():
-            arriving = hidden.gather(indices, side=texts.side)
+            layout = texts.layout(indices)
+            arriving = hidden.gather(indices, layout)
             output = backbone.run_layers({layer: weights}, arriving, texts.batch(indices), adapters)
-            hidden.scatter(indices, output, side=texts.side)
+            hidden.scatter(indices, output, layout)
         layer_seconds(time.perf_counter() - began)
         after_layer(layer, hidden)
         if cache is not None and layer + 1 in keep:

@@ -12,7 +12,7 @@ chunk by chunk; that it does so value by value is what `check.py` verifies.
 Shapes: N predicted positions, D hidden size, V vocabulary, C chunk.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -61,9 +61,12 @@ class LanguageHead:
     def logits(self, hidden: Tensor, batch: Batch, *, chunk: int = CHUNK_ROWS) -> Tensor:
         """(B, S, V) float32, for small vocabularies and comparisons."""
         arrived = self.arriving(hidden, batch)
-        flat = arrived.reshape(-1, arrived.shape[-1])
-        parts = [self._finish(F.linear(flat, rows)) for _, rows in self.chunks(chunk)]
-        return torch.cat(parts, dim=1).view(*arrived.shape[:2], -1).float()
+        return self.logits_of(arrived.reshape(-1, arrived.shape[-1]), chunk=chunk).view(*arrived.shape[:2], -1)
+
+    @torch.no_grad()
+    def logits_of(self, arrived_ND: Tensor, *, chunk: int = CHUNK_ROWS) -> Tensor:
+        """(N, V) float32, from what arrived at the head."""
+        return torch.cat([self._finish(F.linear(arrived_ND, rows)) for _, rows in self.chunks(chunk)], dim=1)
 
     @torch.no_grad()
     def cross_entropy(
@@ -158,16 +161,3 @@ class LanguageHead:
         """Whether the model changes the logits of its head: tried on a few."""
         probe = torch.linspace(-50, 50, 8, dtype=self.backbone.dtype).view(2, 4)
         return not torch.equal(self._through_model(probe), probe)
-
-
-def next_tokens(batch: Batch) -> Tensor:
-    """Targets (B, S): the token after each real token that a real token follows, `IGNORED` elsewhere."""
-    targets = torch.full_like(batch.input_ids, IGNORED)
-    follows = (batch.attention_mask[:, :-1] * batch.attention_mask[:, 1:]).bool()
-    targets[:, :-1][follows] = batch.input_ids[:, 1:][follows]
-    return targets
-
-
-def predicted_count(lengths: Sequence[int]) -> int:
-    """How many tokens are predicted in texts of these lengths: all but the first of each."""
-    return sum(max(length - 1, 0) for length in lengths)

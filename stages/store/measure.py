@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from schemas.errors import DoesNotFit
-from schemas.measured import Measured
+from schemas.measured import Measured, TextCounts
 
 CONTROL_GROUPS = Path("/proc/self/cgroup")
 CONTROL_GROUP_FILES = Path("/sys/fs/cgroup")
@@ -33,6 +33,7 @@ class MeasuredFacts:
     predicted_peak_bytes: int | None = None
     peak_bytes: int | None = None
     bytes_streamed: int = 0
+    texts: TextCounts | None = None
     layer_seconds: tuple[float, ...] = ()
 
     def to_measured(self, artifact: str) -> Measured:
@@ -43,6 +44,7 @@ class MeasuredFacts:
             predicted_peak_bytes=self.predicted_peak_bytes,
             peak_bytes=self.peak_bytes,
             bytes_streamed=self.bytes_streamed,
+            texts=self.texts,
             layer_seconds=self.layer_seconds,
             machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
             versions=_versions(),

@@ -9,6 +9,7 @@ import torch.nn.functional as F  # noqa: N812 -- torch's own convention
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from schemas.refs import Window
+from stages.data.layout import Layout
 from stages.model.adapters import Adapter, adapters_from_tensors, fresh_adapters
 from stages.model.backbone import Backbone
 from stages.model.criterion import ClassCriterion
@@ -116,12 +117,13 @@ def test_the_loss_of_a_language_model(benchmark: BenchmarkFixture, llama: Path, 
 def test_hidden_states_of_64_texts(benchmark: BenchmarkFixture, tmp_path: Path, limit: int) -> None:
     states = torch.randn(ROWS, LENGTH, 768)
     with HiddenStates([LENGTH] * 64, 768, torch.float32, scratch=tmp_path, in_memory_limit_bytes=limit) as hidden:
+        layout = Layout.padded([LENGTH] * ROWS, "right")
 
         def through() -> None:
             for first in range(0, 64, ROWS):
                 indices = range(first, first + ROWS)
-                hidden.scatter(indices, states, side="right")
-                hidden.gather(indices, side="right")
+                hidden.scatter(indices, states, layout)
+                hidden.gather(indices, layout)
 
         benchmark(through)
 

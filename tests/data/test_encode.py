@@ -10,14 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from schemas.errors import BadInput
 from schemas.settings import EncodingSettings
-from stages.data.encode import Encoder, pad_batch
+from stages.data.encode import Encoder
+from stages.data.layout import Layout
 
 CORPUS = [
     "the cat sat on the mat and looked at the rain",
@@ -150,33 +149,6 @@ def test_a_tokenizer_that_cannot_be_read_is_refused(data: bytes, tmp_path: Path)
         Encoder.load(tmp_path, EncodingSettings())
 
 
-def test_a_batch_is_padded_on_the_right() -> None:
-    ids, mask = pad_batch([np.array([5, 6, 7]), np.array([8])], pad_id=9, side="right")
-    assert ids.tolist() == [[5, 6, 7], [8, 9, 9]]
-    assert mask.tolist() == [[1, 1, 1], [1, 0, 0]]
-
-
-def test_a_batch_is_padded_on_the_left() -> None:
-    ids, mask = pad_batch([np.array([5, 6, 7]), np.array([8])], pad_id=9, side="left")
-    assert ids.tolist() == [[5, 6, 7], [9, 9, 8]]
-    assert mask.tolist() == [[1, 1, 1], [0, 0, 1]]
-
-
-@settings(max_examples=50, deadline=None)
-@given(
-    rows=st.lists(st.lists(st.integers(0, 50), min_size=1, max_size=9), min_size=1, max_size=6),
-    pad_id=st.integers(0, 50),
-    side=st.sampled_from(["left", "right"]),
-)
-def test_the_mask_marks_exactly_the_tokens_of_each_text(rows: list[list[int]], pad_id: int, side: str) -> None:
-    ids, mask = pad_batch([np.array(row, dtype=np.int64) for row in rows], pad_id=pad_id, side=side)
-    assert ids.shape == mask.shape == (len(rows), max(map(len, rows)))
-    assert ids.dtype == mask.dtype == np.int64
-    for row, row_ids, row_mask in zip(rows, ids, mask, strict=True):
-        assert row_ids[row_mask == 1].tolist() == row
-        assert (row_ids[row_mask == 0] == pad_id).all()
-
-
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_a_padded_batch_is_that_of_transformers(side: str, tmp_path: Path) -> None:
     write_wordpiece(tmp_path)
@@ -185,6 +157,8 @@ def test_a_padded_batch_is_that_of_transformers(side: str, tmp_path: Path) -> No
     )
     expected = fast(TEXTS, truncation=True, max_length=20, padding=True, return_tensors="np")
     encoder = Encoder.load(tmp_path, EncodingSettings(max_length=20))
-    ids, mask = pad_batch(encoder.encode(TEXTS), pad_id=encoder.pad_id, side=side)
+    rows = encoder.encode(TEXTS)
+    layout = Layout.padded([len(row) for row in rows], side)
+    ids, mask = layout.lay(rows, encoder.pad_id), layout.lay([np.ones_like(row) for row in rows], 0)
     assert np.array_equal(ids, expected["input_ids"])
     assert np.array_equal(mask, expected["attention_mask"])

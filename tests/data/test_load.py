@@ -21,7 +21,7 @@ from pyarrow import parquet
 
 from schemas.errors import BadInput
 from stages.data.load import Example, data_digest, label_set, load_examples
-from stages.data.readers import Row
+from stages.data.readers import Record
 
 SECRET = "xyzzy-Quetzalcoatl-4711"
 BOM = b"\xef\xbb\xbf"
@@ -206,7 +206,7 @@ def test_label_set_is_sorted_and_distinct() -> None:
 
 def test_neither_an_example_nor_a_row_shows_its_text() -> None:
     assert SECRET not in repr(Example(SECRET, SECRET))
-    assert SECRET not in repr([Row("file, line 1", SECRET, SECRET, "text")])
+    assert SECRET not in repr([Record("file, line 1", {"text": SECRET})])
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 from schemas.errors import BadInput, NotTrusted
 from schemas.refs import Window
 from schemas.settings import HeadForm
+from stages.data.layout import Layout
 from stages.model.adapters import Adapter, adapters_from_tensors, fresh_adapters
 from stages.model.backbone import Backbone
 from stages.model.check import TOLERANCE, check_architecture, check_model, compare
@@ -58,13 +59,13 @@ def test_ragged_storage_changes_no_real_token(family: str, side: str, tmp_path: 
     model = fleet.save_model(tmp_path, family)
     chosen = fleet.settings(encoding={"padding_side": side}, numerics={"micro_batch": 3})
     loaded = LoadedModel.open(tmp_path, chosen)
-    texts = EncodedTexts.encode([row["text"] for row in fleet.texts(7)], loaded.encoder, 3)
+    texts = EncodedTexts.encode(fleet.examples(fleet.texts(7)), loaded.encoder, 3)
     with HiddenStates(texts.lengths, 64, torch.float32, scratch=tmp_path, in_memory_limit_bytes=0) as hidden:
         run_prefix(loaded.backbone, texts, hidden, {}, stop=DEPTH)
         for indices in texts.chunks():
             batch = texts.batch(indices)
             expected = _layer_outputs(model, batch)[-1]
-            found = hidden.gather(indices, side=side)
+            found = hidden.gather(indices, texts.layout(indices))
             real = batch.attention_mask.bool()
             # Padding holds zeros here and leftovers there; a masked key may still move the last bit of a sum.
             assert (found - expected)[real].abs().max() <= 1e-5
@@ -76,8 +77,8 @@ def test_hidden_states_are_the_same_in_memory_and_in_a_file(tmp_path: Path) -> N
         gathered = []
         for limit in (0, 2**20):
             with HiddenStates(lengths, 4, torch.float32, scratch=tmp_path, in_memory_limit_bytes=limit) as hidden:
-                hidden.scatter([0, 1, 2], batch, side=side)
-                gathered.append(hidden.gather([2, 0, 1], side=side))
+                hidden.scatter([0, 1, 2], batch, Layout.padded(lengths, side))
+                gathered.append(hidden.gather([2, 0, 1], Layout.padded([1, 3, 5], side)))
         assert torch.equal(*gathered)
     assert list(tmp_path.iterdir()) == []
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.settings import SimilaritySettings
+from stages.data.layout import Layout
 from stages.model.hidden import HiddenStates
 from stages.model.pooling import draw_rows, features
 
@@ -34,7 +35,7 @@ def hidden(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[HiddenSta
         for index, text in enumerate(TEXTS):
             first = 0 if side == "right" else max(LENGTHS) - len(text)
             batch[index, first : first + len(text)] = torch.from_numpy(text)
-        states.scatter(range(len(LENGTHS)), batch, side=side)
+        states.scatter(range(len(LENGTHS)), batch, Layout.padded(LENGTHS, side))
         yield states
 
 
@@ -118,7 +119,7 @@ def test_unit_scale_takes_the_sink_out_of_a_mean(tmp_path: Path) -> None:
     text = states_of(9, 5)
     text[0] *= 1e4
     with HiddenStates([9], WIDTH, torch.float32, scratch=tmp_path) as states:
-        states.scatter([0], torch.from_numpy(text)[None], side="right")
+        states.scatter([0], torch.from_numpy(text)[None], Layout.padded([len(text)], "right"))
         plain = features(states, [(0, -1)], SimilaritySettings(scale="none"))[0]
         even = features(states, [(0, -1)], SimilaritySettings(scale="unit"))[0]
     assert np.linalg.norm(plain) > 100
@@ -129,6 +130,6 @@ def test_unit_scale_takes_the_sink_out_of_a_mean(tmp_path: Path) -> None:
 def test_bfloat16_states_are_pooled_in_full_precision(tmp_path: Path) -> None:
     text = torch.from_numpy(states_of(7, 3)).bfloat16()
     with HiddenStates([7], WIDTH, torch.bfloat16, scratch=tmp_path, in_memory_limit_bytes=0) as states:
-        states.scatter([0], text[None], side="right")
+        states.scatter([0], text[None], Layout.padded([len(text)], "right"))
         got = features(states, [(0, -1)], SimilaritySettings(scale="none"))[0]
     assert np.allclose(got, text.float().numpy().astype(np.float64).mean(0), atol=1e-6)

@@ -26,7 +26,7 @@ from stages.model.loading import LoadedModel
 from stages.model.memory import PLACEMENTS, SMALLEST, Placement
 from stages.model.skeleton import Batch
 from stages.model.stream import run_prefix, stream_layers
-from stages.model.texts import EncodedTexts
+from stages.model.texts import EncodedTexts, training_batches
 from stages.store.artifact import Artifact
 from stages.store.cache_directory import CacheDirectory
 from stages.train_window import Trainer
@@ -78,7 +78,7 @@ class World:
             state_out=folder / "state",
         )
         self.model = LoadedModel.open(folder / "model", self.plan.manifest.settings)
-        self.texts = EncodedTexts.encode([row["text"] for row in rows], self.model.encoder, micro_batch)
+        self.texts = EncodedTexts.encode(fleet.examples(rows), self.model.encoder, micro_batch)
         self.targets = torch.tensor([fleet.LABELS.index(row["label"]) for row in rows])
 
     def train(
@@ -90,12 +90,19 @@ class World:
         state: Artifact[StateManifest] = Artifact(self.state.path, moved, self.state.digest)
         checkpoints = Checkpoints(self.folder, None, "", "", moved.window, "one", "")
         trainer = Trainer(
-            *(self.plan, state, moved.window, self.model.backbone, self.texts, self.targets),
+            *(self.plan, state, moved.window, self.model.backbone, self.texts, self.targets, self.batches(state)),
             *(placement, checkpoints, self.folder, cache),
         )
-        tensors, loss, _ = trainer.train(lambda *_: None)
+        tensors, loss = trainer.train(lambda *_: None)
         self.first_loss = loss.first
         return {name: value.copy() for name, value in tensors.items()}
+
+    def batches(self, state: Artifact[StateManifest]) -> list[list[int]]:
+        """Those of the plan's steps."""
+        optimizer, number = self.settings.optimizer, state.manifest.round
+        return training_batches(
+            len(self.texts.rows), optimizer, plan=self.plan.digest, round_number=number, device="one"
+        )
 
 
 def same(left: Mapping[str, np.ndarray], right: Mapping[str, np.ndarray]) -> bool:
@@ -338,7 +345,7 @@ def _count_checks(backbone: Backbone) -> list[str]:
 def test_prefetch_and_disk_give_the_same_hidden_states(tmp_path: Path) -> None:
     fleet.save_model(tmp_path, "llama")
     loaded = LoadedModel.open(tmp_path, fleet.settings())
-    texts = EncodedTexts.encode([row["text"] for row in fleet.texts(7)], loaded.encoder, 3)
+    texts = EncodedTexts.encode(fleet.examples(fleet.texts(7)), loaded.encoder, 3)
     results = []
     for prefetch in (True, False):
         for limit in (2**30, 0):

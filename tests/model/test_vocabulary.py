@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 -- torch's own convention
@@ -21,7 +22,8 @@ from stages.model.criterion import TokenCriterion
 from stages.model.objective import Objective
 from stages.model.skeleton import Batch, check_head, find_layers
 from stages.model.stream import load_layers, stream_layers
-from stages.model.vocabulary import IGNORED, LanguageHead, next_tokens, predicted_count
+from stages.model.texts import EncodedTexts
+from stages.model.vocabulary import IGNORED, LanguageHead
 from tests import fleet
 from tests.model.test_backbone import _random_adapters
 
@@ -109,8 +111,8 @@ def test_window_gradients_equal_autograd_on_the_resident_language_model(
     batch, weight = _batch(side), 0.6
     adapters = _random_adapters()
     hidden = _stream(backbone, batch, adapters, window.start)
-    targets = next_tokens(batch)
-    count = predicted_count(batch.attention_mask.sum(1).tolist())
+    targets = _targets(batch)
+    count = int((targets != IGNORED).sum())
     criterion = TokenCriterion(LanguageHead.of(backbone))
     objective = Objective(backbone, window, adapters, weight, criterion)
     loss = objective.accumulate(load_layers(backbone, window.layers), hidden, batch, targets, count=count)
@@ -125,12 +127,13 @@ def test_window_gradients_equal_autograd_on_the_resident_language_model(
 
 
 def test_targets_are_the_next_real_tokens_on_either_side() -> None:
-    ids = torch.tensor([[4, 5, 6, 0], [7, 8, 0, 0]])
-    batch = Batch(ids, torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0]]))
-    assert next_tokens(batch).tolist() == [[5, 6, IGNORED, IGNORED], [8, IGNORED, IGNORED, IGNORED]]
-    left = Batch(torch.tensor([[0, 4, 5]]), torch.tensor([[0, 1, 1]]))
-    assert next_tokens(left).tolist() == [[IGNORED, 5, IGNORED]]
-    assert predicted_count([3, 2, 1, 0]) == 3
+    rows = (np.array([4, 5, 6]), np.array([7, 8]), np.array([9]))
+    right, left = (EncodedTexts(rows, 0, side, 3) for side in ("right", "left"))
+    assert right.targets([0, 1]).tolist() == [[5, 6, IGNORED], [8, IGNORED, IGNORED]]
+    assert left.targets([0, 1]).tolist() == [[5, 6, IGNORED], [IGNORED, 8, IGNORED]]
+    assert right.target_counts == left.target_counts == [2, 1, 0]
+    learned = (np.array([False, False, True]), np.array([True, False]), np.array([True]))
+    assert EncodedTexts(rows, 0, "right", 3, learned).targets([0, 1]).tolist() == [[IGNORED, 6, IGNORED], [IGNORED] * 3]
 
 
 @pytest.mark.parametrize("family", ["bert", "distilbert"])
@@ -150,6 +153,14 @@ def test_the_head_is_never_loaded_whole(tmp_path: Path) -> None:
 def _open(folder: Path, family: str, **changes: Any) -> tuple[Backbone, Any]:
     model = fleet.save_model(folder, family, factory=AutoModelForCausalLM, **changes)
     return Backbone.open(folder, LANGUAGE, pad_id=0), model
+
+
+def _targets(batch: Batch) -> Tensor:
+    """The token after each real token that a real token follows."""
+    targets = torch.full_like(batch.input_ids, IGNORED)
+    follows = (batch.attention_mask[:, :-1] * batch.attention_mask[:, 1:]).bool()
+    targets[:, :-1][follows] = batch.input_ids[:, 1:][follows]
+    return targets
 
 
 def _batch(side: str) -> Batch:

@@ -64,12 +64,18 @@ def test_every_setting_can_come_from_each_source(path: str) -> None:
         "federation.server_optimizer": "fedadam",
         "task.labels": '["a", "b"]',
         "task.kind": "text-classification",
+        "encoding.packing": "false",
+        "optimizer.final_learning_rate": "0.001",
         "federation.strategy": "weighted-mean",
     }
     words = {
         "task.text_column": "body",
         "task.label_column": "class",
         "encoding.padding_side": "left",
+        "prompt.format": "plain",
+        "prompt.template": "alpaca",
+        "prompt.learn": "all",
+        "optimizer.schedule": "cosine",
         "head.form": "mean",
         "similarity.estimator": "biased",
         "similarity.kernel": "rbf",

@@ -1,0 +1,73 @@
+"""chainctl generate"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from chainctl.console import Console
+from chainctl.options import Json, MemoryBudget, ModelDir, Plan, Quiet, State, Verify, VerifyWeights, parse_size
+from schemas.errors import UsageProblem
+
+
+def generate(
+    model: ModelDir,
+    plan: Plan,
+    state: State,
+    prompt: Annotated[
+        list[str] | None, typer.Option("--prompt", metavar="TEXT", help="What to go on with; may be repeated.")
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option("--prompts", metavar="PATH", help="Data in the plan's format, without its responses."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only that many of --prompts.")] = None,
+    before: Annotated[bool, typer.Option("--before", help="Also what the base model says, side by side.")] = False,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens a text, at most.")] = 64,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0: always the likeliest token.")] = 0.0,
+    top_k: Annotated[int, typer.Option(min=0, help="Draw from that many; 0: all.")] = 0,
+    top_p: Annotated[float, typer.Option(help="Draw from the likeliest that share this.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
+    memory_budget: MemoryBudget = None,
+    verify: VerifyWeights = Verify.ONCE,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """What a state of a language model says, streamed layer by layer; with --before, what the tuning did."""
+    console = Console(json=json, quiet=quiet)
+    if (prompt is None) == (prompts is None):
+        raise UsageProblem("say what to go on with", values={"expected": "either --prompt or --prompts"})
+    if not 0 < top_p <= 1:
+        raise UsageProblem("top_p is a share", values={"expected": "above 0, at most 1", "found": top_p})
+    budget = parse_size(memory_budget)
+    from stages.model.footprint import keep_small
+
+    keep_small()
+    from schemas.plan import PlanManifest
+    from stages.data.load import load_labelled
+    from stages.generate import as_prompts, run
+    from stages.model.generate import Sampling
+    from stages.store.artifact import open_artifact
+
+    chosen = open_artifact(plan, PlanManifest).manifest
+    settings = chosen.settings
+    examples = load_labelled(prompts, settings.task, settings.prompt) if prompts else as_prompts(prompt or [], chosen)
+    with console.progress() as progress:
+        answers = run(
+            model_dir=model,
+            plan=plan,
+            state=state,
+            prompts=examples[:limit],
+            sampling=Sampling(max_new_tokens, temperature, top_k, top_p, seed),
+            before=before,
+            memory_budget_bytes=budget,
+            progress=progress,
+            verify=verify.value,
+        )
+    for number, answer in enumerate(answers, 1):
+        cut = " (only the end of the prompt was read: it is longer than the plan allows)" if answer.cut else ""
+        console.say(f"[{number}]{cut}")
+        if answer.before is not None:
+            console.say(f"  before  {answer.before}")
+        console.say(f"  after   {answer.after}" if before else f"  {answer.after}")
+    console.result(texts=[{"before": one.before, "after": one.after, "cut": one.cut} for one in answers])

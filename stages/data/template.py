@@ -1,0 +1,262 @@
+"""From who said what to one text, and which part of it is the response.
+
+A chat template is a Jinja program that comes with a tokenizer.  It runs in Jinja's sandbox, without a clock (so that
+a text is the same tomorrow), and is compared with the SHA-256 that a plan fixed.  Where a response begins and ends is
+found by rendering the dialogue up to it and through it.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+from schemas.base import canonical_json, sha256_digest
+from schemas.errors import BadInput, NotTrusted
+from schemas.settings import PromptSettings
+from stages.data.load import Example, Turn
+
+Message = dict[str, str]
+Span = tuple[int, int]
+
+# Taori et al. 2023, Stanford Alpaca: the published prompts, with and without an input.
+ALPACA_PREFACE = "Below is an instruction that describes a task"
+ALPACA_ASKS = "Write a response that appropriately completes the request."
+WITHOUT_INPUT = ALPACA_PREFACE + ". " + ALPACA_ASKS + "\n\n### Instruction:\n{instruction}\n\n### Response:\n"
+WITH_INPUT = (
+    ALPACA_PREFACE
+    + ", paired with an input that provides further context. "
+    + ALPACA_ASKS
+    + "\n\n### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
+)
+SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A text and the spans of characters that are responses; None: all of it is to be learned."""
+
+    text: str
+    responses: tuple[Span, ...] | None
+
+
+class Template(Protocol):
+    """How an example reads."""
+
+    @property
+    def adds_special_tokens(self) -> bool:
+        """Whether the tokenizer's own special tokens go around the text."""
+        ...
+
+    def render(self, example: Example) -> Rendered:
+        """The whole text.  Raises `BadInput`."""
+        ...
+
+    def prompt(self, example: Example) -> str:
+        """The text up to where the last response begins.  Raises `BadInput`."""
+        ...
+
+
+@dataclass(frozen=True)
+class PlainTemplate:
+    """The text as it is."""
+
+    adds_special_tokens: bool = True
+
+    def render(self, example: Example) -> Rendered:
+        """See `Template`."""
+        return Rendered(example.text, None)
+
+    def prompt(self, example: Example) -> str:
+        """See `Template`."""
+        return example.text
+
+
+@dataclass(frozen=True)
+class AlpacaTemplate:
+    """Instruction and input under their headings, then the response and the token that ends a text."""
+
+    end: str
+    adds_special_tokens: bool = True
+
+    def render(self, example: Example) -> Rendered:
+        """See `Template`.  A dialogue must be one question (with a system message or not) and one answer."""
+        prompt = self.prompt(example)
+        text = prompt + as_fields(example)["output"] + self.end
+        return Rendered(text, ((len(prompt), len(text)),))
+
+    def prompt(self, example: Example) -> str:
+        """See `Template`."""
+        fields = as_fields(example)
+        form = WITH_INPUT if fields.get("input", "").strip() else WITHOUT_INPUT
+        return form.format_map({"instruction": fields["instruction"], "input": fields.get("input", "")})
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """The model's own, with the special tokens that it may name."""
+
+    source: str
+    special_tokens: tuple[tuple[str, str], ...]
+    adds_special_tokens: bool = False
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of everything that decides how a dialogue reads."""
+        return sha256_digest(canonical_json([self.source, *map(list, self.special_tokens)]))
+
+    def render(self, example: Example) -> Rendered:
+        """See `Template`."""
+        messages = as_messages(example)
+        text = self._apply(messages)
+        spans = []
+        for index, message in enumerate(messages):
+            if message["role"] == "assistant":
+                before = self._apply(messages[:index], asks=True) if index else ""
+                through = self._apply(messages[: index + 1])
+                if not (text.startswith(through) and through.startswith(before)):
+                    raise BadInput(
+                        "the chat template changes earlier turns, so no response can be told from the rest",
+                        values={"turns": len(messages), "first that changes": index + 1},
+                        hint='set prompt.learn = "all", or give dialogues of one question and one answer',
+                    )
+                spans.append((len(before), len(through.rstrip())))
+        return Rendered(text, tuple(spans))
+
+    def prompt(self, example: Example) -> str:
+        """See `Template`."""
+        messages = as_messages(example)
+        while messages and messages[-1]["role"] == "assistant":
+            messages.pop()
+        return self._apply(messages, asks=True)
+
+    def _apply(self, messages: Sequence[Message], *, asks: bool = False) -> str:
+        from jinja2.exceptions import TemplateError
+
+        try:
+            template = _compiled(self.source)
+            text: str = template.render(
+                messages=list(messages), add_generation_prompt=asks, **dict(self.special_tokens)
+            )
+        except TemplateError as error:
+            raise BadInput(
+                "the chat template does not take this dialogue",
+                values={"turns": " ".join(message["role"] for message in messages), "reason": type(error).__name__},
+                hint="templates often want user and assistant in turn, and a system message only at the start",
+            ) from None
+        return text
+
+
+def choose_template(model_dir: Path, prompt: PromptSettings) -> tuple[Template, PromptSettings]:
+    """The template that `prompt` asks for, and `prompt` with the decision in it.
+
+    Raises `BadInput` where the model has none, `NotTrusted` where it has another than was agreed on.
+    """
+    if prompt.format == "plain":
+        return PlainTemplate(), prompt.model_copy(update={"template": "none"})
+    if prompt.template == "none":
+        raise BadInput(
+            "instruction data needs a template",
+            values={"prompt.format": prompt.format, "prompt.template": "none"},
+            hint="leave prompt.template at auto",
+        )
+    config = _tokenizer_config(model_dir)
+    chat = None if prompt.template == "alpaca" else chat_template(model_dir, config)
+    if chat is None and prompt.template not in ("auto", "alpaca"):
+        raise NotTrusted(
+            f"{model_dir} has no chat template",
+            values={"plan says": prompt.template, "model has": "none"},
+            hint="get the same tokenizer files as everyone else: tokenizer_config.json and chat_template.jinja",
+        )
+    if chat is None:
+        return AlpacaTemplate(_token(config.get("eos_token"))), prompt.model_copy(update={"template": "alpaca"})
+    if prompt.template not in ("auto", chat.digest):
+        raise NotTrusted(
+            "the chat template of the model is not the one the federation agreed on",
+            values={"plan says": prompt.template, "model has": chat.digest},
+            hint="get the same tokenizer files as everyone else: tokenizer_config.json and chat_template.jinja",
+        )
+    return chat, prompt.model_copy(update={"template": chat.digest})
+
+
+def chat_template(model_dir: Path, config: dict[str, Any]) -> ChatTemplate | None:
+    """The template in `chat_template.jinja` or `tokenizer_config.json`, None where there is none."""
+    path = model_dir / "chat_template.jinja"
+    source: object = path.read_text(encoding="utf-8") if path.is_file() else config.get("chat_template")
+    if isinstance(source, list):  # several, by name
+        named = [entry for entry in source if isinstance(entry, dict) and entry.get("name") == "default"]
+        source = named[0].get("template") if named else None
+    if not isinstance(source, str):
+        return None
+    tokens = ((name, _token(config.get(name))) for name in SPECIAL_TOKENS)
+    return ChatTemplate(source, tuple((name, token) for name, token in tokens if token))
+
+
+def as_messages(example: Example) -> list[Message]:
+    """An example as a dialogue; an Alpaca record is a question and an answer."""
+    names = {name for name, _ in example.turns}
+    if "instruction" not in names:
+        return [{"role": role, "content": content} for role, content in example.turns]
+    fields = dict(example.turns)
+    asked = "\n\n".join(part for part in (fields["instruction"], fields.get("input", "")) if part.strip())
+    answer = [{"role": "assistant", "content": fields["output"]}] if "output" in fields else []
+    return [{"role": "user", "content": asked}, *answer]
+
+
+def as_fields(example: Example) -> dict[str, str]:
+    """An example as an Alpaca record.  Raises `BadInput` for a longer dialogue."""
+    fields = dict(example.turns)
+    if "instruction" in fields:
+        return fields
+    roles = [role for role, _ in example.turns if role != "system"]
+    if roles not in (["user", "assistant"], ["user"]):
+        raise BadInput(
+            "Alpaca's template takes one question and one answer",
+            values={"turns": " ".join(roles)},
+            hint="use a model with a chat template",
+        )
+    question = "\n\n".join(content for role, content in example.turns if role != "assistant")
+    return {"instruction": question, "output": fields.get("assistant", "")}
+
+
+def question(text: str) -> Example:
+    """An example that asks `text` and waits for the answer."""
+    turns: tuple[Turn, ...] = (("user", text),)
+    return Example(text, None, turns)
+
+
+def _tokenizer_config(model_dir: Path) -> dict[str, Any]:
+    try:
+        document = json.loads((model_dir / "tokenizer_config.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _token(named: object) -> str:
+    """A special token as transformers writes it: a string, or an object with its `content`."""
+    content = named.get("content") if isinstance(named, dict) else named
+    return content if isinstance(content, str) else ""
+
+
+_templates: dict[str, Any] = {}
+
+
+def _compiled(source: str) -> Any:
+    """As transformers compiles it (`chat_template_utils`), but without `strftime_now`."""
+    if source not in _templates:
+        from jinja2.exceptions import TemplateError
+        from jinja2.ext import loopcontrols
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        def raise_exception(message: str) -> NoReturn:
+            raise TemplateError(message)
+
+        def to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None) -> str:
+            return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
+
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+        environment.filters["tojson"] = to_json
+        environment.globals["raise_exception"] = raise_exception
+        _templates[source] = environment.from_string(source)
+    return _templates[source]

@@ -1,0 +1,161 @@
+"""Generate: what does a state say, and what did the model say before?
+
+Reads:  plan and state artifacts of a causal-lm task, the base model, prompts.
+Writes: nothing.  Texts go to whoever asked, and into no artifact.
+
+The layers stream from disk once a token, for all prompts together, before and after tuning.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from schemas.errors import BadInput, DoesNotFit, UsageProblem
+from schemas.plan import PlanManifest
+from schemas.state import StateManifest
+from stages.data.encode import Encoder
+from stages.data.load import Example
+from stages.data.template import question
+from stages.model.adapters import LIVE_TENSORS, Adapter, adapters_from_tensors
+from stages.model.backbone import Backbone
+from stages.model.generate import Generator, Sampling
+from stages.model.loading import LoadedModel
+from stages.model.memory import MemoryModel, Placement, fit
+from stages.model.reader import Verify
+from stages.store.artifact import Artifact, read_tensors
+from stages.store.measure import Stopwatch, device_memory_bytes, resident_bytes
+from stages.store.trust import open_trusted
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What follows a prompt under a state, and under the base model (None where not asked for).
+
+    `cut`: the prompt was longer than the plan allows, and its end was read.
+    """
+
+    after: str
+    before: str | None
+    cut: bool
+
+    def __repr__(self) -> str:
+        return f"Answer({len(self.after)} characters)"  # a text may repeat what it was asked
+
+
+def run(
+    *,
+    model_dir: Path,
+    plan: Path,
+    state: Path,
+    prompts: Sequence[Example],
+    sampling: Sampling,
+    before: bool = False,
+    memory_budget_bytes: int | None = None,
+    progress: Progress = lambda phase, done, total: None,
+    model: LoadedModel | None = None,
+    verify: Verify = "once",
+) -> list[Answer]:
+    """Go on with each prompt under `state` and, where `before`, under the base model.
+
+    Prompts that do not fit the budget together go in groups.  Raises `BadInput`, `NotTrusted`, `UsageProblem` for a
+    task without a language head, `DoesNotFit` where not even one prompt fits.
+    """
+    planned, current = open_trusted(plan, state)
+    settings = planned.manifest.settings
+    if settings.task.kind != "causal-lm":
+        raise UsageProblem(
+            "this plan's model classifies: it has no language head",
+            values={"task.kind": settings.task.kind},
+            hint="'chainctl eval' says how well it does",
+        )
+    with Stopwatch(memory_budget_bytes) as watch:
+        torch.set_num_threads(settings.numerics.threads)
+        encoder = model.encoder if model else Encoder.load(model_dir, settings.encoding, settings.prompt)
+        encoded = [encoder.encode_prompt(prompt) for prompt in prompts]
+        backbone = (
+            model.backbone
+            if model
+            else Backbone.open(
+                model_dir, settings, pad_id=encoder.pad_id, expected=planned.manifest.model, verify=verify
+            )
+        )
+        chains = [load_chain(backbone, current, planned.manifest), *([{}] if before else [])]
+        ids = [row for row, _ in encoded]
+        budget = memory_budget_bytes or device_memory_bytes()
+        written: list[list[list[int]]] = [[] for _ in chains]
+        for group in groups(backbone, planned.manifest, ids, sampling, chains=len(chains), budget_bytes=budget):
+            generator = Generator(backbone, chains, sampling, stop_tokens(model_dir), encoder.pad_id, group.placement)
+            for texts, found in zip(written, generator.run(group.prompts, watch.over(progress)), strict=True):
+                texts += found
+    said = [[encoder.decode(one) for one in chain] for chain in written]
+    return [Answer(said[0][index], said[1][index] if before else None, cut) for index, (_, cut) in enumerate(encoded)]
+
+
+def load_chain(backbone: Backbone, state: Artifact[StateManifest], plan: PlanManifest) -> dict[int, Adapter]:
+    """The adapters of a state as they compute."""
+    stored = adapters_from_tensors(read_tensors(state, *LIVE_TENSORS), plan.settings.adapter.activation)
+    return {layer: adapter.frozen(backbone.dtype) for layer, adapter in stored.items()}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Prompts that fit the budget together, and what is kept in memory then."""
+
+    prompts: Sequence[np.ndarray]
+    placement: Placement
+
+
+def groups(
+    backbone: Backbone,
+    plan: PlanManifest,
+    prompts: Sequence[np.ndarray],
+    sampling: Sampling,
+    *,
+    chains: int,
+    budget_bytes: int,
+) -> list[Group]:
+    """All prompts at once, or as many at a time as fit.  Raises `DoesNotFit`."""
+    longest, size = max(map(len, prompts)), len(prompts)
+    while True:
+        numerics = plan.settings.numerics.model_copy(update={"micro_batch": size * chains})
+        settings = plan.settings.model_copy(update={"numerics": numerics})
+        memory = MemoryModel(backbone, settings, plan.bottleneck, 0, resident_bytes(), longest)
+        tokens = longest + sampling.max_new_tokens
+        try:
+            placement, _ = fit(partial(memory.generate, tokens=tokens), budget_bytes, what="one prompt")
+        except DoesNotFit:
+            if size == 1:
+                raise
+            size = -(-size // 2)
+        else:
+            return [Group(prompts[first : first + size], placement) for first in range(0, len(prompts), size)]
+
+
+def stop_tokens(model_dir: Path) -> frozenset[int]:
+    """The tokens that end a text, as the model names them."""
+    found: set[int] = set()
+    for name in ("generation_config.json", "config.json"):
+        try:
+            named = json.loads((model_dir / name).read_bytes()).get("eos_token_id")
+        except (OSError, ValueError, AttributeError):
+            continue
+        found |= {token for token in (named if isinstance(named, list) else [named]) if isinstance(token, int)}
+    return frozenset(found)
+
+
+def as_prompts(texts: Sequence[str], plan: PlanManifest) -> list[Example]:
+    """What a person typed: the beginning of a text, or a question where the plan has dialogues.
+
+    Raises `BadInput` for an empty one.
+    """
+    if not texts or not all(text.strip() for text in texts):
+        raise BadInput("a prompt is empty", values={"prompts": len(texts)}, hint="give --prompt TEXT")
+    plain = plan.settings.prompt.format == "plain"
+    return [Example(text, None) if plain else question(text) for text in texts]
