@@ -29,7 +29,8 @@ class Choice:
 class OpenQuestion:
     """A prompt and the answers that count as right, each in one or several spans.
 
-    An answer ends before the first of `stop`, and has `most_tokens` at most.
+    An answer ends before the first of `stop`, and has `most_tokens` at most.  `adds_special_tokens`: those of the
+    tokenizer begin the prompt (a chat template writes them itself).
     """
 
     prompt: str
@@ -37,6 +38,7 @@ class OpenQuestion:
     group: str
     stop: tuple[str, ...]
     most_tokens: int = 64
+    adds_special_tokens: bool = True
 
     def __repr__(self) -> str:
         return f"OpenQuestion({self.group}, {len(self.prompt)} characters, {len(self.references)} references)"

@@ -18,8 +18,9 @@ from stages.benchmarks.drop import read_drop
 from stages.benchmarks.drop_scores import drop_scores
 from stages.benchmarks.mmlu import MOST_SHOTS, read_mmlu
 from stages.benchmarks.questions import Choice, OpenQuestion, Question, cut_at, first_of_each_group
-from stages.benchmarks.rouge import read_rouge
+from stages.benchmarks.rouge import ALPACA, read_rouge
 from stages.benchmarks.scores import exact_match, rouge_l
+from stages.data.template import Template
 from stages.intervals import macro_mean_with_interval, mean_with_interval
 
 BenchmarkName = Literal["mmlu", "crass", "bbh", "drop", "rouge"]
@@ -38,9 +39,17 @@ class Marked:
 
 
 def read_questions(
-    benchmark: BenchmarkName, path: Path, *, shots: int | None = None, limit: int | None = None
+    benchmark: BenchmarkName,
+    path: Path,
+    *,
+    shots: int | None = None,
+    limit: int | None = None,
+    template: Template = ALPACA,
 ) -> list[Question]:
-    """The first `limit` questions of each group (None: all).  `shots` None: as published.  Raises `BadInput`."""
+    """The first `limit` questions of each group (None: all).
+
+    `shots` None: as published.  `template` is how instructions of our own data are asked.  Raises `BadInput`.
+    """
     for flag, value, least in (("--shots", shots, 0), ("--limit", limit, 1)):
         if value is not None and value < least:
             raise BadInput(f"{flag} is too small", values={"given": value, "at least": least})
@@ -56,7 +65,7 @@ def read_questions(
         case "drop":
             questions = read_drop(path, count or 0)
         case "rouge":
-            questions = read_rouge(path, count or 0)
+            questions = read_rouge(path, count or 0, template)
     return first_of_each_group(questions, limit)
 
 

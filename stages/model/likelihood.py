@@ -65,7 +65,9 @@ class Requests:
             first = len(row) - len(continuation)
             asked.append(Asked(numbers.setdefault(row, len(numbers)), first, tuple(continuation)))
         rows = tuple(np.array(row, dtype=np.int64) for row in numbers)
-        cut = sum(len(context) + len(continuation) - 1 > window for context, continuation in requests)
+        cut = len(
+            {tuple(context) for context, continuation in requests if len(context) + len(continuation) - 1 > window}
+        )
         return cls(EncodedTexts(rows, pad_id, "right", micro_batch), tuple(asked), cut)
 
 
