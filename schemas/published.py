@@ -4,6 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from schemas.benchmark import BenchmarkManifest
 from schemas.bundle import BundleManifest
 from schemas.checkpoint import CheckpointManifest
 from schemas.evaluation import EvaluationManifest
@@ -23,6 +24,7 @@ DOCUMENTS: dict[str, type[BaseModel]] = {
     "update": UpdateManifest,
     "evaluation": EvaluationManifest,
     "perplexity": PerplexityManifest,
+    "benchmark": BenchmarkManifest,
     "measured": Measured,
     "bundle": BundleManifest,
     "refusal": RefusalManifest,

@@ -6,29 +6,23 @@ Writes: nothing.  Texts go to whoever asked, and into no artifact.
 The layers stream from disk once a token, for all prompts together, before and after tuning.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from schemas.errors import BadInput, DoesNotFit, UsageProblem
+from schemas.errors import BadInput, UsageProblem
 from schemas.plan import PlanManifest
-from schemas.state import StateManifest
 from stages.data.encode import Encoder
 from stages.data.load import Example
 from stages.data.template import question
-from stages.model.adapters import LIVE_TENSORS, Adapter, adapters_from_tensors
 from stages.model.backbone import Backbone
+from stages.model.full_chain import groups, load_chain, stop_tokens
 from stages.model.generate import Generator, Sampling
 from stages.model.loading import LoadedModel
-from stages.model.memory import MemoryModel, Placement, fit
 from stages.model.reader import Verify
-from stages.store.artifact import Artifact, read_tensors
-from stages.store.measure import Stopwatch, device_memory_bytes, resident_bytes
+from stages.store.measure import Stopwatch, device_memory_bytes
 from stages.store.trust import open_trusted
 
 Progress = Callable[[str, int, int], None]
@@ -96,58 +90,6 @@ def run(
                 texts += found
     said = [[encoder.decode(one) for one in chain] for chain in written]
     return [Answer(said[0][index], said[1][index] if before else None, cut) for index, (_, cut) in enumerate(encoded)]
-
-
-def load_chain(backbone: Backbone, state: Artifact[StateManifest], plan: PlanManifest) -> dict[int, Adapter]:
-    """The adapters of a state as they compute."""
-    stored = adapters_from_tensors(read_tensors(state, *LIVE_TENSORS), plan.settings.adapter.activation)
-    return {layer: adapter.frozen(backbone.dtype) for layer, adapter in stored.items()}
-
-
-@dataclass(frozen=True)
-class Group:
-    """Prompts that fit the budget together, and what is kept in memory then."""
-
-    prompts: Sequence[np.ndarray]
-    placement: Placement
-
-
-def groups(
-    backbone: Backbone,
-    plan: PlanManifest,
-    prompts: Sequence[np.ndarray],
-    sampling: Sampling,
-    *,
-    chains: int,
-    budget_bytes: int,
-) -> list[Group]:
-    """All prompts at once, or as many at a time as fit.  Raises `DoesNotFit`."""
-    longest, size = max(map(len, prompts)), len(prompts)
-    while True:
-        numerics = plan.settings.numerics.model_copy(update={"micro_batch": size * chains})
-        settings = plan.settings.model_copy(update={"numerics": numerics})
-        memory = MemoryModel(backbone, settings, plan.bottleneck, 0, resident_bytes(), longest)
-        tokens = longest + sampling.max_new_tokens
-        try:
-            placement, _ = fit(partial(memory.generate, tokens=tokens), budget_bytes, what="one prompt")
-        except DoesNotFit:
-            if size == 1:
-                raise
-            size = -(-size // 2)
-        else:
-            return [Group(prompts[first : first + size], placement) for first in range(0, len(prompts), size)]
-
-
-def stop_tokens(model_dir: Path) -> frozenset[int]:
-    """The tokens that end a text, as the model names them."""
-    found: set[int] = set()
-    for name in ("generation_config.json", "config.json"):
-        try:
-            named = json.loads((model_dir / name).read_bytes()).get("eos_token_id")
-        except (OSError, ValueError, AttributeError):
-            continue
-        found |= {token for token in (named if isinstance(named, list) else [named]) if isinstance(token, int)}
-    return frozenset(found)
 
 
 def as_prompts(texts: Sequence[str], plan: PlanManifest) -> list[Example]:

@@ -61,6 +61,7 @@ class Generator:
     stop_ids: frozenset[int]
     pad_id: int
     placement: Placement
+    ended: Callable[[Sequence[int]], bool] = lambda written: False  # whether what was written ends a text
 
     @torch.no_grad()
     def run(
@@ -86,6 +87,7 @@ class Generator:
                 done[row] |= token in self.stop_ids
                 if not done[row]:
                     written[row].append(token)
+                    done[row] |= self.ended(written[row])
             if done.all():
                 break
             following, place = chosen.unsqueeze(1), positions[:, -1:] + 1

@@ -3,8 +3,10 @@
 import numpy as np
 
 from schemas.evaluation import Estimate
+from stages.intervals import ratio_with_interval, share_with_interval
 
-Z95 = 1.959963984540054
+__all__ = ["accuracy_with_interval", "confusion_matrix", "macro_f1", "macro_f1_with_interval", "ratio_with_interval"]
+
 REPLICATES = 2000
 
 
@@ -14,14 +16,8 @@ def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, classes: int) -> 
 
 
 def accuracy_with_interval(confusion: np.ndarray) -> Estimate:
-    """Share of correct predictions with its 95 % Wilson score interval (Wilson 1927)."""
-    n = int(confusion.sum())
-    share = float(np.trace(confusion)) / n
-    denominator = 1 + Z95**2 / n
-    centre = (share + Z95**2 / (2 * n)) / denominator
-    half = Z95 * np.sqrt(share * (1 - share) / n + Z95**2 / (4 * n**2)) / denominator
-    low, high = max(0.0, float(centre - half)), min(1.0, float(centre + half))
-    return Estimate(value=share, low=min(low, share), high=max(high, share))
+    """Share of correct predictions with its 95 % Wilson score interval."""
+    return share_with_interval(int(np.trace(confusion)), int(confusion.sum()))
 
 
 def macro_f1(confusion: np.ndarray) -> np.ndarray:
@@ -42,14 +38,3 @@ def macro_f1_with_interval(confusion: np.ndarray) -> Estimate:
     low, high = np.percentile(macro_f1(drawn), [2.5, 97.5])
     value = float(macro_f1(confusion))
     return Estimate(value=value, low=min(float(low), value), high=max(float(high), value))
-
-
-def ratio_with_interval(sums: np.ndarray, counts: np.ndarray) -> Estimate:
-    """Σ sums / Σ counts over texts (N,), with a 95 % interval: texts are the units, as in a cluster sample.
-
-    The standard error is that of the ratio estimator (Cochran 1977, eq. 6.4); for a single text there is none.
-    """
-    value, n = float(sums.sum() / counts.sum()), len(sums)
-    residuals = sums - value * counts
-    error = float(np.sqrt(n / max(n - 1, 1) * (residuals**2).sum()) / counts.sum())
-    return Estimate(value=value, low=value - Z95 * error, high=value + Z95 * error)

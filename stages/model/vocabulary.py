@@ -102,6 +102,25 @@ class LanguageHead:
             return losses, None
         return losses, expected.div_(total).sub_(wanted)
 
+    @torch.no_grad()
+    def log_probabilities(
+        self, arrived_ND: Tensor, targets_N: Tensor, *, chunk: int = CHUNK_ROWS
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probability of each target (N,) in nats, float32, and whether it is the first of the likeliest (N,)."""
+        count = len(arrived_ND)
+        highest, total, chosen = torch.full((count,), -torch.inf), torch.zeros(count), torch.zeros(count)
+        likeliest = torch.zeros(count, dtype=torch.int64)
+        for first, rows in self.chunks(chunk):
+            logits = self._finish(F.linear(arrived_ND, rows))
+            peak, place = logits.max(1)
+            likeliest = torch.where(peak > highest, first + place, likeliest)
+            raised = torch.maximum(highest, peak)
+            inside = (targets_N >= first) & (targets_N < first + len(rows))
+            chosen[inside] = logits[inside, targets_N[inside] - first]
+            total = total * torch.exp(highest - raised) + logits.sub_(raised.unsqueeze(1)).exp_().sum(1)
+            highest = raised
+        return chosen - highest - total.log(), likeliest == targets_N
+
     def chunks(self, size: int) -> Iterator[tuple[int, Tensor]]:
         """(first row, rows (C, D)) over the whole vocabulary.  Rows are valid until the next are asked for."""
         arena = new_arena(0 if self.resident is not None else size * (self.table.size // self.vocabulary))

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from schemas.benchmark import BenchmarkManifest
 from schemas.evaluation import EvaluationManifest
 from schemas.perplexity import PerplexityManifest
 from schemas.plan import PlanManifest
@@ -119,5 +120,12 @@ def _facts(manifest: object) -> list[tuple[str, object]]:
                 ("state", f"{manifest.state} (round {manifest.round})"),
                 ("perplexity", f"{manifest.perplexity.value:.4f} on {manifest.example_count} texts"),
                 ("loss", f"{manifest.loss.value:.4f} nats on {manifest.token_count} tokens"),
+            ]
+        case BenchmarkManifest():
+            return [
+                ("plan", manifest.plan),
+                ("state", f"{manifest.state} (round {manifest.round})"),
+                ("benchmark", f"{manifest.benchmark}, {manifest.example_count} questions"),
+                *((score.metric, f"{score.overall.value:.4f}") for score in manifest.scores),
             ]
     raise ValueError(f"no artifact: {type(manifest).__name__}")

@@ -19,6 +19,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from schemas.base import LARGE_MANIFEST_LIMIT_BYTES, Manifest, describe_kind, read_kind_and_version, sha256_digest
+from schemas.benchmark import BenchmarkManifest
 from schemas.checkpoint import CheckpointManifest
 from schemas.errors import BadInput, NotTrusted, UsageProblem
 from schemas.evaluation import EvaluationManifest
@@ -50,6 +51,7 @@ KINDS: dict[str, type[Manifest]] = {
         UpdateManifest,
         EvaluationManifest,
         PerplexityManifest,
+        BenchmarkManifest,
         CheckpointManifest,
     )
 }

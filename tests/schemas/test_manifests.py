@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from schemas.base import Manifest, Record, canonical_json
+from schemas.benchmark import BenchmarkManifest
 from schemas.bundle import BundleManifest
 from schemas.checkpoint import CheckpointManifest
 from schemas.errors import BadInput
@@ -40,6 +41,7 @@ CLASSES: dict[str, type[Manifest]] = {
     "update": UpdateManifest,
     "evaluation": EvaluationManifest,
     "perplexity": PerplexityManifest,
+    "benchmark": BenchmarkManifest,
     "measured": Measured,
     "refusal": RefusalManifest,
     "checkpoint": CheckpointManifest,
@@ -52,6 +54,7 @@ DIGESTS = {
     "update": "10b7baf6d6fba5ddaf45ecd4d3728bb7cb1e176e9f5a4e8a13fe7f1b1ea29bdc",
     "evaluation": "5ac07571593e61c05988172dc0279072323b6b1e0704b92a73f4f34a84eb6de7",
     "perplexity": "ec22718ecc994c84ef3becd19d22f28908aa5b5f7fb8e82172e77251cbe8c0a2",
+    "benchmark": "98effd9dc47551dc6b42c37caafe981c524d3b230705159b2e461bf993d1a574",
     "measured": "e385c755a1a4facedb0c16eab2a8c06fdd339c9dafb768bc5d10013adf033a83",
     "checkpoint": "47401cbbe1bbba40fbad9e86f4c926af1e7b1e7319285739f1f5645b920846d8",
     "refusal": "ed0619471e81da422a7f1eb88151bf6219b4ca4cc2f573a8a714cd4104c00439",
@@ -515,6 +518,14 @@ def test_a_plan_that_contradicts_itself_is_refused(edit: Callable[[Any], object]
         ("evaluation", lambda d: d.update(labels=["a", "a"]), "row and a column"),
         ("evaluation", lambda d: d.update(example_count=11), "every example once"),
         ("evaluation", lambda d: d["confusion"][0].__setitem__(0, -5), "confusion.0.0"),
+        ("benchmark", lambda d: d["scores"].clear(), "metrics are named once"),
+        ("benchmark", lambda d: d["scores"].append(d["scores"][0]), "metrics are named once"),
+        ("benchmark", lambda d: d["scores"][0]["groups"].reverse(), "groups are named once"),
+        ("benchmark", lambda d: d["scores"][0]["groups"].clear(), "groups are named once"),
+        ("benchmark", lambda d: d["scores"][0]["groups"][0].update(name="a b"), "groups.0.name"),
+        ("benchmark", lambda d: d["scores"][0]["macro"].update(low=0.7), "does not hold its value"),
+        ("benchmark", lambda d: d.update(example_count=9), "more questions than were asked"),
+        ("benchmark", lambda d: d.update(shots=-1), "shots"),
         ("measured", lambda d: d.update(seconds=-1.0), "seconds"),
     ],
 )

@@ -1,0 +1,135 @@
+"""Benchmark stage: how well does a state answer the questions of a published benchmark?
+
+Chain:  profile -> plan -> train-window -> aggregate -> [eval --benchmark]
+Reads:  plan and state artifacts of a causal-lm task, the base model, the benchmark's files.
+Writes: a benchmark artifact: each metric overall, as the mean over groups, and group by group.
+
+Multiple choice is answered by the likeliest continuation, all questions in one pass over the layers; open questions
+by greedy text, a pass a token.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from schemas.benchmark import BenchmarkManifest
+from stages.benchmarks.questions import Choice, OpenQuestion, Question, questions_digest
+from stages.benchmarks.rouge import ALPACA
+from stages.benchmarks.suite import (
+    DEFAULT_SHOTS,
+    BenchmarkName,
+    Marked,
+    mark_answer,
+    mark_choice,
+    read_questions,
+    summarise,
+)
+from stages.data.encode import Encoder
+from stages.model.full_chain import FullChain, asking_language
+from stages.model.reader import Verify
+from stages.store.artifact import Artifact, drafting, existing
+from stages.store.measure import Stopwatch, device_memory_bytes
+from stages.store.signing import Signer
+from stages.store.trust import open_trusted
+
+Progress = Callable[[str, int, int], None]
+
+
+def run(
+    *,
+    model_dir: Path,
+    plan: Path,
+    state: Path,
+    benchmark: BenchmarkName,
+    data: Path,
+    out: Path,
+    shots: int | None = None,
+    limit: int | None = None,
+    memory_budget_bytes: int | None = None,
+    force: bool = False,
+    progress: Progress = lambda phase, done, total: None,
+    verify: Verify = "once",
+    signer: Signer | None = None,
+) -> Artifact[BenchmarkManifest]:
+    """Ask one state the first `limit` questions of each group (None: all) of a benchmark in `data`.
+
+    `shots` None: as the benchmark was published.  Raises `BadInput`, `NotTrusted`, `DoesNotFit` and, for a task
+    without a language head, `UsageProblem`.
+    """
+    planned, current = open_trusted(plan, state)
+    settings = asking_language(planned.manifest)
+    encoder = Encoder.load(model_dir, settings.encoding, settings.prompt)
+    template = ALPACA if settings.prompt.format == "plain" else encoder.template
+    questions = read_questions(benchmark, data, shots=shots, limit=limit, template=template)
+    asked: dict[str, Any] = {
+        "plan": planned.digest,
+        "state": current.digest,
+        "round": current.manifest.round,
+        "data": questions_digest(benchmark, questions),
+        "benchmark": benchmark,
+        "shots": DEFAULT_SHOTS[benchmark] if shots is None else shots,
+        "limit": limit,
+    }
+    found = existing(out, BenchmarkManifest, same=is_of(asked), force=force, signer=signer)
+    if found is not None:
+        return found
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with Stopwatch(memory_budget_bytes or device_memory_bytes()) as watch:
+        chain = FullChain.open(
+            model_dir,
+            planned.manifest,
+            current,
+            encoder,
+            scratch=out.parent,
+            memory_budget_bytes=memory_budget_bytes,
+            verify=verify,
+            progress=watch.over(progress),
+        )
+        marked = answer(chain, benchmark, questions)
+    manifest = BenchmarkManifest(
+        **asked, example_count=len(questions), cut_count=chain.cut_count, scores=summarise(marked)
+    )
+    with drafting(out, force=force, signer=signer) as draft:
+        draft.finish(manifest, chain.measured(watch))
+    return Artifact(out, manifest, manifest.digest)
+
+
+def is_of(asked: dict[str, Any]) -> Callable[[BenchmarkManifest], bool]:
+    """Whether a manifest that is there already was made of the same."""
+    return lambda there: all(getattr(there, name) == value for name, value in asked.items())
+
+
+def answer(chain: FullChain, benchmark: BenchmarkName, questions: Sequence[Question]) -> list[Marked]:
+    """Each question answered and marked, in order."""
+    choices = [question for question in questions if isinstance(question, Choice)]
+    opens = [question for question in questions if isinstance(question, OpenQuestion)]
+    likelihoods, texts = iter(_choose(chain, choices)), iter(_write(chain, opens))
+    return [
+        mark_choice(question, next(likelihoods))
+        if isinstance(question, Choice)
+        else mark_answer(benchmark, question, next(texts))
+        for question in questions
+    ]
+
+
+def _choose(chain: FullChain, questions: Sequence[Choice]) -> list[list[float]]:
+    """The log-probability of each choice of each question, all in one pass."""
+    requests = [chain.encoder.pairs(question.prompt, question.choices) for question in questions]
+    found = iter(chain.likelihoods([request for pairs in requests for request in pairs]))
+    return [[next(found)[0] for _ in pairs] for pairs in requests]
+
+
+def _write(chain: FullChain, questions: Sequence[OpenQuestion]) -> list[str]:
+    """A text for each question; those that end alike are written together."""
+    alike: dict[tuple[tuple[str, ...], int], list[int]] = {}
+    for number, question in enumerate(questions):
+        alike.setdefault((question.stop, question.most_tokens), []).append(number)
+    written: dict[int, str] = {}
+    for (stop, most), numbers in alike.items():
+        prompts = [
+            chain.encoder.prompt(questions[number].prompt, special=questions[number].adds_special_tokens)
+            for number in numbers
+        ]
+        most = min(most, chain.window // 2)  # half of a small window is left for the question
+        written |= zip(numbers, chain.write(prompts, most_tokens=most, stop=stop), strict=True)
+    return [written[number] for number in range(len(questions))]

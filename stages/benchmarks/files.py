@@ -1,0 +1,113 @@
+"""Files of benchmarks, read with the same care as private texts: an error names file, line and lengths, no value."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from schemas.errors import BadInput
+from stages.data.readers import CSV_FIELD_LIMIT, UNWANTED
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 file, without its byte order mark.  Raises `BadInput`."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read", values={"reason": error.strerror}) from None
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadInput(
+            f"{path} is not UTF-8",
+            values={"at byte": error.start, "of": f"{len(data)} bytes"},
+            hint="convert it to UTF-8",
+        ) from None
+    return checked(text, str(path))
+
+
+def read_json(path: Path) -> Any:
+    """A JSON document.  Raises `BadInput`."""
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise BadInput(
+            f"{path} is not JSON", values={"expected": "one JSON document", "length": f"{len(text)} characters"}
+        ) from None
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """("file, line 3", object) of each line that is not blank.  Raises `BadInput`."""
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            record = None
+        yield where, an_object(record, where)
+
+
+def read_csv(path: Path, *, delimiter: str = ",") -> Iterator[tuple[str, list[str]]]:
+    """("file, line 3", fields) of each record that is not empty.  Raises `BadInput`."""
+    csv.field_size_limit(CSV_FIELD_LIMIT)
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, strict=True)
+    try:
+        for fields in reader:
+            if fields:
+                yield f"{path}, line {reader.line_num}", fields
+    except csv.Error as error:
+        raise BadInput(f"{path}, line {reader.line_num}: not CSV", values={"reason": error}) from None
+
+
+def files_of(folder: Path, pattern: str, *, expected: str) -> list[Path]:
+    """The files of a folder that fit, by name.  Raises `BadInput` where there are none."""
+    found = sorted(path for path in folder.glob(pattern) if path.is_file())
+    if not found:
+        raise BadInput(
+            f"{folder} does not hold the benchmark",
+            values={"expected": expected, "found": "no such file" if folder.is_dir() else "no folder"},
+            hint="give the folder as it was published, unpacked",
+        )
+    return found
+
+
+def an_object(value: object, where: str) -> dict[str, Any]:
+    """`value` if it is a JSON object.  Raises `BadInput`."""
+    if isinstance(value, dict):
+        return value
+    raise BadInput(f"{where}: not a JSON object", values={"expected": "object", "found": type(value).__name__})
+
+
+def a_list(record: dict[str, Any], key: str, where: str) -> Sequence[Any]:
+    """A list of an object, empty where it is absent.  Raises `BadInput`."""
+    value = record.get(key, [])
+    if isinstance(value, list):
+        return value
+    raise BadInput(
+        f"{where}: the value is not a list", values={"field": key, "expected": "list", "found": type(value).__name__}
+    )
+
+
+def a_text(record: dict[str, Any], key: str, where: str, *, default: str | None = None) -> str:
+    """A string of an object.  Raises `BadInput` where it is absent (and there is no default) or none."""
+    value = record.get(key, default)
+    if isinstance(value, str):
+        return checked(value, where)
+    found = "nothing" if key not in record else type(value).__name__
+    raise BadInput(f"{where}: the value is not a text", values={"field": key, "expected": "a string", "found": found})
+
+
+def checked(text: str, where: str) -> str:
+    """No NUL, and no half of a surrogate pair (which JSON can spell and UTF-8 cannot).  Raises `BadInput`."""
+    found = UNWANTED.search(text)
+    if found is None:
+        return text
+    kind = "a NUL character" if found[0] == "\0" else "half of a surrogate pair"
+    raise BadInput(
+        f"{where}: the text holds {kind}", values={"at character": found.start(), "of": f"{len(text)} characters"}
+    )

@@ -1,0 +1,58 @@
+"""Prompts and their continuations as tokens, uncut: what a benchmark asks is longer than what a plan trains on.
+
+A continuation's tokens are those that stand behind the context's when both are encoded as one text, as
+lm-evaluation-harness has it; spaces at the end of a context belong to the continuation.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stages.data.encode import Encoder
+
+Ids = list[int]
+
+
+@dataclass(frozen=True)
+class PromptEncoder:
+    """A tokenizer that cuts nothing, and puts nothing behind a text that shall go on."""
+
+    tokenizer: Any
+    pad_id: int
+
+    @classmethod
+    def of(cls, encoder: Encoder) -> "PromptEncoder":
+        """Takes the encoder's tokenizer over, which will cut no text from now on."""
+        encoder.tokenizer.no_truncation()
+        return cls(encoder.tokenizer, encoder.pad_id)
+
+    def prompt(self, text: str, *, special: bool = True) -> Ids:
+        """Token ids of a text that shall go on; with `special`, the tokens that begin a text stand before it."""
+        return self._prompts([text], special=special)[0]
+
+    def pairs(self, context: str, continuations: Sequence[str], *, special: bool = True) -> list[tuple[Ids, Ids]]:
+        """Token ids of a context and of each of its continuations, which are not empty."""
+        bare = context.rstrip()
+        spaces = context[len(bare) :]
+        before, *whole = self._prompts([bare, *(bare + spaces + one for one in continuations)], special=special)
+        # Where the tokenizer joins both into one token, none is left for the continuation: it is then one by itself.
+        behind = [ids[len(before) :] for ids in whole]
+        alone = [ids or self.prompt(one, special=False) for ids, one in zip(behind, continuations, strict=True)]
+        return [(before, ids) for ids in alone]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of some tokens, without special ones."""
+        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        return text
+
+    def _prompts(self, texts: Sequence[str], *, special: bool) -> list[Ids]:
+        encodings = self.tokenizer.encode_batch(list(texts), add_special_tokens=special)
+        return [_without_end(encoding) or [self.pad_id] for encoding in encodings]
+
+
+def _without_end(encoding: Any) -> Ids:
+    """The ids without special tokens behind the text; one that begins a text stays."""
+    ids, special = list(encoding.ids), list(encoding.special_tokens_mask)
+    while ids and special[len(ids) - 1] and not all(special[: len(ids)]):
+        ids.pop()
+    return ids

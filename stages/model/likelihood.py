@@ -1,0 +1,165 @@
+"""How likely continuations are after their contexts, under the full chain: base model, adapters, language head.
+
+    log p(continuation | context) = Σ_t log p(token_t | context, tokens before t)
+
+All requests pass the layers together, in the canonical order of texts, so each layer is read once however many
+questions a benchmark has.  Requests that differ in their last token alone (the letters of a multiple choice) share
+one row: what a model foretells after a token does not depend on the next.  For the same reason rows are padded on the
+right, whatever the plan says: no real token ever sees it.
+
+Shapes: B rows, S tokens, D hidden size, N predicted positions.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from schemas.errors import BadInput
+from stages.model.adapters import Adapter
+from stages.model.backbone import Backbone
+from stages.model.hidden import HiddenStates
+from stages.model.memory import FASTEST, Placement
+from stages.model.stream import hidden_states, run_prefix
+from stages.model.texts import EncodedTexts
+from stages.model.vocabulary import LanguageHead
+
+Tokens = Sequence[int]
+Request = tuple[Tokens, Tokens]  # context and continuation
+Likelihood = tuple[float, bool]  # log-probability in nats; whether greedy decoding would write the same
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request: its row, where in it the first token of the continuation is foretold, and the continuation."""
+
+    row: int
+    first: int
+    continuation: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Requests:
+    """Requests as distinct rows of tokens.  `cut`: how many contexts lost their beginning."""
+
+    rows: EncodedTexts
+    asked: tuple[Asked, ...]
+    cut: int
+
+    @classmethod
+    def of(cls, requests: Sequence[Request], *, pad_id: int, micro_batch: int, window: int) -> "Requests":
+        """Rows of at most `window` tokens: of a longer request the last ones, as lm-evaluation-harness has it.
+
+        Raises `BadInput` where a continuation alone is longer, `ValueError` where a context or continuation is empty.
+        """
+        numbers: dict[tuple[int, ...], int] = {}
+        asked = []
+        for context, continuation in requests:
+            if not context or not continuation:
+                raise ValueError("a context and a continuation have a token at least")
+            _check_fits(continuation, window)
+            row = (*context, *continuation[:-1])[-window:]
+            first = len(row) - len(continuation)
+            asked.append(Asked(numbers.setdefault(row, len(numbers)), first, tuple(continuation)))
+        rows = tuple(np.array(row, dtype=np.int64) for row in numbers)
+        cut = len(
+            {tuple(context) for context, continuation in requests if len(context) + len(continuation) - 1 > window}
+        )
+        return cls(EncodedTexts(rows, pad_id, "right", micro_batch), tuple(asked), cut)
+
+
+def _check_fits(continuation: Tokens, window: int) -> None:
+    if len(continuation) > window:
+        raise BadInput(
+            "a continuation is longer than the model's window",
+            values={"tokens": len(continuation), "window": window},
+            hint="take a model with a longer window, or leave the record out",
+        )
+
+
+def window_of(backbone: Backbone, *, default: int = 2048) -> int:
+    """How many tokens the model sees at once, by its configuration; `default` where it has no limit (Mamba)."""
+    limit = getattr(backbone.skeleton.config, "max_position_embeddings", None)
+    return limit if isinstance(limit, int) else default
+
+
+def log_likelihoods(
+    backbone: Backbone,
+    adapters: Mapping[int, Adapter],
+    requests: Sequence[Request],
+    *,
+    pad_id: int,
+    scratch: Path,
+    micro_batch: int = 8,
+    placement: Placement = FASTEST,
+    progress: Progress = lambda phase, done, total: None,
+) -> list[Likelihood]:
+    """Log-probability of each continuation (summed over its tokens) and whether its tokens are the greedy ones.
+
+    Requests are token ids, with whatever special tokens the context shall begin with.  Raises `BadInput`.
+    """
+    window = window_of(backbone)
+    prepared = Requests.of(requests, pad_id=pad_id, micro_batch=micro_batch, window=window)
+    return score(backbone, adapters, prepared, placement=placement, scratch=scratch, progress=progress)
+
+
+@torch.no_grad()
+def score(
+    backbone: Backbone,
+    adapters: Mapping[int, Adapter],
+    requests: Requests,
+    *,
+    placement: Placement,
+    scratch: Path,
+    progress: Progress = lambda phase, done, total: None,
+) -> list[Likelihood]:
+    """As `log_likelihoods`, for requests whose rows are known (and whose memory was predicted)."""
+    if not requests.asked:
+        return []
+    rows, found = requests.rows, dict[int, Likelihood]()
+    of_row: dict[int, list[int]] = {}
+    for number, asked in enumerate(requests.asked):
+        of_row.setdefault(asked.row, []).append(number)
+    head = LanguageHead.of(backbone, resident=placement.head_resident)
+    with hidden_states(backbone, rows, placement, scratch=scratch) as hidden:
+        run_prefix(
+            backbone,
+            rows,
+            hidden,
+            adapters,
+            stop=backbone.num_layers,
+            prefetch=placement.prefetch,
+            progress=progress,
+        )
+        for indices in rows.chunks():
+            numbers = [number for index in indices for number in of_row[index]]
+            found |= zip(numbers, _answers(head, hidden, requests, indices, numbers), strict=True)
+    return [found[number] for number in range(len(requests.asked))]
+
+
+def _answers(
+    head: LanguageHead, hidden: HiddenStates, requests: Requests, indices: Sequence[int], numbers: Sequence[int]
+) -> list[Likelihood]:
+    """Of the requests `numbers`, all of whose rows are among `indices`."""
+    rows, asked = requests.rows, [requests.asked[number] for number in numbers]
+    batch = rows.batch(indices)
+    arrived_BSD = head.arriving(hidden.gather(indices, rows.layout(indices)), batch)
+    line = {index: place for place, index in enumerate(indices)}
+    places = [line[one.row] for one in asked for _ in one.continuation]
+    columns = [one.first + place for one in asked for place in range(len(one.continuation))]
+    targets_N = torch.tensor([token for one in asked for token in one.continuation])
+    # No more positions at once than the batch has: that is what the prediction of memory counts with.
+    parts = [
+        head.log_probabilities(arrived_BSD[place, column], targets)
+        for place, column, targets in zip(
+            *(torch.as_tensor(values).split(batch.input_ids.numel()) for values in (places, columns, targets_N)),
+            strict=True,
+        )
+    ]
+    lengths = [len(one.continuation) for one in asked]
+    values = torch.cat([value for value, _ in parts]).double().split(lengths)
+    greedy = torch.cat([same for _, same in parts]).split(lengths)
+    return [(float(value.sum()), bool(same.all())) for value, same in zip(values, greedy, strict=True)]

@@ -1,0 +1,118 @@
+"""A tiny language model that can be asked: a tokenizer of characters, a plan, a state whose adapters do something."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import AutoModelForCausalLM
+
+from schemas.state import StateManifest
+from stages import plan, profile
+from stages.model.adapters import LIVE_TENSORS, adapters_from_tensors
+from stages.model.skeleton import find_layers
+from stages.store.artifact import drafting, open_artifact, read_tensors
+from tests import fleet
+
+# All 96 tokens of the tiny models: three special ones and characters.
+CHARACTERS = "\n !\"$%'()+,-.0123456789:;<=>?ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz{}éß#&/@*~^"
+WINDOW = 512
+
+
+@dataclass(frozen=True)
+class World:
+    """Folders of a federation of one, and the resident model."""
+
+    folder: Path
+    model: Any
+
+    @property
+    def places(self) -> dict[str, Any]:
+        """What every stage takes."""
+        return {"model_dir": self.folder / "model", "plan": self.folder / "plan", "state": self.folder / "state"}
+
+    @contextmanager
+    def adapted(self) -> Iterator[Any]:
+        """transformers' own model with the state's adapters as hooks on its layers."""
+        tensors = read_tensors(open_artifact(self.folder / "state", StateManifest), *LIVE_TENSORS)
+        adapters = adapters_from_tensors(tensors, "silu")
+
+        def through(index: int) -> Any:
+            def after(_module: Any, _arguments: Any, output: Any) -> Any:
+                own = output[0] if isinstance(output, tuple) else output
+                changed = adapters[index](own)
+                return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+            return after
+
+        layers = find_layers(self.model)[1]
+        handles = [layers[index].register_forward_hook(through(index)) for index in adapters]
+        try:
+            with torch.no_grad():
+                yield self.model
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def make_world(folder: Path, *, family: str = "llama") -> World:
+    """A random model, and a state of it with random adapters."""
+    model = fleet.save_model(
+        folder / "model", family, factory=AutoModelForCausalLM, max_position_embeddings=WINDOW, eos_token_id=2
+    )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(4)  # a model that does not say the same whatever it is asked
+    model.save_pretrained(folder / "model")
+    save_tokenizer(folder / "model")
+    chosen = fleet.settings(
+        task={"kind": "causal-lm", "labels": ()}, adapter={"activation": "silu"}, encoding={"max_length": 32}
+    )
+    data = fleet.save_texts(folder / "texts.jsonl", fleet.texts(8))
+    profile.run(
+        model_dir=folder / "model",
+        data=data,
+        settings=chosen,
+        device="one",
+        memory_budget_bytes=2**33,
+        out=folder / "profile",
+    )
+    plan.run(
+        [folder / "profile"],
+        model_dir=folder / "model",
+        settings=chosen,
+        out=folder / "plan",
+        state_out=folder / "fresh",
+    )
+    fresh = open_artifact(folder / "fresh", StateManifest)
+    draw = np.random.default_rng(3)
+    noisy = {
+        name: (value + 0.05 * draw.standard_normal(value.shape)).astype(np.float32)
+        for name, value in read_tensors(fresh).items()
+    }
+    with drafting(folder / "state", force=False) as draft:
+        references, files = draft.write_tensors(noisy)
+        draft.finish(fresh.manifest.model_copy(update={"tensors": references, "files": files}), None)
+    return World(folder, model)
+
+
+def save_tokenizer(directory: Path) -> None:
+    """One token a character; a text begins with the token 1 and ends where token 2 is written."""
+    tokens = ["[PAD]", "[CLS]", "[END]", *CHARACTERS]
+    assert len(set(tokens)) == len(tokens) == 96
+    tokenizer = Tokenizer(models.WordLevel({token: index for index, token in enumerate(tokens)}, unk_token="#"))
+    tokenizer.add_special_tokens(["[PAD]", "[CLS]", "[END]"])
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A", special_tokens=[("[CLS]", 1)])
+    tokenizer.save(str(directory / "tokenizer.json"))
+    named = {"pad_token": "[PAD]", "bos_token": "[CLS]", "eos_token": "[END]", "unk_token": "#"}
+    named["tokenizer_class"] = "PreTrainedTokenizerFast"
+    (directory / "tokenizer_config.json").write_text(json.dumps(named))
