@@ -13,6 +13,7 @@ from chainctl.commands.aggregate import aggregate
 from chainctl.commands.demo import demo
 from chainctl.commands.doctor import doctor
 from chainctl.commands.eval import evaluate
+from chainctl.commands.export import export
 from chainctl.commands.generate import generate
 from chainctl.commands.inspect import inspect
 from chainctl.commands.log import log
@@ -73,6 +74,7 @@ app.command("eval", rich_help_panel=STAGES)(evaluate)
 app.command(rich_help_panel=WHOLE)(status)
 app.command(rich_help_panel=PREPARE)(doctor)
 app.command(rich_help_panel=WHOLE)(generate)
+app.command(rich_help_panel=ARTIFACTS)(export)
 app.command(rich_help_panel=ARTIFACTS)(verify)
 app.command(rich_help_panel=ARTIFACTS)(inspect)
 app.command(rich_help_panel=ARTIFACTS)(log)

@@ -1,0 +1,107 @@
+"""Export for AdapterHub's `adapters` library: the adapters alone, for whoever has the base model.
+
+Our adapter stands on a layer's output and adds to it: h + W_up f(W_down h).  In that library's terms it is a bottleneck
+behind the output, without a layer norm of its own, and with the residual taken after the layer's; plain `seq_bn` moves
+the layer norm and gives other values.  Written by hand: the library pins an older transformers and is not needed here.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from schemas.errors import BadInput
+from schemas.plan import PlanManifest
+from stages.model.adapters import SUFFIXES, adapter_names
+from stages.model.backbone import Backbone
+from stages.model.shards import entry_of, write_shard
+from stages.model.skeleton import is_decoder
+from stages.store.artifact import Artifact
+
+VERSION = "adapters.1.3.0"  # whose layout this is
+NAME = "chainctl"
+# Where the library hangs the adapter behind the output of layer {layer}, by model type.
+PLACES = {
+    "bert": "encoder.layer.{layer}.output.adapters",
+    "roberta": "encoder.layer.{layer}.output.adapters",
+    "distilbert": "transformer.layer.{layer}.output_adapters.adapters",
+    "llama": "model.layers.{layer}.output_adapters.adapters",
+    "mistral": "model.layers.{layer}.output_adapters.adapters",
+}
+PARTS = {
+    "down.weight": "adapter_down.0.weight",
+    "down.bias": "adapter_down.0.bias",
+    "up.weight": "adapter_up.weight",
+    "up.bias": "adapter_up.bias",
+}
+BOTTLENECK = {
+    "adapter_residual_before_ln": False,
+    "cross_adapter": False,
+    "dropout": 0.0,
+    "init_weights": "bert",
+    "is_parallel": False,
+    "ln_after": False,
+    "ln_before": False,
+    "mh_adapter": False,
+    "original_ln_after": False,
+    "original_ln_before": True,
+    "output_adapter": True,
+    "residual_before_ln": False,
+    "scaling": 1.0,
+    "use_gating": False,
+}
+
+
+def write_adapter(
+    folder: Path, *, plan: Artifact[PlanManifest], backbone: Backbone, state: Mapping[str, np.ndarray]
+) -> tuple[str, tuple[str, ...]]:
+    """Write `adapter_config.json` and `adapter.safetensors`; the class that loads them, and what is left out.
+
+    Raises `BadInput` for an architecture that the library has no adapters for.
+    """
+    model, chosen = plan.manifest.model, plan.manifest.settings
+    if model.model_type not in PLACES:
+        raise BadInput(
+            "the adapters library is not known to take adapters in this architecture",
+            values={"expected": ", ".join(PLACES), "found": model.model_type},
+            hint="--format hf takes every architecture",
+        )
+    tensors = {
+        f"{PLACES[model.model_type].format(layer=layer)}.{NAME}.{PARTS[suffix]}": state[ours]
+        for layer in range(plan.manifest.start_layer, model.num_layers)
+        for ours, suffix in zip(adapter_names(layer), SUFFIXES, strict=True)
+    }
+    entries = [entry_of(name, torch.from_numpy(tensors[name])) for name in sorted(tensors)]
+    write_shard(folder / "adapter.safetensors", entries)
+    config = {
+        "config": {
+            **BOTTLENECK,
+            "leave_out": list(range(plan.manifest.start_layer)),
+            "non_linearity": chosen.adapter.activation,
+            "reduction_factor": reduction_factor(model.hidden_size, plan.manifest.bottleneck),
+        },
+        "hidden_size": model.hidden_size,
+        "model_class": model_class(backbone),
+        "model_name": "",
+        "model_type": model.model_type,
+        "name": NAME,
+        "version": VERSION,
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    head = sorted(backbone.head_parameters)
+    left = (f"Not in this folder: the head that trained ({', '.join(head)}); --format hf has it.",) if head else ()
+    return "AutoAdapterModel", left
+
+
+def model_class(backbone: Backbone) -> str:
+    """The class that the names in `PLACES` are of: the language model of a decoder, else the bare encoder."""
+    family = type(backbone.skeleton.model).__name__.removesuffix("Model").partition("For")[0]
+    return f"{family}ForCausalLM" if is_decoder(backbone.skeleton.config) else f"{family}Model"
+
+
+def reduction_factor(width: int, bottleneck: int) -> float:
+    """One from which the library derives the same bottleneck, as `width // factor`."""
+    whole = width // bottleneck
+    return whole if width // whole == bottleneck else width / (bottleneck + 0.5)

@@ -1,0 +1,135 @@
+"""A model card: what was tuned on how much, by whom it can be checked, how good it is, and how to load it.
+
+Everything on it comes from artifacts.  The format is Hugging Face's: YAML between dashes, then Markdown.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from schemas.base import Manifest
+from schemas.benchmark import BenchmarkManifest
+from schemas.evaluation import Estimate, EvaluationManifest
+from schemas.perplexity import PerplexityManifest
+from schemas.plan import PlanManifest
+from stages.report.tables import markdown_table
+from stages.store.lineage import HistoryLine
+
+Evaluated = EvaluationManifest | PerplexityManifest | BenchmarkManifest
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What the card is about.  `history`: newest first, as far as it is at hand."""
+
+    plan_digest: str
+    plan: PlanManifest
+    history: Sequence[HistoryLine]
+    evaluations: Sequence[Evaluated]
+
+
+LOADING = {
+    "hf": """from transformers import {loader}, AutoTokenizer
+
+model = {loader}.from_pretrained("FOLDER", trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")""",
+    "adapterhub": """from adapters import {loader}
+
+model = {loader}.from_pretrained("BASE MODEL")
+name = model.load_adapter("FOLDER", use_safetensors=True)
+model.set_active_adapters(name)""",
+    "onnx": """import onnxruntime
+
+session = onnxruntime.InferenceSession("FOLDER/model.onnx")
+(logits,) = session.run(["logits"], {{"input_ids": ids, "attention_mask": mask}})""",
+}
+WARNINGS = {
+    "hf": "`trust_remote_code` runs `modeling_chainctl.py` of this folder: 60 lines, read them first.",
+    "adapterhub": "The base model is not in this folder: take the one whose fingerprint stands above.",
+    "onnx": "Checked against the model it was made from, at lengths other than those it was traced with.",
+}
+
+
+def model_card(subject: Subject, *, format: str, loader: str, notes: Sequence[str] = ()) -> str:
+    """README.md of an export.  `notes` are what a format adds to its own warning."""
+    parts = [
+        front_matter(subject.plan),
+        f"# {subject.plan.model.model_type} tuned by a federation\n",
+        "Bottleneck adapters in a frozen base model, tuned by chainctl (ChainFed, arXiv 2604.06819) on data that "
+        "stayed on the devices it lies on.\n",
+        "## What it is\n",
+        facts(subject),
+        "## How good it is\n",
+        metrics(subject.evaluations),
+        "## How to load it\n",
+        f"```python\n{LOADING[format].format(loader=loader)}\n```\n",
+        *(f"{note}\n" for note in (WARNINGS[format], *notes)),
+        "## Licence\n",
+        "That of the base model, and whatever the owners of the data agreed on. chainctl adds none.\n",
+    ]
+    return "\n".join(parts)
+
+
+def front_matter(plan: PlanManifest) -> str:
+    """What model hubs read."""
+    task = "text-generation" if plan.settings.task.kind == "causal-lm" else "text-classification"
+    tags = "[chainctl, adapters, federated]"
+    return f"---\nlibrary_name: transformers\npipeline_tag: {task}\ntags: {tags}\n---\n"
+
+
+def facts(subject: Subject) -> str:
+    """Model, state, lineage, data and settings, a row each."""
+    plan, model, history = subject.plan, subject.plan.model, subject.history
+    settings, newest = plan.settings, history[0]
+    trained = [line for line in history if line.devices]
+    missing = next((line.missing_parent for line in history if line.missing_parent), "")
+    texts = sum(line.texts for line in trained)
+    rows: list[tuple[str, object]] = [
+        (
+            "base model",
+            f"{model.model_type}, {model.num_layers} layers, hidden size {model.hidden_size}",
+        ),
+        ("fingerprint of the base model", model.digest),
+        ("plan", subject.plan_digest),
+        ("state", newest.state),
+        ("rounds", newest.round),
+        ("devices planned", len(plan.devices)),
+        ("texts on them", sum(device.example_count for device in plan.devices)),
+        ("updates accepted", sum(line.devices for line in trained)),
+        ("texts behind them, a text each round it counted in", texts),
+        ("history", f"at hand back to round {history[-1].round}" + (f"; {missing} is not" if missing else "")),
+        ("task", settings.task.kind),
+        ("labels", ", ".join(settings.task.labels) or "none"),
+        ("method", f"{settings.chain.method}, layers {plan.start_layer} to {model.num_layers - 1}"),
+        ("window, λ", f"{settings.chain.window_size}, {settings.chain.global_weight:g}"),
+        ("adapters", f"bottleneck {plan.bottleneck}, {settings.adapter.activation}"),
+        ("optimiser", f"{settings.optimizer.name}, {settings.optimizer.learning_rate:g}"),
+        ("longest text", f"{settings.encoding.max_length} tokens"),
+        ("numbers", settings.numerics.dtype),
+        ("signed", "yes: every update by its device" if plan.trust.required else "no"),
+    ]
+    return markdown_table(("", ""), [(name, str(value)) for name, value in rows]) + "\n"
+
+
+def metrics(evaluations: Sequence[Evaluated]) -> str:
+    """A row a metric, with its 95 % interval."""
+    rows = [row for evaluation in evaluations for row in _metrics_of(evaluation)]
+    if not rows:
+        return "No evaluation was given.\n"
+    return markdown_table(("metric", "value", "95 %", "texts", "data"), rows) + "\n"
+
+
+def _metrics_of(evaluation: Evaluated) -> list[tuple[str, ...]]:
+    found: list[tuple[str, Estimate]]
+    if isinstance(evaluation, EvaluationManifest):
+        found = [("accuracy", evaluation.accuracy), ("macro-F1", evaluation.macro_f1)]
+    elif isinstance(evaluation, PerplexityManifest):
+        found = [("perplexity", evaluation.perplexity)]
+    else:
+        found = [(f"{evaluation.benchmark}: {score.metric}", score.overall) for score in evaluation.scores]
+    count, data = str(evaluation.example_count), evaluation.data[:19]
+    return [(name, f"{value.value:.4f}", f"{value.low:.4f} to {value.high:.4f}", count, data) for name, value in found]
+
+
+EVALUATIONS: dict[str, type[Manifest]] = {
+    kind.KIND: kind for kind in (EvaluationManifest, PerplexityManifest, BenchmarkManifest)
+}

@@ -1,0 +1,133 @@
+"""Export: a state leaves the federation, in a form that other libraries load.
+
+Reads:  plan and state artifacts, the base model, evaluations for the card.
+Writes: a folder that is complete or absent: hf, adapterhub or onnx, with README.md, the model card.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from schemas.errors import BadInput, UsageProblem
+from schemas.plan import PlanManifest
+from schemas.state import StateManifest
+from stages.data.encode import Encoder
+from stages.export.card import EVALUATIONS, Evaluated, Subject, model_card
+from stages.export.huggingface import LOADER, write_folder
+from stages.model.adapters import LIVE_TENSORS
+from stages.model.backbone import Backbone
+from stages.model.reader import Verify
+from stages.store.artifact import Artifact, kind_and_version, open_artifact, read_tensors
+from stages.store.files import complete_directory
+from stages.store.lineage import history
+from stages.store.trust import open_trusted
+
+Format = Literal["hf", "adapterhub", "onnx"]
+CARD = "README.md"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written, its size, and what a format has to say about it."""
+
+    path: Path
+    bytes: int
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A state, opened, with the model that it belongs to."""
+
+    model_dir: Path
+    plan: Artifact[PlanManifest]
+    state: Artifact[StateManifest]
+    encoder: Encoder
+    backbone: Backbone
+    tensors: Mapping[str, np.ndarray]
+
+    @classmethod
+    def open(cls, model_dir: Path, plan: Path, state: Path, *, verify: Verify) -> "Source":
+        """Raises `BadInput` and `NotTrusted`."""
+        planned, current = open_trusted(plan, state)
+        settings = planned.manifest.settings
+        encoder = Encoder.load(model_dir, settings.encoding, settings.prompt)
+        expected = planned.manifest.model
+        backbone = Backbone.open(model_dir, settings, pad_id=encoder.pad_id, expected=expected, verify=verify)
+        return cls(model_dir, planned, current, encoder, backbone, read_tensors(current, *LIVE_TENSORS))
+
+
+def run(
+    *,
+    model_dir: Path,
+    plan: Path,
+    state: Path,
+    out: Path,
+    format: Format,
+    evaluations: Sequence[Path] = (),
+    force: bool = False,
+    verify: Verify = "once",
+) -> Exported:
+    """Write `state` into the folder `out`.
+
+    Raises `BadInput` where artifacts do not go together, `NotTrusted` for altered bytes, `UsageProblem` where `out`
+    exists or an extra is missing.
+    """
+    if out.exists() and not force:
+        raise UsageProblem(f"{out} exists already", hint="give another --out, or replace it with --force")
+    source = Source.open(model_dir, plan, state, verify=verify)
+    metrics = [open_evaluation(path, source.state.digest) for path in evaluations]
+    subject = Subject(source.plan.digest, source.plan.manifest, history(state, [plan.parent]), metrics)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with complete_directory(out, force=force) as partial:
+        loader, notes = write(source, partial, format)
+        (partial / CARD).write_text(model_card(subject, format=format, loader=loader, notes=notes))
+    return Exported(out, sum(file.stat().st_size for file in out.iterdir()), notes)
+
+
+def write(source: Source, folder: Path, format: Format) -> tuple[str, tuple[str, ...]]:
+    """Write the files of a format: the class that loads them, and notes for people."""
+    loader = LOADER[source.plan.manifest.settings.task.kind]
+    if format == "adapterhub":
+        from stages.export.adapterhub import write_adapter
+
+        return write_adapter(folder, plan=source.plan, backbone=source.backbone, state=source.tensors)
+    if format == "onnx":
+        from stages.export.onnx import write_onnx
+
+        return loader, write_onnx(folder, lambda into: _write_hf(source, into), source.plan.manifest)
+    _write_hf(source, folder)
+    return loader, ()
+
+
+def _write_hf(source: Source, folder: Path) -> None:
+    write_folder(
+        folder,
+        model_dir=source.model_dir,
+        backbone=source.backbone,
+        plan=source.plan.manifest,
+        state=source.tensors,
+        pad_id=source.encoder.pad_id,
+    )
+
+
+def open_evaluation(path: Path, state: str) -> Evaluated:
+    """An evaluation of that state.  Raises `BadInput` for anything else."""
+    kind, _ = kind_and_version(path)
+    if kind not in EVALUATIONS:
+        raise BadInput(
+            f"{path} is no evaluation",
+            values={"expected": ", ".join(EVALUATIONS), "found": str(kind)[:32]},
+            hint="'chainctl eval' makes them",
+        )
+    found: Evaluated = open_artifact(path, EVALUATIONS[str(kind)]).manifest  # type: ignore[assignment]
+    if found.state != state:
+        raise BadInput(
+            f"{path} evaluates another state",
+            values={"expected": state, "found": found.state},
+            hint="evaluate the state that is exported",
+        )
+    return found

@@ -1,0 +1,165 @@
+"""Export as a Hugging Face folder: base weights, adapters, and the code that puts them together.
+
+    AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+
+Weights pass through block by block, a layer in memory at a time, in the dtype that the plan computes in; so the loaded
+model gives the values that the stages gave.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from schemas.plan import PlanManifest
+from stages.export import modeling
+from stages.model.adapters import SUFFIXES, adapter_names
+from stages.model.backbone import Backbone
+from stages.model.reader import Weights, new_arena
+from stages.model.shards import Entry, entry_of, group, shard_name, write_index, write_shard
+from stages.model.weights import StoredTensor
+
+ROWS = 4096
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+LOADER = {"causal-lm": "AutoModelForCausalLM", "text-classification": "AutoModelForSequenceClassification"}
+ADAPTERS = "chainctl_adapters"
+
+
+def write_folder(
+    folder: Path,
+    *,
+    model_dir: Path,
+    backbone: Backbone,
+    plan: PlanManifest,
+    state: Mapping[str, np.ndarray],
+    pad_id: int,
+) -> None:
+    """Write configuration, code, tokenizer and weights into `folder`.  `state`: the tensors of the state."""
+    name = f"{type(backbone.skeleton.model).__name__}WithAdapters"
+    config = configuration(model_dir, backbone, plan, name=name, pad_id=pad_id)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    mean_head = backbone.skeleton.head_form == "mean"
+    code = modeling.source(type(backbone.skeleton.model).__name__, name, mean_head=mean_head)
+    (folder / modeling.FILE).write_text(code)
+    for file in TOKENIZER_FILES:
+        if (model_dir / file).is_file():
+            shutil.copyfile(model_dir / file, folder / file)
+    write_weights(folder, list(entries(backbone, plan, state)))
+
+
+def configuration(model_dir: Path, backbone: Backbone, plan: PlanManifest, *, name: str, pad_id: int) -> dict[str, Any]:
+    """The base model's own, and what the adapters add."""
+    task = plan.settings.task
+    config: dict[str, Any] = json.loads((model_dir / "config.json").read_bytes())
+    for gone in ("torch_dtype", "quantization_config", "auto_map"):
+        config.pop(gone, None)
+    config |= {
+        "architectures": [name],
+        "auto_map": {LOADER[task.kind]: f"{modeling.FILE.removesuffix('.py')}.{name}"},
+        "dtype": plan.settings.numerics.dtype,
+        "pad_token_id": pad_id,
+        "chainctl": {
+            "layers": backbone.skeleton.layer_prefix,
+            "adapter_layers": list(range(plan.start_layer, plan.model.num_layers)),
+            "bottleneck": plan.bottleneck,
+            "activation": plan.settings.adapter.activation,
+        },
+    }
+    if task.labels:
+        config["id2label"] = {str(index): label for index, label in enumerate(task.labels)}
+        config["label2id"] = {label: index for index, label in enumerate(task.labels)}
+    return config
+
+
+def entries(backbone: Backbone, plan: PlanManifest, state: Mapping[str, np.ndarray]) -> Iterator[Entry]:
+    """Every tensor of the exported model, by the names that the architecture has for them."""
+    skeleton, reader = backbone.skeleton, backbone.reader
+    head = trained_head(backbone, state)
+    yield table_entry(backbone, skeleton.embedding_name, reader.names.embeddings.sources[0][0])
+    inner, done = f"{skeleton.layer_prefix}.", {skeleton.embedding_name, *skeleton.model.all_tied_weights_keys}
+    for name in skeleton.state_names:
+        if name.startswith(inner) or name in done:  # what is tied, the loader ties again
+            continue
+        if name in skeleton.output_names:
+            yield table_entry(backbone, name, reader.output_rows())
+        else:
+            yield entry_of(name, head.pop(name, skeleton.model.get_parameter_or_buffer(name)))
+    yield from (entry_of(name, value) for name, value in head.items())
+    source = LayerSource(backbone)
+    for layer in range(backbone.num_layers):
+        yield from source.entries(layer)
+    for layer in range(plan.start_layer, backbone.num_layers):
+        for ours, suffix in zip(adapter_names(layer), SUFFIXES, strict=True):
+            yield entry_of(f"{ADAPTERS}.{layer}.{suffix}", torch.from_numpy(state[ours]).to(backbone.dtype))
+
+
+def trained_head(backbone: Backbone, state: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    """What the federation trained beside the adapters, as it computes: a mean head stays in float32."""
+    dtype = torch.float32 if backbone.skeleton.head_form == "mean" else backbone.dtype
+    return {name: torch.from_numpy(state[f"head.{name}"]).to(dtype) for name in backbone.head_parameters}
+
+
+def table_entry(backbone: Backbone, name: str, table: StoredTensor) -> Entry:
+    """A table of rows (V, D), read a few rows at a time."""
+
+    def blocks() -> Iterator[Tensor]:
+        arena = new_arena(ROWS * (table.size // table.shape[0]))
+        for first in range(0, table.shape[0], ROWS):
+            yield backbone.reader.rows(table, first, min(first + ROWS, table.shape[0]), arena).reshape(-1)
+
+    return Entry(name, backbone.dtype, table.shape, blocks)
+
+
+class LayerSource:
+    """Tensors of layers, with one layer in memory at a time."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone = backbone
+        self._layer = -1
+        self._weights: Weights = {}
+
+    def entries(self, layer: int) -> Iterator[Entry]:
+        """Those of one layer."""
+        skeleton = self.backbone.skeleton
+        for name, shape in self._shapes(layer).items():
+            full = f"{skeleton.layer_prefix}.{layer}.{name}"
+            yield Entry(full, self.backbone.dtype, shape, self._blocks(layer, name))
+
+    def _shapes(self, layer: int) -> dict[str, tuple[int, ...]]:
+        """What the checkpoint fills."""
+        prefix = f"{self.backbone.skeleton.layer_prefix}.{layer}."
+        filled = {target for load in self.backbone.reader.names.layers[layer] for target in load.targets()}
+        own = self.backbone.skeleton.layers[layer].state_dict()
+        return {name: tuple(value.shape) for name, value in own.items() if f"{prefix}{name}" in filled}
+
+    def _blocks(self, layer: int, name: str) -> Callable[[], Iterator[Tensor]]:
+        def blocks() -> Iterator[Tensor]:
+            if self._layer != layer:
+                self._weights = {}  # before the next is read
+                arena = new_arena(self.backbone.reader.layer_bytes(layer))
+                self._layer, self._weights = layer, self.backbone.reader.layer(layer, arena)
+            yield from entry_of(name, self._weights[name]).blocks()
+
+        return blocks
+
+
+def write_weights(folder: Path, found: list[Entry]) -> None:
+    """Safetensors files with an index."""
+    shards = group(found)
+    places: dict[str, str] = {}
+    for index, shard in enumerate(shards):
+        file = shard_name(index, len(shards))
+        write_shard(folder / file, shard)
+        places |= {entry.name: file for entry in shard}
+    write_index(folder, places, sum(entry.size for entry in found))

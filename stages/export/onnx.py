@@ -1,0 +1,123 @@
+"""Export as ONNX, by torch's dynamo exporter, checked by running it at other lengths before it counts.
+
+The older exporter bakes lengths in and says nothing; this one is given symbols for batch and sequence, and still is
+not believed: the file runs in onnxruntime on three other shapes and must agree with the model it was made from.
+"""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from schemas.errors import BadInput, UsageProblem
+from schemas.plan import PlanManifest
+from stages.export.huggingface import LOADER
+
+TRACED = (2, 12)  # batch and sequence
+OTHERS = ((1, 5), (3, 17), (2, 31))
+TOLERANCE = 1e-3  # of float32 logits, relative to the largest
+FILE = "model.onnx"
+
+
+def write_onnx(folder: Path, write_hf: Callable[[Path], None], plan: PlanManifest) -> tuple[str, ...]:
+    """Write `model.onnx` (weights beside it where they are large); how well it agrees.
+
+    `write_hf` writes the model as transformers loads it.  Raises `UsageProblem` where the extra is missing, `BadInput`
+    where the exporter or the agreement fails.
+    """
+    try:
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UsageProblem(
+            "exporting ONNX needs packages that are not installed",
+            values={"missing": error.name or "onnxruntime"},
+            hint="pip install 'chainctl[export]'",
+        ) from None
+    with tempfile.TemporaryDirectory(prefix="chainctl-onnx-", dir=folder) as scratch:
+        write_hf(Path(scratch))
+        model = load(Path(scratch), plan)
+        export(model, folder / FILE)
+        differences = [agreement(model, folder / FILE, shape) for shape in OTHERS]
+    shown = ", ".join(
+        f"{rows} x {length}: {found:.1e}" for (rows, length), found in zip(OTHERS, differences, strict=True)
+    )
+    if not max(differences) <= TOLERANCE:
+        raise BadInput(
+            "the exported file does not agree with the model",
+            values={"largest relative difference allowed": f"{TOLERANCE:.0e}", "found": shown},
+            hint="export --format hf instead, and please report this",
+        )
+    return (f"agrees with the model at other lengths (largest relative difference; {shown})",)
+
+
+def load(folder: Path, plan: PlanManifest) -> Any:
+    """The exported folder in float32, returning logits alone."""
+    import transformers
+
+    loader = getattr(transformers, LOADER[plan.settings.task.kind])
+    # Attention written out: the exporter knows every operation in it.
+    options = {"dtype": torch.float32, "attn_implementation": "eager", "local_files_only": True}
+    return LogitsOnly(loader.from_pretrained(folder, trust_remote_code=True, **options).eval())
+
+
+class LogitsOnly(torch.nn.Module):
+    """(ids, mask) to logits: what an ONNX session takes and gives."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        model.config.use_cache = False
+        self.model = model
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Logits of the model, float32."""
+        logits: torch.Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+        return logits
+
+
+def export(model: LogitsOnly, path: Path) -> None:
+    """Trace with symbols for both dimensions.  Raises `BadInput`."""
+    axes = {0: torch.export.Dim("batch", min=1, max=4096), 1: torch.export.Dim("sequence", min=2, max=2**20)}
+    names = ("input_ids", "attention_mask")
+    try:
+        program = torch.onnx.export(
+            model,
+            example(TRACED),
+            input_names=list(names),
+            output_names=["logits"],
+            dynamic_shapes=dict.fromkeys(names, axes),
+            dynamo=True,
+            verbose=False,
+        )
+        assert program is not None
+        program.save(str(path), external_data=True)
+    except Exception as error:  # the exporter raises many kinds
+        raise BadInput(
+            "torch cannot export this architecture to ONNX",
+            values={"reason": type(error).__name__},
+            hint="--format hf takes every architecture",
+        ) from error
+
+
+def agreement(model: LogitsOnly, path: Path, shape: tuple[int, int]) -> float:
+    """Largest difference on some other batch, relative to the largest logit."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    ids, mask = example(shape)
+    (found,) = session.run(["logits"], {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})
+    with torch.no_grad():
+        expected = model(ids, mask).numpy()
+    real = mask.numpy().astype(bool) if expected.ndim == 3 else slice(None)
+    return float(np.abs(found - expected)[real].max() / np.abs(expected[real]).max())
+
+
+def example(shape: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and a mask (B, S) whose last row is padded."""
+    ids = torch.arange(shape[0] * shape[1]).view(shape) % 50 + 3
+    mask = torch.ones_like(ids)
+    mask[-1, -1 - shape[1] // 3 :] = 0
+    return ids, mask
