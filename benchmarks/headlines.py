@@ -4,7 +4,7 @@
 
 SmolLM2-135M-Instruct (bfloat16) on BBC news: the prompt is the first fifty words of an article, the response its
 headline, in the model's own chat template.  20 devices (IID), two of them a round, ten steps of AdamW on batches of
-eight, loss on the headline only.  The chain with Q = 2, 3 and 4 over the last four layers, full adapters end to end,
+four, loss on the headline only.  The chain with Q = 2, 3 and 4 over the last four layers, full adapters end to end,
 and the chain from where FOAT with the paper's T = 0.8 starts; each with several seeds (of the split, the fresh
 adapters and who takes part).  On 100 held-out articles: perplexity of the headline, and ROUGE-L of greedy headlines.
 
@@ -50,9 +50,9 @@ SETTINGS = Settings(
     task=TaskSettings(kind="causal-lm"),
     prompt=PromptSettings(format="alpaca"),
     encoding=EncodingSettings(max_length=144),
-    similarity=SimilaritySettings(max_examples=16, min_examples=8),
-    optimizer=OptimizerSettings(learning_rate=1e-3, steps=10, batch_size=8),
-    numerics=NumericsSettings(dtype="bfloat16"),
+    similarity=SimilaritySettings(max_examples=8, min_examples=5),
+    optimizer=OptimizerSettings(learning_rate=1e-3, steps=10, batch_size=4),
+    numerics=NumericsSettings(dtype="bfloat16", threads=1),
     federation=FederationSettings(devices_per_round=2),
 )
 METHODS = {
