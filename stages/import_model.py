@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel
 
-from schemas.errors import BadInput
+from schemas.errors import BadInput, UsageProblem
 from schemas.refs import ModelFingerprint
 from stages.model.gguf import GgufFile, entries_of
 from stages.model.pickles import pickle_files, read_pickle
@@ -63,6 +63,7 @@ def run(
     Raises `BadInput` for what is no whole model, `NotTrusted` for a pickle that is more than weights, `DoesNotFit`
     where a GGUF file needs more memory than there is, `UsageProblem` where `out` exists.
     """
+    _refuse_overlap(source, out)
     kind, path = find_source(source)
     stored = DTYPES[dtype] if dtype else None
     with complete_directory(out, force=force) as directory:
@@ -78,6 +79,16 @@ def run(
         count, size = _write(directory, shards, stored, left_out, progress)
         fingerprint = check_whole(directory)
     return Imported(kind, fingerprint, count, size, tuple(sorted(left_out)), tuple(notes))
+
+
+def _refuse_overlap(source: Path, out: Path) -> None:
+    """With --force, what lies at `out` goes; that may not be the source."""
+    if source.resolve().is_relative_to(out.resolve()):
+        raise UsageProblem(
+            "the source lies where the model would go, and would be replaced by it",
+            values={"source": source, "out": out},
+            hint="give another --out: the source is never changed",
+        )
 
 
 def lines(imported: Imported) -> list[str]:

@@ -412,6 +412,15 @@ def test_what_is_there_is_not_written_over_unless_asked(tmp_path: Path) -> None:
     assert not (tmp_path / "model" / "precious").exists()
 
 
+def test_the_source_is_never_replaced(tmp_path: Path) -> None:
+    language_model(tmp_path / "own")
+    before = digests(tmp_path / "own")
+    for out in (tmp_path / "own", tmp_path):
+        with pytest.raises(UsageProblem, match="the source lies where"):
+            import_model.run(tmp_path / "own", out, force=True)
+    assert digests(tmp_path / "own") == before
+
+
 def test_on_the_command_line(tmp_path: Path) -> None:
     language_model(tmp_path / "own", tie_word_embeddings=True)
     done = fleet.chainctl("model", "import", tmp_path / "own", "--out", tmp_path / "model", "--json")

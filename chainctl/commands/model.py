@@ -74,6 +74,8 @@ def info(
         for fit in found.fits
     ]
     console.table(("Q", "streamed, MiB", "everything kept, MiB", *asked), rows)
+    if budget:
+        console.say(f"largest of these that fits: Q = {found.largest_window}" if found.largest_window else "none fits")
     console.result(**asdict(found), largest_window=found.largest_window)
 
 

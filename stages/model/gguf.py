@@ -125,11 +125,7 @@ class GgufFile:
                 [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
             )
         tokenizer.save_pretrained(directory)
-        path = directory / "tokenizer_config.json"
-        content = json.loads(path.read_text())
-        for name in ("is_local", "local_files_only", "name_or_path", "gguf_file"):  # of the reading, not the tokenizer
-            content.pop(name, None)
-        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        _forget_the_reading(directory / "tokenizer_config.json")
         if self.template is not None:
             (directory / "chat_template.jinja").write_text(self.template, newline="")
 
@@ -187,6 +183,14 @@ def entries_of(model: PreTrainedModel) -> list[Entry]:
     """What is to be stored of a model in memory: parameters, a tied one once, and buffers that a checkpoint holds."""
     tied = set(model.all_tied_weights_keys) if model.config.tie_word_embeddings else set()
     return [entry_of(name, value) for name, value in model.state_dict().items() if name not in tied]
+
+
+def _forget_the_reading(path: Path) -> None:
+    """Drop from a tokenizer's configuration what is of the reading and not of the tokenizer."""
+    content = json.loads(path.read_text())
+    for name in ("is_local", "local_files_only", "name_or_path", "gguf_file"):
+        content.pop(name, None)
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def _check_packages() -> None:
