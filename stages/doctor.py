@@ -12,26 +12,11 @@ from pathlib import Path
 import torch
 import transformers
 
-from schemas.refs import Window
 from schemas.settings import Settings
-from stages.model.aside import aside
-from stages.model.loading import LoadedModel
-from stages.model.memory import PLACEMENTS, MemoryModel, Placement
-from stages.model.names import stored
-from stages.model.skeleton import is_decoder
-from stages.store.measure import device_memory_bytes, resident_bytes
+from stages.model.fits import Fit, Parts, fits, predictor
+from stages.store.measure import device_memory_bytes
 
-TEXTS = 64  # assumed on the device, where hidden states are kept in memory
-
-
-@dataclass(frozen=True)
-class Fit:
-    """One window size: the predicted peak with everything kept and with the least, and what the budget allows."""
-
-    window_size: int
-    fastest_bytes: int
-    smallest_bytes: int
-    chosen: str  # what the budget allows to keep; empty where nothing fits
+SIZES = (1, 2, 3, 4, 8, 16, 32, 64)  # of windows
 
 
 @dataclass(frozen=True)
@@ -60,34 +45,18 @@ class Diagnosis:
 
 def examine(model_dir: Path, settings: Settings, *, budget_bytes: int | None = None) -> Diagnosis:
     """Open a model and predict.  Raises `BadInput`."""
-    numerics = settings.numerics.decided(settings.encoding.max_length)
-    settings = settings.model_copy(update={"numerics": numerics})
-    model = LoadedModel.open(model_dir, settings)
-    backbone = model.backbone
-    if settings.adapter.activation == "auto":
-        activation = "silu" if is_decoder(backbone.skeleton.config) else "relu"
-        settings = settings.model_copy(
-            update={"adapter": settings.adapter.model_copy(update={"activation": activation})}
-        )
-    bottleneck = max(1, backbone.hidden_size // settings.adapter.reduction_factor)
-    memory = MemoryModel(backbone, settings, bottleneck, TEXTS * settings.encoding.max_length, resident_bytes())
+    memory = predictor(model_dir, settings)
+    backbone, numerics = memory.backbone, memory.settings.numerics
     budget = budget_bytes or device_memory_bytes()
-    sizes = [size for size in (1, 2, 3, 4, 8, 16, 32, 64) if size <= backbone.num_layers]
-
-    def fits() -> tuple[Fit, ...]:
-        return tuple(_fit(memory, backbone.num_layers, size, budget) for size in sizes)
-
-    names = backbone.reader.names
-    head = [load for load in names.rest if load.target in backbone.skeleton.output_names]
-    rest = [load for load in names.rest if load not in head]
+    parts = Parts.of(backbone.reader.names, backbone.skeleton.output_names)
     return Diagnosis(
         model_type=backbone.skeleton.config.model_type,
         num_layers=backbone.num_layers,
         hidden_size=backbone.hidden_size,
-        layer_bytes=max(backbone.reader.layer_bytes(layer) for layer in range(backbone.num_layers)),
-        embedding_bytes=sum(tensor.size for tensor in stored([names.embeddings])),
-        head_bytes=sum(tensor.size for tensor in stored(head)),
-        rest_bytes=sum(tensor.size for tensor in stored(rest)),
+        layer_bytes=max(parts.layers),
+        embedding_bytes=parts.embeddings,
+        head_bytes=parts.head,
+        rest_bytes=parts.rest,
         opened_bytes=memory.baseline_bytes or 0,
         budget_bytes=budget,
         disk_free_bytes=shutil.disk_usage(model_dir).free,
@@ -98,33 +67,8 @@ def examine(model_dir: Path, settings: Settings, *, budget_bytes: int | None = N
         processors=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         bfloat16_in_hardware=_multiplies_bfloat16(),
         versions={"torch": torch.__version__, "transformers": transformers.__version__},
-        fits=aside(fits),
+        fits=fits(memory, SIZES, budget),
     )
-
-
-def _fit(memory: MemoryModel, depth: int, size: int, budget: int) -> Fit:
-    start = (depth - size) // 2  # in the middle: a prefix before it, adapters behind it
-    window = Window(start=start, stop=start + size)
-    peaks = [memory.train_window(window, placement, start_layer=start) for placement in PLACEMENTS]
-    chosen = next((describe(choice) for choice, peak in zip(PLACEMENTS, peaks, strict=True) if peak <= budget), "")
-    return Fit(size, peaks[0], min(peaks), chosen)
-
-
-def describe(placement: Placement) -> str:
-    """What a placement keeps in memory, fastest first."""
-    if placement == PLACEMENTS[0]:
-        return "everything kept"
-    kept = [
-        name
-        for name, keeps in (
-            ("hidden states", placement.hidden_in_memory),
-            ("the next layer", placement.prefetch),
-            ("the window", placement.window_resident),
-            ("the head", placement.head_resident),
-        )
-        if keeps
-    ]
-    return "kept: " + ", ".join(kept) if kept else "one layer at a time"
 
 
 def _multiplies_bfloat16() -> bool:

@@ -1,11 +1,11 @@
 """chainctl eval"""
 
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from chainctl.commands.benchmark import Benchmark, ask, say
 from chainctl.console import Console
 from chainctl.options import (
     DEFAULT_CACHE_LIMIT,
@@ -28,6 +28,22 @@ from chainctl.options import (
 )
 from schemas.errors import UsageProblem
 
+if TYPE_CHECKING:
+    from schemas.benchmark import BenchmarkManifest
+    from schemas.evaluation import EvaluationManifest
+    from schemas.perplexity import PerplexityManifest
+    from stages.store.artifact import Artifact
+
+
+class Benchmark(StrEnum):
+    """Files of these layouts can be read."""
+
+    MMLU = "mmlu"
+    CRASS = "crass"
+    BBH = "bbh"
+    DROP = "drop"
+    ROUGE = "rouge"
+
 
 def evaluate(
     model: ModelDir,
@@ -35,23 +51,20 @@ def evaluate(
     state: State,
     out: Out,
     data: Annotated[
-        Path | None,
-        typer.Option("--data", metavar="PATH", help="Texts as for training; with --benchmark, its files."),
+        Path | None, typer.Option("--data", metavar="PATH", help="Texts, or the files of a --benchmark as published.")
     ] = None,
     benchmark: Annotated[
-        Benchmark | None, typer.Option("--benchmark", help="Ask a language model its questions; --data as published.")
+        Benchmark | None, typer.Option("--benchmark", help="Ask the questions of a benchmark (causal-lm).")
     ] = None,
     lm_eval: Annotated[
-        str | None,
-        typer.Option("--lm-eval", metavar="TASKS", help="Tasks of lm-evaluation-harness, with commas; extra [eval]."),
+        str | None, typer.Option("--lm-eval", metavar="TASKS", help="Tasks of lm-evaluation-harness, with commas.")
     ] = None,
     lm_eval_path: Annotated[
-        Path | None, typer.Option("--lm-eval-path", metavar="DIR", help="The task files of --lm-eval; code there runs.")
+        Path | None,
+        typer.Option("--lm-eval-path", metavar="DIR", help="Folder of the task files; their code is run."),
     ] = None,
-    shots: Annotated[
-        int | None, typer.Option("--shots", min=0, help="Examples before a question. Default: as published.")
-    ] = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="First questions of each group or task.")] = None,
+    shots: Annotated[int | None, typer.Option("--shots", min=0, help="Examples before a question.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Questions of a task, at most.")] = None,
     memory_budget: MemoryBudget = None,
     cache_dir: CacheDir = None,
     cache_limit: CacheLimit = DEFAULT_CACHE_LIMIT,
@@ -61,68 +74,81 @@ def evaluate(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Accuracy, macro-F1 and confusion matrix of a state on labelled texts; perplexity where the task is causal-lm.
-
-    With --benchmark or --lm-eval a language model answers questions.
-    """
+    """How good a state is: accuracy and macro-F1 on labelled texts, perplexity of a language model, or a benchmark."""
     console = Console(json=json, quiet=quiet)
+    chosen = choose_subject(data, benchmark, lm_eval, lm_eval_path)
     budget, cache = parse_size(memory_budget), cache_directory(cache_dir, cache_limit)
     from stages.model.footprint import keep_small
 
     keep_small()
-    from schemas.perplexity import PerplexityManifest
-    from stages.eval import run
-
+    inputs: dict[str, Any] = {"model_dir": model, "plan": plan, "state": state, "out": out, "force": force, **chosen}
+    inputs |= {"memory_budget_bytes": budget, "verify": verify.value, "signer": open_key(key)}
     with console.progress() as progress:
-        common: dict[str, Any] = {
-            "model_dir": model,
-            "plan": plan,
-            "state": state,
-            "out": out,
-            "memory_budget_bytes": budget,
-            "force": force,
-            "progress": progress,
-            "verify": verify.value,
-            "signer": open_key(key),
-        }
-        if benchmark or lm_eval or lm_eval_path:
-            answered = ask(benchmark, lm_eval, data, lm_eval_path, shots=shots, limit=limit, **common)
-        elif data is None or shots is not None or limit is not None:
-            raise UsageProblem(
-                "say what to evaluate on",
-                values={"expected": "--data PATH; --shots and --limit with --benchmark or --lm-eval only"},
-            )
+        if lm_eval is not None:
+            from stages.harness import run as run_harness
+
+            say_scores(console, run_harness(**inputs, shots=shots, limit=limit, progress=progress))
+        elif benchmark is not None:
+            from stages.benchmark import run as run_benchmark
+
+            say_scores(console, run_benchmark(**inputs, shots=shots, limit=limit, progress=progress))
         else:
-            answered, artifact = None, run(data=data, cache=cache, **common)
-    if answered is not None:
-        say(console, answered)
-        return
+            from stages.eval import run
+
+            say_evaluation(console, run(**inputs, cache=cache, progress=progress))
+
+
+def choose_subject(
+    data: Path | None, benchmark: Benchmark | None, lm_eval: str | None, lm_eval_path: Path | None
+) -> dict[str, Any]:
+    """What is evaluated on what.  Raises `UsageProblem`."""
+    if lm_eval is not None:
+        if lm_eval_path is None or data is not None or benchmark is not None:
+            raise UsageProblem("--lm-eval goes with --lm-eval-path alone", hint="name the folder of the task files")
+        return {"tasks": [task.strip() for task in lm_eval.split(",") if task.strip()], "tasks_dir": lm_eval_path}
+    if data is None:
+        raise UsageProblem("say what to evaluate on", values={"expected": "--data PATH, or --lm-eval TASKS"})
+    return {"data": data, **({"benchmark": benchmark.value} if benchmark else {})}
+
+
+def say_scores(console: Console, artifact: "Artifact[BenchmarkManifest]") -> None:
+    """Each metric overall and by group."""
+    manifest = artifact.manifest
+    for score in manifest.scores:
+        value, macro = score.overall, score.macro
+        console.say(
+            f"{manifest.benchmark}: {score.metric} {value.value:.4f} (95 %: {value.low:.4f} to {value.high:.4f}) on "
+            f"{manifest.example_count} questions; mean of {len(score.groups)} groups {macro.value:.4f}"
+        )
+        if len(score.groups) > 1:
+            console.table(("", "questions", score.metric), [(one.name, one.count, one.value) for one in score.groups])
+    if manifest.cut_count:
+        console.say(f"{manifest.cut_count} prompts lost their beginning: they are longer than the model's window")
+    scores = [score.model_dump() for score in manifest.scores]
+    console.result(path=artifact.path, digest=artifact.digest, round=manifest.round, scores=scores)
+
+
+def say_evaluation(console: Console, artifact: "Artifact[EvaluationManifest | PerplexityManifest]") -> None:
+    """Accuracy and its kin, or perplexity."""
+    from schemas.evaluation import EvaluationManifest
+
     manifest, counts = artifact.manifest, console.say_what_was_cut(artifact)
-    if isinstance(manifest, PerplexityManifest):
+    common = {"path": artifact.path, "digest": artifact.digest, "round": manifest.round, "texts": counts}
+    if not isinstance(manifest, EvaluationManifest):
         value = manifest.perplexity
         console.say(f"perplexity {value.value:.4f} (95 %: {value.low:.4f} to {value.high:.4f})")
         console.say(f"loss {manifest.loss.value:.4f} nats a token, {manifest.token_count} tokens")
-        console.result(
-            path=out,
-            digest=artifact.digest,
-            round=manifest.round,
-            perplexity=value.model_dump(),
-            loss=manifest.loss.model_dump(),
-            texts=counts,
-        )
+        console.result(**common, perplexity=value.model_dump(), loss=manifest.loss.model_dump())
         return
     for name, estimate in (("accuracy", manifest.accuracy), ("macro-F1", manifest.macro_f1)):
         console.say(f"{name} {estimate.value:.4f} (95 %: {estimate.low:.4f} to {estimate.high:.4f})")
     console.say(f"loss {manifest.loss:.4f} on {manifest.example_count} texts; rows true, columns predicted:")
-    rows = [(label, *counts) for label, counts in zip(manifest.labels, manifest.confusion, strict=True)]
+    rows = [(label, *counted) for label, counted in zip(manifest.labels, manifest.confusion, strict=True)]
     console.table(("", *manifest.labels), rows)
     console.result(
-        path=out,
-        digest=artifact.digest,
-        round=manifest.round,
+        **common,
         accuracy=manifest.accuracy.model_dump(),
         macro_f1=manifest.macro_f1.model_dump(),
         loss=manifest.loss,
         confusion=manifest.confusion,
-        texts=counts,
     )

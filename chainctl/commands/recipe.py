@@ -1,5 +1,6 @@
 """chainctl recipe"""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,13 @@ from chainctl.options import Force, Quiet
 from schemas.errors import UsageProblem
 
 app = typer.Typer(no_args_is_help=True, help="Recipes: the settings of a federation.")
+
+
+class Preset(StrEnum):
+    """Settings to begin with."""
+
+    DEFAULT = "default"
+    INSTRUCTION = "instruction"
 
 
 @app.callback()
@@ -25,20 +33,23 @@ def new(
     ] = None,
     text_column: Annotated[str, typer.Option(help="Column of the text.")] = "text",
     label_column: Annotated[str, typer.Option(help="Column of the label.")] = "label",
+    preset: Annotated[Preset, typer.Option(help="instruction: the paper's instruction tuning.")] = Preset.DEFAULT,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
     """Write a recipe with every setting, its default and what it means."""
-    from schemas.settings import Settings, TaskSettings
-    from stages.report.recipe import write_recipe
+    if data is not None and preset is Preset.INSTRUCTION:
+        raise UsageProblem("instructions have no label set", hint="leave --data out")
+    from stages.report.recipe import PRESETS, write_recipe
 
     labels: tuple[str, ...] = ()
     if data is not None:
         from stages.data.load import label_set, load_examples
 
         labels = label_set(load_examples(data, text_column=text_column, label_column=label_column))
-    task = TaskSettings(text_column=text_column, label_column=label_column, labels=labels)
-    text = write_recipe(Settings(task=task))
+    settings = PRESETS[preset.value]
+    columns = {"text_column": text_column, "label_column": label_column, "labels": labels}
+    text = write_recipe(settings.model_copy(update={"task": settings.task.model_copy(update=columns)}))
     if str(out) == "-":
         typer.echo(text, nl=False)
         return
@@ -47,4 +58,4 @@ def new(
     from stages.store.files import write_file
 
     write_file(out, text.encode())
-    Console(quiet=quiet).say(f"recipe with {len(labels)} labels -> {out}")
+    Console(quiet=quiet).say(f"recipe with {len(labels)} labels -> {out}" if labels else f"recipe -> {out}")

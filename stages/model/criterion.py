@@ -60,9 +60,9 @@ class TokenCriterion:
         rows = torch.cat([rows.detach() for rows in arrived])
         losses, gradient = self.head.cross_entropy(rows, wanted.repeat(len(arrived)), gradient=True)
         assert gradient is not None
-        for branch, weight, slope in zip(arrived, weights, gradient.split(len(wanted)), strict=True):
+        for branch, weight, slope in zip(arrived, weights, gradient.tensor_split(len(arrived)), strict=True):
             go_back(branch, (slope * (weight / count)).to(branch.dtype))
-        return [float(part.sum(dtype=torch.float64)) / count for part in losses.split(len(wanted))]
+        return [float(part.sum(dtype=torch.float64)) / count for part in losses.tensor_split(len(arrived))]
 
 
 class _Meeting(torch.autograd.Function):

@@ -133,14 +133,12 @@ class _Chooser:
         """(R,) int64."""
         if self.greedy:
             return logits.argmax(dim=1)
-        shares = torch.softmax(self.warpers(None, logits), dim=1)
-        drawn = [
-            torch.multinomial(row, 1, generator=generator)
-            for row, generator in zip(shares, self.generators, strict=True)
-        ]
-        return torch.cat(drawn)
+        shares = torch.softmax(self.warpers(None, logits).double(), dim=1).cumsum(dim=1)
+        heights = torch.tensor([[generator.random()] for generator in self.generators], dtype=torch.float64)
+        return torch.searchsorted(shares, heights * shares[:, -1:], right=True).squeeze(1)
 
 
-def _generator(seed: int, prompt: int) -> torch.Generator:
+def _generator(seed: int, prompt: int) -> np.random.Generator:
+    """numpy's: torch's own generators come with its compiler (`footprint.py`)."""
     digest = hashlib.sha256(f"chainctl generate {seed} {prompt}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+    return np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "little")))

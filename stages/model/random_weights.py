@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,17 @@ import numpy as np
 import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import Tensor
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from schemas.errors import UsageProblem
+from stages.model.shards import SHARD_BYTES, Entry, group, shard_name, write_index, write_shard
 from stages.model.skeleton import parameters_on_meta
 from stages.store.files import complete_directory
 
 STD = 0.02
 BLOCK = 1_048_573  # values drawn for a tensor, then repeated; a prime, so that no two rows are equal
-SHARD_BYTES = 2 * 2**30
-STORED_AS = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -143,14 +144,21 @@ def write_random_model(
         model = factory.from_config(config)
     model.tie_weights()
     config.architectures = [type(model).__name__]
+    entries = [
+        Entry(name, stored, shape, partial(_values, name, shape, config.model_type, stored, seed))
+        for name, shape in _parameters(model)
+    ]
     with complete_directory(out, force=force) as directory:
         config.save_pretrained(directory)
         save_word_tokenizer(directory, config.vocab_size)
-        shards = _shards(_parameters(model), stored.itemsize)
+        shards = group(entries, limit_bytes=SHARD_BYTES)
         for index, shard in enumerate(shards):
             progress("shards", index, len(shards))
-            _write_shard(directory / _shard_name(index, len(shards)), shard, config.model_type, stored, seed)
-        return _write_index(directory, shards, stored.itemsize)
+            write_shard(directory / shard_name(index, len(shards)), shard)
+        total = sum(entry.size for entry in entries)
+        places = {entry.name: shard_name(index, len(shards)) for index, shard in enumerate(shards) for entry in shard}
+        write_index(directory, places, total)
+        return total
 
 
 def save_word_tokenizer(directory: Path, vocabulary: int) -> None:
@@ -167,43 +175,8 @@ def _parameters(model: PreTrainedModel) -> list[tuple[str, tuple[int, ...]]]:
     return [(name, tuple(parameter.shape)) for name, parameter in model.named_parameters()]
 
 
-def _shards(parameters: list[tuple[str, tuple[int, ...]]], itemsize: int) -> list[list[tuple[str, tuple[int, ...]]]]:
-    shards: list[list[tuple[str, tuple[int, ...]]]] = [[]]
-    filled = 0
-    for name, shape in parameters:
-        size = int(np.prod(shape)) * itemsize
-        if shards[-1] and filled + size > SHARD_BYTES:
-            shards.append([])
-            filled = 0
-        shards[-1].append((name, shape))
-        filled += size
-    return shards
-
-
-def _shard_name(index: int, count: int) -> str:
-    return "model.safetensors" if count == 1 else f"model-{index + 1:05d}-of-{count:05d}.safetensors"
-
-
-def _write_shard(
-    path: Path, shard: list[tuple[str, tuple[int, ...]]], model_type: str, dtype: torch.dtype, seed: int
-) -> None:
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for name, shape in shard:
-        size = int(np.prod(shape)) * dtype.itemsize
-        header[name] = {"dtype": STORED_AS[dtype], "shape": shape, "data_offsets": [offset, offset + size]}
-        offset += size
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name, shape in shard:
-            for chunk in _values(name, shape, model_type, dtype, seed):
-                file.write(chunk)
-
-
-def _values(name: str, shape: tuple[int, ...], model_type: str, dtype: torch.dtype, seed: int) -> Iterator[memoryview]:
-    """The bytes of one tensor, a block at a time."""
+def _values(name: str, shape: tuple[int, ...], model_type: str, dtype: torch.dtype, seed: int) -> Iterator[Tensor]:
+    """The values of one tensor, a block at a time."""
     count = int(np.prod(shape))
     if len(shape) > 1:
         key = hashlib.sha256(f"chainctl random {name} {seed}".encode()).digest()
@@ -212,17 +185,6 @@ def _values(name: str, shape: tuple[int, ...], model_type: str, dtype: torch.dty
     else:
         identity = 0.0 if name.endswith("bias") or model_type.startswith("gemma") else 1.0
         block = np.full(min(count, BLOCK), identity, np.float32)
-    data = torch.from_numpy(block).to(dtype).view(torch.uint8).numpy().data.cast("B")
-    remaining = count * dtype.itemsize
-    while remaining > 0:
-        yield data[: min(len(data), remaining)]
-        remaining -= len(data)
-
-
-def _write_index(directory: Path, shards: list[list[tuple[str, tuple[int, ...]]]], itemsize: int) -> int:
-    total = sum(int(np.prod(shape)) * itemsize for shard in shards for _, shape in shard)
-    if len(shards) > 1:
-        places = {name: _shard_name(index, len(shards)) for index, shard in enumerate(shards) for name, _ in shard}
-        index = {"metadata": {"total_size": total}, "weight_map": places}
-        (directory / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
-    return total
+    values = torch.from_numpy(block).to(dtype)
+    for start in range(0, count, len(values)):
+        yield values[: count - start]

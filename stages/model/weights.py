@@ -141,7 +141,7 @@ def checkpoint_files(model_dir: Path) -> list[Path]:
         raise BadInput(
             f"{model_dir} holds no safetensors weights",
             values={"expected": "model.safetensors or model.safetensors.index.json"},
-            hint="save the model with save_pretrained(), which writes safetensors",
+            hint="'chainctl model import' makes them of PyTorch's .bin files and of GGUF files",
         )
     try:
         names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))

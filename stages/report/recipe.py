@@ -5,7 +5,15 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from schemas.settings import Settings
+from schemas.settings import (
+    EncodingSettings,
+    FederationSettings,
+    NumericsSettings,
+    OptimizerSettings,
+    PromptSettings,
+    Settings,
+    TaskSettings,
+)
 
 EXPLAINED = {
     "seed": "of everything that is drawn: fresh adapters, who takes part, order of texts",
@@ -66,6 +74,18 @@ EXPLAINED = {
     "federation.server_beta2": "fedadam, fedyogi",
     "federation.server_tau": "fedadam, fedyogi: smaller is more adaptive",
 }
+
+# The instruction tuning of the ChainFed paper, appendix D: 20 devices, a tenth of them a round, 10 steps of AdamW on
+# batches of 16 texts of at most 512 tokens.  Learning rate and schedule are ours: the paper has none.
+INSTRUCTION = Settings(
+    task=TaskSettings(kind="causal-lm"),
+    prompt=PromptSettings(format="alpaca"),
+    encoding=EncodingSettings(max_length=512),
+    optimizer=OptimizerSettings(learning_rate=1e-3, schedule="cosine", schedule_rounds=100, steps=10, batch_size=16),
+    numerics=NumericsSettings(dtype="bfloat16"),
+    federation=FederationSettings(devices_per_round=2),
+)
+PRESETS = {"default": Settings(), "instruction": INSTRUCTION}
 
 
 def write_recipe(settings: Settings) -> str:

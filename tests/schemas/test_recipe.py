@@ -1,10 +1,12 @@
 """Recipes: overrides over environment over file over defaults, clear refusals, every setting explained."""
 
+import itertools
 import tomllib
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
@@ -12,7 +14,7 @@ from pydantic import BaseModel
 from schemas.errors import BadInput, UsageProblem
 from schemas.recipe import parse_recipe, setting_paths
 from schemas.settings import ChainSettings, OptimizerSettings, Settings, TaskSettings
-from stages.report.recipe import EXPLAINED, write_recipe
+from stages.report.recipe import EXPLAINED, PRESETS, write_recipe
 
 
 def parse(text: str = "", environment: dict[str, str] | None = None, overrides: list[str] | None = None) -> Settings:
@@ -244,3 +246,61 @@ def test_any_settings_survive_a_written_recipe(labels: list[str], rate: float, s
         seed=seed, task=TaskSettings(labels=tuple(labels)), optimizer=OptimizerSettings(learning_rate=rate)
     )
     assert parse(write_recipe(chosen)) == chosen
+
+
+def test_every_preset_is_a_recipe() -> None:
+    for name, chosen in PRESETS.items():
+        assert parse(write_recipe(chosen)) == chosen, name
+    paper = PRESETS["instruction"]
+    assert (paper.optimizer.steps, paper.optimizer.batch_size, paper.encoding.max_length) == (10, 16, 512)
+
+
+# Learning rates and steps.
+
+
+@settings(max_examples=100, deadline=None)
+@given(rounds=st.integers(1, 200), top=st.floats(1e-5, 1.0), share=st.floats(0.0, 1.0))
+def test_a_cosine_schedule_falls_from_the_first_rate_to_the_last(rounds: int, top: float, share: float) -> None:
+    optimizer = OptimizerSettings(
+        learning_rate=top, schedule="cosine", schedule_rounds=rounds, final_learning_rate=top * share
+    )
+    rates = [optimizer.rate(number) for number in range(rounds + 3)]
+    assert rates[0] == pytest.approx(top)
+    assert rates[rounds:] == pytest.approx([top * share] * 3)
+    assert all(later <= earlier * (1 + 1e-12) for earlier, later in itertools.pairwise(rates))
+    middle = optimizer.rate(rounds // 2) + optimizer.rate(rounds - rounds // 2)
+    assert middle == pytest.approx(top + top * share)
+
+
+def test_a_cosine_schedule_is_that_of_torch() -> None:
+    parameter = torch.nn.Parameter(torch.zeros(()))
+    theirs = torch.optim.SGD([parameter], lr=0.3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(theirs, T_max=20, eta_min=0.01)
+    ours = OptimizerSettings(learning_rate=0.3, schedule="cosine", schedule_rounds=20, final_learning_rate=0.01)
+    for number in range(21):
+        assert ours.rate(number) == pytest.approx(schedule.get_last_lr()[0])
+        theirs.step()
+        schedule.step()
+
+
+def test_steps_are_as_many_as_set_or_as_the_texts_ask_for() -> None:
+    epochs = OptimizerSettings(epochs=3, batch_size=4)
+    assert [epochs.step_count(count) for count in (1, 4, 5)] == [3, 3, 6]
+    fixed = OptimizerSettings(steps=10, epochs=3, batch_size=4)
+    assert [fixed.step_count(count) for count in (1, 400)] == [10, 10]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[optimizer]\nschedule = "cosine"\nround_decay = 0.9',
+        '[optimizer]\nschedule = "cosine"\nfinal_learning_rate = 1.0',
+        '[encoding]\npadding_side = "left"\npacking = true\n[task]\nkind = "causal-lm"',
+        "[encoding]\npacking = true",
+        '[prompt]\nformat = "chat"',
+        '[prompt]\ntemplate = "mine"',
+    ],
+)
+def test_settings_that_exclude_each_other_are_refused(text: str) -> None:
+    with pytest.raises(BadInput, match="settings that cannot be used"):
+        parse(text)

@@ -1,0 +1,241 @@
+"""Any published form of a model into the directory that the stages stream.
+
+Reads:  a GGUF file, or a folder with safetensors or with PyTorch's `.bin` files.
+Writes: a model directory: config.json, tokenizer.json and what belongs to it, safetensors weights.
+
+Folders pass tensor by tensor, a shard mapped at most.  What was written is opened as the stages open it, and every
+parameter of the architecture must be there, before it counts.  Nothing of the model's own is run, no socket opened.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel
+
+from schemas.errors import BadInput
+from schemas.refs import ModelFingerprint
+from stages.model.gguf import GgufFile, entries_of
+from stages.model.pickles import pickle_files, read_pickle
+from stages.model.shards import Entry, entry_on_disk, group, shard_name, write_index, write_shard
+from stages.model.skeleton import load_config
+from stages.model.weights import Checkpoint, checkpoint_files
+from stages.model.whole import check_whole, published_model
+from stages.store.files import complete_directory
+from stages.store.measure import mebibytes
+
+Kind = Literal["gguf", "bin", "safetensors"]
+Shard = Callable[[], dict[str, Entry]]  # its tensors by name, valid while they are held
+Progress = Callable[[str, int, int], None]
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+TOKENIZER = "tokenizer.json"
+COPIED = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "generation_config.json",
+)
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What came of it.  `left_out` names tied parameters that were there twice."""
+
+    kind: Kind
+    fingerprint: ModelFingerprint
+    tensors: int
+    weight_bytes: int
+    left_out: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def run(
+    source: Path, out: Path, *, dtype: str | None = None, force: bool = False, progress: Progress = lambda *_: None
+) -> Imported:
+    """Import `source` to `out`.  `dtype`: how floating-point weights are stored; None: as they are, GGUF as float32.
+
+    Raises `BadInput` for what is no whole model, `NotTrusted` for a pickle that is more than weights, `DoesNotFit`
+    where a GGUF file needs more memory than there is, `UsageProblem` where `out` exists.
+    """
+    kind, path = find_source(source)
+    stored = DTYPES[dtype] if dtype else None
+    with complete_directory(out, force=force) as directory:
+        if kind == "gguf":
+            file = GgufFile.open(path)
+            notes = file.notes()
+            shards = _unpack(file, directory, stored or torch.float32)
+        else:
+            notes = []
+            shards = _open_folder(path, kind)
+            _copy_documents(path, directory, dtype)
+        left_out = _doubled(published_model(load_config(directory)), shards)
+        count, size = _write(directory, shards, stored, left_out, progress)
+        fingerprint = check_whole(directory)
+    return Imported(kind, fingerprint, count, size, tuple(sorted(left_out)), tuple(notes))
+
+
+def lines(imported: Imported) -> list[str]:
+    """For people."""
+    one = imported
+    tied = [f"tied, so stored once: {', '.join(one.left_out)}"] if one.left_out else []
+    return [
+        f"{one.kind}: {one.tensors} tensors, {mebibytes(one.weight_bytes)}, nothing missing",
+        *tied,
+        *one.notes,
+        f"fingerprint {one.fingerprint.digest}",
+    ]
+
+
+def find_source(source: Path) -> tuple[Kind, Path]:
+    """What `source` is: safetensors before `.bin` before GGUF, where a folder holds several.  Raises `BadInput`."""
+    if source.is_file():
+        return "gguf", source
+    files = sorted(source.glob("*.gguf")) if source.is_dir() else []
+    if (source / "config.json").is_file():
+        if any((source / name).exists() for name in ("model.safetensors", "model.safetensors.index.json")):
+            return "safetensors", source
+        if pickle_files(source):
+            return "bin", source
+    if len(files) == 1:
+        return "gguf", files[0]
+    found = f"{len(files)} GGUF files: {', '.join(file.name for file in files[:4])}" if files else _seen(source)
+    raise BadInput(
+        f"{source} is no model that can be imported",
+        values={
+            "expected": "a GGUF file, or a folder with config.json and safetensors or .bin weights",
+            "found": found,
+        },
+        hint="name one of the files" if files else "give the folder that holds config.json, or the GGUF file itself",
+    )
+
+
+def _seen(source: Path) -> str:
+    if not source.is_dir():
+        return "nothing there"
+    names = sorted(path.name for path in source.iterdir())
+    return ", ".join(names[:6]) + (", …" if len(names) > 6 else "") if names else "an empty folder"
+
+
+def _unpack(file: GgufFile, directory: Path, dtype: torch.dtype) -> list[Shard]:
+    """Configuration and tokenizer of a GGUF file into `directory`; its weights, in memory."""
+    model = file.read_model(dtype)
+    config = model.config
+    config.architectures = [type(model).__name__]
+    config.dtype = dtype
+    # `general.name`, how it was packed and who read it are no part of the model, but would be of its fingerprint.
+    dropped = ("_model_name_or_path", "quantization_config", "transformers_version")
+    content = {name: value for name, value in json.loads(config.to_json_string()).items() if name not in dropped}
+    (directory / "config.json").write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    file.save_tokenizer(directory)
+    return [_constant({entry.name: entry for entry in shard}) for shard in group(entries_of(model))]
+
+
+def _constant(entries: dict[str, Entry]) -> Shard:
+    return lambda: entries
+
+
+def _open_folder(folder: Path, kind: Kind) -> list[Shard]:
+    """The shards of a folder, each read when it is called."""
+    config = load_config(folder)
+    if getattr(config, "quantization_config", None):
+        raise BadInput(
+            f"the weights in {folder} are quantized",
+            values={"expected": "float32, bfloat16 or float16", "found": _method(config)},
+            hint="take the model that it was made from; of quantized ones only GGUF can be imported",
+        )
+    if kind == "bin":
+        return [_pickled(file) for file in pickle_files(folder)]
+    checkpoint = Checkpoint.open(folder)
+    return [_on_disk(checkpoint, file) for file in checkpoint_files(folder)]
+
+
+def _method(config: PretrainedConfig) -> str:
+    quantized = config.quantization_config
+    method = quantized.get("quant_method") if isinstance(quantized, dict) else getattr(quantized, "quant_method", "")
+    return str(method or "a quantization_config")
+
+
+def _pickled(file: Path) -> Shard:
+    return lambda: read_pickle(file)
+
+
+def _on_disk(checkpoint: Checkpoint, file: Path) -> Shard:
+    mine = [tensor for tensor in checkpoint.tensors.values() if tensor.file == file]
+    return lambda: {tensor.name: entry_on_disk(checkpoint, tensor) for tensor in mine}
+
+
+def _copy_documents(folder: Path, directory: Path, dtype: str | None) -> None:
+    """Configuration and tokenizer as they are; where there is no fast tokenizer, transformers makes one."""
+    shutil.copyfile(folder / "config.json", directory / "config.json")
+    if dtype:
+        _set_dtype(directory / "config.json", dtype)
+    if not (folder / TOKENIZER).is_file():
+        _convert_tokenizer(folder, directory)
+    for name in COPIED:
+        if (folder / name).is_file() and not (directory / name).exists():
+            shutil.copyfile(folder / name, directory / name)
+
+
+def _set_dtype(path: Path, dtype: str) -> None:
+    content = json.loads(path.read_bytes())
+    content.pop("torch_dtype", None)  # as older configurations call it
+    path.write_text(json.dumps(content | {"dtype": dtype}, indent=2) + "\n")
+
+
+def _convert_tokenizer(folder: Path, directory: Path) -> None:
+    """A fast tokenizer from tokenizer.model or vocabulary files.  Raises `BadInput`."""
+    reason = "no vocabulary was found"
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        if tokenizer.is_fast and len(tokenizer) > len(tokenizer.all_special_tokens):
+            tokenizer.save_pretrained(directory)
+    except Exception as error:  # whatever a library for some vocabulary raises
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:160]
+    if not (directory / TOKENIZER).is_file():
+        raise BadInput(
+            f"{folder} has no tokenizer.json, and transformers cannot make one",
+            values={"expected": "tokenizer.json, or tokenizer.model, vocab.txt or the like", "reason": reason},
+            hint="copy the tokenizer's files too; for tokenizer.model: pip install sentencepiece protobuf",
+        )
+
+
+def _doubled(model: PreTrainedModel, shards: Sequence[Shard]) -> set[str]:
+    """Tied parameters that are stored beside what they are tied to, with equal values."""
+    tied = {target: source for target, source in model.all_tied_weights_keys.items() if target != source}
+    names = {name: shard for shard in shards for name in shard()} if tied else {}
+    there = {target: source for target, source in tied.items() if target in names and source in names}
+    return {target for target, source in there.items() if names[target]()[target].equals(names[source]()[source])}
+
+
+def _write(
+    directory: Path, shards: Sequence[Shard], dtype: torch.dtype | None, left_out: set[str], progress: Progress
+) -> tuple[int, int]:
+    """Write shard by shard: how many tensors, how many bytes."""
+    places: dict[str, str] = {}
+    size = 0
+    for index, shard in enumerate(shards):
+        progress("shards", index, len(shards))
+        entries = [entry.as_dtype(dtype) for name, entry in sorted(shard().items()) if name not in left_out]
+        write_shard(directory / shard_name(index, len(shards)), entries)
+        for entry in entries:
+            _place_once(places, entry.name, shard_name(index, len(shards)))
+        size += sum(entry.size for entry in entries)
+    progress("shards", len(shards), len(shards))
+    write_index(directory, places, size)
+    return len(places), size
+
+
+def _place_once(places: dict[str, str], name: str, file: str) -> None:
+    if name in places:
+        raise BadInput(
+            f"tensor {name} is in two files of the model",
+            values={"first": places[name], "second": file},
+            hint="copy the model again",
+        )
+    places[name] = file

@@ -1,0 +1,128 @@
+"""What a model directory holds, and which windows fit which budget.
+
+Reads headers, and the few tensors around the layers: about as long for a large model as for a small one.  The
+fingerprint alone reads every weight, so it is made only where it is asked for.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from schemas.settings import Settings
+from stages.model.fits import Fit, Parts, fits, predictor
+from stages.model.names import Names, stored
+from stages.model.skeleton import is_decoder
+from stages.model.whole import missing_parameters, parameter_count, read_names
+from stages.store.measure import device_memory_bytes
+
+WINDOW_SIZES = (1, 2, 3, 4)
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """Sizes in bytes, as stored.  `fingerprint` is empty where it was not asked for."""
+
+    architecture: str
+    model_type: str
+    decoder: bool
+    parameters: int
+    num_layers: int
+    hidden_size: int
+    smallest_layer_bytes: int
+    largest_layer_bytes: int
+    embedding_bytes: int
+    head_bytes: int
+    head_is_tied: bool
+    rest_bytes: int
+    unused_bytes: int  # stored, and wanted by no parameter
+    dtypes: tuple[str, ...]  # on disk, the one with the most bytes first
+    missing: tuple[str, ...]  # parameters that are not stored
+    chat_template: bool
+    fingerprint: str
+    budget_bytes: int
+    micro_batch: int
+    max_length: int
+    dtype: str  # that the recipe computes in
+    fits: tuple[Fit, ...]
+
+    @property
+    def largest_window(self) -> int:
+        """The largest window of those tried that fits the budget; 0 where none does."""
+        return max((fit.window_size for fit in self.fits if fit.chosen), default=0)
+
+
+def look(
+    model_dir: Path, settings: Settings, *, budget_bytes: int | None = None, fingerprint: bool = False
+) -> ModelInfo:
+    """Look at a model directory.  `settings` are those of the predicted `train-window`.  Raises `BadInput`."""
+    memory = predictor(model_dir, settings)  # first: it counts what this process is, before the rest adds to it
+    skeleton, names = read_names(model_dir)
+    parts = Parts.of(names, skeleton.output_names)
+    budget = budget_bytes or device_memory_bytes()
+    return ModelInfo(
+        architecture=type(skeleton.model).__name__,
+        model_type=skeleton.config.model_type,
+        decoder=is_decoder(skeleton.config),
+        parameters=parameter_count(names),
+        num_layers=len(names.layers),
+        hidden_size=int(skeleton.config.hidden_size),
+        smallest_layer_bytes=min(parts.layers),
+        largest_layer_bytes=max(parts.layers),
+        embedding_bytes=parts.embeddings,
+        head_bytes=parts.head,
+        head_is_tied=skeleton.embedding_name in skeleton.output_names,
+        rest_bytes=parts.rest,
+        unused_bytes=sum(tensor.size for tensor in names.unused),
+        dtypes=_dtypes(names),
+        missing=tuple(missing_parameters(skeleton, names)),
+        chat_template=has_chat_template(model_dir),
+        fingerprint=memory.backbone.reader.fingerprint().digest if fingerprint else "",
+        budget_bytes=budget,
+        micro_batch=memory.settings.numerics.rows,
+        max_length=settings.encoding.max_length,
+        dtype=settings.numerics.dtype,
+        fits=fits(memory, WINDOW_SIZES, budget),
+    )
+
+
+def has_chat_template(model_dir: Path) -> bool:
+    """Whether the tokenizer has one, in a file of its own or in its configuration."""
+    if (model_dir / "chat_template.jinja").is_file():
+        return True
+    try:
+        content = json.loads((model_dir / "tokenizer_config.json").read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and bool(content.get("chat_template"))
+
+
+def lines(info: ModelInfo) -> Sequence[str]:
+    """For people."""
+    one = info
+    head = "tied to the embeddings" if one.head_is_tied else f"{one.head_bytes / MIB:.0f} MiB"
+    layer = f"{one.largest_layer_bytes / MIB:.1f} MiB"
+    if one.smallest_layer_bytes != one.largest_layer_bytes:
+        layer = f"{one.smallest_layer_bytes / MIB:.1f} to {layer}"
+    unused = f", unused {one.unused_bytes / MIB:.1f} MiB" if one.unused_bytes else ""
+    absent = f"; not stored: {', '.join(one.missing[:3])}{', …' if one.missing[3:] else ''}" if one.missing else ""
+    return [
+        f"model        {one.architecture} ({one.model_type}, {'decoder' if one.decoder else 'encoder'}), "
+        f"{one.parameters:,} parameters as {' and '.join(one.dtypes)}{absent}",
+        f"layers       {one.num_layers} of {layer}, hidden size {one.hidden_size}",
+        f"around them  embeddings {one.embedding_bytes / MIB:.1f} MiB, language head {head}, "
+        f"rest {one.rest_bytes / MIB:.1f} MiB{unused}",
+        f"chat         {'has a template' if one.chat_template else 'no template'}",
+        f"fingerprint  {one.fingerprint or 'not asked for: --fingerprint reads every weight'}",
+        f"predicted    peaks of train-window in {one.dtype}, micro-batch {one.micro_batch} x {one.max_length} tokens",
+    ]
+
+
+def _dtypes(names: Names) -> tuple[str, ...]:
+    loads = [load for layer in names.layers for load in layer] + [names.embeddings, *names.rest]
+    sizes: Counter[str] = Counter()
+    for tensor in stored(loads):
+        sizes[str(tensor.dtype).removeprefix("torch.")] += tensor.size
+    return tuple(name for name, _ in sizes.most_common())
