@@ -85,6 +85,16 @@ bench-poisoning: setup
     {{bin}}/chainctl assets get minilm bbc-news
     {{bin}}/python -m benchmarks.poisoning --out runs/poisoning
 
+# the streamed chain against lm-evaluation-harness' own backend, request by request (a minute, after the set-up)
+lm-eval:
+    @if [ ! -e ".venv-lm-eval/.chainctl-{{sha256_file("pyproject.toml")}}" ]; then \
+        {{python}} -m venv .venv-lm-eval && \
+        .venv-lm-eval/bin/python -m pip install --quiet "torch==2.13.0" && \
+        .venv-lm-eval/bin/python -m pip install --quiet -e ".[eval]" "lm-eval==0.4.13" accelerate && \
+        touch ".venv-lm-eval/.chainctl-{{sha256_file("pyproject.toml")}}"; \
+    fi
+    .venv-lm-eval/bin/python -m benchmarks.lm_eval_agreement
+
 # a window of a 7B model under a hard limit from outside (13 GB of random weights; minutes)
 tight: setup
     PATH="$PWD/{{bin}}:$PATH" bash examples/tight.sh runs/tight

@@ -21,8 +21,8 @@ from stages.model.skeleton import find_layers
 from stages.store.artifact import drafting, open_artifact, read_tensors
 from tests import fleet
 
-# All 96 tokens of the tiny models: three special ones and characters.
-CHARACTERS = "\n !\"$%'()+,-.0123456789:;<=>?ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz{}éß#&/@*~^"
+# All 96 tokens of the tiny models: four special ones and characters.
+CHARACTERS = "\n !\"$%'()+,-.0123456789:;<=>?ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz{}éß&/@*~^"
 WINDOW = 512
 
 
@@ -62,14 +62,17 @@ class World:
                 handle.remove()
 
 
-def make_world(folder: Path, *, family: str = "llama") -> World:
-    """A random model, and a state of it with random adapters."""
+def make_world(folder: Path, *, family: str = "llama", scale: float = 2.0) -> World:
+    """A random model, and a state of it with random adapters.
+
+    Weights are `scale` times as large as elsewhere, so that the model does not say the same whatever it is asked.
+    """
     model = fleet.save_model(
         folder / "model", family, factory=AutoModelForCausalLM, max_position_embeddings=WINDOW, eos_token_id=2
     )
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.mul_(4)  # a model that does not say the same whatever it is asked
+            parameter.mul_(scale)
     model.save_pretrained(folder / "model")
     save_tokenizer(folder / "model")
     chosen = fleet.settings(
@@ -105,14 +108,15 @@ def make_world(folder: Path, *, family: str = "llama") -> World:
 
 def save_tokenizer(directory: Path) -> None:
     """One token a character; a text begins with the token 1 and ends where token 2 is written."""
-    tokens = ["[PAD]", "[CLS]", "[END]", *CHARACTERS]
+    special = ["[PAD]", "[CLS]", "[END]", "[UNK]"]
+    tokens = [*special, *CHARACTERS]
     assert len(set(tokens)) == len(tokens) == 96
-    tokenizer = Tokenizer(models.WordLevel({token: index for index, token in enumerate(tokens)}, unk_token="#"))
-    tokenizer.add_special_tokens(["[PAD]", "[CLS]", "[END]"])
+    tokenizer = Tokenizer(models.WordLevel({token: index for index, token in enumerate(tokens)}, unk_token="[UNK]"))
+    tokenizer.add_special_tokens(special)
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     tokenizer.decoder = decoders.Fuse()
     tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A", special_tokens=[("[CLS]", 1)])
     tokenizer.save(str(directory / "tokenizer.json"))
-    named = {"pad_token": "[PAD]", "bos_token": "[CLS]", "eos_token": "[END]", "unk_token": "#"}
+    named = {"pad_token": "[PAD]", "bos_token": "[CLS]", "eos_token": "[END]", "unk_token": "[UNK]"}
     named["tokenizer_class"] = "PreTrainedTokenizerFast"
     (directory / "tokenizer_config.json").write_text(json.dumps(named))

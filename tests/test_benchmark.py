@@ -26,7 +26,7 @@ SECRET = "Zinnowitz"
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return make_world(tmp_path_factory.mktemp("world"))
+    return make_world(tmp_path_factory.mktemp("world"), scale=4.0)
 
 
 def ask(world: World, name: Any, data: Path, out: Path, **options: Any) -> Artifact[BenchmarkManifest]:
@@ -34,7 +34,7 @@ def ask(world: World, name: Any, data: Path, out: Path, **options: Any) -> Artif
 
 
 def ids(text: str) -> list[int]:
-    return [1, *(3 + CHARACTERS.index(one if one in CHARACTERS else "#") for one in text)]
+    return [1, *(4 + CHARACTERS.index(one) if one in CHARACTERS else 3 for one in text)]
 
 
 def chosen(model: Any, question: Choice) -> int:
@@ -58,7 +58,7 @@ def written(model: Any, question: OpenQuestion) -> str:
         eos_token_id=2,
         pad_token_id=0,
     )[0, prompt.shape[1] :].tolist()
-    text = "".join(CHARACTERS[token - 3] for token in tokens if token > 2)
+    text = "".join(CHARACTERS[token - 4] for token in tokens if token > 3)
     return cut_at(text, question.stop)
 
 

@@ -178,10 +178,8 @@ class MemoryModel:
 
     def generate(self, placement: Placement, *, tokens: int) -> int:
         """Predicted peak in bytes of `generate` for a micro-batch of prompts that grow to `tokens` each."""
-        config, rows = self.backbone.skeleton.config, self.settings.numerics.rows
-        heads: int = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        each: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        kept = 2 * rows * tokens * heads * each * self.backbone.dtype.itemsize  # keys and values of one layer
+        rows = self.settings.numerics.rows
+        kept = 2 * rows * tokens * self._key_width() * self.backbone.dtype.itemsize  # keys and values of one layer
         arriving = rows * self._length() * self._token_bytes()
         head = LanguageHead.of(self.backbone)
         logits = 3 * rows * head.vocabulary * FLOAT32_BYTES  # as chunks, joined, and as shares
@@ -200,6 +198,15 @@ class MemoryModel:
         parameters = self.backbone.skeleton.layers[layer].parameters()
         converted = sum(parameter.numel() * self.backbone.dtype.itemsize for parameter in parameters)
         return self.backbone.reader.layer_bytes(layer) + converted
+
+    def _key_width(self) -> int:
+        """Numbers in a token's keys in one layer; none in a model that keeps no keys (Mamba)."""
+        config = self.backbone.skeleton.config
+        if not self.backbone.skeleton.keeps_keys_and_values:
+            return 0
+        heads: int = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        each: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return heads * each
 
     def _resident_bytes(self, placement: Placement) -> int:
         opened = self.baseline_bytes

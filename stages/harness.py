@@ -1,0 +1,191 @@
+"""Harness stage: how well does a state do on tasks of lm-evaluation-harness?
+
+Chain:  profile -> plan -> train-window -> aggregate -> [eval --lm-eval]
+Reads:  plan and state artifacts of a causal-lm task, the base model, a folder of task files, and the data they name.
+Writes: a benchmark artifact: each metric of the harness over all tasks, as their mean, and task by task.
+
+Nothing is fetched: only tasks of the folder are known, and data sets must lie on disk (`dataset_path: json` and
+`data_files`).  A task file may name Python functions of files beside it; the harness runs them, so give only folders
+that you trust.  The harness keeps texts in a cache of its own while it runs; that is put beside the output, and goes.
+"""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from schemas.base import canonical_json
+from schemas.benchmark import BenchmarkManifest
+from schemas.errors import BadInput, ChainError
+from stages.benchmarks.suite import Marked, summarise
+from stages.data.encode import Encoder
+from stages.model.full_chain import FullChain, asking_language
+from stages.model.reader import Verify
+from stages.store.artifact import Artifact, drafting, existing
+from stages.store.measure import Stopwatch, device_memory_bytes
+from stages.store.signing import Signer
+from stages.store.trust import open_trusted
+
+BENCHMARK = "lm-eval"
+OFFLINE = {
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+
+Progress = Callable[[str, int, int], None]
+Sample = dict[str, Any]
+
+
+def run(
+    *,
+    model_dir: Path,
+    plan: Path,
+    state: Path,
+    tasks: Sequence[str],
+    tasks_dir: Path,
+    out: Path,
+    shots: int | None = None,
+    limit: int | None = None,
+    memory_budget_bytes: int | None = None,
+    force: bool = False,
+    progress: Progress = lambda phase, done, total: None,
+    verify: Verify = "once",
+    signer: Signer | None = None,
+) -> Artifact[BenchmarkManifest]:
+    """Let the harness ask one state the first `limit` documents of each task in `tasks_dir`.
+
+    `shots` None: as the tasks say.  Raises `BadInput`, `NotTrusted`, `DoesNotFit`, `UsageProblem`.
+    """
+    planned, current = open_trusted(plan, state)
+    settings = asking_language(planned.manifest)
+    existing(out, BenchmarkManifest, same=lambda there: there.state == current.digest, force=force)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with Stopwatch(memory_budget_bytes or device_memory_bytes()) as watch, private_cache(out.parent):
+        chain = FullChain.open(
+            model_dir,
+            planned.manifest,
+            current,
+            Encoder.load(model_dir, settings.encoding, settings.prompt),
+            scratch=out.parent,
+            memory_budget_bytes=memory_budget_bytes,
+            verify=verify,
+            progress=watch.over(progress),
+        )
+        samples = ask(chain, tasks, tasks_dir, shots=shots, limit=limit)
+    manifest = BenchmarkManifest(
+        plan=planned.digest,
+        state=current.digest,
+        round=current.manifest.round,
+        data=samples_digest(samples),
+        benchmark=BENCHMARK,
+        shots=shots,
+        limit=limit,
+        example_count=sum(len({sample["doc_id"] for sample in found}) for found in samples.values()),
+        cut_count=chain.cut_count,
+        scores=summarise(list(marked(samples))),
+    )
+    there = existing(out, BenchmarkManifest, same=lambda there: there == manifest, force=force, signer=signer)
+    if there is not None:
+        return there
+    with drafting(out, force=force, signer=signer) as draft:
+        draft.finish(manifest, chain.measured(watch))
+    return Artifact(out, manifest, manifest.digest)
+
+
+def ask(
+    chain: FullChain, tasks: Sequence[str], tasks_dir: Path, *, shots: int | None, limit: int | None
+) -> dict[str, list[Sample]]:
+    """What the harness logs of each document, by task.  Raises `BadInput`."""
+    if not tasks_dir.is_dir():
+        raise BadInput(f"{tasks_dir} is no folder of task files", values={"expected": "YAML files of lm-eval"})
+    try:
+        from lm_eval import simple_evaluate
+        from lm_eval.tasks import TaskManager
+
+        from stages.model.lm_eval_model import StreamedLM
+    except ImportError:
+        raise BadInput("lm-evaluation-harness is not installed", hint="pip install 'chainctl[eval]'") from None
+    manager = TaskManager(include_path=str(tasks_dir), include_defaults=False)
+    unknown = [task for task in tasks if task not in manager.all_tasks]
+    if unknown:
+        raise BadInput(
+            f"{tasks_dir} has no task {unknown[0]!r}",
+            values={"expected": ", ".join(sorted(manager.all_tasks)) or "task files", "found": ", ".join(tasks)},
+        )
+    try:
+        results = simple_evaluate(
+            model=StreamedLM(chain),
+            tasks=list(tasks),
+            num_fewshot=shots,
+            limit=limit,
+            task_manager=manager,
+            log_samples=True,
+            bootstrap_iters=0,
+        )
+    except ChainError:
+        raise
+    except Exception as error:  # of the harness, its templates or the folder's own functions; it may hold a text
+        raise BadInput(
+            "lm-evaluation-harness could not ask these tasks",
+            values={"tasks": ", ".join(tasks), "reason": type(error).__name__},
+            hint="try the task files with lm-eval's own command and a small model",
+        ) from None
+    assert results is not None
+    return dict(results["samples"])
+
+
+def marked(samples: dict[str, list[Sample]]) -> Iterator[Marked]:
+    """The scores between 0 and 1 of each document.  A filter of the harness gives a metric of its own.
+
+    Raises `BadInput` where there are none: perplexities and the like have no place in the artifact.
+    """
+    found = False
+    for task, documents in sorted(samples.items()):
+        for sample in documents:
+            suffix = "" if sample["filter"] == "none" else f",{sample['filter']}"
+            scores = {f"{name}{suffix}": sample[name] for name in sample["metrics"] if _is_share(sample[name])}
+            found |= bool(scores)
+            yield Marked(task, {name: float(value) for name, value in scores.items()})
+    if not found:
+        raise BadInput(
+            "the tasks have no metric between 0 and 1",
+            values={"tasks": ", ".join(sorted(samples)), "expected": "acc, exact_match, f1 and the like"},
+        )
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, bool | int | float) and 0 <= value <= 1
+
+
+def samples_digest(samples: dict[str, list[Sample]]) -> str:
+    """SHA-256 over what the harness says of each document, prompt and target: its own hashes of them."""
+    digest = hashlib.sha256(canonical_json(["chainctl benchmark", BENCHMARK]))
+    for task, documents in sorted(samples.items()):
+        for sample in documents:
+            digest.update(canonical_json([task, sample["doc_hash"], sample["prompt_hash"], sample["target_hash"]]))
+    return f"sha256:{digest.hexdigest()}"
+
+
+@contextmanager
+def private_cache(folder: Path) -> Iterator[None]:
+    """No network, and a cache of data sets that is gone afterwards."""
+    before = {name: os.environ.get(name) for name in (*OFFLINE, "HF_DATASETS_CACHE")}
+    with tempfile.TemporaryDirectory(prefix=".lm-eval-", dir=folder) as cache:
+        os.environ.update(OFFLINE, HF_DATASETS_CACHE=cache)
+        try:
+            import datasets
+
+            datasets.config.HF_DATASETS_CACHE = Path(cache)
+            datasets.config.HF_DATASETS_OFFLINE = True
+        except ImportError:
+            pass  # refused where the harness is imported
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name, None) if value is None else os.environ.update({name: value})

@@ -1,0 +1,109 @@
+"""The harness stage: what a log of lm-evaluation-harness becomes, what is refused, and, where it is installed, itself.
+
+Its agreement with the harness' own backend, request by request, is proved by `just lm-eval`.
+"""
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.lm_eval_agreement import write_tasks
+from schemas.errors import BadInput, UsageProblem
+from stages.benchmarks.suite import summarise
+from stages.harness import marked, run, samples_digest
+from tests import fleet
+from tests.questioning import World, make_world
+from tests.test_benchmark import save_many
+
+INSTALLED = importlib.util.find_spec("lm_eval") is not None
+
+
+def sample(number: int, *, filter_: str = "none", **metrics: Any) -> dict[str, Any]:
+    hashes = {"doc_hash": f"d{number}", "prompt_hash": f"p{number}", "target_hash": "t"}
+    return {"doc_id": number, "filter": filter_, "metrics": list(metrics), **metrics, **hashes}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+def test_each_metric_is_counted_by_task_and_filter() -> None:
+    samples = {
+        "b": [sample(0, acc=1.0, acc_norm=0.0), sample(1, acc=0.0, acc_norm=0.0)],
+        "a": [
+            sample(0, filter_="strict", exact_match=1.0),
+            sample(0, filter_="loose", exact_match=True),
+            sample(1, acc=1, word_perplexity=(-3.0, 4)),
+        ],
+    }
+    scores = {score.metric: score for score in summarise(list(marked(samples)))}
+    assert sorted(scores) == ["acc", "acc_norm", "exact_match,loose", "exact_match,strict"]
+    assert [(group.name, group.count, group.value) for group in scores["acc"].groups] == [("a", 1, 1.0), ("b", 2, 0.5)]
+
+
+def test_what_is_no_share_is_no_score() -> None:
+    with pytest.raises(BadInput, match="no metric between 0 and 1"):
+        list(marked({"a": [sample(0, word_perplexity=(-3.0, 4), ppl=12.5)]}))
+
+
+def test_a_digest_covers_documents_prompts_and_tasks() -> None:
+    one, other = sample(0, acc=1.0), sample(1, acc=1.0)
+    found = [{"a": [one]}, {"b": [one]}, {"a": [other]}, {"a": [one, other]}, {"a": [one | {"target_hash": "u"}]}]
+    assert len({samples_digest(samples) for samples in found}) == 5
+    assert samples_digest({"a": [one], "b": [other]}) == samples_digest({"b": [other], "a": [one]})
+
+
+def test_a_folder_that_is_not_there_is_refused(world: World, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no folder of task files"):
+        run(**world.places, tasks=["x"], tasks_dir=tmp_path / "absent", out=tmp_path / "out")
+
+
+@pytest.mark.skipif(INSTALLED, reason="lm-eval is installed")
+def test_without_the_extra_it_says_how_to_get_it(world: World, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"chainctl\[eval\]"):
+        run(**world.places, tasks=["x"], tasks_dir=tmp_path, out=tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not INSTALLED, reason="lm-eval is not installed")
+def test_tasks_are_asked_offline_and_leave_nothing_but_the_artifact(world: World, tmp_path: Path) -> None:
+    tasks, out = write_tasks(tmp_path / "tasks"), tmp_path / "runs" / "out"
+    places: dict[str, Any] = {"tasks": ["seaside_choice", "seaside_write"], "tasks_dir": tasks, "out": out, "limit": 5}
+    made = run(**world.places, **places)
+    assert [score.metric for score in made.manifest.scores] == ["acc", "acc_norm", "exact_match"]
+    assert made.manifest.example_count == 10
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+    assert run(**world.places, **places).digest == made.digest
+    with pytest.raises(BadInput, match="has no task 'unknown'"):
+        run(**world.places, **{**places, "tasks": ["unknown"], "out": tmp_path / "other"})
+
+
+def test_the_command_asks_says_and_prints_one_object(world: World, tmp_path: Path) -> None:
+    places = ["--model", world.folder / "model", "--plan", world.folder / "plan", "--state", world.folder / "state"]
+    asks = ["--benchmark", "mmlu", "--data", save_many(tmp_path / "mmlu"), "--shots", "0", "--limit", "3"]
+    done = fleet.chainctl("eval", *places, *asks, "--out", tmp_path / "out", "--json")
+    answer = json.loads(done.stdout)
+    assert [group["name"] for group in answer["scores"][0]["groups"]] == ["algebra", "tides"]
+    assert "on 6 questions; mean of 2 groups" in done.stderr
+    described = fleet.chainctl("inspect", tmp_path / "out").stdout
+    assert "mmlu, 6 questions" in described
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ([], "say what to evaluate on"),
+        (["--benchmark", "mmlu"], "say what to evaluate on"),
+        (["--lm-eval", "x"], "--lm-eval goes with --lm-eval-path alone"),
+        (["--lm-eval", "x", "--lm-eval-path", ".", "--data", "y"], "--lm-eval goes with --lm-eval-path alone"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(options: list[str], says: str, tmp_path: Path) -> None:
+    places = [part for name in ("model", "plan", "state", "out") for part in (f"--{name}", tmp_path / name)]
+    done = fleet.chainctl("eval", *places, *options, check=False)
+    assert done.returncode == UsageProblem.exit_code
+    assert says in done.stderr
