@@ -19,7 +19,7 @@ setup:
     @if [ ! -e "{{stamp}}" ]; then \
         {{python}} -m venv .venv && \
         {{bin}}/python -m pip install --quiet "torch==2.13.0" && \
-        {{bin}}/python -m pip install --quiet -e ".[data,report,sign,import,dev]" && \
+        {{bin}}/python -m pip install --quiet -e ".[data,report,sign,import,export,dev]" && \
         touch "{{stamp}}"; \
     fi
 
@@ -94,6 +94,23 @@ lm-eval:
         touch ".venv-lm-eval/.chainctl-{{sha256_file("pyproject.toml")}}"; \
     fi
     .venv-lm-eval/bin/python -m benchmarks.lm_eval_agreement
+
+# exported adapters in AdapterHub's own library, in an environment of its own
+adapterhub: setup
+    @if [ ! -e ".venv-adapterhub/.done" ]; then \
+        {{python}} -m venv .venv-adapterhub && \
+        .venv-adapterhub/bin/python -m pip install --quiet "torch==2.13.0" && \
+        .venv-adapterhub/bin/python -m pip install --quiet "adapters==1.3.0" && \
+        touch .venv-adapterhub/.done; \
+    fi
+    rm -rf runs/adapterhub
+    {{bin}}/python -m benchmarks.adapterhub_write runs/adapterhub
+    .venv-adapterhub/bin/python benchmarks/adapterhub_check.py runs/adapterhub
+
+# SmolLM2 learns the BBC's headlines: chain and full adapters, three seeds (an hour on two cores)
+bench-headlines: setup
+    {{bin}}/python -m pip install --quiet -e ".[import]"
+    {{bin}}/python -m benchmarks.headlines --out runs/headlines
 
 # a window of a 7B model under a hard limit from outside (13 GB of random weights; minutes)
 tight: setup

@@ -5,84 +5,22 @@ import socket
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from schemas.errors import BadInput, UsageProblem
-from schemas.settings import Settings
 from schemas.state import StateManifest
 from stages import eval as evaluation
-from stages import plan, profile
-from stages.export.export import Source, run
-from stages.model.full_chain import load_chain
+from stages.export.export import run
 from stages.model.skeleton import Batch
-from stages.model.stream import stream_layers
-from stages.model.texts import EncodedTexts
-from stages.model.vocabulary import LanguageHead
-from stages.store.artifact import drafting, open_artifact
+from stages.store.artifact import open_artifact
 from tests import fleet
+from tests.export.federation import LANGUAGE, Federation
 
-LANGUAGE: dict[str, dict[str, Any]] = {"task": {"kind": "causal-lm", "labels": ()}, "head": {"form": "transformers"}}
 DECODERS = ("llama", "qwen3", "gemma3", "gpt2", "opt", "mixtral", "mamba")
 ENCODERS = ("bert", "roberta", "distilbert", "modernbert")
-
-
-class Federation:
-    """One device's plan, and a state whose adapters say something."""
-
-    def __init__(self, folder: Path, family: str, chosen: Settings, **model: Any) -> None:
-        self.folder, self.model_dir, self.settings = folder, folder / "model", chosen
-        language = chosen.task.kind == "causal-lm"
-        fleet.save_model(self.model_dir, family, **({"factory": AutoModelForCausalLM} if language else {}), **model)
-        self.data = fleet.save_texts(folder / "data.jsonl", fleet.texts(12))
-        profile.run(
-            model_dir=self.model_dir,
-            data=self.data,
-            settings=chosen,
-            device="one",
-            memory_budget_bytes=2**31,
-            out=folder / "profile",
-        )
-        plan.run(
-            [folder / "profile"],
-            model_dir=self.model_dir,
-            settings=chosen,
-            out=folder / "plan",
-            state_out=folder / "fresh",
-        )
-        self.state = self._trained(folder / "state")
-
-    def _trained(self, path: Path) -> Path:
-        """State 0 with random numbers in the place of its tensors."""
-        fresh = open_artifact(self.folder / "fresh", StateManifest)
-        draw = np.random.Generator(np.random.PCG64(1))
-        tensors = {one.name: draw.normal(0, 0.2, one.shape).astype(np.float32) for one in fresh.manifest.tensors}
-        with drafting(path, force=False) as draft:
-            references, files = draft.write_tensors(tensors)
-            draft.finish(fresh.manifest.model_copy(update={"tensors": references, "files": files}), None)
-        return path
-
-    def inputs(self) -> dict[str, Any]:
-        return {"model_dir": self.model_dir, "plan": self.folder / "plan", "state": self.state}
-
-    @torch.no_grad()
-    def answers(self) -> tuple[Batch, Tensor]:
-        """Logits of our own: streamed layers with their adapters, then the head."""
-        source = Source.open(self.model_dir, self.folder / "plan", self.state, verify="always")
-        backbone = source.backbone
-        texts = EncodedTexts.encode(fleet.examples(fleet.texts(5)), source.encoder, 5)
-        batch = texts.batch(range(5))
-        chain = load_chain(backbone, source.state, source.plan.manifest)
-        hidden = backbone.embed(batch)
-        for layer, weights in stream_layers(backbone, range(backbone.num_layers)):
-            hidden = backbone.run_layers({layer: weights}, hidden, batch, chain)
-        if self.settings.task.kind == "causal-lm":
-            return batch, LanguageHead.of(backbone).logits(hidden, batch, chunk=10**6)
-        backbone.load_head(dict(source.tensors))
-        return batch, backbone.head(hidden, batch)
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,56 @@
+"""What `export --format adapterhub` writes, with the values that it must give: one half of `just adapterhub`.
+
+    python -m benchmarks.adapterhub_write DIR
+
+For each family: DIR/<family>/model (a tiny random model), adapter (the export) and expected.npz (token ids, mask, and
+the last layer's output of our streamed chain).  The other half runs where the `adapters` library is.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from stages.export.export import Source, run
+from stages.model.full_chain import load_chain
+from stages.model.stream import stream_layers
+from stages.model.texts import EncodedTexts
+from tests import fleet
+from tests.export.federation import LANGUAGE, Federation
+
+FAMILIES = ("bert", "roberta", "distilbert", "llama")
+
+
+def main() -> None:
+    """Write every family."""
+    out = Path(sys.argv[1])
+    for family in FAMILIES:
+        chosen = fleet.settings(**(LANGUAGE if family == "llama" else {}), chain={"start": 1})
+        federation = Federation(out / family, family, chosen)
+        run(**federation.inputs(), out=out / family / "adapter", format="adapterhub")
+        ids, mask, hidden = last_hidden(federation)
+        np.savez(out / family / "expected.npz", ids=ids, mask=mask, hidden=hidden)
+
+
+@torch.no_grad()
+def last_hidden(federation: Federation) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Token ids and mask (B, S), and what leaves the model's last norm (B, S, D), streamed."""
+    source = Source.open(federation.model_dir, federation.folder / "plan", federation.state, verify="always")
+    backbone = source.backbone
+    batch = EncodedTexts.encode(fleet.examples(fleet.texts(5)), source.encoder, 5).batch(range(5))
+    chain = load_chain(backbone, source.state, source.plan.manifest)
+    hidden = backbone.embed(batch)
+    for layer, weights in stream_layers(backbone, range(backbone.num_layers)):
+        hidden = backbone.run_layers({layer: weights}, hidden, batch, chain)
+    if backbone.skeleton.head_form == "language-model":
+        hidden = backbone.skeleton.run_to_vocabulary(
+            batch, lambda index, flowing, apply: hidden if index == backbone.num_layers - 1 else flowing
+        )
+    else:
+        hidden = backbone.after_layers(hidden, batch).last_hidden_state
+    return batch.input_ids.numpy(), batch.attention_mask.numpy(), hidden.numpy()
+
+
+if __name__ == "__main__":
+    main()
