@@ -23,7 +23,8 @@ def log(
     from stages.store.lineage import history
 
     lines = history(state, search or [])
-    columns = ("round", "state", "trained", "devices", "texts", "loss", "accuracy")
+    score = "perplexity" if any(line.perplexity is not None for line in lines) else "accuracy"
+    columns = ("round", "state", "trained", "devices", "texts", "loss", score)
     console.table(columns, [line.cells() for line in lines])
     if lines[-1].missing_parent:
         console.say(f"… older states are not at hand: {lines[-1].missing_parent}")

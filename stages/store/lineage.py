@@ -6,9 +6,10 @@ from pathlib import Path
 
 from schemas.errors import ChainError
 from schemas.evaluation import EvaluationManifest
+from schemas.perplexity import PerplexityManifest
 from schemas.plan import PlanManifest
 from schemas.state import StateManifest
-from stages.store.artifact import MANIFEST_FILE, Artifact, file_digest, open_artifact, verify_artifact
+from stages.store.artifact import MANIFEST_FILE, Artifact, file_digest, kind_and_version, open_artifact, verify_artifact
 
 MOST_DIRECTORIES = 10_000
 
@@ -24,6 +25,7 @@ class HistoryLine:
     texts: int
     train_loss: float | None
     accuracy: float | None
+    perplexity: float | None
     plan: str
     profiles: int | None  # None where the plan is not at hand
     missing_parent: str  # digest of a parent that is not at hand; empty otherwise
@@ -31,8 +33,8 @@ class HistoryLine:
     def cells(self) -> tuple[object, ...]:
         """For a table."""
         loss = "" if self.train_loss is None else f"{self.train_loss:.4f}"
-        accuracy = "" if self.accuracy is None else f"{self.accuracy:.4f}"
-        return (self.round, self.state[:19], self.trained, self.devices, self.texts, loss, accuracy)
+        scores = [f"{score:.4f}" for score in (self.accuracy, self.perplexity) if score is not None]
+        return (self.round, self.state[:19], self.trained, self.devices, self.texts, loss, " ".join(scores))
 
 
 def history(state: Path, search: Sequence[Path]) -> list[HistoryLine]:
@@ -41,7 +43,7 @@ def history(state: Path, search: Sequence[Path]) -> list[HistoryLine]:
     Looks in the folders around the state and in `search`.  Every artifact on the way is verified.
     """
     found = index([state.parent, *_beside(state), *search])
-    accuracies = _accuracies(found)
+    accuracies, perplexities = _scores(found)
     lines: list[HistoryLine] = []
     current: Artifact[StateManifest] | None = open_artifact(state, StateManifest)
     while current is not None:
@@ -58,6 +60,7 @@ def history(state: Path, search: Sequence[Path]) -> list[HistoryLine]:
                 texts=sum(update.example_count for update in manifest.accepted),
                 train_loss=manifest.train_loss,
                 accuracy=accuracies.get(current.digest),
+                perplexity=perplexities.get(current.digest),
                 plan=manifest.plan,
                 profiles=_profiles(found, manifest.plan),
                 missing_parent=manifest.parent if manifest.parent and not parent else "",
@@ -93,15 +96,22 @@ def _beside(state: Path) -> list[Path]:
     return [entry for entry in sorted(around.iterdir()) if entry.is_dir() and not entry.name.startswith(".")]
 
 
-def _accuracies(found: dict[str, Path]) -> dict[str, float]:
+def _scores(found: dict[str, Path]) -> tuple[dict[str, float], dict[str, float]]:
+    """Accuracies and perplexities by state."""
     accuracies: dict[str, float] = {}
+    perplexities: dict[str, float] = {}
     for path in found.values():
         try:
-            evaluation = open_artifact(path, EvaluationManifest).manifest
+            kind, _ = kind_and_version(path)
+            if kind == EvaluationManifest.KIND:
+                evaluation = open_artifact(path, EvaluationManifest).manifest
+                accuracies[evaluation.state] = evaluation.accuracy.value
+            elif kind == PerplexityManifest.KIND:
+                foretold = open_artifact(path, PerplexityManifest).manifest
+                perplexities[foretold.state] = foretold.perplexity.value
         except ChainError:
             continue
-        accuracies[evaluation.state] = evaluation.accuracy.value
-    return accuracies
+    return accuracies, perplexities
 
 
 def _profiles(found: dict[str, Path], plan: str) -> int | None:
