@@ -16,7 +16,9 @@ from stages.benchmarks.scores import exact_match, rouge_l
 from stages.benchmarks.suite import read_questions
 from stages.data.encode import Encoder
 from stages.data.prompts import PromptEncoder
+from stages.model.full_chain import FullChain
 from stages.store.artifact import Artifact, verify_artifact
+from stages.store.trust import open_trusted
 from tests import fleet
 from tests.benchmarks.test_layouts import save_bbh, save_crass, save_drop, save_mmlu
 from tests.questioning import CHARACTERS, WINDOW, World, make_world
@@ -134,6 +136,34 @@ def test_an_answer_ends_at_its_stop(world: World, tmp_path: Path) -> None:
     assert found.shots is None
 
 
+def test_no_pass_is_made_behind_a_stop(world: World, tmp_path: Path) -> None:
+    plan, state = open_trusted(world.places["plan"], world.places["state"])
+    encoder = Encoder.load(world.folder / "model", plan.manifest.settings.encoding)
+    passes: list[int] = []
+    chain = FullChain.open(
+        world.folder / "model",
+        plan.manifest,
+        state,
+        encoder,
+        scratch=tmp_path,
+        progress=lambda phase, done, total: passes.append(done),
+    )
+    prompts = [chain.encoder.prompt(text) for text in ("Wet sand ", "grey", "Who?", "7+8=")]
+    whole = chain.write(prompts, most_tokens=40, stop=())
+    text, prompt = max(zip(whole, prompts, strict=True), key=lambda pair: len(pair[0]))
+    assert len(passes) >= len(text) > 5
+    passes.clear()
+    (cut,) = chain.write([prompt], most_tokens=40, stop=(text[4],))
+    assert text.startswith(cut)
+    assert len(passes) == len(cut) <= 5
+
+
+def test_a_model_without_keys_is_asked_as_well(tmp_path: Path) -> None:
+    world = make_world(tmp_path / "world", family="mamba")
+    found = ask(world, "drop", save_drop(tmp_path / "d.json"), tmp_path / "out", limit=1).manifest
+    assert found.example_count == 4
+
+
 def test_drop_has_two_metrics_and_four_kinds(world: World, tmp_path: Path) -> None:
     found = ask(world, "drop", save_drop(tmp_path / "d.json"), tmp_path / "out").manifest
     assert [score.metric for score in found.scores] == ["exact-match", "f1"]
@@ -190,8 +220,8 @@ def test_a_continuation_is_what_stands_behind_its_context(world: World) -> None:
     assert encoder.decode(context) == "Answer:"
     assert (encoder.decode(letter), encoder.decode(word)) == (" A", " no")
     assert context[0] == 1
-    assert encoder.prompt("x" * 300, special=False) == [ids("x")[1]] * 300
-    assert encoder.prompt("") == [1]
+    assert encoder.prompt("x" * 300, special=False).tolist() == [ids("x")[1]] * 300
+    assert encoder.prompt("").tolist() == [1]
 
 
 def test_what_a_tokenizer_puts_behind_a_text_is_taken_off(tmp_path: Path) -> None:

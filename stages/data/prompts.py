@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from stages.data.encode import Encoder
 
-Ids = list[int]
+Ids = np.ndarray  # (S,) int64: a benchmark has millions of tokens, and a list takes five times as much
 
 
 @dataclass(frozen=True)
@@ -36,21 +38,23 @@ class PromptEncoder:
         spaces = context[len(bare) :]
         before, *whole = self._prompts([bare, *(bare + spaces + one for one in continuations)], special=special)
         # Where the tokenizer joins both into one token, none is left for the continuation: it is then one by itself.
-        behind = [ids[len(before) :] for ids in whole]
-        alone = [ids or self.prompt(one, special=False) for ids, one in zip(behind, continuations, strict=True)]
+        behind = [ids[len(before) :].copy() for ids in whole]  # not a view, which would keep all of the whole
+        alone = [
+            ids if len(ids) else self.prompt(one, special=False) for ids, one in zip(behind, continuations, strict=True)
+        ]
         return [(before, ids) for ids in alone]
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int] | Ids) -> str:
         """The text of some tokens, without special ones."""
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
         return text
 
     def _prompts(self, texts: Sequence[str], *, special: bool) -> list[Ids]:
         encodings = self.tokenizer.encode_batch(list(texts), add_special_tokens=special)
-        return [_without_end(encoding) or [self.pad_id] for encoding in encodings]
+        return [np.array(_without_end(encoding) or [self.pad_id], dtype=np.int64) for encoding in encodings]
 
 
-def _without_end(encoding: Any) -> Ids:
+def _without_end(encoding: Any) -> list[int]:
     """The ids without special tokens behind the text; one that begins a text stays."""
     ids, special = list(encoding.ids), list(encoding.special_tokens_mask)
     while ids and special[len(ids) - 1] and not all(special[: len(ids)]):

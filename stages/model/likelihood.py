@@ -10,6 +10,7 @@ right, whatever the plan says: no real token ever sees it.
 Shapes: B rows, S tokens, D hidden size, N predicted positions.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from stages.model.stream import hidden_states, run_prefix
 from stages.model.texts import EncodedTexts
 from stages.model.vocabulary import LanguageHead
 
-Tokens = Sequence[int]
+Tokens = Sequence[int] | np.ndarray
 Request = tuple[Tokens, Tokens]  # context and continuation
 Likelihood = tuple[float, bool]  # log-probability in nats; whether greedy decoding would write the same
 Progress = Callable[[str, int, int], None]
@@ -55,20 +56,26 @@ class Requests:
 
         Raises `BadInput` where a continuation alone is longer, `ValueError` where a context or continuation is empty.
         """
-        numbers: dict[tuple[int, ...], int] = {}
+        rows: dict[bytes, tuple[int, np.ndarray]] = {}
+        cut: set[bytes] = set()
         asked = []
         for context, continuation in requests:
-            if not context or not continuation:
+            if len(context) == 0 or len(continuation) == 0:
                 raise ValueError("a context and a continuation have a token at least")
             _check_fits(continuation, window)
-            row = (*context, *continuation[:-1])[-window:]
-            first = len(row) - len(continuation)
-            asked.append(Asked(numbers.setdefault(row, len(numbers)), first, tuple(continuation)))
-        rows = tuple(np.array(row, dtype=np.int64) for row in numbers)
-        cut = len(
-            {tuple(context) for context, continuation in requests if len(context) + len(continuation) - 1 > window}
-        )
-        return cls(EncodedTexts(rows, pad_id, "right", micro_batch), tuple(asked), cut)
+            whole = np.concatenate([np.asarray(part, dtype=np.int64) for part in (context, continuation[:-1])])
+            if len(whole) > window:
+                cut.add(_key(np.asarray(context)))
+            row = whole[-window:]
+            number, _ = rows.setdefault(_key(row), (len(rows), row))
+            asked.append(Asked(number, len(row) - len(continuation), tuple(map(int, continuation))))
+        distinct = tuple(row for _, row in rows.values())
+        return cls(EncodedTexts(distinct, pad_id, "right", micro_batch), tuple(asked), len(cut))
+
+
+def _key(row: np.ndarray) -> bytes:
+    """What tells rows apart, in place of the rows themselves."""
+    return hashlib.blake2b(row.astype(np.int64).tobytes(), digest_size=16).digest()
 
 
 def _check_fits(continuation: Tokens, window: int) -> None:

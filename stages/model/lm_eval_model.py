@@ -48,7 +48,10 @@ class StreamedLM(TemplateLM):  # type: ignore[misc]
         special = self.special_tokens if add_special_tokens is None else add_special_tokens
         begin = self._special_text(self.prefix_token_id)
         twice = add_special_tokens is None and bool(begin) and string.startswith(begin)
-        return self.chain.encoder.prompt(string, special=special and not twice) if string else []
+        if not string:
+            return []
+        ids: list[int] = self.chain.encoder.prompt(string, special=special and not twice).tolist()
+        return ids
 
     def _loglikelihood_tokens(self, requests: Sequence[tuple[Any, list[int], list[int]]], **_: Any) -> list[Likelihood]:
         """Of (texts, context, continuation), in order."""
