@@ -80,6 +80,10 @@ bench-parts: setup
     {{bin}}/python -m benchmarks.stages
     {{bin}}/python -m benchmarks.timeline
 
+# FOAT's similarity on a decoder, setting by setting: docs/foat-decoders.md (ten minutes on two cores)
+bench-foat: setup
+    {{bin}}/python -m benchmarks.foat
+
 # four liars among twenty devices, by strategy (a quarter of an hour on two cores)
 bench-poisoning: setup
     {{bin}}/chainctl assets get minilm bbc-news
