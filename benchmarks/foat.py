@@ -29,7 +29,7 @@ from schemas.profile import LayerSimilarity
 from schemas.settings import ChainSettings, NumericsSettings, Settings, SimilaritySettings, TaskSettings
 from stages import import_model
 from stages.assets import ASSETS, get_asset
-from stages.data.load import load_examples
+from stages.data.load import Example, load_examples
 from stages.model.backbone import Backbone
 from stages.model.cka import cka, cka_with_interval, gram
 from stages.model.hidden import HiddenStates
@@ -173,11 +173,11 @@ def imported(target: Path) -> Path:
     return target
 
 
-def draw_texts(folder: Path) -> list[str]:
+def draw_texts(folder: Path) -> list[Example]:
     """`TEXTS` of all texts, drawn once and for all."""
     examples = load_examples(folder)
     drawn = np.random.Generator(np.random.PCG64(0)).permutation(len(examples))[:TEXTS]
-    return [examples[index].text for index in sorted(drawn.tolist())]
+    return [examples[index] for index in sorted(drawn.tolist())]
 
 
 def entry(setting: SimilaritySettings, curve: Sequence[LayerSimilarity], *, precise: bool) -> dict[str, Any]:

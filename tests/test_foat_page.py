@@ -23,7 +23,7 @@ def model(tmp_path: Path) -> LoadedModel:
 
 
 def test_all_settings_at_once_are_each_setting_alone(model: LoadedModel, tmp_path: Path) -> None:
-    texts = EncodedTexts.encode([row["text"] for row in fleet.texts(12)], model.encoder, 4)
+    texts = EncodedTexts.encode(fleet.examples(fleet.texts(12)), model.encoder, 4)
     settings = foat.every_setting(max_examples=12, min_examples=5)
     curves, sinks = foat.measure(model.backbone, texts, settings, scratch=tmp_path, precise=settings)
     assert len(curves) == len(settings) == 48
@@ -42,7 +42,7 @@ def test_all_settings_at_once_are_each_setting_alone(model: LoadedModel, tmp_pat
 
 
 def test_without_sinks_nothing_is_left_out(model: LoadedModel, tmp_path: Path) -> None:
-    texts = EncodedTexts.encode([row["text"] for row in fleet.texts(12)], model.encoder, 4)
+    texts = EncodedTexts.encode(fleet.examples(fleet.texts(12)), model.encoder, 4)
     plain = next(setting for setting in foat.every_setting() if setting.scale == "none" and setting.pooling == "mean")
     curves, sinks = foat.measure(model.backbone, texts, [plain], scratch=tmp_path)
     for row, point in zip(sinks.rows[1:], curves[plain], strict=True):

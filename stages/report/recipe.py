@@ -12,6 +12,7 @@ from schemas.settings import (
     OptimizerSettings,
     PromptSettings,
     Settings,
+    SimilaritySettings,
     TaskSettings,
 )
 
@@ -76,11 +77,12 @@ EXPLAINED = {
 }
 
 # The instruction tuning of the ChainFed paper, appendix D: 20 devices, a tenth of them a round, 10 steps of AdamW on
-# batches of 16 texts of at most 512 tokens.  Learning rate and schedule are ours: the paper has none.
+# batches of 16 texts of at most 512 tokens.  Learning rate, schedule and how CKA is read are ours.
 INSTRUCTION = Settings(
     task=TaskSettings(kind="causal-lm"),
     prompt=PromptSettings(format="alpaca"),
     encoding=EncodingSettings(max_length=512),
+    similarity=SimilaritySettings(reference="first-layer"),  # docs/foat-decoders.md
     optimizer=OptimizerSettings(learning_rate=1e-3, schedule="cosine", schedule_rounds=100, steps=10, batch_size=16),
     numerics=NumericsSettings(dtype="bfloat16"),
     federation=FederationSettings(devices_per_round=2),
