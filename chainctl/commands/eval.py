@@ -77,6 +77,8 @@ def evaluate(
     """How good a state is: accuracy and macro-F1 on labelled texts, perplexity of a language model, or a benchmark."""
     console = Console(json=json, quiet=quiet)
     chosen = choose_subject(data, benchmark, lm_eval, lm_eval_path)
+    if (shots, limit) != (None, None) and benchmark is None and lm_eval is None:
+        raise UsageProblem("--shots and --limit are of benchmarks", hint="name one with --benchmark or --lm-eval")
     budget, cache = parse_size(memory_budget), cache_directory(cache_dir, cache_limit)
     from stages.model.footprint import keep_small
 

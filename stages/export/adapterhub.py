@@ -57,7 +57,7 @@ BOTTLENECK = {
 def write_adapter(
     folder: Path, *, plan: Artifact[PlanManifest], backbone: Backbone, state: Mapping[str, np.ndarray]
 ) -> tuple[str, tuple[str, ...]]:
-    """Write `adapter_config.json` and `adapter.safetensors`; the class that loads them, and what is left out.
+    """Write into a folder of `complete_directory`; the class that loads it, and what is left out.
 
     Raises `BadInput` for an architecture that the library has no adapters for.
     """

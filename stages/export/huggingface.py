@@ -45,7 +45,10 @@ def write_folder(
     state: Mapping[str, np.ndarray],
     pad_id: int,
 ) -> None:
-    """Write configuration, code, tokenizer and weights into `folder`.  `state`: the tensors of the state."""
+    """Write configuration, code, tokenizer and weights into `folder`, which is one of `complete_directory`.
+
+    `state`: the tensors of the state.
+    """
     name = f"{type(backbone.skeleton.model).__name__}WithAdapters"
     config = configuration(model_dir, backbone, plan, name=name, pad_id=pad_id)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
