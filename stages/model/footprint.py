@@ -8,9 +8,9 @@ Three measures, each with a switch, all for the command line only (a library doe
 - Imports stay lean.  Importing a transformers model class also imports torch's compiler, sympy, distributed tensors
   and kernels for the meta device, none of which a stage computes with: 340 MiB instead of 250.  They stay within
   reach (`Deferred`).  `CHAINCTL_IMPORTS=default` imports them all.
-- oneDNN forgets.  It writes a kernel for each shape that it multiplies in bfloat16 and keeps a thousand of them, so texts
-  of many lengths cost 10 MiB a device that never come back (SmolLM2: 574 MiB after six rounds, 390 with sixteen kept, in
-  the same time).  What the environment says already stands.
+- oneDNN forgets.  It writes a kernel for each shape that it multiplies in bfloat16 and keeps a thousand of them, so
+  texts of many lengths cost memory that never comes back: 200 shapes of SmolLM2's width 121 MiB, with sixteen kept 10
+  (`tests/model/test_footprint.py`), in the same time.  What the environment says already stands.
 
 The numbers are of `python benchmarks/imports.py` and `benchmarks/memory.py`.
 """
