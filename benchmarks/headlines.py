@@ -230,7 +230,12 @@ def written(results: Sequence[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
     kept = examples_of(results)
     for number in range(3):
         texts = [result["texts"][number] for result in kept]
-        yield (texts[0][0], texts[0][1], *(after for _, _, after in texts))
+        yield (texts[0][0], one_line(texts[0][1]), *(one_line(after) for _, _, after in texts))
+
+
+def one_line(text: str) -> str:
+    """For a cell of a table."""
+    return " / ".join(line.strip() for line in text.splitlines() if line.strip())
 
 
 if __name__ == "__main__":
