@@ -12,13 +12,13 @@ from pathlib import Path
 
 import torch
 
-from schemas.errors import BadInput, UsageProblem
+from schemas.errors import BadInput
 from schemas.plan import PlanManifest
 from stages.data.encode import Encoder
 from stages.data.load import Example
 from stages.data.template import question
 from stages.model.backbone import Backbone
-from stages.model.full_chain import groups, load_chain, stop_tokens
+from stages.model.full_chain import asking_language, groups, load_chain, stop_tokens
 from stages.model.generate import Generator, Sampling
 from stages.model.loading import LoadedModel
 from stages.model.reader import Verify
@@ -62,13 +62,7 @@ def run(
     task without a language head, `DoesNotFit` where not even one prompt fits.
     """
     planned, current = open_trusted(plan, state)
-    settings = planned.manifest.settings
-    if settings.task.kind != "causal-lm":
-        raise UsageProblem(
-            "this plan's model classifies: it has no language head",
-            values={"task.kind": settings.task.kind},
-            hint="'chainctl eval' says how well it does",
-        )
+    settings = asking_language(planned.manifest)
     with Stopwatch(memory_budget_bytes) as watch:
         torch.set_num_threads(settings.numerics.threads)
         encoder = model.encoder if model else Encoder.load(model_dir, settings.encoding, settings.prompt)

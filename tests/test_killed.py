@@ -57,11 +57,11 @@ def test_a_killed_run_leaves_whole_artifacts_and_is_continued_to_the_same_digest
 
 def killed_after(command: list[str], out: Path, *, started: float) -> bool:
     """Run until the first artifact of this run appears, then `started` seconds more; whether a kill was needed."""
-    before = {path for path in out.rglob("*") if path.is_file()}
+    before = files(out)
     process = subprocess.Popen(
         [*command, "--out", str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT
     )
-    while process.poll() is None and {path for path in out.rglob("*") if path.is_file()} <= before:
+    while process.poll() is None and files(out) <= before:
         time.sleep(0.02)
     try:
         process.wait(started)
@@ -70,6 +70,11 @@ def killed_after(command: list[str], out: Path, *, started: float) -> bool:
         process.wait()
         return True
     return False
+
+
+def files(folder: Path) -> set[str]:
+    """What lies there now; folders come and go meanwhile, which `os.walk` does not mind."""
+    return {os.path.join(place, name) for place, _, names in os.walk(folder) for name in names}  # noqa: PTH118
 
 
 def verify(artifact: Path) -> None:
