@@ -61,7 +61,7 @@ def load(folder: Path, plan: PlanManifest) -> Any:
     loader = getattr(transformers, LOADER[plan.settings.task.kind])
     # Attention written out: the exporter knows every operation in it.
     options = {"dtype": torch.float32, "attn_implementation": "eager", "local_files_only": True}
-    return LogitsOnly(loader.from_pretrained(folder, trust_remote_code=True, **options).eval())
+    return LogitsOnly(loader.from_pretrained(folder, trust_remote_code=True, **options)).eval()
 
 
 class LogitsOnly(torch.nn.Module):
