@@ -111,7 +111,7 @@ class ChainSettings(Record):
     """
 
     method: Literal["chain", "full-adapters", "linear-probe", "no-ft"] = "chain"
-    start: Literal["foat"] | NonNegativeInt = "foat"
+    start: Literal["foat", "last"] | NonNegativeInt = "foat"  # last: the last window alone
     cka_threshold: Annotated[float, Field(gt=0, le=1)] = 0.8  # [T]; the paper uses 0.9 for BERT-base
     window_size: Literal["auto"] | PositiveInt = "auto"  # [Q]; auto: the largest that fits the smallest budget
     max_window: Literal["auto"] | PositiveInt = "auto"  # bound for auto; auto: max(2, num_layers // 4)

@@ -264,12 +264,12 @@ def choose_start(
         return start, "method", (start, start)
     last = depth - size
     if chain.start != "foat":
-        if chain.start > last:
+        fixed = last if chain.start == "last" else chain.start
+        if fixed > last:
             raise BadInput(
-                "the start layer leaves no room for a window",
-                values={"start": chain.start, "latest possible": last},
+                "the start layer leaves no room for a window", values={"start": fixed, "latest possible": last}
             )
-        return chain.start, "fixed", (chain.start, chain.start)
+        return fixed, "fixed", (fixed, fixed)
     if not curve:
         raise BadInput(
             "no device has enough texts for a curve, so FOAT cannot choose the start layer",

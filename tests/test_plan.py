@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from schemas.errors import BadInput, DoesNotFit
 from schemas.profile import LayerSimilarity, ProfileManifest
 from schemas.refs import ModelFingerprint, Window
-from schemas.settings import Settings
+from schemas.settings import Settings, TaskSettings
 from stages.plan import check_profiles, choose_start, make_plan, make_windows, mean_curve
-from stages.report.explain import explain_plan
+from stages.report.explain import asks_for_words_too_early, explain_plan
 from tests import fleet
 
 DEPTH = 6
@@ -123,6 +123,24 @@ def test_references_have_one_window(method: str) -> None:
     settings = decided(fleet.settings(), method=method)
     plan = make_plan([profile("a", [0.9] * 6)], settings, bottleneck=8, head_parameters=(), predict_peak=peak)
     assert plan.windows == ((Window(start=0, stop=6),) if method == "full-adapters" else (Window(start=6, stop=6),))
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 6])
+def test_last_is_the_last_window_alone(size: int) -> None:
+    settings = decided(fleet.settings(), start="last", window_size=size)
+    roomy = profile("a", [], budget=400 * MIB)
+    plan = make_plan([roomy], settings, bottleneck=8, head_parameters=(), predict_peak=peak)
+    assert plan.windows == (Window(start=DEPTH - size, stop=DEPTH),)
+    assert plan.start_reason == "fixed"
+
+
+def test_a_language_model_is_not_asked_for_words_too_early_without_a_word() -> None:
+    task = TaskSettings(kind="causal-lm")
+    for start, early in (("last", False), (0, True)):
+        settings = decided(fleet.settings(), start=start).model_copy(update={"task": task})
+        plan = make_plan([profile("a", [])], settings, bottleneck=8, head_parameters=(), predict_peak=peak)
+        assert asks_for_words_too_early(plan) is early
+        assert ("Mind:" in explain_plan(plan)) is early
 
 
 def test_foat_without_a_curve_says_how_to_go_on() -> None:

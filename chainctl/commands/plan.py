@@ -43,7 +43,7 @@ def plan(
 
     keep_small()
     from stages.plan import run
-    from stages.report.explain import explain_plan
+    from stages.report.explain import EARLY_WORDS, asks_for_words_too_early, explain_plan
 
     signer = open_key(key)
     planned, first = run(
@@ -59,6 +59,8 @@ def plan(
     manifest = planned.manifest
     if explain:
         console.say(explain_plan(manifest))
+    elif asks_for_words_too_early(manifest):
+        console.say(EARLY_WORDS)
     windows = ", ".join(str(window) for window in manifest.windows)
     console.say(f"{len(manifest.devices)} devices, start layer {manifest.start_layer}, windows {windows}")
     console.say(f"plan {planned.digest[:19]} -> {out}, state {first.digest[:19]} -> {state}")

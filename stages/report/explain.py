@@ -23,6 +23,12 @@ REASONS = {
 }
 
 
+EARLY_WORDS = (
+    "Mind: windows before the last one train on what the language head reads in the middle of the model. Small models "
+    'got worse by it; chain.start = "last" trains the last window alone (docs/experiments.md).'
+)
+
+
 def explain_plan(plan: PlanManifest) -> str:
     """The curve, the threshold, the start layer and why, the memory of each window, and who limits Q."""
     chain = plan.settings.chain
@@ -39,6 +45,8 @@ def explain_plan(plan: PlanManifest) -> str:
     if plan.start_reason not in ("fixed", "method"):
         sure = "the intervals allow no other" if earliest == latest else f"the intervals allow {earliest} to {latest}"
         lines.append(f"How sure: {sure}.")
+    if asks_for_words_too_early(plan):
+        lines.append(EARLY_WORDS)
     for device in plan.devices:
         if device.left_out:
             lines.append(f"Not in the curve: {device.name}, {device.left_out}.")
@@ -49,6 +57,11 @@ def explain_plan(plan: PlanManifest) -> str:
     lines.append(f"Predicted peak of each window (smallest budget {budget}, {smallest.name}):")
     lines += [f"  layers {entry.window!s:<7} {format_bytes(entry.predicted_peak_bytes)}" for entry in plan.memory]
     return "\n".join(lines)
+
+
+def asks_for_words_too_early(plan: PlanManifest) -> bool:
+    """Whether windows of a language model end before the last layer: the head then reads what are no words yet."""
+    return plan.settings.task.kind == "causal-lm" and plan.windows[0].stop < plan.model.num_layers
 
 
 def describe_artifact(artifact: Artifact[Any]) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from schemas.settings import (
+    ChainSettings,
     EncodingSettings,
     FederationSettings,
     NumericsSettings,
@@ -38,7 +39,7 @@ EXPLAINED = {
     "similarity.max_examples": "texts a device profiles, at most",
     "similarity.min_examples": "devices with fewer are left out of the curve",
     "chain.method": "chain; references: full-adapters, linear-probe, no-ft",
-    "chain.start": "foat: first layer whose CKA is below the threshold; a number fixes it (0 is w/o FOAT)",
+    "chain.start": "foat: first layer whose CKA is below the threshold; a number fixes it (0 is w/o FOAT); or last",
     "chain.cka_threshold": "T; the paper uses 0.9 for BERT-base, 0.8 for others",
     "chain.window_size": "Q; auto: the largest that fits the smallest memory budget",
     "chain.max_window": "bound for auto; auto: max(2, layers / 4)",
@@ -77,12 +78,13 @@ EXPLAINED = {
 }
 
 # The instruction tuning of the ChainFed paper, appendix D: 20 devices, a tenth of them a round, 10 steps of AdamW on
-# batches of 16 texts of at most 512 tokens.  Learning rate, schedule and how CKA is read are ours.
+# batches of 16 texts of at most 512 tokens.  Learning rate, schedule and start layer are ours.
 INSTRUCTION = Settings(
     task=TaskSettings(kind="causal-lm"),
     prompt=PromptSettings(format="alpaca"),
     encoding=EncodingSettings(max_length=512),
     similarity=SimilaritySettings(reference="first-layer"),  # docs/foat-decoders.md
+    chain=ChainSettings(start="last"),  # docs/experiments.md, "Chains of language models"
     optimizer=OptimizerSettings(learning_rate=1e-3, schedule="cosine", schedule_rounds=100, steps=10, batch_size=16),
     numerics=NumericsSettings(dtype="bfloat16"),
     federation=FederationSettings(devices_per_round=2),
