@@ -4,8 +4,14 @@ The older exporter bakes lengths in and says nothing; this one is given symbols 
 not believed: the file runs in onnxruntime on three other shapes and must agree with the model it was made from.
 """
 
+import importlib.util
+import json
+import logging
+import sys
 import tempfile
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +20,15 @@ import torch
 
 from schemas.errors import BadInput, UsageProblem
 from schemas.plan import PlanManifest
-from stages.export.huggingface import LOADER
+from stages.export import modeling
 
 TRACED = (2, 12)  # batch and sequence
 OTHERS = ((1, 5), (3, 17), (2, 31))
 TOLERANCE = 1e-3  # of float32 logits, relative to the largest
 FILE = "model.onnx"
+ADVICE = "export --format hf instead, which takes every architecture"
+
+logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it tells of operations of torchvision
 
 
 def write_onnx(folder: Path, write_hf: Callable[[Path], None], plan: PlanManifest) -> tuple[str, ...]:
@@ -28,6 +37,19 @@ def write_onnx(folder: Path, write_hf: Callable[[Path], None], plan: PlanManifes
     `write_hf` writes the model as transformers loads it.  Raises `UsageProblem` where the extra is missing, `BadInput`
     where the exporter or the agreement fails.
     """
+    _need_the_extra()
+    with tempfile.TemporaryDirectory(prefix="chainctl-onnx-", dir=folder) as scratch:
+        write_hf(Path(scratch))
+        with _loaded(Path(scratch)) as model:
+            export(model, folder / FILE)
+            shown = check(model, folder / FILE)
+    notes = [f"agrees with the model at other lengths (largest relative difference; {shown})"]
+    if plan.settings.numerics.dtype != "float32":
+        notes.append(f"it computes in float32, the federation in {plan.settings.numerics.dtype}")
+    return tuple(notes)
+
+
+def _need_the_extra() -> None:
     try:
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
@@ -37,31 +59,27 @@ def write_onnx(folder: Path, write_hf: Callable[[Path], None], plan: PlanManifes
             values={"missing": error.name or "onnxruntime"},
             hint="pip install 'chainctl[export]'",
         ) from None
-    with tempfile.TemporaryDirectory(prefix="chainctl-onnx-", dir=folder) as scratch:
-        write_hf(Path(scratch))
-        model = load(Path(scratch), plan)
-        export(model, folder / FILE)
-        differences = [agreement(model, folder / FILE, shape) for shape in OTHERS]
-    shown = ", ".join(
-        f"{rows} x {length}: {found:.1e}" for (rows, length), found in zip(OTHERS, differences, strict=True)
-    )
-    if not max(differences) <= TOLERANCE:
-        raise BadInput(
-            "the exported file does not agree with the model",
-            values={"largest relative difference allowed": f"{TOLERANCE:.0e}", "found": shown},
-            hint="export --format hf instead, and please report this",
-        )
-    return (f"agrees with the model at other lengths (largest relative difference; {shown})",)
 
 
-def load(folder: Path, plan: PlanManifest) -> Any:
-    """The exported folder in float32, returning logits alone."""
-    import transformers
+@contextmanager
+def _loaded(folder: Path) -> Iterator["LogitsOnly"]:
+    """The exported folder in float32, returning logits alone.
 
-    loader = getattr(transformers, LOADER[plan.settings.task.kind])
-    # Attention written out: the exporter knows every operation in it.
-    options = {"dtype": torch.float32, "attn_implementation": "eager", "local_files_only": True}
-    return LogitsOnly(loader.from_pretrained(folder, trust_remote_code=True, **options)).eval()
+    Its code is imported from where it lies: `trust_remote_code` would leave a copy in the cache of transformers.
+    """
+    name = modeling.FILE.removesuffix(".py")
+    spec = importlib.util.spec_from_file_location(name, folder / modeling.FILE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # where transformers looks for it
+    try:
+        spec.loader.exec_module(module)
+        (chosen,) = json.loads((folder / "config.json").read_bytes())["architectures"]
+        # Attention written out: the exporter knows every operation in it.
+        options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "eager", "local_files_only": True}
+        yield LogitsOnly(getattr(module, chosen).from_pretrained(folder, **options)).eval()
+    finally:
+        del sys.modules[name]
 
 
 class LogitsOnly(torch.nn.Module):
@@ -83,23 +101,57 @@ def export(model: LogitsOnly, path: Path) -> None:
     axes = {0: torch.export.Dim("batch", min=1, max=4096), 1: torch.export.Dim("sequence", min=2, max=2**20)}
     names = ("input_ids", "attention_mask")
     try:
-        program = torch.onnx.export(
-            model,
-            example(TRACED),
-            input_names=list(names),
-            output_names=["logits"],
-            dynamic_shapes=dict.fromkeys(names, axes),
-            dynamo=True,
-            verbose=False,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                model,
+                example(TRACED),
+                input_names=list(names),
+                output_names=["logits"],
+                dynamic_shapes=dict.fromkeys(names, axes),
+                dynamo=True,
+                verbose=False,
+            )
         assert program is not None
+        forget_origins(program.model)
         program.save(str(path), external_data=True)
     except Exception as error:  # the exporter raises many kinds
         raise BadInput(
-            "torch cannot export this architecture to ONNX",
-            values={"reason": type(error).__name__},
-            hint="--format hf takes every architecture",
+            "torch cannot export this architecture to ONNX", values={"reason": type(error).__name__}, hint=ADVICE
         ) from error
+
+
+def forget_origins(model: Any) -> None:
+    """Take out what the exporter notes at each operation: source lines with the folders of this machine."""
+    model.metadata_props.clear()
+    for graph in model.graphs():
+        nodes = list(graph)
+        values = [*graph.inputs, *graph.initializers.values(), *(value for node in nodes for value in node.outputs)]
+        for part in (graph, *nodes, *values):
+            part.metadata_props.clear()
+            part.doc_string = None
+
+
+def check(model: LogitsOnly, path: Path) -> str:
+    """How far the file is from the model at each of `OTHERS`.  Raises `BadInput` where that is too far."""
+    try:
+        differences = [agreement(model, path, shape) for shape in OTHERS]
+    except Exception as error:  # so does the runtime
+        raise BadInput(
+            "the exported file does not run at other lengths",
+            values={"traced with": "{} x {}".format(*TRACED), "reason": type(error).__name__},
+            hint=ADVICE,
+        ) from error
+    shown = ", ".join(
+        f"{rows} x {length}: {found:.1e}" for (rows, length), found in zip(OTHERS, differences, strict=True)
+    )
+    if not all(found <= TOLERANCE for found in differences):  # NaN is no agreement
+        raise BadInput(
+            "the exported file does not agree with the model",
+            values={"largest relative difference allowed": f"{TOLERANCE:.0e}", "found": shown},
+            hint=f"{ADVICE}, and please report this",
+        )
+    return shown
 
 
 def agreement(model: LogitsOnly, path: Path, shape: tuple[int, int]) -> float:
