@@ -3,6 +3,7 @@
 Everything on it comes from artifacts.  The format is Hugging Face's: YAML between dashes, then Markdown.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -42,8 +43,9 @@ model.set_active_adapters(name)""",
 session = onnxruntime.InferenceSession("FOLDER/model.onnx")
 (logits,) = session.run(["logits"], {{"input_ids": ids, "attention_mask": mask}})""",
 }
+TAGS = "tags: [chainctl, adapters, federated]"  # by which an export is known
 WARNINGS = {
-    "hf": "`trust_remote_code` runs `modeling_chainctl.py` of this folder: 60 lines, read them first.",
+    "hf": "`trust_remote_code` runs `modeling_chainctl.py` of this folder: it is short, read it first.",
     "adapterhub": "The base model is not in this folder: take the one whose fingerprint stands above.",
     "onnx": "Checked against the model it was made from, at lengths other than those it was traced with.",
 }
@@ -72,8 +74,7 @@ def model_card(subject: Subject, *, format: str, loader: str, notes: Sequence[st
 def front_matter(plan: PlanManifest) -> str:
     """What model hubs read."""
     task = "text-generation" if plan.settings.task.kind == "causal-lm" else "text-classification"
-    tags = "[chainctl, adapters, federated]"
-    return f"---\nlibrary_name: transformers\npipeline_tag: {task}\ntags: {tags}\n---\n"
+    return f"---\nlibrary_name: transformers\npipeline_tag: {task}\n{TAGS}\n---\n"
 
 
 def facts(subject: Subject) -> str:
@@ -98,7 +99,7 @@ def facts(subject: Subject) -> str:
         ("texts behind them, a text each round it counted in", texts),
         ("history", f"at hand back to round {history[-1].round}" + (f"; {missing} is not" if missing else "")),
         ("task", settings.task.kind),
-        ("labels", ", ".join(settings.task.labels) or "none"),
+        ("labels", ", ".join(plain(label) for label in settings.task.labels) or "none"),
         ("method", f"{settings.chain.method}, layers {plan.start_layer} to {model.num_layers - 1}"),
         ("window, λ", f"{settings.chain.window_size}, {settings.chain.global_weight:g}"),
         ("adapters", f"bottleneck {plan.bottleneck}, {settings.adapter.activation}"),
@@ -108,6 +109,11 @@ def facts(subject: Subject) -> str:
         ("signed", "yes: every update by its device" if plan.trust.required else "no"),
     ]
     return markdown_table(("", ""), [(name, str(value)) for name, value in rows]) + "\n"
+
+
+def plain(label: str) -> str:
+    """A label as it is, but for what Markdown would make of it, or a table of it."""
+    return re.sub(r"([\\`*_{}\[\]<>#|~!&])", r"\\\1", " ".join(label.split()))
 
 
 def metrics(evaluations: Sequence[Evaluated]) -> str:

@@ -4,6 +4,7 @@ Reads:  plan and state artifacts, the base model, evaluations for the card.
 Writes: a folder that is complete or absent: hf, adapterhub or onnx, with README.md, the model card.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from schemas.errors import BadInput, UsageProblem
 from schemas.plan import PlanManifest
 from schemas.state import StateManifest
 from stages.data.encode import Encoder
-from stages.export.card import EVALUATIONS, Evaluated, Subject, model_card
+from stages.export.card import EVALUATIONS, TAGS, Evaluated, Subject, model_card
 from stages.export.huggingface import LOADER, write_folder
 from stages.model.adapters import LIVE_TENSORS
 from stages.model.backbone import Backbone
@@ -74,10 +75,9 @@ def run(
     """Write `state` into the folder `out`.
 
     Raises `BadInput` where artifacts do not go together, `NotTrusted` for altered bytes, `UsageProblem` where `out`
-    exists or an extra is missing.
+    exists (with `force`: and is no export) or an extra is missing.
     """
-    if out.exists() and not force:
-        raise UsageProblem(f"{out} exists already", hint="give another --out, or replace it with --force")
+    check_target(out, force=force)
     source = Source.open(model_dir, plan, state, verify=verify)
     metrics = [open_evaluation(path, source.state.digest) for path in evaluations]
     subject = Subject(source.plan.digest, source.plan.manifest, history(state, [plan.parent]), metrics)
@@ -86,6 +86,28 @@ def run(
         loader, notes = write(source, partial, format)
         (partial / CARD).write_text(model_card(subject, format=format, loader=loader, notes=notes))
     return Exported(out, sum(file.stat().st_size for file in out.iterdir()), notes)
+
+
+def check_target(out: Path, *, force: bool) -> None:
+    """Refuse an `out` that exists; with `force`, one that is no export: a base model is not replaced by mistake."""
+    if not os.path.lexists(out):
+        return
+    if not force:
+        raise UsageProblem(f"{out} exists already", hint="give another --out, or replace it with --force")
+    if not is_export(out):
+        raise UsageProblem(
+            f"{out} is no export, and is not replaced",
+            values={"expected": f"an empty folder, or one with a {CARD} of chainctl", "found": "something else"},
+            hint="give another --out",
+        )
+
+
+def is_export(folder: Path) -> bool:
+    """Whether a folder is empty, or holds what `run` wrote."""
+    card = folder / CARD
+    if not folder.is_dir():
+        return False
+    return TAGS.encode() in card.read_bytes()[:256] if card.is_file() else not any(folder.iterdir())
 
 
 def write(source: Source, folder: Path, format: Format) -> tuple[str, tuple[str, ...]]:

@@ -7,13 +7,17 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from schemas.errors import BadInput, UsageProblem
 from schemas.state import StateManifest
 from stages import eval as evaluation
+from stages.export.card import plain
 from stages.export.export import run
+from stages.model.adapters import SUFFIXES
 from stages.model.skeleton import Batch
 from stages.store.artifact import open_artifact
 from tests import fleet
@@ -21,6 +25,7 @@ from tests.export.federation import LANGUAGE, Federation
 
 DECODERS = ("llama", "qwen3", "gemma3", "gpt2", "opt", "mixtral", "mamba")
 ENCODERS = ("bert", "roberta", "distilbert", "modernbert")
+LAYERS = {"llama": "model.layers", "gpt2": "transformer.h", "bert": "bert.encoder.layer"}
 
 
 @pytest.fixture(autouse=True)
@@ -116,6 +121,60 @@ def test_an_evaluation_of_another_state_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="is no evaluation"):
         run(**federation.inputs(), out=tmp_path / "out", format="hf", evaluations=[tmp_path / "plan"])
     assert not (tmp_path / "out").exists()
-    (tmp_path / "out").mkdir()
+
+
+def test_only_an_export_is_replaced(tmp_path: Path) -> None:
+    federation = Federation(tmp_path, "bert", fleet.settings())
+    inputs, out = federation.inputs(), tmp_path / "out"
+    out.mkdir()
     with pytest.raises(UsageProblem, match="exists already"):
-        run(**federation.inputs(), out=tmp_path / "out", format="hf")
+        run(**inputs, out=out, format="hf")
+    run(**inputs, out=out, format="hf", force=True)
+    run(**inputs, out=out, format="adapterhub", force=True)
+    assert not (out / "config.json").exists()
+    for precious in (federation.model_dir, federation.state, tmp_path, federation.data):
+        with pytest.raises(UsageProblem, match="is no export, and is not replaced"):
+            run(**inputs, out=precious, format="hf", force=True)
+    assert (federation.model_dir / "model.safetensors").is_file()
+
+
+def test_a_label_stays_in_its_place_on_the_card() -> None:
+    assert plain("a|b\n# <c>") == r"a\|b \# \<c\>"
+
+
+@pytest.mark.parametrize(("family", "form"), [("bert", "mean"), ("roberta", "transformers"), ("gemma3", "mean")])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_classifier_in_half_the_bits_is_the_streamed_one(dtype: str, family: str, form: str, tmp_path: Path) -> None:
+    chosen = fleet.settings(head={"form": form}, numerics={"dtype": dtype}, chain={"start": 1})
+    federation = Federation(tmp_path, family, chosen)
+    run(**federation.inputs(), out=tmp_path / "out", format="hf")
+    assert difference(load(AutoModelForSequenceClassification, tmp_path / "out"), *federation.answers()) == 0.0
+
+
+@pytest.mark.parametrize(("family", "activation"), [("llama", "silu"), ("gpt2", "gelu"), ("bert", "relu")])
+def test_it_is_the_base_model_with_adapters_hooked_on_by_hand(family: str, activation: str, tmp_path: Path) -> None:
+    """Nothing of ours but the numbers of the state: transformers' model, whole, and Eq. 1 behind its layers."""
+    language = family != "bert"
+    sections = LANGUAGE if language else {"head": {"form": "transformers"}}
+    federation = Federation(tmp_path, family, fleet.settings(**sections, adapter={"activation": activation}))
+    run(**federation.inputs(), out=tmp_path / "out", format="hf")
+    factory = AutoModelForCausalLM if language else AutoModelForSequenceClassification
+    base = factory.from_pretrained(federation.model_dir).eval()
+    state = load_file(federation.state / "tensors.safetensors")
+    base.load_state_dict({name[5:]: value for name, value in state.items() if name[:5] == "head."}, strict=False)
+    for index, layer in enumerate(base.get_submodule(LAYERS[family])):
+        tensors = [state[f"adapters.{index}.{suffix}"] for suffix in SUFFIXES]
+        layer.register_forward_hook(by_hand(getattr(F, activation), *tensors))
+    batch, _ = federation.answers()
+    with torch.no_grad():
+        expected = base(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+    assert difference(load(factory, tmp_path / "out"), batch, expected) == 0.0
+
+
+def by_hand(activation: Any, down: Tensor, down_bias: Tensor, up: Tensor, up_bias: Tensor) -> Any:
+    def change(_: Any, __: Any, output: Any) -> Any:
+        hidden = output[0] if isinstance(output, tuple) else output
+        after = hidden + F.linear(activation(F.linear(hidden, down, down_bias)), up, up_bias)
+        return (after, *output[1:]) if isinstance(output, tuple) else after
+
+    return change
