@@ -17,11 +17,26 @@ from adapters import AutoAdapterModel
 TOLERANCE = 1e-5
 
 
+def inputs(expected):
+    return {"input_ids": torch.from_numpy(expected["ids"]), "attention_mask": torch.from_numpy(expected["mask"])}
+
+
 @torch.no_grad()
 def hidden_of(model, expected):
     """What leaves the bare model (B, S, D)."""
-    arguments = {"input_ids": torch.from_numpy(expected["ids"]), "attention_mask": torch.from_numpy(expected["mask"])}
-    return model.base_model(**arguments).last_hidden_state.numpy()
+    return model.base_model(**inputs(expected)).last_hidden_state.numpy()
+
+
+@torch.no_grad()
+def check_head(model, family, expected):
+    """Logits (B, labels), by the head that came with the adapter."""
+    if "logits" not in expected:
+        assert "chainctl" not in model.heads, f"{family}: a head that nobody trained"
+        return
+    difference = np.abs(model(**inputs(expected)).logits.numpy() - expected["logits"]).max()
+    print(f"{family:<12} largest difference {difference:.1e} of the logits, labels {model.get_labels()}")
+    assert difference <= TOLERANCE, family
+    assert model.get_labels() == ["tide", "root"], family  # by index
 
 
 def main():
@@ -38,6 +53,7 @@ def main():
         after = np.abs(hidden_of(model, expected) - expected["hidden"])[real].max()
         print(f"{folder.name:<12} largest difference {after:.1e} (without the adapter {before:.1e})")
         assert after <= TOLERANCE < before, folder.name
+        check_head(model, folder.name, expected)
 
 
 if __name__ == "__main__":

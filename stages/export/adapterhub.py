@@ -1,4 +1,4 @@
-"""Export for AdapterHub's `adapters` library: the adapters alone, for whoever has the base model.
+"""Export for AdapterHub's `adapters` library: adapters and the head that trained, for whoever has the base model.
 
 Our adapter stands on a layer's output and adds to it: h + W_up f(W_down h).  In that library's terms it is a bottleneck
 behind the output, without a layer norm of its own, and with the residual taken after the layer's; plain `seq_bn` moves
@@ -14,6 +14,7 @@ import torch
 
 from schemas.errors import BadInput
 from schemas.plan import PlanManifest
+from stages.export.adapterhub_head import write_head
 from stages.model.adapters import SUFFIXES, adapter_names
 from stages.model.backbone import Backbone
 from stages.model.shards import entry_of, write_shard
@@ -90,9 +91,14 @@ def write_adapter(
         "version": VERSION,
     }
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    head = sorted(backbone.head_parameters)
-    left = (f"Not in this folder: the head that trained ({', '.join(head)}); --format hf has it.",) if head else ()
-    return "AutoAdapterModel", left
+    written = write_head(folder, name=NAME, version=VERSION, plan=plan.manifest, backbone=backbone, state=state)
+    return "AutoAdapterModel", () if written else left_out(backbone)
+
+
+def left_out(backbone: Backbone) -> tuple[str, ...]:
+    """A head that trained and that the library does not build, said."""
+    head = ", ".join(sorted(backbone.head_parameters))
+    return (f"Not in this folder: the head that trained ({head}); --format hf has it.",) if head else ()
 
 
 def model_class(backbone: Backbone) -> str:

@@ -1,0 +1,95 @@
+"""The classification head of a state, as AdapterHub's library builds it: dense, activation, dense, on the first token.
+
+Three families of encoders have such a head under names of their own.  Where the checkpoint brings a part of it (BERT's
+pooler, say), that part is copied, so that the folder is all it takes beside the base model.  A mean over tokens, or a
+decoder's head on the last token, is nothing the library builds.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from schemas.plan import PlanManifest
+from stages.model.backbone import Backbone
+from stages.model.shards import entry_of, write_shard
+
+CONFIG, WEIGHTS = "head_config.json", "model_head.safetensors"
+
+
+@dataclass(frozen=True)
+class Head:
+    """Where a family keeps its two linear layers, what is between them, and the library's class of the model."""
+
+    first: str
+    last: str
+    activation: str
+    model_class: str
+
+
+HEADS = {
+    "bert": Head("bert.pooler.dense", "classifier", "tanh", "BertAdapterModel"),
+    "roberta": Head("classifier.dense", "classifier.out_proj", "tanh", "RobertaAdapterModel"),
+    "distilbert": Head("pre_classifier", "classifier", "relu", "DistilBertAdapterModel"),
+}
+PLACES = ("1", "4")  # of the linear layers in the library's sequence: dropout, linear, activation, dropout, linear
+
+
+def write_head(
+    folder: Path,
+    *,
+    name: str,
+    version: str,
+    plan: PlanManifest,
+    backbone: Backbone,
+    state: Mapping[str, np.ndarray],
+) -> bool:
+    """Write the head beside its adapter, in a folder of `complete_directory`, float32; whether the library has it."""
+    head = HEADS.get(plan.model.model_type)
+    if head is None or backbone.skeleton.head_form != "transformers":
+        return False
+    entries = [
+        entry_of(f"heads.{name}.{place}.{part}", parameter(f"{ours}.{part}", backbone, state))
+        for place, ours in zip(PLACES, (head.first, head.last), strict=True)
+        for part in ("bias", "weight")
+    ]
+    write_shard(folder / WEIGHTS, entries)
+    config = {
+        "config": configuration(head, plan),
+        "hidden_size": plan.model.hidden_size,
+        "model_class": head.model_class,
+        "model_name": "",
+        "model_type": plan.model.model_type,
+        "name": name,
+        "version": version,
+    }
+    # Not sorted: the library lists labels in the order of the file.
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    return True
+
+
+def configuration(head: Head, plan: PlanManifest) -> dict[str, object]:
+    """What the library builds the head from."""
+    labels = plan.settings.task.labels
+    return {
+        "activation_function": head.activation,
+        "bias": True,
+        "dropout_prob": None,
+        "head_type": "classification",
+        "label2id": {label: index for index, label in enumerate(labels)},
+        "layers": len(PLACES),
+        "num_labels": len(labels),
+        "use_pooler": False,
+    }
+
+
+def parameter(name: str, backbone: Backbone, state: Mapping[str, np.ndarray]) -> Tensor:
+    """A parameter of the head: as it was trained, else as the checkpoint has it."""
+    if f"head.{name}" in state:
+        return torch.from_numpy(state[f"head.{name}"])
+    found: Tensor = backbone.skeleton.model.get_parameter(name)
+    return found.detach().float()
