@@ -26,13 +26,15 @@ from schemas.plan import PlanManifest
 from schemas.state import StateManifest
 from stages.data.encode import Encoder
 from stages.data.load import data_digest, label_indices, load_labelled
+from stages.intervals import ratio_with_interval
 from stages.model.adapters import LIVE_TENSORS, adapters_from_tensors
 from stages.model.backbone import Backbone
 from stages.model.cache import prefix_cache
 from stages.model.loading import LoadedModel
 from stages.model.memory import FASTEST, MemoryModel, Placement, fit
-from stages.model.metrics import accuracy_with_interval, confusion_matrix, macro_f1_with_interval, ratio_with_interval
+from stages.model.metrics import accuracy_with_interval, confusion_matrix, macro_f1_with_interval
 from stages.model.reader import Verify
+from stages.model.skeleton import Batch
 from stages.model.stream import hidden_states, run_prefix
 from stages.model.texts import EncodedTexts
 from stages.model.vocabulary import IGNORED, LanguageHead
@@ -171,19 +173,19 @@ def answer(
         head = LanguageHead.of(backbone, resident=placement.head_resident) if tokens else None
         for indices in texts.chunks():
             last, batch = hidden.gather(indices, texts.layout(indices)), texts.batch(indices)
-            given = (text_losses(head, last, texts, indices) if head else backbone.head(last, batch)).numpy()
+            given = (text_losses(head, last, batch, texts, indices) if head else backbone.head(last, batch)).numpy()
             for index, row in zip(indices, given, strict=True):
                 answers[index] = row
     return np.stack(answers)
 
 
-def text_losses(head: LanguageHead, hidden: Tensor, texts: EncodedTexts, indices: list[int]) -> Tensor:
+def text_losses(head: LanguageHead, hidden: Tensor, batch: Batch, texts: EncodedTexts, indices: list[int]) -> Tensor:
     """Summed loss (N, 1) in nats of the learned tokens of some texts, from their last hidden states (B, S, D)."""
     targets, layout = texts.targets(indices), texts.layout(indices)
     predicts = targets != IGNORED
     of_each = torch.zeros(targets.shape)
     if predicts.any():
-        arrived = head.arriving(hidden, texts.batch(indices))[predicts]
+        arrived = head.arriving(hidden, batch)[predicts]
         of_each[predicts], _ = head.cross_entropy(arrived, targets[predicts], gradient=False)
     sums = [
         of_each[row, column : column + len(texts.rows[index])].sum()

@@ -4,13 +4,13 @@ Reads headers, and the few tensors around the layers: about as long for a large 
 fingerprint alone reads every weight, so it is made only where it is asked for.
 """
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from schemas.settings import Settings
+from stages.data.template import chat_template, tokenizer_config
 from stages.model.fits import Fit, Parts, fits, predictor
 from stages.model.names import Names, stored
 from stages.model.skeleton import is_decoder
@@ -89,14 +89,8 @@ def look(
 
 
 def has_chat_template(model_dir: Path) -> bool:
-    """Whether the tokenizer has one, in a file of its own or in its configuration."""
-    if (model_dir / "chat_template.jinja").is_file():
-        return True
-    try:
-        content = json.loads((model_dir / "tokenizer_config.json").read_bytes())
-    except (OSError, ValueError):
-        return False
-    return isinstance(content, dict) and bool(content.get("chat_template"))
+    """Whether the tokenizer has one that the stages would take."""
+    return chat_template(model_dir, tokenizer_config(model_dir)) is not None
 
 
 def lines(info: ModelInfo) -> Sequence[str]:

@@ -9,9 +9,12 @@ import json
 import random
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -20,8 +23,11 @@ from transformers import AutoModel
 
 from schemas.refs import Window
 from schemas.settings import Settings
+from stages.data.encode import Encoder
 from stages.data.load import Example
+from stages.model.adapters import Adapter
 from stages.model.check import VOCABULARY, tiny_config
+from stages.model.skeleton import find_layers
 
 LABELS = ("tide", "root")
 WORDS = {
@@ -106,6 +112,32 @@ def texts(count: int, *, seed: int = 0) -> list[dict[str, str]]:
 def examples(rows: list[dict[str, str]]) -> list[Example]:
     """Rows as the stages read them, without their labels."""
     return [Example(row["text"], None) for row in rows]
+
+
+def token_ids(encoder: Encoder, texts: Sequence[str]) -> list[np.ndarray]:
+    """Plain texts as the stages encode them."""
+    return [one.ids for one in encoder.encode_examples([Example(text, None) for text in texts])]
+
+
+@contextmanager
+def adapted(model: Any, adapters: Mapping[int, Adapter]) -> Iterator[None]:
+    """transformers' own resident model with adapters as hooks on its layers."""
+
+    def through(adapter: Adapter) -> Any:
+        def after(_module: Any, _arguments: Any, output: Any) -> Any:
+            own = output[0] if isinstance(output, tuple) else output
+            changed = adapter(own)
+            return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+        return after
+
+    layers = find_layers(model)[1]
+    handles = [layers[index].register_forward_hook(through(adapter)) for index, adapter in adapters.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def save_texts(path: Path, rows: list[dict[str, str]]) -> Path:

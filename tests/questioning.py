@@ -17,7 +17,6 @@ from transformers import AutoModelForCausalLM
 from schemas.state import StateManifest
 from stages import plan, profile
 from stages.model.adapters import LIVE_TENSORS, adapters_from_tensors
-from stages.model.skeleton import find_layers
 from stages.store.artifact import drafting, open_artifact, read_tensors
 from tests import fleet
 
@@ -43,23 +42,8 @@ class World:
         """transformers' own model with the state's adapters as hooks on its layers."""
         tensors = read_tensors(open_artifact(self.folder / "state", StateManifest), *LIVE_TENSORS)
         adapters = adapters_from_tensors(tensors, "silu")
-
-        def through(index: int) -> Any:
-            def after(_module: Any, _arguments: Any, output: Any) -> Any:
-                own = output[0] if isinstance(output, tuple) else output
-                changed = adapters[index](own)
-                return (changed, *output[1:]) if isinstance(output, tuple) else changed
-
-            return after
-
-        layers = find_layers(self.model)[1]
-        handles = [layers[index].register_forward_hook(through(index)) for index in adapters]
-        try:
-            with torch.no_grad():
-                yield self.model
-        finally:
-            for handle in handles:
-                handle.remove()
+        with fleet.adapted(self.model, adapters), torch.no_grad():
+            yield self.model
 
 
 def make_world(folder: Path, *, family: str = "llama", scale: float = 2.0) -> World:

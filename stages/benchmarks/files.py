@@ -1,5 +1,6 @@
 """Files of benchmarks, read with the same care as private texts: an error names file, line and lengths, no value."""
 
+import codecs
 import csv
 import io
 import json
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from schemas.errors import BadInput
-from stages.data.readers import CSV_FIELD_LIMIT, UNWANTED
+from stages.data.readers import CSV_FIELD_LIMIT, check_characters, decode
 
 
 def read_text(path: Path) -> str:
@@ -17,15 +18,7 @@ def read_text(path: Path) -> str:
         data = path.read_bytes()
     except OSError as error:
         raise BadInput(f"{path} cannot be read", values={"reason": error.strerror}) from None
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise BadInput(
-            f"{path} is not UTF-8",
-            values={"at byte": error.start, "of": f"{len(data)} bytes"},
-            hint="convert it to UTF-8",
-        ) from None
-    return checked(text, str(path))
+    return decode(data.removeprefix(codecs.BOM_UTF8), str(path))
 
 
 def read_json(path: Path) -> Any:
@@ -97,17 +90,6 @@ def a_text(record: dict[str, Any], key: str, where: str, *, default: str | None 
     """A string of an object.  Raises `BadInput` where it is absent (and there is no default) or none."""
     value = record.get(key, default)
     if isinstance(value, str):
-        return checked(value, where)
+        return check_characters(value, where)
     found = "nothing" if key not in record else type(value).__name__
     raise BadInput(f"{where}: the value is not a text", values={"field": key, "expected": "a string", "found": found})
-
-
-def checked(text: str, where: str) -> str:
-    """No NUL, and no half of a surrogate pair (which JSON can spell and UTF-8 cannot).  Raises `BadInput`."""
-    found = UNWANTED.search(text)
-    if found is None:
-        return text
-    kind = "a NUL character" if found[0] == "\0" else "half of a surrogate pair"
-    raise BadInput(
-        f"{where}: the text holds {kind}", values={"at character": found.start(), "of": f"{len(text)} characters"}
-    )

@@ -4,7 +4,6 @@ The `tokenizers` library alone: transformers' wrapper adds nothing that a fixed 
 that a small device does not have.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 from schemas.errors import BadInput
 from schemas.settings import EncodingSettings, PromptSettings
 from stages.data.load import Example
-from stages.data.template import Span, Template, choose_template
+from stages.data.template import Span, Template, choose_template, read_object, special_token, tokenizer_config
 
 
 @dataclass(frozen=True)
@@ -61,14 +60,11 @@ class Encoder:
         template, decided = choose_template(model_dir, prompt or PromptSettings())
         return cls(settings, _pad_id(model_dir, tokenizer), tokenizer, template, decided)
 
-    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Token ids (int64) of each text with special tokens, at most `max_length`, at least one."""
-        encodings = self.tokenizer.encode_batch(list(texts))
-        # A text that no token stands for still needs one real position; its token is the padding token.
-        return [np.array(encoding.ids or [self.pad_id], dtype=np.int64) for encoding in encodings]
-
     def encode_examples(self, examples: Sequence[Example]) -> list[Encoded]:
-        """Examples as the template reads them, at most `max_length` tokens of each.  Raises `BadInput`."""
+        """Examples as the template reads them, at most `max_length` tokens of each and at least one.
+
+        Raises `BadInput`.
+        """
         rendered = [self.template.render(example) for example in examples]
         whole = self.prompt.learn == "all"
         encodings = self.tokenizer.encode_batch(
@@ -97,6 +93,7 @@ class Encoder:
         return text
 
     def _encoded(self, encoding: Any, responses: Sequence[Span] | None) -> Encoded:
+        # A text that no token stands for still needs one real position; its token is the padding token.
         ids = np.array(encoding.ids or [self.pad_id], dtype=np.int64)
         learned = np.ones(len(ids), dtype=bool) if responses is None else _within(encoding.offsets, responses)
         return Encoded(ids, learned, bool(encoding.overflowing))
@@ -113,21 +110,12 @@ def _within(offsets: Sequence[Span], spans: Sequence[Span]) -> np.ndarray:
 
 def _pad_id(model_dir: Path, tokenizer: Any) -> int:
     """The padding token: of the model, else of the tokenizer, else the end-of-text token, as is common for decoders."""
-    config = _read(model_dir / "config.json")
+    config = read_object(model_dir / "config.json")
     if isinstance(config.get("pad_token_id"), int):
         return int(config["pad_token_id"])
-    named = _read(model_dir / "tokenizer_config.json").get("pad_token")
-    token = named.get("content") if isinstance(named, dict) else named
-    if isinstance(token, str) and tokenizer.token_to_id(token) is not None:
+    token = special_token(tokenizer_config(model_dir).get("pad_token"))
+    if token and tokenizer.token_to_id(token) is not None:
         return int(tokenizer.token_to_id(token))
     end = config.get("eos_token_id")
     end = end[0] if isinstance(end, list) and end else end
     return end if isinstance(end, int) else 0
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return document if isinstance(document, dict) else {}

@@ -118,7 +118,7 @@ def read_folder(path: Path, columns: Columns) -> Iterator[Record]:
         )
     for folder in sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")):
         for file in sorted(entry for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith(".")):
-            text = _decode(file.read_bytes(), str(file))
+            text = decode(file.read_bytes(), str(file))
             refuse_empty(text, str(file), "the file's text")
             yield Record(str(file), dict(zip(columns.required, (text, folder.name), strict=False)))
 
@@ -130,7 +130,7 @@ def as_text(value: object, where: str, column: str) -> str:
             f"{where}: the value is not a text",
             values={"column": column, "expected": "a string", "found": type(value).__name__},
         )
-    return _check_characters(value, where)
+    return check_characters(value, where)
 
 
 def refuse_empty(text: str, where: str, column: str) -> None:
@@ -176,10 +176,11 @@ def _utf8_lines(path: Path) -> Iterator[tuple[int, str]]:
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             data = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-            yield number, _decode(data, f"{path}, line {number}")
+            yield number, decode(data, f"{path}, line {number}")
 
 
-def _decode(data: bytes, where: str) -> str:
+def decode(data: bytes, where: str) -> str:
+    """UTF-8 as text.  Raises `BadInput`."""
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -188,11 +189,11 @@ def _decode(data: bytes, where: str) -> str:
             values={"at byte": error.start, "of": f"{len(data)} bytes"},
             hint="convert the data to UTF-8",
         ) from None
-    return _check_characters(text, where)
+    return check_characters(text, where)
 
 
-def _check_characters(text: str, where: str) -> str:
-    """No NUL, and no half of a surrogate pair (which JSON can spell and UTF-8 cannot)."""
+def check_characters(text: str, where: str) -> str:
+    """No NUL, and no half of a surrogate pair (which JSON can spell and UTF-8 cannot).  Raises `BadInput`."""
     found = UNWANTED.search(text)
     if found:
         kind = "a NUL character" if found[0] == "\0" else "half of a surrogate pair"

@@ -160,7 +160,7 @@ def choose_template(model_dir: Path, prompt: PromptSettings) -> tuple[Template, 
             values={"prompt.format": prompt.format, "prompt.template": "none"},
             hint="leave prompt.template at auto",
         )
-    config = _tokenizer_config(model_dir)
+    config = tokenizer_config(model_dir)
     chat = None if prompt.template == "alpaca" else chat_template(model_dir, config)
     if chat is None and prompt.template not in ("auto", "alpaca"):
         raise NotTrusted(
@@ -169,7 +169,7 @@ def choose_template(model_dir: Path, prompt: PromptSettings) -> tuple[Template, 
             hint="get the same tokenizer files as everyone else: tokenizer_config.json and chat_template.jinja",
         )
     if chat is None:
-        return AlpacaTemplate(_token(config.get("eos_token"))), prompt.model_copy(update={"template": "alpaca"})
+        return AlpacaTemplate(special_token(config.get("eos_token"))), prompt.model_copy(update={"template": "alpaca"})
     if prompt.template not in ("auto", chat.digest):
         raise NotTrusted(
             "the chat template of the model is not the one the federation agreed on",
@@ -188,7 +188,7 @@ def chat_template(model_dir: Path, config: dict[str, Any]) -> ChatTemplate | Non
         source = named[0].get("template") if named else None
     if not isinstance(source, str):
         return None
-    tokens = ((name, _token(config.get(name))) for name in SPECIAL_TOKENS)
+    tokens = ((name, special_token(config.get(name))) for name in SPECIAL_TOKENS)
     return ChatTemplate(source, tuple((name, token) for name, token in tokens if token))
 
 
@@ -225,15 +225,21 @@ def question(text: str) -> Example:
     return Example(text, None, turns)
 
 
-def _tokenizer_config(model_dir: Path) -> dict[str, Any]:
+def tokenizer_config(model_dir: Path) -> dict[str, Any]:
+    """What transformers noted of the tokenizer; empty where there is nothing that can be read."""
+    return read_object(model_dir / "tokenizer_config.json")
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object; empty where there is none."""
     try:
-        document = json.loads((model_dir / "tokenizer_config.json").read_bytes())
+        document = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return {}
     return document if isinstance(document, dict) else {}
 
 
-def _token(named: object) -> str:
+def special_token(named: object) -> str:
     """A special token as transformers writes it: a string, or an object with its `content`."""
     content = named.get("content") if isinstance(named, dict) else named
     return content if isinstance(content, str) else ""

@@ -4,7 +4,6 @@ Both stream the layers.  Requests and prompts that do not fit the memory budget 
 memory follows from the budget, as everywhere.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +18,7 @@ from schemas.settings import Settings
 from schemas.state import StateManifest
 from stages.data.encode import Encoder
 from stages.data.prompts import PromptEncoder
+from stages.data.template import read_object
 from stages.model.adapters import LIVE_TENSORS, Adapter, adapters_from_tensors
 from stages.model.backbone import Backbone
 from stages.model.generate import Generator, Sampling
@@ -94,7 +94,7 @@ class FullChain:
         return window_of(self.backbone)
 
     def likelihoods(self, requests: Sequence[Request]) -> list[Likelihood]:
-        """See `log_likelihoods`.  Raises `BadInput` and `DoesNotFit`."""
+        """See `likelihood.score`.  Raises `BadInput` and `DoesNotFit`."""
         if not requests:
             return []
         settings = self.plan.settings
@@ -207,9 +207,6 @@ def stop_tokens(model_dir: Path) -> frozenset[int]:
     """The tokens that end a text, as the model names them."""
     found: set[int] = set()
     for name in ("generation_config.json", "config.json"):
-        try:
-            named = json.loads((model_dir / name).read_bytes()).get("eos_token_id")
-        except (OSError, ValueError, AttributeError):
-            continue
+        named = read_object(model_dir / name).get("eos_token_id")
         found |= {token for token in (named if isinstance(named, list) else [named]) if isinstance(token, int)}
     return frozenset(found)

@@ -22,7 +22,7 @@ from schemas.errors import BadInput
 from stages.model.adapters import Adapter
 from stages.model.backbone import Backbone
 from stages.model.hidden import HiddenStates
-from stages.model.memory import FASTEST, Placement
+from stages.model.memory import Placement
 from stages.model.stream import hidden_states, run_prefix
 from stages.model.texts import EncodedTexts
 from stages.model.vocabulary import LanguageHead
@@ -44,7 +44,10 @@ class Asked:
 
 @dataclass(frozen=True)
 class Requests:
-    """Requests as distinct rows of tokens.  `cut`: how many contexts lost their beginning."""
+    """Requests, with whatever special tokens their contexts begin with, as distinct rows of tokens.
+
+    `cut`: how many contexts lost their beginning.
+    """
 
     rows: EncodedTexts
     asked: tuple[Asked, ...]
@@ -93,26 +96,6 @@ def window_of(backbone: Backbone, *, default: int = 2048) -> int:
     return limit if isinstance(limit, int) else default
 
 
-def log_likelihoods(
-    backbone: Backbone,
-    adapters: Mapping[int, Adapter],
-    requests: Sequence[Request],
-    *,
-    pad_id: int,
-    scratch: Path,
-    micro_batch: int = 8,
-    placement: Placement = FASTEST,
-    progress: Progress = lambda phase, done, total: None,
-) -> list[Likelihood]:
-    """Log-probability of each continuation (summed over its tokens) and whether its tokens are the greedy ones.
-
-    Requests are token ids, with whatever special tokens the context shall begin with.  Raises `BadInput`.
-    """
-    window = window_of(backbone)
-    prepared = Requests.of(requests, pad_id=pad_id, micro_batch=micro_batch, window=window)
-    return score(backbone, adapters, prepared, placement=placement, scratch=scratch, progress=progress)
-
-
 @torch.no_grad()
 def score(
     backbone: Backbone,
@@ -123,7 +106,7 @@ def score(
     scratch: Path,
     progress: Progress = lambda phase, done, total: None,
 ) -> list[Likelihood]:
-    """As `log_likelihoods`, for requests whose rows are known (and whose memory was predicted)."""
+    """Log-probability of each continuation (summed over its tokens) and whether its tokens are the greedy ones."""
     if not requests.asked:
         return []
     rows, found = requests.rows, dict[int, Likelihood]()

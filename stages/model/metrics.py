@@ -3,9 +3,7 @@
 import numpy as np
 
 from schemas.evaluation import Estimate
-from stages.intervals import ratio_with_interval, share_with_interval
-
-__all__ = ["accuracy_with_interval", "confusion_matrix", "macro_f1", "macro_f1_with_interval", "ratio_with_interval"]
+from stages.intervals import share_with_interval
 
 REPLICATES = 2000
 

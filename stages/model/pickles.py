@@ -4,7 +4,6 @@ torch's own restricted unpickler makes tensors and refuses whatever else a pickl
 runs.  Files are mapped, not loaded; those from before torch 1.6 cannot be mapped, and are in memory one at a time.
 """
 
-import json
 import pickle
 import re
 import zipfile
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from schemas.errors import BadInput, NotTrusted
 from stages.model.shards import STORED_AS, Entry, entry_of
+from stages.model.weights import files_of_index
 
 INDEX = "pytorch_model.bin.index.json"
 SINGLE = "pytorch_model.bin"
@@ -26,18 +26,7 @@ def pickle_files(model_dir: Path) -> list[Path]:
     index = model_dir / INDEX
     if not index.exists():
         return [model_dir / SINGLE] if (model_dir / SINGLE).exists() else []
-    try:
-        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError):
-        raise BadInput(f"{index} is not an index of weights", hint="copy the model again") from None
-    missing = [name for name in names if Path(name).name != name or not (model_dir / name).is_file()]
-    if missing:
-        raise BadInput(
-            f"{INDEX} names a file that is not in {model_dir}",
-            values={"expected": missing[0], "missing": f"{len(missing)} of {len(names)} files"},
-            hint="copy the model again, with every shard",
-        )
-    return [model_dir / name for name in names]
+    return files_of_index(index)
 
 
 def read_pickle(file: Path) -> dict[str, Entry]:

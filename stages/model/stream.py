@@ -85,14 +85,15 @@ def run_prefix(
     h_d that it has is the start (layers before have no `after_layer`), and h_d is kept for each depth d of `keep`.
     """
     start = cache.deepest(stop, hidden) if cache is not None else 0
+    chunks = texts.chunks()
     if start == 0:
-        for indices in texts.chunks():
+        for indices in chunks:
             hidden.scatter(indices, backbone.embed(texts.batch(indices)), texts.layout(indices))
         after_layer(-1, hidden)
     for layer, weights in stream_layers(backbone, range(start, stop), prefetch=prefetch):
         progress("layers", layer, stop)
         began = time.perf_counter()
-        for indices in texts.chunks():
+        for indices in chunks:
             layout = texts.layout(indices)
             arriving = hidden.gather(indices, layout)
             output = backbone.run_layers({layer: weights}, arriving, texts.batch(indices), adapters)

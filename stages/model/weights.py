@@ -143,10 +143,16 @@ def checkpoint_files(model_dir: Path) -> list[Path]:
             values={"expected": "model.safetensors or model.safetensors.index.json"},
             hint="'chainctl model import' makes them of PyTorch's .bin files and of GGUF files",
         )
+    return files_of_index(index)
+
+
+def files_of_index(index: Path) -> list[Path]:
+    """The files beside an index of weights that it names, in order of name.  Raises `BadInput` where one is missing."""
+    model_dir = index.parent
     try:
         names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
     except (ValueError, KeyError, AttributeError, TypeError):
-        raise BadInput(f"{index} is not a safetensors index", hint="copy the model again") from None
+        raise BadInput(f"{index} is not an index of weights", hint="copy the model again") from None
     missing = [name for name in names if Path(name).name != name or not (model_dir / name).is_file()]
     if missing:
         raise BadInput(

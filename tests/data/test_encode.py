@@ -17,6 +17,7 @@ from schemas.errors import BadInput
 from schemas.settings import EncodingSettings
 from stages.data.encode import Encoder
 from stages.data.layout import Layout
+from tests import fleet
 
 CORPUS = [
     "the cat sat on the mat and looked at the rain",
@@ -74,7 +75,7 @@ def by_transformers(folder: Path, texts: Sequence[str], max_length: int) -> list
 
 @pytest.mark.parametrize("max_length", [2, 3, 7, 16, 128])
 def test_ids_and_truncation_are_those_of_transformers(model_dir: Path, max_length: int) -> None:
-    rows = Encoder.load(model_dir, EncodingSettings(max_length=max_length)).encode(TEXTS)
+    rows = fleet.token_ids(Encoder.load(model_dir, EncodingSettings(max_length=max_length)), TEXTS)
     assert [row.tolist() for row in rows] == by_transformers(model_dir, TEXTS, max_length)
     assert all(row.dtype == np.int64 and row.ndim == 1 and 1 <= len(row) <= max_length for row in rows)
     assert max(len(row) for row in rows) == min(max_length, max(map(len, by_transformers(model_dir, TEXTS, 10_000))))
@@ -82,7 +83,7 @@ def test_ids_and_truncation_are_those_of_transformers(model_dir: Path, max_lengt
 
 def test_special_tokens_stay_where_a_text_is_cut(tmp_path: Path) -> None:
     encoder = Encoder.load(write_wordpiece(tmp_path), EncodingSettings(max_length=5))
-    (row,) = encoder.encode([CORPUS[0]])
+    (row,) = fleet.token_ids(encoder, [CORPUS[0]])
     assert (row[0], row[-1], len(row)) == (2, 3, 5)
 
 
@@ -94,21 +95,21 @@ def test_padding_and_truncation_kept_in_the_file_do_not_count(tmp_path: Path) ->
     stored.enable_padding(length=64, pad_id=0, pad_token="[PAD]")
     stored.enable_truncation(4)
     stored.save(str(path))
-    rows = Encoder.load(tmp_path, EncodingSettings(max_length=12)).encode(TEXTS)
+    rows = fleet.token_ids(Encoder.load(tmp_path, EncodingSettings(max_length=12)), TEXTS)
     assert [row.tolist() for row in rows] == expected
 
 
 def test_a_text_alone_or_among_others_has_the_same_ids(model_dir: Path) -> None:
     encoder = Encoder.load(model_dir, EncodingSettings(max_length=16))
-    together = encoder.encode(TEXTS)
+    together = fleet.token_ids(encoder, TEXTS)
     for text, row in zip(TEXTS, together, strict=True):
-        assert np.array_equal(encoder.encode([text])[0], row)
+        assert np.array_equal(fleet.token_ids(encoder, [text])[0], row)
 
 
 def test_a_text_that_no_token_stands_for_still_has_one_position(tmp_path: Path) -> None:
     describe(tmp_path, "config.json", {"eos_token_id": 5})
     encoder = Encoder.load(write_bpe(tmp_path), EncodingSettings())
-    assert encoder.encode([""])[0].tolist() == [5]
+    assert fleet.token_ids(encoder, [""])[0].tolist() == [5]
 
 
 @pytest.mark.parametrize(
@@ -157,7 +158,7 @@ def test_a_padded_batch_is_that_of_transformers(side: str, tmp_path: Path) -> No
     )
     expected = fast(TEXTS, truncation=True, max_length=20, padding=True, return_tensors="np")
     encoder = Encoder.load(tmp_path, EncodingSettings(max_length=20))
-    rows = encoder.encode(TEXTS)
+    rows = fleet.token_ids(encoder, TEXTS)
     layout = Layout.padded([len(row) for row in rows], side)
     ids, mask = layout.lay(rows, encoder.pad_id), layout.lay([np.ones_like(row) for row in rows], 0)
     assert np.array_equal(ids, expected["input_ids"])

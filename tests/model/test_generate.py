@@ -13,7 +13,6 @@ from stages.model.adapters import Adapter
 from stages.model.backbone import Backbone
 from stages.model.generate import Generator, Sampling
 from stages.model.memory import FASTEST, SMALLEST, Placement
-from stages.model.skeleton import find_layers
 from tests import fleet
 
 DEPTH, WIDTH, NEW = 3, 64, 9
@@ -42,18 +41,8 @@ def ours(
 
 
 def theirs(model: Any, adapters: dict[int, Adapter], prompt: np.ndarray) -> list[int]:
-    def through(index: int) -> Any:
-        def after(_module: Any, _arguments: Any, output: Any) -> Any:
-            own = output[0] if isinstance(output, tuple) else output
-            changed = adapters[index](own)
-            return (changed, *output[1:]) if isinstance(output, tuple) else changed
-
-        return after
-
-    layers = find_layers(model)[1]
-    handles = [layers[index].register_forward_hook(through(index)) for index in adapters]
-    try:
-        ids = torch.from_numpy(prompt)[None]
+    ids = torch.from_numpy(prompt)[None]
+    with fleet.adapted(model, adapters):
         written = model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
@@ -62,9 +51,6 @@ def theirs(model: Any, adapters: dict[int, Adapter], prompt: np.ndarray) -> list
             eos_token_id=None,
             pad_token_id=0,
         )
-    finally:
-        for handle in handles:
-            handle.remove()
     found: list[int] = written[0, len(prompt) :].tolist()
     return found
 

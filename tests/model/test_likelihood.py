@@ -1,7 +1,5 @@
 """Streamed log-likelihoods against transformers' own resident model with the same adapters as forward hooks."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +15,8 @@ from transformers import AutoModelForCausalLM
 from schemas.errors import BadInput
 from stages.model.adapters import Adapter
 from stages.model.backbone import Backbone
-from stages.model.likelihood import Likelihood, Request, Requests, log_likelihoods, window_of
-from stages.model.memory import PLACEMENTS
-from stages.model.skeleton import find_layers
+from stages.model.likelihood import Likelihood, Request, Requests, score, window_of
+from stages.model.memory import FASTEST, PLACEMENTS, Placement
 from stages.model.vocabulary import LanguageHead
 from tests import fleet
 from tests.model.test_backbone import _random_adapters
@@ -36,31 +33,11 @@ REQUESTS: list[Request] = [
 token_lists = st.lists(st.integers(2, 95), min_size=1, max_size=7)
 
 
-@contextmanager
-def adapted(model: Any, adapters: dict[int, Adapter]) -> Iterator[None]:
-    """The resident model with an adapter on each layer's output."""
-
-    def hook(index: int) -> Any:
-        def after(_module: Any, _arguments: Any, output: Any) -> Any:
-            own = output[0] if isinstance(output, tuple) else output
-            changed = adapters[index](own)
-            return (changed, *output[1:]) if isinstance(output, tuple) else changed
-
-        return after
-
-    handles = [layer.register_forward_hook(hook(index)) for index, layer in enumerate(find_layers(model)[1])]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 @torch.no_grad()
 def resident(model: Any, adapters: dict[int, Adapter], request: Request) -> Likelihood:
     """One request at a time, from whole logits."""
     context, continuation = request
-    with adapted(model, adapters):
+    with fleet.adapted(model, adapters):
         whole = torch.tensor([[*context, *continuation[:-1]]])
         logits = model(input_ids=whole).logits[0, len(context) - 1 :].float()
     targets = torch.tensor(continuation)
@@ -68,8 +45,16 @@ def resident(model: Any, adapters: dict[int, Adapter], request: Request) -> Like
     return float(value), bool((logits.argmax(-1) == targets).all())
 
 
-def streamed(backbone: Backbone, requests: list[Request], folder: Path, **options: Any) -> list[Likelihood]:
-    return log_likelihoods(backbone, _random_adapters(), requests, pad_id=0, scratch=folder, **options)
+def streamed(
+    backbone: Backbone,
+    requests: list[Request],
+    folder: Path,
+    *,
+    micro_batch: int = 8,
+    placement: Placement = FASTEST,
+) -> list[Likelihood]:
+    prepared = Requests.of(requests, pad_id=0, micro_batch=micro_batch, window=window_of(backbone))
+    return score(backbone, _random_adapters(), prepared, placement=placement, scratch=folder)
 
 
 def opened(folder: Path, family: str, **changes: Any) -> tuple[Backbone, Any]:
@@ -90,7 +75,7 @@ def test_streamed_likelihoods_equal_those_of_the_resident_model(family: str, tmp
 def test_the_likeliest_continuation_is_greedy(tmp_path: Path) -> None:
     backbone, model = opened(tmp_path, "llama")
     context, written = [1, 5, 6], list[int]()
-    with adapted(model, _random_adapters()), torch.no_grad():
+    with fleet.adapted(model, _random_adapters()), torch.no_grad():
         for _ in range(4):
             written.append(int(model(input_ids=torch.tensor([context + written])).logits[0, -1].argmax()))
     spoiled = [*written[:2], (written[2] + 1) % 96, written[3]]

@@ -21,7 +21,6 @@ from stages.model.backbone import Backbone
 from stages.model.check import check_architecture
 from stages.model.criterion import TokenCriterion
 from stages.model.objective import Objective
-from stages.model.skeleton import find_layers
 from stages.model.stream import load_layers, stream_layers
 from stages.model.texts import EncodedTexts
 from stages.model.vocabulary import IGNORED, LanguageHead
@@ -80,25 +79,14 @@ def ours(backbone: Backbone, encoded: EncodedTexts) -> tuple[float, list[Tensor]
 
 def theirs(model: Any, encoded: EncodedTexts) -> tuple[float, list[Tensor]]:
     adapters = random_adapters()
-
-    def through(index: int) -> Any:
-        def after(_module: Any, _arguments: Any, output: Any) -> Any:
-            own = output[0] if isinstance(output, tuple) else output
-            changed = adapters[index](own)
-            return (changed, *output[1:]) if isinstance(output, tuple) else changed
-
-        return after
-
-    handles = [layer.register_forward_hook(through(index)) for index, layer in enumerate(find_layers(model)[1])]
     count, total = sum(encoded.target_counts), torch.zeros(())
     assert encoded.learned is not None
-    for row, learned, targets in zip(encoded.rows, encoded.learned, encoded.target_counts, strict=True):
-        labels = torch.from_numpy(np.where(learned, row, IGNORED))[None]
-        if targets:
-            total = total + model(input_ids=torch.from_numpy(row)[None], labels=labels).loss * targets / count
-    total.backward()
-    for handle in handles:
-        handle.remove()
+    with fleet.adapted(model, adapters):
+        for row, learned, targets in zip(encoded.rows, encoded.learned, encoded.target_counts, strict=True):
+            labels = torch.from_numpy(np.where(learned, row, IGNORED))[None]
+            if targets:
+                total = total + model(input_ids=torch.from_numpy(row)[None], labels=labels).loss * targets / count
+        total.backward()
     return total.item(), gradients(adapters)
 
 
