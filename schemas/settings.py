@@ -127,6 +127,16 @@ class AdapterSettings(Record):
     reduction_factor: PositiveInt = 16
     activation: Literal["auto", "relu", "silu", "gelu"] = "auto"  # auto: silu for decoders, relu for encoders
 
+    def bottleneck(self, hidden_size: int) -> int:
+        """r of Eq. 1."""
+        return max(1, hidden_size // self.reduction_factor)
+
+    def decided(self, *, decoder: bool) -> "AdapterSettings":
+        """With an activation: where it is `auto`, that of the family."""
+        if self.activation != "auto":
+            return self
+        return self.model_copy(update={"activation": "silu" if decoder else "relu"})
+
 
 class OptimizerSettings(Record):
     """What a device does in one `train-window`.  Optimiser state starts at zero every time.

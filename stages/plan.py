@@ -69,7 +69,7 @@ def run(
     fingerprint = opened[0].manifest.model
     model.backbone.reader.check_same(fingerprint, model.backbone.reader.fingerprint())
     settings = decide_settings(settings, opened[0].manifest, decoder=is_decoder(model.backbone.skeleton.config))
-    bottleneck = max(1, model.backbone.hidden_size // settings.adapter.reduction_factor)
+    bottleneck = settings.adapter.bottleneck(model.backbone.hidden_size)
     head = model.backbone.head_parameters.items()
     plan = make_plan(
         [artifact.manifest for artifact in opened],
@@ -199,9 +199,7 @@ def decide_settings(settings: Settings, profile: ProfileManifest, *, decoder: bo
             values={"task.kind": settings.task.kind, "chain.method": settings.chain.method},
             hint="compare with full-adapters or no-ft",
         )
-    adapter = settings.adapter
-    if adapter.activation == "auto":
-        adapter = adapter.model_copy(update={"activation": "silu" if decoder else "relu"})
+    adapter = settings.adapter.decided(decoder=decoder)
     return settings.model_copy(update={"adapter": adapter, "similarity": profile.similarity, "prompt": profile.prompt})
 
 

@@ -56,11 +56,9 @@ def predictor(model_dir: Path, settings: Settings) -> MemoryModel:
     numerics = settings.numerics.decided(settings.encoding.max_length)
     settings = settings.model_copy(update={"numerics": numerics})
     backbone = LoadedModel.open(model_dir, settings).backbone
-    if settings.adapter.activation == "auto":
-        activation = "silu" if is_decoder(backbone.skeleton.config) else "relu"
-        adapter = settings.adapter.model_copy(update={"activation": activation})
-        settings = settings.model_copy(update={"adapter": adapter})
-    bottleneck = max(1, backbone.hidden_size // settings.adapter.reduction_factor)
+    adapter = settings.adapter.decided(decoder=is_decoder(backbone.skeleton.config))
+    settings = settings.model_copy(update={"adapter": adapter})
+    bottleneck = adapter.bottleneck(backbone.hidden_size)
     return MemoryModel(backbone, settings, bottleneck, TEXTS * settings.encoding.max_length, resident_bytes())
 
 
