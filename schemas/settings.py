@@ -203,7 +203,7 @@ class NumericsSettings(Record):
 class FederationSettings(Record):
     """Who takes part, and how their updates become the next state.
 
-    `devices_per_round = "all"`, or that many, drawn anew each round from the plan's digest.  All strategies work on
+    `devices_per_round = "all"`, or that many, drawn anew each round from the seed.  All strategies work on
     the difference between an update and the state it was trained on.
     """
 

@@ -236,7 +236,7 @@ def describe(
         round=following,
         window=plan.manifest.windows[index],
         window_index=index,
-        participants=sample_devices(plan.digest, following, names, count),
+        participants=sample_devices(plan.manifest.settings.seed, following, names, count),
         convergence=convergence,
         accepted=tuple(
             AcceptedUpdate(

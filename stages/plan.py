@@ -342,7 +342,7 @@ def _write_state(
             round=0,
             window=plan.windows[0],
             window_index=0,
-            participants=sample_devices(plan.digest, 0, names, plan.settings.federation.devices_per_round),
+            participants=sample_devices(plan.settings.seed, 0, names, plan.settings.federation.devices_per_round),
             convergence=Convergence(),
             accepted=(),
             train_loss=None,

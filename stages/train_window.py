@@ -110,7 +110,7 @@ def run(
         encoder = model.encoder if model else Encoder.load(model_dir, settings.encoding, settings.prompt)
         count = len(examples)
         order = training_batches(
-            count, settings.optimizer, plan=planned.digest, round_number=current.manifest.round, device=device
+            count, settings.optimizer, seed=settings.seed, round_number=current.manifest.round, device=device
         )
         batches, seen = only_seen(order)
         examples = [examples[index] for index in seen]

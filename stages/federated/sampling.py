@@ -9,12 +9,12 @@ from schemas.plan import PlanManifest
 from schemas.state import Convergence
 
 
-def sample_devices(plan_digest: str, round_number: int, devices: Sequence[str], count: int | str) -> tuple[str, ...]:
-    """The round's devices, sorted: all of them, or `count` drawn without replacement from SHA-256(plan, round)."""
+def sample_devices(seed: int, round_number: int, devices: Sequence[str], count: int | str) -> tuple[str, ...]:
+    """The devices of a round, sorted: all of them, or `count` drawn without replacement from SHA-256(seed, round)."""
     names = sorted(devices)
     if count == "all" or int(count) >= len(names):
         return tuple(names)
-    key = hashlib.sha256(f"chainctl sample {plan_digest} {round_number}".encode()).digest()
+    key = hashlib.sha256(f"chainctl sample {seed} {round_number}".encode()).digest()
     random = np.random.Generator(np.random.PCG64(int.from_bytes(key[:16], "little")))
     drawn = random.choice(len(names), size=int(count), replace=False)
     return tuple(names[index] for index in sorted(drawn.tolist()))

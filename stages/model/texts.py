@@ -2,7 +2,7 @@
 
 The canonical order (by length, then by place in the data) with a fixed micro-batch serves every pass that learns
 nothing: it wastes little on padding and gives the same batches, hence the same bits, everywhere.  Training visits
-texts in an order drawn from the plan, the round and the device.
+texts in an order drawn from the seed, the round and the device.
 """
 
 import hashlib
@@ -116,22 +116,22 @@ class EncodedTexts:
 
 
 def training_batches(
-    count: int, optimizer: OptimizerSettings, *, plan: str, round_number: int, device: str
+    count: int, optimizer: OptimizerSettings, *, seed: int, round_number: int, device: str
 ) -> list[list[int]]:
     """Which of `count` texts each step sees: epoch after epoch, each in an order of its own, until the last step."""
     steps, size = optimizer.step_count(count), optimizer.batch_size
     batches: list[list[int]] = []
     epoch = 0
     while len(batches) < steps:
-        order = training_order(count, plan=plan, round_number=round_number, device=device, epoch=epoch)
+        order = training_order(count, seed=seed, round_number=round_number, device=device, epoch=epoch)
         batches += [order[first : first + size] for first in range(0, count, size)]
         epoch += 1
     return batches[:steps]
 
 
-def training_order(count: int, *, plan: str, round_number: int, device: str, epoch: int) -> list[int]:
-    """A permutation of `count` texts, drawn from SHA-256(plan, round, device, epoch) by numpy's PCG64."""
-    key = hashlib.sha256(f"chainctl order {plan} {round_number} {device} {epoch}".encode()).digest()
+def training_order(count: int, *, seed: int, round_number: int, device: str, epoch: int) -> list[int]:
+    """A permutation of `count` texts, drawn from SHA-256(seed, round, device, epoch) by numpy's PCG64."""
+    key = hashlib.sha256(f"chainctl order {seed} {round_number} {device} {epoch}".encode()).digest()
     generator = np.random.Generator(np.random.PCG64(int.from_bytes(key[:16], "little")))
     order: list[int] = generator.permutation(count).tolist()
     return order

@@ -101,7 +101,7 @@ class World:
         """Those of the plan's steps."""
         optimizer, number = self.settings.optimizer, state.manifest.round
         return training_batches(
-            len(self.texts.rows), optimizer, plan=self.plan.digest, round_number=number, device="one"
+            len(self.texts.rows), optimizer, seed=self.settings.seed, round_number=number, device="one"
         )
 
 
