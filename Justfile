@@ -46,7 +46,7 @@ pipeline: setup
 # 200 kills of real commands, 50 rounds over a bad network, full disks, power cuts (a few of each run in `just`)
 faults: setup
     CHAINCTL_TEST_KILLS=200 CHAINCTL_TEST_ROUNDS=50 {{bin}}/python -m pytest -q \
-        tests/test_killed.py tests/test_faults.py tests/test_checkpoint.py tests/store/test_power_cut.py
+        tests/test_killed.py tests/test_faults.py tests/training/test_resume.py tests/store/test_power_cut.py
 
 # 100,000 mutated artifacts, 10,000 mutated bundles (a few thousand run in `just`)
 fuzz: setup

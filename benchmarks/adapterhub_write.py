@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from stages.export.export import Source, run
-from stages.model.full_chain import load_chain
-from stages.model.stream import stream_layers
-from stages.model.texts import EncodedTexts
+from stages.inference.full_chain import load_chain
+from stages.streaming.stream import stream_layers
+from stages.streaming.texts import EncodedTexts
 from tests import fleet
 from tests.export.federation import LANGUAGE, Federation
 

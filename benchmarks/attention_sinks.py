@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stages.model.cka import cka, gram
-from stages.model.hidden import HiddenStates
+from stages.similarity.cka import cka, gram
+from stages.streaming.hidden_states import HiddenStates
 
 LONG = 10.0  # times the median length of tokens that are not first: a sink
 ALIGNED = 0.5  # cosine with the direction of first tokens

@@ -31,14 +31,14 @@ from stages import import_model
 from stages.assets import ASSETS, get_asset
 from stages.data.load import Example, load_examples
 from stages.model.backbone import Backbone
-from stages.model.cka import cka, cka_with_interval, gram
-from stages.model.hidden import HiddenStates
 from stages.model.loading import LoadedModel
-from stages.model.memory import FASTEST
-from stages.model.pooling import draw_rows, features
-from stages.model.stream import hidden_states, run_prefix
-from stages.model.texts import EncodedTexts
 from stages.plan import choose_start
+from stages.similarity.cka import cka, cka_with_interval, gram
+from stages.similarity.pooling import draw_rows, features
+from stages.streaming.hidden_states import HiddenStates
+from stages.streaming.placement import FASTEST
+from stages.streaming.stream import hidden_states, run_prefix
+from stages.streaming.texts import EncodedTexts
 
 TEXTS = 256
 WINDOW_SIZE = 2

@@ -35,14 +35,15 @@ from schemas.settings import (
     SimilaritySettings,
     TaskSettings,
 )
-from stages import generate, simulate
+from stages import generate
 from stages.assets import ASSETS, get_asset
-from stages.benchmarks.scores import rouge_l
 from stages.data.load import load_examples
 from stages.data.template import as_fields
-from stages.model.generate import Sampling
+from stages.federation import simulate
+from stages.inference.generate import Sampling
 from stages.store.artifact import open_artifact
 from stages.store.files import write_file
+from stages.suites.scores import rouge_l
 
 DEVICES, TEST, WORDS, NEW_TOKENS = 20, 100, 50, 24
 INSTRUCTION = "Write a short headline for this news article."

@@ -16,7 +16,7 @@ from benchmarks.harness import read_status
 import os
 found = {"Python": read_status(os.getpid())["VmRSS"]}
 if sys.argv[1] == "lean":
-    from stages.model.footprint import keep_small
+    from stages.process.footprint import keep_small
     keep_small()
 else:
     import torch

@@ -20,7 +20,7 @@ from schemas.plan import PlanManifest
 from schemas.state import StateManifest
 from stages import harness
 from stages.data.encode import Encoder
-from stages.model.full_chain import FullChain
+from stages.inference.full_chain import FullChain
 from stages.store.artifact import open_artifact
 from tests import fleet
 from tests.questioning import World, make_world
@@ -108,7 +108,7 @@ def theirs(world: World, tasks: Path) -> dict[str, Any]:
 
 
 def ours(world: World, tasks: Path) -> dict[str, Any]:
-    from stages.model.lm_eval_model import StreamedLM
+    from stages.inference.lm_eval_model import StreamedLM
 
     plan = open_artifact(world.folder / "plan", PlanManifest).manifest
     state = open_artifact(world.folder / "state", StateManifest)

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from stages.model.adapters import adapters_from_tensors, fresh_adapters
 from stages.model.skeleton import find_layers
+from stages.tuning.adapters import adapters_from_tensors, fresh_adapters
 
 ARMS = ("full", "full-checkpoint", "lora", "lora-checkpoint", "disk-checkpoint")
 

@@ -39,7 +39,7 @@ from stages.data.split import holdout_file, split_file, to_jsonl
 from stages.demo import ALPHA, DEVICES, MEMORY_BUDGET_BYTES
 from stages.demo import SETTINGS as DEMO
 from stages.model.loading import LoadedModel
-from stages.store.artifact import Artifact, drafting, open_artifact, read_tensors
+from stages.store.artifact import Artifact, new_artifact, open_artifact, read_tensors
 from stages.store.cache_directory import CacheDirectory
 from stages.store.files import write_file
 
@@ -106,7 +106,7 @@ def combine(strategy: str, updates: Sequence[Path], *, plan: Path, state: Path, 
     planned, parent = open_artifact(plan, PlanManifest), open_artifact(state, StateManifest)
     opened = [open_artifact(path, UpdateManifest) for path in updates]
     accepted = sorted(opened, key=lambda update: update.manifest.device)
-    with drafting(out, force=True) as draft:
+    with new_artifact(out, force=True) as draft:
         manifest = aggregate.describe(planned, parent, accepted)
         draft.finish(aggregate.combine_tensors(draft, STRATEGIES[strategy], parent, accepted, manifest), None)
     return open_artifact(out, StateManifest)
@@ -265,7 +265,7 @@ def poisoned(path: Path, state: State, attack: str, *, seed: tuple[int, int], ou
         else:
             change = random.normal(scale=STRENGTH * change.std(), size=change.shape)
         tensors[name] = (before[name] + change).astype(np.float32)
-    with drafting(out, force=True) as draft:
+    with new_artifact(out, force=True) as draft:
         references, files = draft.write_tensors(tensors)
         draft.finish(update.manifest.model_copy(update={"tensors": references, "files": files}), None)
     return out

@@ -21,10 +21,10 @@ import torch
 from benchmarks.harness import markdown, random_model, save
 from schemas.settings import Settings
 from stages.model.backbone import Backbone
-from stages.model.hidden import HiddenStates
-from stages.model.reader import Verify
-from stages.model.stream import load_layers, run_prefix
-from stages.model.texts import EncodedTexts
+from stages.streaming.hidden_states import HiddenStates
+from stages.streaming.stream import load_layers, run_prefix
+from stages.streaming.texts import EncodedTexts
+from stages.weights.reader import Verify
 
 SIZES = {"roberta-large": ("float32", 8, 256), "tinyllama-1.1b": ("bfloat16", 8, 64)}
 MICRO_BATCHES = 4

@@ -22,7 +22,7 @@ PICTURE = ROOT / "docs" / "memory-over-time.svg"
 CHILD = """
 import json, sys, time
 from pathlib import Path
-from stages.model.footprint import keep_small
+from stages.process.footprint import keep_small
 keep_small()
 from stages.train_window import run
 began, phases = float(sys.argv[1]), []

@@ -1,4 +1,4 @@
-"""Checkpoint v1: a `train-window` in the middle of its work.  Stays on the device; holds no text."""
+"""WeightFiles v1: a `train-window` in the middle of its work.  Stays on the device; holds no text."""
 
 from typing import Annotated, ClassVar, Literal
 

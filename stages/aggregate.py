@@ -23,13 +23,13 @@ from schemas.plan import PlanManifest
 from schemas.refusal import Reason
 from schemas.settings import FederationSettings
 from schemas.state import AcceptedUpdate, Coverage, ServerSteps, StateManifest
+from stages.federated.aggregation import Aggregation
 from stages.federated.intake import Delivery, Intake, RefusedUpdate, Update
-from stages.federated.mixture import Mixture
 from stages.federated.quarantine import refusal_of, set_aside
 from stages.federated.sampling import next_window, sample_devices
-from stages.store.artifact import Artifact, Draft, drafting, existing, tensor_file
+from stages.process.measure import MeasuredFacts, Stopwatch
+from stages.store.artifact import Artifact, Draft, existing, new_artifact, tensor_file
 from stages.store.ledger import Entry, Ledger
-from stages.store.measure import MeasuredFacts, Stopwatch
 from stages.store.signing import Signer
 from stages.store.trust import check_signer, open_trusted
 
@@ -73,7 +73,7 @@ def run(
 
     made = existing(out, StateManifest, same=same, force=force, signer=signer)
     if made is None:
-        with drafting(out, force=force, signer=signer) as draft:
+        with new_artifact(out, force=force, signer=signer) as draft:
             with Stopwatch() as watch:
                 manifest = combine_tensors(draft, planned.manifest.settings.federation, parent, accepted, manifest)
             draft.finish(manifest, MeasuredFacts(seconds=watch.seconds, peak_bytes=watch.peak_bytes))
@@ -263,7 +263,7 @@ def combine_tensors(
     manifest: StateManifest,
 ) -> StateManifest:
     """Write the tensors of the next state: the manifest with them."""
-    mixture = Mixture(parent, accepted, settings)
+    mixture = Aggregation(parent, accepted, settings)
     shapes = mixture.shapes()
     writer = draft.tensor_writer(shapes)
     with ExitStack() as stack:

@@ -13,9 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from schemas.benchmark import BenchmarkManifest
-from stages.benchmarks.questions import Choice, OpenQuestion, Question, questions_digest
-from stages.benchmarks.rouge import ALPACA
-from stages.benchmarks.suite import (
+from stages.data.encode import Encoder
+from stages.inference.full_chain import FullChain, require_causal_lm
+from stages.process.measure import Stopwatch, device_memory_bytes
+from stages.process.progress import Progress, silent
+from stages.store.artifact import Artifact, existing, new_artifact
+from stages.store.signing import Signer
+from stages.store.trust import open_trusted
+from stages.suites.questions import Choice, OpenQuestion, Question, questions_digest
+from stages.suites.rouge import ALPACA
+from stages.suites.suite import (
     DEFAULT_SHOTS,
     BenchmarkName,
     Marked,
@@ -24,15 +31,7 @@ from stages.benchmarks.suite import (
     read_questions,
     summarise,
 )
-from stages.data.encode import Encoder
-from stages.model.full_chain import FullChain, asking_language
-from stages.model.reader import Verify
-from stages.store.artifact import Artifact, drafting, existing
-from stages.store.measure import Stopwatch, device_memory_bytes
-from stages.store.signing import Signer
-from stages.store.trust import open_trusted
-
-Progress = Callable[[str, int, int], None]
+from stages.weights.reader import Verify
 
 
 def run(
@@ -47,7 +46,7 @@ def run(
     limit: int | None = None,
     memory_budget_bytes: int | None = None,
     force: bool = False,
-    progress: Progress = lambda phase, done, total: None,
+    progress: Progress = silent,
     verify: Verify = "once",
     signer: Signer | None = None,
 ) -> Artifact[BenchmarkManifest]:
@@ -57,7 +56,7 @@ def run(
     without a language head, `UsageProblem`.
     """
     planned, current = open_trusted(plan, state)
-    settings = asking_language(planned.manifest)
+    settings = require_causal_lm(planned.manifest)
     encoder = Encoder.load(model_dir, settings.encoding, settings.prompt)
     template = ALPACA if settings.prompt.format == "plain" else encoder.template
     questions = read_questions(benchmark, data, shots=shots, limit=limit, template=template)
@@ -89,7 +88,7 @@ def run(
     manifest = BenchmarkManifest(
         **asked, example_count=len(questions), cut_count=chain.cut_count, scores=summarise(marked)
     )
-    with drafting(out, force=force, signer=signer) as draft:
+    with new_artifact(out, force=force, signer=signer) as draft:
         draft.finish(manifest, chain.measured(watch))
     return Artifact(out, manifest, manifest.digest)
 

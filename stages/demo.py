@@ -21,10 +21,11 @@ from schemas.settings import (
 )
 from stages.assets import ASSETS, get_asset
 from stages.data.split import holdout_file
+from stages.federation.simulate import Federation, SimulationSummary
+from stages.federation.simulate import run as simulate
+from stages.process.progress import Progress
 from stages.report.figure import curves_svg
 from stages.report.tables import format_bytes, markdown_table
-from stages.simulate import Federation, SimulationSummary
-from stages.simulate import run as simulate
 from stages.store.artifact import open_artifact
 from stages.store.files import write_file
 
@@ -34,7 +35,6 @@ ALPHA = 1.0
 ROUNDS = 12
 MEMORY_BUDGET_BYTES = 2**30
 
-Progress = Callable[[str, int, int], None]
 Say = Callable[[str], None]
 
 SETTINGS = Settings(

@@ -13,8 +13,8 @@ import torch
 import transformers
 
 from schemas.settings import Settings
-from stages.model.fits import Fit, Parts, fits, predictor
-from stages.store.measure import device_memory_bytes
+from stages.memory.fits import Fit, Parts, fits, predictor
+from stages.process.measure import device_memory_bytes
 
 SIZES = (1, 2, 3, 4, 8, 16, 32, 64)  # of windows
 

@@ -9,7 +9,6 @@ The full chain, every layer with its adapter and then the head, streams from dis
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,25 +25,26 @@ from schemas.plan import PlanManifest
 from schemas.state import StateManifest
 from stages.data.encode import Encoder
 from stages.data.load import data_digest, label_indices, load_labelled
+from stages.inference.metrics import accuracy_with_interval, confusion_matrix, macro_f1_with_interval
 from stages.intervals import ratio_with_interval
-from stages.model.adapters import LIVE_TENSORS, adapters_from_tensors
+from stages.memory.predict import MemoryModel, fit
 from stages.model.backbone import Backbone
-from stages.model.cache import prefix_cache
+from stages.model.language_head import IGNORED, LanguageHead
 from stages.model.loading import LoadedModel
-from stages.model.memory import FASTEST, MemoryModel, Placement, fit
-from stages.model.metrics import accuracy_with_interval, confusion_matrix, macro_f1_with_interval
-from stages.model.reader import Verify
 from stages.model.skeleton import Batch
-from stages.model.stream import hidden_states, run_prefix
-from stages.model.texts import EncodedTexts
-from stages.model.vocabulary import IGNORED, LanguageHead
-from stages.store.artifact import Artifact, drafting, existing, read_tensors
+from stages.process.measure import MeasuredFacts, Stopwatch, device_memory_bytes, resident_bytes
+from stages.process.progress import Progress, silent
+from stages.store.artifact import Artifact, existing, new_artifact, read_tensors
 from stages.store.cache_directory import CacheDirectory
-from stages.store.measure import MeasuredFacts, Stopwatch, device_memory_bytes, resident_bytes
 from stages.store.signing import Signer
 from stages.store.trust import open_trusted
+from stages.streaming.placement import FASTEST, Placement
+from stages.streaming.prefix_cache import prefix_cache
+from stages.streaming.stream import hidden_states, run_prefix
+from stages.streaming.texts import EncodedTexts
+from stages.tuning.adapters import LIVE_TENSORS, adapters_from_tensors
+from stages.weights.reader import Verify
 
-Progress = Callable[[str, int, int], None]
 Evaluation = EvaluationManifest | PerplexityManifest
 
 
@@ -56,7 +56,7 @@ def run(
     data: Path,
     out: Path,
     force: bool = False,
-    progress: Progress = lambda phase, done, total: None,
+    progress: Progress = silent,
     memory_budget_bytes: int | None = None,
     model: LoadedModel | None = None,
     cache: CacheDirectory | None = None,
@@ -109,7 +109,7 @@ def run(
                 budget,
                 what="the evaluation",
             )
-        before = backbone.reader.checkpoint.bytes_read
+        before = backbone.reader.files.bytes_read
         answers = answer(
             backbone,
             current,
@@ -130,10 +130,10 @@ def run(
         seconds=watch.seconds,
         predicted_peak_bytes=predicted,
         peak_bytes=watch.peak_bytes,
-        bytes_streamed=backbone.reader.checkpoint.bytes_read - before,
+        bytes_streamed=backbone.reader.files.bytes_read - before,
         texts=texts.counts(),
     )
-    with drafting(out, force=force, signer=signer) as draft:
+    with new_artifact(out, force=force, signer=signer) as draft:
         draft.finish(manifest, facts)
     return Artifact(out, manifest, manifest.digest)
 
@@ -148,7 +148,7 @@ def answer(
     placement: Placement,
     scratch: Path,
     cache: CacheDirectory | None = None,
-    progress: Progress = lambda phase, done, total: None,
+    progress: Progress = silent,
 ) -> np.ndarray:
     """Of the full chain under `state`, for each text: logits (N, labels), or its summed loss (N, 1) in nats."""
     tensors = read_tensors(state, *LIVE_TENSORS)

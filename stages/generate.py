@@ -6,7 +6,7 @@ Writes: nothing.  Texts go to whoever asked, and into no artifact.
 The layers stream from disk once a token, for all prompts together, before and after tuning.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,15 +17,14 @@ from schemas.plan import PlanManifest
 from stages.data.encode import Encoder
 from stages.data.load import Example
 from stages.data.template import question
+from stages.inference.full_chain import groups, load_chain, require_causal_lm, stop_tokens
+from stages.inference.generate import Generator, Sampling
 from stages.model.backbone import Backbone
-from stages.model.full_chain import asking_language, groups, load_chain, stop_tokens
-from stages.model.generate import Generator, Sampling
 from stages.model.loading import LoadedModel
-from stages.model.reader import Verify
-from stages.store.measure import Stopwatch, device_memory_bytes
+from stages.process.measure import Stopwatch, device_memory_bytes
+from stages.process.progress import Progress, silent
 from stages.store.trust import open_trusted
-
-Progress = Callable[[str, int, int], None]
+from stages.weights.reader import Verify
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ def run(
     sampling: Sampling,
     before: bool = False,
     memory_budget_bytes: int | None = None,
-    progress: Progress = lambda phase, done, total: None,
+    progress: Progress = silent,
     model: LoadedModel | None = None,
     verify: Verify = "once",
 ) -> list[Answer]:
@@ -62,7 +61,7 @@ def run(
     task without a language head, `DoesNotFit` where not even one prompt fits.
     """
     planned, current = open_trusted(plan, state)
-    settings = asking_language(planned.manifest)
+    settings = require_causal_lm(planned.manifest)
     with Stopwatch(memory_budget_bytes) as watch:
         torch.set_num_threads(settings.numerics.threads)
         encoder = model.encoder if model else Encoder.load(model_dir, settings.encoding, settings.prompt)

@@ -12,7 +12,7 @@ that you trust.  The harness keeps texts in a cache of its own while it runs; th
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,15 @@ from typing import Any
 from schemas.base import canonical_json
 from schemas.benchmark import BenchmarkManifest
 from schemas.errors import BadInput, ChainError
-from stages.benchmarks.suite import Marked, summarise
 from stages.data.encode import Encoder
-from stages.model.full_chain import FullChain, asking_language
-from stages.model.reader import Verify
-from stages.store.artifact import Artifact, drafting, existing
-from stages.store.measure import Stopwatch, device_memory_bytes
+from stages.inference.full_chain import FullChain, require_causal_lm
+from stages.process.measure import Stopwatch, device_memory_bytes
+from stages.process.progress import Progress, silent
+from stages.store.artifact import Artifact, existing, new_artifact
 from stages.store.signing import Signer
 from stages.store.trust import open_trusted
+from stages.suites.suite import Marked, summarise
+from stages.weights.reader import Verify
 
 BENCHMARK = "lm-eval"
 OFFLINE = {
@@ -37,7 +38,6 @@ OFFLINE = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
 
-Progress = Callable[[str, int, int], None]
 Sample = dict[str, Any]
 
 
@@ -53,7 +53,7 @@ def run(
     limit: int | None = None,
     memory_budget_bytes: int | None = None,
     force: bool = False,
-    progress: Progress = lambda phase, done, total: None,
+    progress: Progress = silent,
     verify: Verify = "once",
     signer: Signer | None = None,
 ) -> Artifact[BenchmarkManifest]:
@@ -62,7 +62,7 @@ def run(
     `shots` None: as the tasks say.  Raises `BadInput`, `NotTrusted`, `DoesNotFit`, `UsageProblem`.
     """
     planned, current = open_trusted(plan, state)
-    settings = asking_language(planned.manifest)
+    settings = require_causal_lm(planned.manifest)
     existing(out, BenchmarkManifest, same=lambda there: there.state == current.digest, force=force)
     out.parent.mkdir(parents=True, exist_ok=True)
     with Stopwatch(memory_budget_bytes or device_memory_bytes()) as watch, private_cache(out.parent):
@@ -92,7 +92,7 @@ def run(
     there = existing(out, BenchmarkManifest, same=lambda there: there == manifest, force=force, signer=signer)
     if there is not None:
         return there
-    with drafting(out, force=force, signer=signer) as draft:
+    with new_artifact(out, force=force, signer=signer) as draft:
         draft.finish(manifest, chain.measured(watch))
     return Artifact(out, manifest, manifest.digest)
 
@@ -107,7 +107,7 @@ def ask(
         from lm_eval import simple_evaluate
         from lm_eval.tasks import TaskManager
 
-        from stages.model.lm_eval_model import StreamedLM
+        from stages.inference.lm_eval_model import StreamedLM
     except ImportError:
         raise BadInput("lm-evaluation-harness is not installed", hint="pip install 'chainctl[eval]'") from None
     manager = TaskManager(include_path=str(tasks_dir), include_defaults=False)

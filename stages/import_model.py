@@ -19,18 +19,18 @@ from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel
 
 from schemas.errors import BadInput, UsageProblem
 from schemas.refs import ModelFingerprint
-from stages.model.gguf import GgufFile, entries_of
-from stages.model.pickles import pickle_files, read_pickle
-from stages.model.shards import Entry, entry_on_disk, group, shard_name, write_index, write_shard
 from stages.model.skeleton import load_config
-from stages.model.weights import Checkpoint, checkpoint_files
-from stages.model.whole import check_whole, published_model
+from stages.process.measure import mebibytes
+from stages.process.progress import Progress
 from stages.store.files import complete_directory
-from stages.store.measure import mebibytes
+from stages.streaming.whole import check_whole, published_model
+from stages.weights.files import WeightFiles, checkpoint_files
+from stages.weights.importing.gguf import GgufFile, entries_of
+from stages.weights.importing.pickles import pickle_files, read_pickle
+from stages.weights.writer import Entry, entry_on_disk, group, shard_name, write_index, write_shard
 
 Kind = Literal["gguf", "bin", "safetensors"]
 Shard = Callable[[], dict[str, Entry]]  # its tensors by name, valid while they are held
-Progress = Callable[[str, int, int], None]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 TOKENIZER = "tokenizer.json"
 COPIED = (
@@ -162,7 +162,7 @@ def _open_folder(folder: Path, kind: Kind) -> list[Shard]:
         )
     if kind == "bin":
         return [_pickled(file) for file in pickle_files(folder)]
-    checkpoint = Checkpoint.open(folder)
+    checkpoint = WeightFiles.open(folder)
     return [_on_disk(checkpoint, file) for file in checkpoint_files(folder)]
 
 
@@ -176,7 +176,7 @@ def _pickled(file: Path) -> Shard:
     return lambda: read_pickle(file)
 
 
-def _on_disk(checkpoint: Checkpoint, file: Path) -> Shard:
+def _on_disk(checkpoint: WeightFiles, file: Path) -> Shard:
     mine = [tensor for tensor in checkpoint.tensors.values() if tensor.file == file]
     return lambda: {tensor.name: entry_on_disk(checkpoint, tensor) for tensor in mine}
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from schemas.settings import Settings
 from stages.data.template import chat_template, tokenizer_config
-from stages.model.fits import Fit, Parts, fits, predictor
-from stages.model.names import Names, stored
+from stages.memory.fits import Fit, Parts, fits, predictor
 from stages.model.skeleton import is_decoder
-from stages.model.whole import missing_parameters, parameter_count, read_names
-from stages.store.measure import device_memory_bytes
+from stages.process.measure import device_memory_bytes
+from stages.streaming.whole import missing_parameters, parameter_count, read_names
+from stages.weights.names import Names, stored
 
 WINDOW_SIZES = (1, 2, 3, 4)
 MIB = 2**20

@@ -22,17 +22,18 @@ from schemas.settings import Settings
 from schemas.state import Convergence, StateManifest
 from schemas.trust import TrustPolicy
 from stages.federated.sampling import sample_devices
-from stages.model.adapters import fresh_adapters
+from stages.memory.predict import MemoryModel
 from stages.model.backbone import Backbone
-from stages.model.check import check_architecture
 from stages.model.loading import LoadedModel
-from stages.model.memory import PLACEMENTS, MemoryModel
 from stages.model.skeleton import is_decoder
-from stages.store.artifact import Artifact, drafting, existing, open_artifact
+from stages.process.measure import mebibytes
+from stages.store.artifact import Artifact, existing, new_artifact, open_artifact
 from stages.store.ledger import Ledger
-from stages.store.measure import mebibytes
 from stages.store.signing import Signer
 from stages.store.trust import check_device_signature, check_signer
+from stages.streaming.check import check_architecture
+from stages.streaming.placement import PLACEMENTS
+from stages.tuning.adapters import fresh_adapters
 
 # (window, start layer, micro-batch) -> bytes, as small as the budgets ask for
 PredictPeak = Callable[[Window, int, int], int]
@@ -311,7 +312,7 @@ def _write_plan(plan: PlanManifest, out: Path, *, force: bool, signer: Signer | 
     found = existing(out, PlanManifest, same=lambda there: there == plan, force=force, signer=signer)
     if found is not None:
         return found
-    with drafting(out, force=force, signer=signer) as draft:
+    with new_artifact(out, force=force, signer=signer) as draft:
         draft.finish(plan, None)
     return Artifact(out, plan, plan.digest)
 
@@ -334,7 +335,7 @@ def _write_state(
     head = model.backbone.head_parameters.items()
     tensors |= {f"head.{name}": value.detach().numpy() for name, value in head}
     names = [device.name for device in plan.devices if device.example_count > 0]
-    with drafting(out, force=force, signer=signer) as draft:
+    with new_artifact(out, force=force, signer=signer) as draft:
         references, files = draft.write_tensors(tensors)
         state = StateManifest(
             plan=plan.digest,

@@ -7,8 +7,6 @@ Writes: a profile artifact: one CKA value a layer (Eq. 3 and 4) with its interva
 The texts go through the frozen model block by block; labels are not read.
 """
 
-import hashlib
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,21 +18,22 @@ from schemas.profile import LayerSimilarity, ProfileManifest
 from schemas.refs import ModelFingerprint
 from schemas.settings import Settings, SimilaritySettings
 from stages.data.load import Example, data_digest, load_examples
+from stages.memory.predict import MemoryModel, fit
 from stages.model.backbone import Backbone
-from stages.model.check import check_architecture
-from stages.model.cka import cka_with_interval, gram
-from stages.model.hidden import HiddenStates
 from stages.model.loading import LoadedModel
-from stages.model.memory import FASTEST, MemoryModel, Placement, fit
-from stages.model.pooling import draw_rows, features
 from stages.model.skeleton import is_decoder
-from stages.model.stream import hidden_states, run_prefix
-from stages.model.texts import EncodedTexts
-from stages.store.artifact import Artifact, drafting, existing
-from stages.store.measure import MeasuredFacts, Stopwatch, device_memory_bytes, resident_bytes
+from stages.process import seeds
+from stages.process.measure import MeasuredFacts, Stopwatch, device_memory_bytes, resident_bytes
+from stages.process.progress import Progress, silent
+from stages.similarity.cka import cka_with_interval, gram
+from stages.similarity.pooling import draw_rows, features
+from stages.store.artifact import Artifact, existing, new_artifact
 from stages.store.signing import Signer
-
-Progress = Callable[[str, int, int], None]
+from stages.streaming.check import check_architecture
+from stages.streaming.hidden_states import HiddenStates
+from stages.streaming.placement import FASTEST, Placement
+from stages.streaming.stream import hidden_states, run_prefix
+from stages.streaming.texts import EncodedTexts
 
 
 def run(
@@ -46,7 +45,7 @@ def run(
     memory_budget_bytes: int | None,
     out: Path,
     force: bool = False,
-    progress: Progress = lambda phase, done, total: None,
+    progress: Progress = silent,
     model: LoadedModel | None = None,
     fingerprint: ModelFingerprint | None = None,
     signer: Signer | None = None,
@@ -70,7 +69,7 @@ def run(
         )
         if found is not None:
             return found
-        checkpoint = model.backbone.reader.checkpoint
+        checkpoint = model.backbone.reader.files
         before = checkpoint.bytes_read
         sample = _sample(examples, draft.similarity, seed=settings.seed, device=device)
         layers: tuple[LayerSimilarity, ...] = ()
@@ -103,7 +102,7 @@ def run(
         texts=counts,
         layer_seconds=layer_seconds,
     )
-    with drafting(out, force=force, signer=signer) as artifact:
+    with new_artifact(out, force=force, signer=signer) as artifact:
         artifact.finish(manifest, facts)
     return Artifact(out, manifest, manifest.digest)
 
@@ -191,7 +190,6 @@ def _same_inputs(there: ProfileManifest, draft: ProfileManifest) -> bool:
 
 def _sample(examples: list[Example], settings: SimilaritySettings, *, seed: int, device: str) -> list[Example]:
     """At most `max_examples` texts, drawn from the seed and the device, in order of the data."""
-    key = hashlib.sha256(f"chainctl profile {seed} {device}".encode()).digest()
-    generator = np.random.Generator(np.random.PCG64(int.from_bytes(key[:16], "little")))
+    generator = seeds.generator("profile", seed, device)
     drawn = generator.permutation(len(examples))[: settings.max_examples]
     return [examples[index] for index in sorted(drawn.tolist())]

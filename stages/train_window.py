@@ -8,7 +8,7 @@ The frozen prefix streams through memory once, every text a layer at a time; wha
 over the window.  Prefix and window are never in memory together.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,28 +26,28 @@ from schemas.update import TrainingLoss, UpdateManifest
 from stages.data.encode import Encoder
 from stages.data.load import Example, data_digest, label_indices, load_labelled
 from stages.federated.intake import check_example_count
-from stages.model.adapters import LIVE_TENSORS, Adapter, adapter_names, adapters_from_tensors
+from stages.memory.predict import MemoryModel, fit
 from stages.model.backbone import Backbone
-from stages.model.cache import prefix_cache
-from stages.model.checkpoint import Checkpoints
-from stages.model.criterion import ClassCriterion, Criterion, TokenCriterion, go_back
-from stages.model.hidden import HiddenStates
+from stages.model.language_head import LanguageHead
 from stages.model.loading import LoadedModel
-from stages.model.memory import FASTEST, MemoryModel, Placement, fit
-from stages.model.objective import Objective, StepLoss
-from stages.model.optimizer import Optimizer
-from stages.model.reader import Verify, Weights
-from stages.model.stream import hidden_states, load_layers, run_prefix, stream_layers
-from stages.model.tally import Tally
-from stages.model.texts import EncodedTexts, training_batches
-from stages.model.vocabulary import LanguageHead
-from stages.store.artifact import Artifact, drafting, existing, read_tensors
+from stages.process.measure import MeasuredFacts, Stopwatch, device_memory_bytes, resident_bytes
+from stages.process.progress import Progress, silent
+from stages.store.artifact import Artifact, existing, new_artifact, read_tensors
 from stages.store.cache_directory import CacheDirectory
-from stages.store.measure import MeasuredFacts, Stopwatch, device_memory_bytes, resident_bytes
 from stages.store.signing import Signer
 from stages.store.trust import Trust, check_signer, open_trusted
-
-Progress = Callable[[str, int, int], None]
+from stages.streaming.hidden_states import HiddenStates
+from stages.streaming.placement import FASTEST, Placement
+from stages.streaming.prefix_cache import prefix_cache
+from stages.streaming.stream import hidden_states, load_layers, run_prefix, stream_layers
+from stages.streaming.texts import EncodedTexts, training_batches
+from stages.training.criterion import ClassCriterion, Criterion, TokenCriterion, backward_with_gradient
+from stages.training.objective import Objective, StepLoss
+from stages.training.optimizer import Optimizer
+from stages.training.resume import TrainingCheckpoint
+from stages.training.tally import Tally
+from stages.tuning.adapters import LIVE_TENSORS, Adapter, adapter_names, adapters_from_tensors
+from stages.weights.reader import Verify, Weights
 
 
 def run(
@@ -60,7 +60,7 @@ def run(
     out: Path,
     memory_budget_bytes: int | None = None,
     force: bool = False,
-    progress: Progress = lambda phase, done, total: None,
+    progress: Progress = silent,
     model: LoadedModel | None = None,
     cache: CacheDirectory | None = None,
     verify: Verify = "once",
@@ -89,7 +89,7 @@ def run(
         found = (there.plan, there.state, there.window, there.device, there.inputs)
         return found == (planned.digest, current.digest, window, device, inputs)
 
-    checkpoints = Checkpoints.beside(
+    checkpoints = TrainingCheckpoint.beside(
         out,
         checkpoint_every,
         plan=planned.digest,
@@ -135,7 +135,7 @@ def run(
                 budget,
                 what=f"window {window}",
             )
-        before = backbone.reader.checkpoint.bytes_read
+        before = backbone.reader.files.bytes_read
         trainer = Trainer(
             planned, current, window, backbone, texts, targets, batches, placement, checkpoints, out.parent, cache
         )
@@ -157,10 +157,10 @@ def run(
         seconds=watch.seconds,
         predicted_peak_bytes=predicted,
         peak_bytes=watch.peak_bytes,
-        bytes_streamed=backbone.reader.checkpoint.bytes_read - before,
+        bytes_streamed=backbone.reader.files.bytes_read - before,
         texts=texts.counts(),
     )
-    with drafting(out, force=force, signer=signer) as draft:
+    with new_artifact(out, force=force, signer=signer) as draft:
         tensors, files = draft.write_tensors(trained)
         update = update.model_copy(update={"tensors": tensors, "files": files})
         draft.finish(update, facts)
@@ -183,7 +183,7 @@ class Trainer:
     targets: Tensor | None
     batches: list[list[int]]
     placement: Placement
-    checkpoints: Checkpoints
+    checkpoints: TrainingCheckpoint
     scratch: Path
     cache: CacheDirectory | None
 
@@ -290,7 +290,7 @@ class Trainer:
                     targets, count = self._targets(indices), self._count(batch)
                     parts.append(objective.accumulate({layer: weights}, arrived, batches[part], targets, count=count))
                 else:
-                    go_back(through(layer, weights, arrived, part), arriving[layer + 1][part])
+                    backward_with_gradient(through(layer, weights, arrived, part), arriving[layer + 1][part])
                 if layer != first:
                     assert arrived.grad is not None
                     arriving[layer][part] = arrived.grad

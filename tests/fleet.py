@@ -25,9 +25,9 @@ from schemas.refs import Window
 from schemas.settings import Settings
 from stages.data.encode import Encoder
 from stages.data.load import Example
-from stages.model.adapters import Adapter
-from stages.model.check import VOCABULARY, tiny_config
 from stages.model.skeleton import find_layers
+from stages.streaming.check import VOCABULARY, tiny_config
+from stages.tuning.adapters import Adapter
 
 LABELS = ("tide", "root")
 WORDS = {

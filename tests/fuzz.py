@@ -25,9 +25,9 @@ from schemas.errors import ChainError
 from schemas.trust import parse_roster
 from schemas.update import UpdateManifest
 from stages.federated.intake import Intake
+from stages.process.measure import peak_bytes, reset_peak, resident_bytes
 from stages.store.artifact import KINDS, open_artifact, read_tensors, verify_artifact
 from stages.store.ledger import Ledger
-from stages.store.measure import peak_bytes, reset_peak, resident_bytes
 from stages.store.signing import SIGNATURE_FILE, KeyRing, check_signature
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM
 
 from schemas.state import StateManifest
 from stages import plan, profile
-from stages.model.adapters import LIVE_TENSORS, adapters_from_tensors
-from stages.store.artifact import drafting, open_artifact, read_tensors
+from stages.store.artifact import new_artifact, open_artifact, read_tensors
+from stages.tuning.adapters import LIVE_TENSORS, adapters_from_tensors
 from tests import fleet
 
 # All 96 tokens of the tiny models: four special ones and characters.
@@ -84,7 +84,7 @@ def make_world(folder: Path, *, family: str = "llama", scale: float = 2.0) -> Wo
         name: (value + 0.05 * draw.standard_normal(value.shape)).astype(np.float32)
         for name, value in read_tensors(fresh).items()
     }
-    with drafting(folder / "state", force=False) as draft:
+    with new_artifact(folder / "state", force=False) as draft:
         references, files = draft.write_tensors(noisy)
         draft.finish(fresh.manifest.model_copy(update={"tensors": references, "files": files}), None)
     return World(folder, model)

@@ -12,7 +12,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +55,7 @@ def digests(folder: Path) -> dict[str, str]:
     """`run/state/tensor` -> digest, for every run."""
     models = {"bert": folder / "bert", "llama": folder / "llama"}
     fleet.save_model(models["bert"], "bert", random_norms=False, num_hidden_layers=4)
-    fleet.save_model(
-        models["llama"], "llama", factory=AutoModelForCausalLM, random_norms=False, num_hidden_layers=4
-    )
+    fleet.save_model(models["llama"], "llama", factory=AutoModelForCausalLM, random_norms=False, num_hidden_layers=4)
     fleet.save_texts(folder / "train.jsonl", fleet.texts(80))
     fleet.save_texts(folder / "test.jsonl", fleet.texts(12, seed=9))
     found: dict[str, str] = {}
@@ -83,7 +80,7 @@ def digests(folder: Path) -> dict[str, str]:
     return found | by_hand(folder, models["bert"])
 
 
-def simulated(folder: Path, model: Path, name: str, *switches: str, **sections: Mapping[str, Any]) -> dict[str, str]:
+def simulated(folder: Path, model: Path, name: str, *switches: str, **sections: dict[str, Any]) -> dict[str, str]:
     """One simulation of five rounds."""
     federation = {"devices_per_round": 4, "quorum": 1} | dict(sections.get("federation", {}))
     chosen = fleet.settings(**{**sections, "federation": federation})
@@ -110,7 +107,15 @@ def by_hand(folder: Path, model: Path) -> dict[str, str]:
     profile = ("profile", *common, "--data", data, "--device", "one", "--memory-budget", "2GiB")
     _chainctl(*profile, "--out", home / "profile")
     _chainctl("plan", home / "profile", *common, "--out", home / "plan", "--state", home / "states" / "0000")
-    train = ("train-window", "--model", model, "--plan", home / "plan", "--state", home / "states" / "0000")
+    train: tuple[object, ...] = (
+        "train-window",
+        "--model",
+        model,
+        "--plan",
+        home / "plan",
+        "--state",
+        home / "states" / "0000",
+    )
     train = (*train, "--data", data, "--device", "one")
     _chainctl(*train, "--out", home / "whole")
     _chainctl(*train, "--out", home / "narrow", "--window-size", 1)

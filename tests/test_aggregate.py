@@ -27,11 +27,11 @@ from stages import aggregate
 from stages.federated.intake import Intake, RefusedUpdate, is_trained
 from stages.federated.sampling import next_window, sample_devices
 from stages.federated.weighted_mean import weighted_mean
-from stages.model.adapters import adapter_names
 from stages.plan import make_plan
-from stages.store.artifact import Artifact, drafting, open_artifact, read_tensors, verify_artifact
+from stages.store.artifact import Artifact, new_artifact, open_artifact, read_tensors, verify_artifact
 from stages.store.ledger import Ledger
 from stages.store.lineage import history
+from stages.tuning.adapters import adapter_names
 from tests.test_plan import decided, peak, profile
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,12 +55,12 @@ def make_world(
     profiles = [profile(name, [0.9] * 6, texts=1000) for name in devices]
     chosen = chosen.model_copy(update={"federation": chosen.federation.model_copy(update=dict(federation or {}))})
     plan = make_plan(profiles, chosen, bottleneck=2, head_parameters=(), predict_peak=peak)
-    with drafting(folder / "plan", force=False) as draft:
+    with new_artifact(folder / "plan", force=False) as draft:
         draft.finish(plan, None)
     draw = np.random.default_rng(0)
     names = [name for layer in range(6) for name in adapter_names(layer)] + ["head.classifier.weight"]
     tensors = {name: draw.standard_normal((2, width)).astype(np.float32) for name in names}
-    with drafting(folder / "state", force=False) as draft:
+    with new_artifact(folder / "state", force=False) as draft:
         references, files = draft.write_tensors(tensors)
         state = StateManifest(
             plan=plan.digest,
@@ -99,7 +99,7 @@ def make_update(
     }
     if "value" in changed:
         tensors["head.classifier.weight"][0, 0] = changed.pop("value")
-    with drafting(out, force=False) as draft:
+    with new_artifact(out, force=False) as draft:
         references, files = draft.write_tensors(tensors)
         manifest = UpdateManifest(
             plan=state.manifest.plan,
@@ -179,7 +179,7 @@ def test_equal_updates_and_untrained_tensors_come_back_by_digest_even_negative_z
         values.setflags(write=True)
         values[0, 0] = -0.0
     shutil.rmtree(tmp_path / "state")
-    with drafting(tmp_path / "state", force=False) as draft:
+    with new_artifact(tmp_path / "state", force=False) as draft:
         references, files = draft.write_tensors(tensors)
         draft.finish(state.manifest.model_copy(update={"tensors": references, "files": files}), None)
     state = open_artifact(tmp_path / "state", StateManifest)
@@ -357,7 +357,7 @@ def test_the_automatic_cap_is_above_what_adamw_can_do(optimizer: dict[str, Any],
     """Worst case for Adam: gradients that are nothing for long, and then not; and constant ones."""
     import torch
 
-    from stages.model.optimizer import Optimizer
+    from stages.training.optimizer import Optimizer
 
     chosen = OptimizerSettings(learning_rate=1e-2, **optimizer)
     plan, state = make_world(tmp_path)
@@ -544,7 +544,7 @@ def test_memory_does_not_grow_with_the_number_of_updates(tmp_path: Path) -> None
     """Measured in fresh processes: 2 updates of 4 MB against 16; a generous bound, so that this is no timing test."""
     script = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from pathlib import Path; from stages import aggregate; from stages.store.measure import peak_bytes\n"
+        "from pathlib import Path; from stages import aggregate; from stages.process.measure import peak_bytes\n"
         "folder = Path(sys.argv[2]); updates = sorted(folder.glob('update-*'))[: int(sys.argv[3])]\n"
         "out = folder / sys.argv[3] / 'next'\n"
         "aggregate.run(updates, plan=folder / 'plan', state=folder / 'state', out=out)\n"

@@ -11,17 +11,17 @@ import torch.nn.functional as F  # noqa: N812 -- torch's own convention
 from schemas.benchmark import BenchmarkManifest
 from schemas.errors import DoesNotFit, UsageProblem
 from stages.benchmark import run
-from stages.benchmarks.questions import Choice, OpenQuestion, cut_at
-from stages.benchmarks.scores import exact_match, rouge_l
-from stages.benchmarks.suite import read_questions
 from stages.data.encode import Encoder
 from stages.data.prompts import PromptEncoder
-from stages.model.full_chain import FullChain
+from stages.inference.full_chain import FullChain
 from stages.store.artifact import Artifact, verify_artifact
 from stages.store.trust import open_trusted
+from stages.suites.questions import Choice, OpenQuestion, cut_at
+from stages.suites.scores import exact_match, rouge_l
+from stages.suites.suite import read_questions
 from tests import fleet
-from tests.benchmarks.test_layouts import save_bbh, save_crass, save_drop, save_mmlu
 from tests.questioning import CHARACTERS, WINDOW, World, make_world
+from tests.suites.test_layouts import save_bbh, save_crass, save_drop, save_mmlu
 
 SECRET = "Zinnowitz"
 

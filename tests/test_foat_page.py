@@ -10,9 +10,9 @@ import pytest
 from benchmarks import foat, foat_page
 from benchmarks.harness import RESULTS
 from stages.model.loading import LoadedModel
-from stages.model.memory import FASTEST
-from stages.model.texts import EncodedTexts
 from stages.profile import measure_similarity
+from stages.streaming.placement import FASTEST
+from stages.streaming.texts import EncodedTexts
 from tests import fleet
 
 

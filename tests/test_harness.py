@@ -12,8 +12,8 @@ import pytest
 
 from benchmarks.lm_eval_agreement import write_tasks
 from schemas.errors import BadInput, UsageProblem
-from stages.benchmarks.suite import summarise
 from stages.harness import marked, run, samples_digest
+from stages.suites.suite import summarise
 from tests import fleet
 from tests.questioning import World, make_world
 from tests.test_benchmark import save_many

@@ -20,12 +20,12 @@ from schemas.settings import EncodingSettings
 from stages import import_model
 from stages.assets import ASSETS, get_asset
 from stages.data.encode import Encoder
-from stages.model import gguf as gguf_module
 from stages.model.backbone import Backbone
-from stages.model.check import SETTINGS
+from stages.model.language_head import LanguageHead
 from stages.model.skeleton import Batch
-from stages.model.stream import stream_layers
-from stages.model.vocabulary import LanguageHead
+from stages.streaming.check import SETTINGS
+from stages.streaming.stream import stream_layers
+from stages.weights.importing import gguf as gguf_module
 from tests import fleet
 from tests.gguf_file import TEMPLATE, TOKENS, tensors, write_gguf
 

@@ -21,7 +21,7 @@ from schemas.plan import PlanManifest
 from schemas.state import StateManifest
 from schemas.update import UpdateManifest
 from stages import aggregate, train_window
-from stages.store.artifact import drafting, open_artifact, read_tensors, verify_artifact
+from stages.store.artifact import new_artifact, open_artifact, read_tensors, verify_artifact
 from stages.store.signing import SIGNATURE_FILE, KeyRing, key_id
 from stages.store.trust import Trust
 from tests import fleet
@@ -360,7 +360,7 @@ def test_poisoned_values_under_a_right_signature_do_not_count(value: float, reas
     update = open_artifact(world.path("updates/device-01"), UpdateManifest)
     tensors = {name: values.copy() for name, values in read_tensors_unchecked(update.path).items()}
     next(iter(tensors.values())).flat[0] = value
-    with drafting(update.path, force=True, signer=world.keys.open("device-01")) as draft:
+    with new_artifact(update.path, force=True, signer=world.keys.open("device-01")) as draft:
         references, files = draft.write_tensors(tensors)
         draft.finish(update.manifest.model_copy(update={"tensors": references, "files": files}), None)
     assert world.refusal(world.path("updates")) == [reason]

@@ -16,7 +16,7 @@ def demo(
 ) -> None:
     """20 devices adapt a real sentence encoder to BBC news; ends with a table and a picture."""
     console = Console(json=json, quiet=quiet)
-    from stages.model.footprint import keep_small
+    from stages.process.footprint import keep_small
 
     keep_small()
     from stages.demo import run

@@ -17,7 +17,7 @@ def doctor(
     """What fits this device: the model's parts, and the predicted peak of each window size."""
     console = Console(json=json, quiet=quiet)
     settings, budget = load_settings(recipe, set_), parse_size(memory_budget)
-    from stages.model.footprint import keep_small
+    from stages.process.footprint import keep_small
 
     keep_small()
     from stages.doctor import examine, lines

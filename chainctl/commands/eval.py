@@ -80,7 +80,7 @@ def evaluate(
     if (shots, limit) != (None, None) and benchmark is None and lm_eval is None:
         raise UsageProblem("--shots and --limit are of benchmarks", hint="name one with --benchmark or --lm-eval")
     budget, cache = parse_size(memory_budget), cache_directory(cache_dir, cache_limit)
-    from stages.model.footprint import keep_small
+    from stages.process.footprint import keep_small
 
     keep_small()
     inputs: dict[str, Any] = {"model_dir": model, "plan": plan, "state": state, "out": out, "force": force, **chosen}

@@ -37,7 +37,7 @@ def export(
 ) -> None:
     """Take a state home: a folder that other libraries load, with a model card."""
     console = Console(json=json, quiet=quiet)
-    from stages.model.footprint import keep_small
+    from stages.process.footprint import keep_small
 
     if format is not Format.ONNX:  # whose exporter needs all of torch
         keep_small()

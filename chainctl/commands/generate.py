@@ -40,13 +40,13 @@ def generate(
     if not 0 < top_p <= 1:
         raise UsageProblem("top_p is a share", values={"expected": "above 0, at most 1", "found": top_p})
     budget = parse_size(memory_budget)
-    from stages.model.footprint import keep_small
+    from stages.process.footprint import keep_small
 
     keep_small()
     from schemas.plan import PlanManifest
     from stages.data.load import load_labelled
     from stages.generate import as_prompts, run
-    from stages.model.generate import Sampling
+    from stages.inference.generate import Sampling
     from stages.store.artifact import open_artifact
 
     chosen = open_artifact(plan, PlanManifest).manifest

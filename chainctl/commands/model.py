@@ -26,10 +26,10 @@ def check(
 ) -> None:
     """Does block-wise execution equal the architecture's own forward? Tried on a tiny random model of it."""
     console = Console(json=json, quiet=quiet)
-    from stages.model.footprint import keep_small
+    from stages.process.footprint import keep_small
 
     keep_small()
-    from stages.model.check import check_model
+    from stages.streaming.check import check_model
 
     report = check_model(directory)
     for line in report.lines():
@@ -55,7 +55,7 @@ def info(
     """What a model is made of, and which windows fit which memory budget. Reads headers, so size does not matter."""
     console = Console(json=json, quiet=quiet)
     settings, budget = load_settings(recipe, set_), parse_size(memory_budget)
-    from stages.model.footprint import keep_small
+    from stages.process.footprint import keep_small
 
     keep_small()
     from stages.model_info import lines, look
@@ -100,7 +100,7 @@ def random(
 ) -> None:
     """Write a model of a known size with random weights: for memory and time, not for accuracy."""
     console = Console(json=json, quiet=quiet)
-    from stages.model.footprint import keep_small
+    from stages.process.footprint import keep_small
 
     keep_small()
     from stages.model.random_weights import write_random_model
@@ -127,7 +127,7 @@ def import_(
     Pickles are read as weights and nothing else, the source stays as it is, and nothing opens a socket.
     """
     console = Console(json=json, quiet=quiet)
-    from stages.model.footprint import keep_small
+    from stages.process.footprint import keep_small
 
     keep_small()
     from stages import import_model

@@ -39,7 +39,7 @@ def plan(
     """By the coordinator: choose start layer, window size and windows from all profiles; write plan and state 0."""
     console = Console(json=json, quiet=quiet)
     settings = load_settings(recipe, set_)
-    from stages.model.footprint import keep_small
+    from stages.process.footprint import keep_small
 
     keep_small()
     from stages.plan import run

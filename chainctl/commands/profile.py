@@ -35,7 +35,7 @@ def profile(
     """On a device: how far does each layer move this device's texts from the input? (labels are not read)"""
     console = Console(json=json, quiet=quiet)
     settings, budget = load_settings(recipe, set_), parse_size(memory_budget)
-    from stages.model.footprint import keep_small
+    from stages.process.footprint import keep_small
 
     keep_small()
     from stages.profile import run

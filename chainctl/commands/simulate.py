@@ -53,10 +53,10 @@ def simulate(
     named = str(method) if method else None
     settings = apply_switches(settings, method=named, no_dlct=no_dlct, no_gpo=no_gpo, no_foat=no_foat)
     budget = parse_size(memory_budget)
-    from stages.model.footprint import keep_small
+    from stages.process.footprint import keep_small
 
     keep_small()
-    from stages.simulate import Federation, run
+    from stages.federation.simulate import Federation, run
 
     with console.progress() as progress:
         summary = run(

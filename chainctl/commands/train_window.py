@@ -54,7 +54,7 @@ def train_window(
     """On a device: train the round's window on this device's texts; write what was trained and nothing else."""
     console = Console(json=json, quiet=quiet)
     budget, cache = parse_size(memory_budget), cache_directory(cache_dir, cache_limit)
-    from stages.model.footprint import keep_small
+    from stages.process.footprint import keep_small
 
     keep_small()
     from stages.train_window import run

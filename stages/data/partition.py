@@ -5,7 +5,6 @@ spread over the devices in proportions drawn from Dirichlet(α).  α → ∞ is 
 Every draw comes from numpy's PCG64 with a seed derived by SHA-256, so a split is the same on every machine.
 """
 
-import hashlib
 import heapq
 import math
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ import numpy as np
 
 from schemas.errors import BadInput
 from stages.data.load import Example
+from stages.process import seeds
 
 
 def partition(
@@ -104,5 +104,4 @@ def _feed_the_empty(shares: list[list[int]]) -> None:
 
 
 def _generator(purpose: str, seed: int) -> np.random.Generator:
-    key = hashlib.sha256(f"chainctl {purpose} {seed}".encode()).digest()
-    return np.random.Generator(np.random.PCG64(int.from_bytes(key[:16], "little")))
+    return seeds.generator(purpose, seed)

@@ -15,11 +15,11 @@ import torch
 from schemas.errors import BadInput
 from schemas.plan import PlanManifest
 from stages.export.adapterhub_head import write_head
-from stages.model.adapters import SUFFIXES, adapter_names
 from stages.model.backbone import Backbone
-from stages.model.shards import entry_of, write_shard
 from stages.model.skeleton import is_decoder
 from stages.store.artifact import Artifact
+from stages.tuning.adapters import SUFFIXES, adapter_names
+from stages.weights.writer import entry_of, write_shard
 
 VERSION = "adapters.1.3.0"  # whose layout this is
 NAME = "chainctl"

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from schemas.plan import PlanManifest
 from stages.model.backbone import Backbone
-from stages.model.shards import entry_of, write_shard
+from stages.weights.writer import entry_of, write_shard
 
 CONFIG, WEIGHTS = "head_config.json", "model_head.safetensors"
 

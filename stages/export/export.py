@@ -18,13 +18,13 @@ from schemas.state import StateManifest
 from stages.data.encode import Encoder
 from stages.export.card import EVALUATIONS, TAGS, Evaluated, Subject, model_card
 from stages.export.huggingface import LOADER, write_folder
-from stages.model.adapters import LIVE_TENSORS
 from stages.model.backbone import Backbone
-from stages.model.reader import Verify
 from stages.store.artifact import Artifact, kind_and_version, open_artifact, read_tensors
 from stages.store.files import complete_directory
 from stages.store.lineage import history
 from stages.store.trust import open_trusted
+from stages.tuning.adapters import LIVE_TENSORS
+from stages.weights.reader import Verify
 
 Format = Literal["hf", "adapterhub", "onnx"]
 CARD = "README.md"

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from schemas.plan import PlanManifest
 from stages.export import modeling
-from stages.model.adapters import SUFFIXES, adapter_names
 from stages.model.backbone import Backbone
-from stages.model.reader import Weights, new_arena
-from stages.model.shards import Entry, entry_of, group, shard_name, write_index, write_shard
-from stages.model.weights import StoredTensor
+from stages.tuning.adapters import SUFFIXES, adapter_names
+from stages.weights.files import StoredTensor
+from stages.weights.reader import Weights, new_arena
+from stages.weights.writer import Entry, entry_of, group, shard_name, write_index, write_shard
 
 ROWS = 4096
 TOKENIZER_FILES = (

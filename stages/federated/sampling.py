@@ -1,12 +1,10 @@
 """Who trains which window next.  A function of the plan and the round, so everyone can work it out."""
 
-import hashlib
 from collections.abc import Sequence
-
-import numpy as np
 
 from schemas.plan import PlanManifest
 from schemas.state import Convergence
+from stages.process import seeds
 
 
 def sample_devices(seed: int, round_number: int, devices: Sequence[str], count: int | str) -> tuple[str, ...]:
@@ -14,8 +12,7 @@ def sample_devices(seed: int, round_number: int, devices: Sequence[str], count: 
     names = sorted(devices)
     if count == "all" or int(count) >= len(names):
         return tuple(names)
-    key = hashlib.sha256(f"chainctl sample {seed} {round_number}".encode()).digest()
-    random = np.random.Generator(np.random.PCG64(int.from_bytes(key[:16], "little")))
+    random = seeds.generator("sample", seed, round_number)
     drawn = random.choice(len(names), size=int(count), replace=False)
     return tuple(names[index] for index in sorted(drawn.tolist()))
 

@@ -18,12 +18,12 @@ from torch import Tensor
 from schemas.errors import BadInput
 from schemas.refs import ModelFingerprint
 from schemas.settings import Settings
-from stages.model.adapters import Adapter, normal
-from stages.model.names import resolve
-from stages.model.reader import Reader, Verify, Weights
 from stages.model.skeleton import Batch, Skeleton, build_skeleton, load_config
-from stages.model.weights import Checkpoint
+from stages.process.seeds import normal
 from stages.store.cache_directory import CacheDirectory
+from stages.weights.files import WeightFiles
+from stages.weights.names import resolve
+from stages.weights.reader import Reader, Verify, Weights
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -56,7 +56,7 @@ class Backbone:
         config.num_labels = max(len(settings.task.labels), 2)
         config.pad_token_id = pad_id  # heads of decoders find the last real token by it
         skeleton = build_skeleton(config, settings.head_form, dtype=DTYPES[settings.numerics.dtype])
-        checkpoint = Checkpoint.open(model_dir)
+        checkpoint = WeightFiles.open(model_dir)
         where = {"layer_prefix": skeleton.layer_prefix, "embedding": skeleton.embedding_name}
         names = resolve(skeleton.model, checkpoint, **where)
         skeleton.open_slots()
@@ -91,7 +91,11 @@ class Backbone:
             self.skeleton.gathered.rows = None
 
     def run_layers(
-        self, weights: Mapping[int, Weights], hidden: Tensor, batch: Batch, adapters: Mapping[int, Adapter]
+        self,
+        weights: Mapping[int, Weights],
+        hidden: Tensor,
+        batch: Batch,
+        adapters: Mapping[int, Callable[[Tensor], Tensor]],
     ) -> Tensor:
         """Consecutive layers, each with its adapter where it has one: h_s (B, S, D) to h_{e+1} (B, S, D)."""
         first, last = min(weights), max(weights)

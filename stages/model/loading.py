@@ -7,8 +7,8 @@ from schemas.refs import ModelFingerprint
 from schemas.settings import Settings
 from stages.data.encode import Encoder
 from stages.model.backbone import Backbone
-from stages.model.reader import Verify
 from stages.store.cache_directory import CacheDirectory
+from stages.weights.reader import Verify
 
 
 @dataclass(frozen=True)

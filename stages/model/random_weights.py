@@ -4,9 +4,8 @@ Written tensor by tensor in constant memory, so that a machine can write a model
 are N(0, 0.02²) in matrices, zero in biases, and what makes a norm the identity in norms.
 """
 
-import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,9 +20,11 @@ from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from schemas.errors import UsageProblem
-from stages.model.shards import SHARD_BYTES, Entry, group, shard_name, write_index, write_shard
 from stages.model.skeleton import parameters_on_meta
+from stages.process import seeds
+from stages.process.progress import Progress, silent
 from stages.store.files import complete_directory
+from stages.weights.writer import SHARD_BYTES, Entry, group, shard_name, write_index, write_shard
 
 STD = 0.02
 BLOCK = 1_048_573  # values drawn for a tensor, then repeated; a prime, so that no two rows are equal
@@ -31,7 +32,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 @dataclass(frozen=True)
-class Likeness:
+class ModelPreset:
     """An architecture and its sizes, as the model of that name has them."""
 
     config: str  # class in transformers
@@ -40,12 +41,12 @@ class Likeness:
     language_model: bool
 
 
-def _llama(dtype: str = "bfloat16", **values: Any) -> Likeness:
-    return Likeness("LlamaConfig", {"max_position_embeddings": 4096, **values}, dtype, language_model=True)
+def _llama(dtype: str = "bfloat16", **values: Any) -> ModelPreset:
+    return ModelPreset("LlamaConfig", {"max_position_embeddings": 4096, **values}, dtype, language_model=True)
 
 
-LIKE: dict[str, Likeness] = {
-    "roberta-large": Likeness(
+LIKE: dict[str, ModelPreset] = {
+    "roberta-large": ModelPreset(
         "RobertaConfig",
         {
             "hidden_size": 1024,
@@ -59,7 +60,7 @@ LIKE: dict[str, Likeness] = {
         "float32",
         language_model=False,
     ),
-    "bert-base": Likeness("BertConfig", {}, "float32", language_model=False),
+    "bert-base": ModelPreset("BertConfig", {}, "float32", language_model=False),
     "smollm2-135m": _llama(
         hidden_size=576,
         num_hidden_layers=30,
@@ -92,7 +93,7 @@ LIKE: dict[str, Likeness] = {
         intermediate_size=14336,
         vocab_size=128256,
     ),
-    "qwen3-8b": Likeness(
+    "qwen3-8b": ModelPreset(
         "Qwen3Config",
         {
             "hidden_size": 4096,
@@ -105,7 +106,7 @@ LIKE: dict[str, Likeness] = {
         "bfloat16",
         language_model=True,
     ),
-    "gemma-3-4b": Likeness(
+    "gemma-3-4b": ModelPreset(
         "Gemma3TextConfig",
         {
             "hidden_size": 2560,
@@ -129,7 +130,7 @@ def write_random_model(
     dtype: str | None = None,
     layers: int | None = None,
     force: bool = False,
-    progress: Callable[[str, int, int], None] = lambda phase, done, total: None,
+    progress: Progress = silent,
 ) -> int:
     """Write a model directory; the bytes of its weights.  Raises `UsageProblem`."""
     likeness = LIKE.get(like)
@@ -179,8 +180,7 @@ def _values(name: str, shape: tuple[int, ...], model_type: str, dtype: torch.dty
     """The values of one tensor, a block at a time."""
     count = int(np.prod(shape))
     if len(shape) > 1:
-        key = hashlib.sha256(f"chainctl random {name} {seed}".encode()).digest()
-        generator = np.random.Generator(np.random.PCG64(int.from_bytes(key[:16], "little")))
+        generator = seeds.generator("random", name, seed)
         block = generator.standard_normal(min(count, BLOCK), dtype=np.float32) * np.float32(STD)
     else:
         identity = 0.0 if name.endswith("bias") or model_type.startswith("gemma") else 1.0

@@ -30,8 +30,8 @@ from schemas.profile import ProfileManifest
 from schemas.refs import FileReference, TensorReference
 from schemas.state import StateManifest
 from schemas.update import UpdateManifest
+from stages.process.measure import MeasuredFacts
 from stages.store.files import complete_directory, write_file
-from stages.store.measure import MeasuredFacts
 from stages.store.signing import SIGNATURE_FILE, Signer, check_signature
 from stages.store.tensors import TENSORS_FILE, Shapes, TensorFile, TensorWriter, open_regular
 
@@ -254,7 +254,7 @@ class Draft:
 
 
 @contextmanager
-def drafting(out: Path, *, force: bool, signer: Signer | None = None) -> Iterator[Draft]:
+def new_artifact(out: Path, *, force: bool, signer: Signer | None = None) -> Iterator[Draft]:
     """Make an artifact at `out`: complete when the block ends, absent when it fails or is killed."""
     with complete_directory(out, force=force) as partial:
         draft = Draft(partial, signer)

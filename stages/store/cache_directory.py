@@ -1,7 +1,7 @@
 """A directory of things that can be made again: bounded, shared between processes, never needed.
 
-    DIR/prefixes/<digest>.hidden    hidden states of a device's texts (stages/model/cache.py)
-    DIR/verified/<digest>           "this part of that file had the digest it should have" (stages/model/reader.py)
+    DIR/prefixes/<digest>.hidden    hidden states of a device's texts (stages/streaming/prefix_cache.py)
+    DIR/verified/<digest>           "this part of that file had the digest it should have" (stages/weights/reader.py)
 
 Entries appear whole (written aside, renamed) and the least recently used go first.  It holds what a model made of
 private texts, so it is readable by its owner only and belongs on the device.

@@ -39,7 +39,7 @@ def home_directory(environment: Mapping[str, str] = os.environ) -> Path:
 
 
 @contextmanager
-def machines_of_their_own(home: Path) -> Iterator[None]:
+def isolated_home(home: Path) -> Iterator[None]:
     """For a federation that is simulated: its machines are none of this one, and have pinned nobody."""
     before = os.environ.get(HOME_VARIABLE)
     os.environ[HOME_VARIABLE] = str(home)

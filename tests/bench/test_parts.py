@@ -10,17 +10,18 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from schemas.refs import Window
 from stages.data.layout import Layout
-from stages.model.adapters import Adapter, adapters_from_tensors, fresh_adapters
+from stages.memory.predict import MemoryModel
 from stages.model.backbone import Backbone
-from stages.model.criterion import ClassCriterion
-from stages.model.hidden import HiddenStates
-from stages.model.memory import SMALLEST, MemoryModel
-from stages.model.objective import Objective
+from stages.model.language_head import LanguageHead
 from stages.model.random_weights import write_random_model
-from stages.model.reader import Verify, new_arena
 from stages.model.skeleton import Batch
-from stages.model.stream import load_layers
-from stages.model.vocabulary import LanguageHead
+from stages.streaming.hidden_states import HiddenStates
+from stages.streaming.placement import SMALLEST
+from stages.streaming.stream import load_layers
+from stages.training.criterion import ClassCriterion
+from stages.training.objective import Objective
+from stages.tuning.adapters import Adapter, adapters_from_tensors, fresh_adapters
+from stages.weights.reader import Verify, new_arena
 from tests import fleet
 
 ROWS, LENGTH = 4, 128

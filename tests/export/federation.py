@@ -12,12 +12,12 @@ from schemas.settings import Settings
 from schemas.state import StateManifest
 from stages import plan, profile
 from stages.export.export import Source
-from stages.model.full_chain import load_chain
+from stages.inference.full_chain import load_chain
+from stages.model.language_head import LanguageHead
 from stages.model.skeleton import Batch
-from stages.model.stream import stream_layers
-from stages.model.texts import EncodedTexts
-from stages.model.vocabulary import LanguageHead
-from stages.store.artifact import drafting, open_artifact
+from stages.store.artifact import new_artifact, open_artifact
+from stages.streaming.stream import stream_layers
+from stages.streaming.texts import EncodedTexts
 from tests import fleet
 
 LANGUAGE: dict[str, dict[str, Any]] = {"task": {"kind": "causal-lm", "labels": ()}, "head": {"form": "transformers"}}
@@ -53,7 +53,7 @@ class Federation:
         fresh = open_artifact(self.folder / "fresh", StateManifest)
         draw = np.random.Generator(np.random.PCG64(1))
         tensors = {one.name: draw.normal(0, 0.2, one.shape).astype(np.float32) for one in fresh.manifest.tensors}
-        with drafting(path, force=False) as draft:
+        with new_artifact(path, force=False) as draft:
             references, files = draft.write_tensors(tensors)
             draft.finish(fresh.manifest.model_copy(update={"tensors": references, "files": files}), None)
         return path

@@ -17,9 +17,9 @@ from schemas.state import StateManifest
 from stages import eval as evaluation
 from stages.export.card import plain
 from stages.export.export import run
-from stages.model.adapters import SUFFIXES
 from stages.model.skeleton import Batch
 from stages.store.artifact import open_artifact
+from stages.tuning.adapters import SUFFIXES
 from tests import fleet
 from tests.export.federation import LANGUAGE, Federation
 
@@ -76,7 +76,7 @@ def test_a_classifier_is_the_streamed_one(family: str, form: str, tmp_path: Path
 
 
 def test_a_tied_head_is_not_written_twice_and_shards_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stages.model.shards.group.__kwdefaults__", {"limit_bytes": 60_000})
+    monkeypatch.setattr("stages.weights.writer.group.__kwdefaults__", {"limit_bytes": 60_000})
     federation = Federation(tmp_path, "llama", fleet.settings(**LANGUAGE), tie_word_embeddings=True)
     run(**federation.inputs(), out=tmp_path / "out", format="hf")
     index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())

@@ -16,16 +16,16 @@ from schemas.errors import BadInput, NotTrusted
 from schemas.refs import Window
 from schemas.settings import HeadForm
 from stages.data.layout import Layout
-from stages.model.adapters import Adapter, adapters_from_tensors, fresh_adapters
 from stages.model.backbone import Backbone
-from stages.model.check import TOLERANCE, check_architecture, check_model, compare
-from stages.model.criterion import ClassCriterion
-from stages.model.hidden import HiddenStates
 from stages.model.loading import LoadedModel
-from stages.model.objective import Objective
 from stages.model.skeleton import Batch, find_layers
-from stages.model.stream import load_layers, run_prefix, stream_layers
-from stages.model.texts import EncodedTexts
+from stages.streaming.check import TOLERANCE, check_architecture, check_model, compare
+from stages.streaming.hidden_states import HiddenStates
+from stages.streaming.stream import load_layers, run_prefix, stream_layers
+from stages.streaming.texts import EncodedTexts
+from stages.training.criterion import ClassCriterion
+from stages.training.objective import Objective
+from stages.tuning.adapters import Adapter, adapters_from_tensors, fresh_adapters
 from tests import fleet
 
 DEPTH = 3

@@ -24,7 +24,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(
             LIKE,
             name,
-            random_weights.Likeness(
+            random_weights.ModelPreset(
                 likeness.config, {**likeness.values, **narrow}, likeness.dtype, likeness.language_model
             ),
         )

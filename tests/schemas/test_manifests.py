@@ -31,7 +31,7 @@ from schemas.refusal import RefusalManifest
 from schemas.settings import Settings
 from schemas.state import StateManifest
 from schemas.update import UpdateManifest
-from stages.store.measure import peak_bytes, reset_peak, resident_bytes
+from stages.process.measure import peak_bytes, reset_peak, resident_bytes
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CLASSES: dict[str, type[Manifest]] = {

@@ -18,8 +18,8 @@ from safetensors.numpy import load_file
 from schemas.errors import BadInput, ChainError, NotTrusted, UsageProblem
 from schemas.refs import FileReference, TensorReference, Window
 from schemas.update import TrainingLoss, UpdateManifest
-from stages.store.artifact import Artifact, drafting, existing, open_artifact, read_tensors, verify_artifact
-from stages.store.measure import MeasuredFacts
+from stages.process.measure import MeasuredFacts
+from stages.store.artifact import Artifact, existing, new_artifact, open_artifact, read_tensors, verify_artifact
 from stages.store.tensors import TensorFile, TensorWriter
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -44,7 +44,7 @@ def update(device: str, tensors: tuple[TensorReference, ...], references: tuple[
 
 
 def make(out: Path, *, device: str = "phone", force: bool = False) -> Artifact[UpdateManifest]:
-    with drafting(out, force=force) as draft:
+    with new_artifact(out, force=force) as draft:
         tensors, files = draft.write_tensors(TENSORS)
         manifest = update(device, tensors, files)
         draft.finish(manifest, MeasuredFacts(seconds=1.0))
@@ -175,7 +175,7 @@ def test_an_output_from_the_same_inputs_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_failed_draft_leaves_nothing(tmp_path: Path) -> None:
     def fail() -> None:
-        with drafting(tmp_path / "a", force=False) as draft:
+        with new_artifact(tmp_path / "a", force=False) as draft:
             draft.write_tensors(TENSORS)
             raise RuntimeError
 
@@ -208,8 +208,8 @@ def test_a_killed_writer_leaves_the_old_or_the_new_and_its_rest_is_swept(tmp_pat
 def test_the_next_write_sweeps_what_killed_writers_left(name: str, tmp_path: Path) -> None:
     script = (
         "import os, signal, sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
-        "from stages.store.artifact import drafting\n"
-        "with drafting(Path(sys.argv[2]), force=True) as draft:\n"
+        "from stages.store.artifact import new_artifact\n"
+        "with new_artifact(Path(sys.argv[2]), force=True) as draft:\n"
         "    (draft.path / 'half').write_text('half'); os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     for _ in range(2):
@@ -224,7 +224,7 @@ def test_the_next_write_sweeps_what_killed_writers_left(name: str, tmp_path: Pat
 
 def test_a_living_writer_is_not_swept(tmp_path: Path) -> None:
     def overtaken() -> None:
-        with drafting(tmp_path / "a", force=False) as slow:
+        with new_artifact(tmp_path / "a", force=False) as slow:
             quick = make(tmp_path / "a")
             assert slow.path.is_dir()
             slow.finish(quick.manifest, None)

@@ -28,11 +28,11 @@ from schemas.base import canonical_json
 from schemas.bundle import BundledArtifact, BundledFile, BundleManifest
 from schemas.errors import BadInput, ChainError, NotTrusted, UsageProblem
 from schemas.refs import FileReference, TensorReference
+from stages.process.measure import MeasuredFacts
 from stages.store import files
-from stages.store.artifact import Draft, drafting, verify_artifact
+from stages.store.artifact import Draft, new_artifact, verify_artifact
 from stages.store.bundle import entry_names, pack, unpack
 from stages.store.bundle_file import open_bundle
-from stages.store.measure import MeasuredFacts
 from stages.store.ustar import header, padding
 from tests.store.test_artifact import update
 
@@ -46,7 +46,7 @@ fuzzed = fast(max_examples=FUZZ, deadline=None, suppress_health_check=[HealthChe
 
 def make(out: Path, *, device: str = "phone", elements: int = 100) -> Path:
     """A small update artifact."""
-    with drafting(out, force=False) as draft:
+    with new_artifact(out, force=False) as draft:
         tensors, references = write_tensors(draft, elements)
         draft.finish(update(device, tensors, references), MeasuredFacts(seconds=1.0))
     return out

@@ -19,7 +19,7 @@ from schemas.errors import BadInput, NotTrusted
 from schemas.refs import FileReference, TensorReference, Window
 from schemas.state import StateManifest
 from schemas.update import TrainingLoss, UpdateManifest
-from stages.store.artifact import drafting, open_artifact, verify_artifact
+from stages.store.artifact import new_artifact, open_artifact, verify_artifact
 from stages.store.tensors import TENSORS_FILE, TensorFile, TensorWriter, header_bytes
 
 ZERO = "sha256:" + "0" * 64
@@ -39,7 +39,7 @@ def write(path: Path, tensors: dict[str, np.ndarray]) -> tuple[tuple[TensorRefer
 
 
 def make(folder: Path) -> UpdateManifest:
-    with drafting(folder, force=False) as draft:
+    with new_artifact(folder, force=False) as draft:
         tensors, files = draft.write_tensors(TENSORS)
         manifest = UpdateManifest(
             plan=ZERO,

@@ -1,0 +1,212 @@
+"""A state's full chain, ready to be asked: how likely is a continuation, and how does a text go on?
+
+Both stream the layers.  Requests and prompts that do not fit the memory budget together go in groups; what is kept in
+memory follows from the budget, as everywhere.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from schemas.errors import BadInput, DoesNotFit, UsageProblem
+from schemas.plan import PlanManifest
+from schemas.settings import Settings
+from schemas.state import StateManifest
+from stages.data.encode import Encoder
+from stages.data.prompts import PromptEncoder
+from stages.data.template import read_object
+from stages.inference.generate import Generator, Sampling
+from stages.inference.likelihood import Likelihood, Request, Requests, Tokens, score, window_of
+from stages.memory.predict import MemoryModel, fit
+from stages.model.backbone import Backbone
+from stages.process.measure import MeasuredFacts, Stopwatch, device_memory_bytes, resident_bytes
+from stages.process.progress import Progress, silent
+from stages.store.artifact import Artifact, read_tensors
+from stages.streaming.placement import Placement
+from stages.tuning.adapters import LIVE_TENSORS, Adapter, adapters_from_tensors
+from stages.weights.reader import Verify
+
+
+@dataclass
+class FullChain:
+    """Base model and adapters, with what a plan says of them.
+
+    Counts as it goes: `cut_count`, prompts that lost their beginning, and the largest peak that was predicted.
+    """
+
+    backbone: Backbone
+    adapters: Mapping[int, Adapter]
+    plan: PlanManifest
+    encoder: PromptEncoder
+    stop_ids: frozenset[int]
+    scratch: Path
+    budget_bytes: int
+    progress: Progress = silent
+    cut_count: int = 0
+    predicted_peak_bytes: int | None = None
+
+    @classmethod
+    def open(
+        cls,
+        model_dir: Path,
+        plan: PlanManifest,
+        state: Artifact[StateManifest],
+        encoder: Encoder,
+        *,
+        scratch: Path,
+        memory_budget_bytes: int | None = None,
+        verify: Verify = "once",
+        progress: Progress = silent,
+    ) -> "FullChain":
+        """The model with the adapters of a state; `encoder` cuts no text from now on.
+
+        Raises `BadInput` and `NotTrusted`.
+        """
+        torch.set_num_threads(plan.settings.numerics.threads)
+        backbone = Backbone.open(model_dir, plan.settings, pad_id=encoder.pad_id, expected=plan.model, verify=verify)
+        return cls(
+            backbone=backbone,
+            adapters=load_chain(backbone, state, plan),
+            plan=plan,
+            encoder=PromptEncoder.of(encoder),
+            stop_ids=stop_tokens(model_dir),
+            scratch=scratch,
+            budget_bytes=memory_budget_bytes or device_memory_bytes(),
+            progress=progress,
+        )
+
+    def measured(self, watch: Stopwatch) -> MeasuredFacts:
+        """What asking cost."""
+        return MeasuredFacts(
+            seconds=watch.seconds,
+            predicted_peak_bytes=self.predicted_peak_bytes,
+            peak_bytes=watch.peak_bytes,
+            bytes_streamed=self.backbone.reader.files.bytes_read,
+        )
+
+    @property
+    def window(self) -> int:
+        """How many tokens the model sees at once."""
+        return window_of(self.backbone)
+
+    def likelihoods(self, requests: Sequence[Request]) -> list[Likelihood]:
+        """See `likelihood.score`.  Raises `BadInput` and `DoesNotFit`."""
+        if not requests:
+            return []
+        settings = self.plan.settings
+        prepared = Requests.of(
+            requests, pad_id=self.encoder.pad_id, micro_batch=settings.numerics.rows, window=self.window
+        )
+        self.cut_count += prepared.cut
+        rows, bottleneck = prepared.rows, self.plan.bottleneck
+        memory = MemoryModel(self.backbone, settings, bottleneck, rows.token_count, resident_bytes(), max(rows.lengths))
+        placement, peak = fit(
+            lambda choice: memory.forward(choice, start_layer=self.plan.start_layer),
+            self.budget_bytes,
+            what="the benchmark",
+        )
+        self.predicted_peak_bytes = max(peak, self.predicted_peak_bytes or 0)
+        return score(
+            self.backbone, self.adapters, prepared, placement=placement, scratch=self.scratch, progress=self.progress
+        )
+
+    def write(self, prompts: Sequence[Tokens], *, most_tokens: int, stop: Sequence[str]) -> list[str]:
+        """How each prompt goes on, greedily: up to `most_tokens`, the end of the text, or a token that completes one
+        of `stop`.  Of a long prompt the end is read.  Raises `BadInput` and `DoesNotFit`.
+        """
+        if not prompts:
+            return []
+        room = self.window - most_tokens
+        if room < 1:
+            raise BadInput(
+                "the model's window has no room for an answer",
+                values={"window": self.window, "tokens of an answer": most_tokens},
+            )
+        order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
+        self.cut_count += sum(len(prompt) > room for prompt in prompts)
+        ids = [np.array(prompts[index][-room:], dtype=np.int64) for index in order]
+        sampling, written = Sampling(most_tokens), list[list[int]]()
+        for group in groups(self.backbone, self.plan, ids, sampling, chains=1, budget_bytes=self.budget_bytes):
+            self.predicted_peak_bytes = max(group.peak_bytes, self.predicted_peak_bytes or 0)
+            generator = Generator(
+                self.backbone,
+                [self.adapters],
+                sampling,
+                self.stop_ids,
+                self.encoder.pad_id,
+                group.placement,
+                ended=partial(self._holds, stop),
+            )
+            written += generator.run(group.prompts, self.progress)[0]
+        texts = {index: self.encoder.decode(tokens) for index, tokens in zip(order, written, strict=True)}
+        return [texts[index] for index in range(len(prompts))]
+
+    def _holds(self, stop: Sequence[str], tokens: Sequence[int]) -> bool:
+        text = self.encoder.decode(tokens) if stop else ""
+        return any(mark in text for mark in stop)
+
+
+def require_causal_lm(plan: PlanManifest) -> Settings:
+    """The settings of a plan whose model has a language head to ask.  Raises `UsageProblem`."""
+    kind = plan.settings.task.kind
+    if kind != "causal-lm":
+        raise UsageProblem(
+            "this plan's model classifies: it has no language head to ask",
+            values={"task.kind": kind, "expected": "causal-lm"},
+            hint="'chainctl eval' with labelled texts says how well it does",
+        )
+    return plan.settings
+
+
+def load_chain(backbone: Backbone, state: Artifact[StateManifest], plan: PlanManifest) -> dict[int, Adapter]:
+    """The adapters of a state as they compute."""
+    stored = adapters_from_tensors(read_tensors(state, *LIVE_TENSORS), plan.settings.adapter.activation)
+    return {layer: adapter.frozen(backbone.dtype) for layer, adapter in stored.items()}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Prompts that fit the budget together, what is kept in memory then, and the peak that is predicted."""
+
+    prompts: Sequence[np.ndarray]
+    placement: Placement
+    peak_bytes: int
+
+
+def groups(
+    backbone: Backbone,
+    plan: PlanManifest,
+    prompts: Sequence[np.ndarray],
+    sampling: Sampling,
+    *,
+    chains: int,
+    budget_bytes: int,
+) -> list[Group]:
+    """All prompts at once, or as many at a time as fit.  Raises `DoesNotFit`."""
+    longest, size = max(map(len, prompts)), len(prompts)
+    while True:
+        numerics = plan.settings.numerics.model_copy(update={"micro_batch": size * chains})
+        settings = plan.settings.model_copy(update={"numerics": numerics})
+        memory = MemoryModel(backbone, settings, plan.bottleneck, 0, resident_bytes(), longest)
+        tokens = longest + sampling.max_new_tokens
+        try:
+            placement, peak = fit(partial(memory.generate, tokens=tokens), budget_bytes, what="one prompt")
+        except DoesNotFit:
+            if size == 1:
+                raise
+            size = -(-size // 2)
+        else:
+            return [Group(prompts[first : first + size], placement, peak) for first in range(0, len(prompts), size)]
+
+
+def stop_tokens(model_dir: Path) -> frozenset[int]:
+    """The tokens that end a text, as the model names them."""
+    found: set[int] = set()
+    for name in ("generation_config.json", "config.json"):
+        named = read_object(model_dir / name).get("eos_token_id")
+        found |= {token for token in (named if isinstance(named, list) else [named]) if isinstance(token, int)}
+    return frozenset(found)

@@ -1,0 +1,1 @@
+"""How much memory a stage will need, and what fits a budget."""

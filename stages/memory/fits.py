@@ -1,0 +1,94 @@
+"""What a model is made of in bytes, and which window fits which budget.  `doctor` and `model info` both say it.
+
+Nothing is read but headers and the few tensors around the layers.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from schemas.refs import Window
+from schemas.settings import Settings
+from stages.memory.predict import MemoryModel
+from stages.model.loading import LoadedModel
+from stages.model.skeleton import is_decoder
+from stages.process.fork import run_in_fork
+from stages.process.measure import resident_bytes
+from stages.streaming.placement import PLACEMENTS, Placement
+from stages.weights.names import Names, stored
+
+TEXTS = 64  # assumed on the device, where hidden states are kept in memory
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Sizes in bytes, as stored."""
+
+    layers: tuple[int, ...]
+    embeddings: int  # gathered by row, never loaded
+    head: int  # of a language model: streamed in chunks; 0 where it is tied to the embeddings
+    rest: int
+
+    @classmethod
+    def of(cls, names: Names, head_parameters: Collection[str]) -> "Parts":
+        """The parts of a model whose language head has these parameters."""
+        head = [load for load in names.rest if load.target in head_parameters]
+        rest = [load for load in names.rest if load.target not in head_parameters]
+        return cls(
+            layers=tuple(sum(tensor.size for tensor in stored(loads)) for loads in names.layers),
+            embeddings=sum(tensor.size for tensor in stored([names.embeddings])),
+            head=sum(tensor.size for tensor in stored(head)),
+            rest=sum(tensor.size for tensor in stored(rest)),
+        )
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One window size: the predicted peak with everything kept and with the least, and what the budget allows."""
+
+    window_size: int
+    fastest_bytes: int
+    smallest_bytes: int
+    chosen: str  # what the budget allows to keep; empty where nothing fits
+
+
+def predictor(model_dir: Path, settings: Settings) -> MemoryModel:
+    """Open a model and decide what a recipe may leave open; what `train-window` would need.  Raises `BadInput`."""
+    numerics = settings.numerics.decided(settings.encoding.max_length)
+    settings = settings.model_copy(update={"numerics": numerics})
+    backbone = LoadedModel.open(model_dir, settings).backbone
+    adapter = settings.adapter.decided(decoder=is_decoder(backbone.skeleton.config))
+    settings = settings.model_copy(update={"adapter": adapter})
+    bottleneck = adapter.bottleneck(backbone.hidden_size)
+    return MemoryModel(backbone, settings, bottleneck, TEXTS * settings.encoding.max_length, resident_bytes())
+
+
+def fits(memory: MemoryModel, sizes: Sequence[int], budget_bytes: int) -> tuple[Fit, ...]:
+    """Predicted peaks of the window sizes that the model has layers for."""
+    depth = memory.backbone.num_layers
+    return run_in_fork(lambda: tuple(_fit(memory, depth, size, budget_bytes) for size in sizes if size <= depth))
+
+
+def describe(placement: Placement) -> str:
+    """What a placement keeps in memory, fastest first."""
+    if placement == PLACEMENTS[0]:
+        return "everything kept"
+    kept = [
+        name
+        for name, keeps in (
+            ("hidden states", placement.hidden_in_memory),
+            ("the next layer", placement.prefetch),
+            ("the window", placement.window_resident),
+            ("the head", placement.head_resident),
+        )
+        if keeps
+    ]
+    return "kept: " + ", ".join(kept) if kept else "one layer at a time"
+
+
+def _fit(memory: MemoryModel, depth: int, size: int, budget: int) -> Fit:
+    start = (depth - size) // 2  # in the middle: a prefix before it, adapters behind it
+    window = Window(start=start, stop=start + size)
+    peaks = [memory.train_window(window, placement, start_layer=start) for placement in PLACEMENTS]
+    chosen = next((describe(choice) for choice, peak in zip(PLACEMENTS, peaks, strict=True) if peak <= budget), "")
+    return Fit(size, peaks[0], min(peaks), chosen)

@@ -1,0 +1,327 @@
+"""How much memory a stage will need, found by running it where tensors have shapes and no memory.
+
+The forward and backward pass of a micro-batch runs once on the meta device, with the real architecture at the real
+size; a dispatch mode adds up the bytes of every storage while it lives.  No formula per family: attention, experts
+and state spaces are counted as they are.  Around that peak stand the parts that do not depend on the architecture:
+the interpreter with torch and transformers, weights, adapters, optimiser moments, hidden states.
+
+A stage has choices that change its memory and not one bit of its result (`Placement`).  `fit` takes the fastest
+that keeps the budget, and refuses, with the smallest budget that would do, where none does.
+"""
+
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 -- torch's own convention
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from schemas.errors import DoesNotFit
+from schemas.refs import Window
+from schemas.settings import Settings
+from stages.model.backbone import Backbone
+from stages.model.language_head import LanguageHead
+from stages.model.skeleton import Batch
+from stages.process.footprint import execute_meta_kernels
+from stages.process.fork import run_in_fork
+from stages.process.measure import mebibytes
+from stages.streaming.hidden_states import IN_MEMORY_LIMIT_BYTES
+from stages.streaming.placement import PLACEMENTS, Placement
+from stages.tuning.adapters import Adapter
+from stages.weights.reader import Weights
+
+# Resident size of a stage that has imported what it needs and opened a small model, and what the first use of
+# torch's kernels adds (code pages, thread stacks, scratch).  Measured: `python benchmarks/imports.py`.
+IMPORT_BASELINE_BYTES = 275 * 2**20
+KERNELS_BYTES = 20 * 2**20
+BASELINE_VARIES_BYTES = 4 * 2**20  # from one start of a process to the next
+FLOAT32_BYTES = 4
+
+
+def fit(predict: Callable[[Placement], int], budget_bytes: int | None, *, what: str) -> tuple[Placement, int]:
+    """The fastest placement whose predicted peak keeps the budget, and that peak.  Raises `DoesNotFit`."""
+    peaks = run_in_fork(lambda: [predict(placement) for placement in PLACEMENTS])
+    for placement, peak in zip(PLACEMENTS, peaks, strict=True):
+        if budget_bytes is None or peak <= budget_bytes:
+            return placement, peak
+    raise DoesNotFit(
+        f"{what} does not fit the memory budget",
+        values={
+            "budget": mebibytes(budget_bytes or 0),
+            "smallest that would do": mebibytes(min(peaks) + BASELINE_VARIES_BYTES),
+        },
+        hint="give a larger --memory-budget; a plan with a smaller micro-batch or shorter texts needs less",
+    )
+
+
+class LiveBytes(TorchDispatchMode):
+    """Bytes of all storages made while the mode is on and not yet freed: now, and at most."""
+
+    def __init__(self, known: Sequence[Tensor] = ()) -> None:
+        super().__init__()
+        execute_meta_kernels()
+        self.now: int = 0
+        self.peak: int = 0
+        self._seen = {tensor.untyped_storage()._cdata for tensor in known}
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch.ops.aten._grouped_mm.default and args[0].is_meta:
+            # Experts.  The kernels take every dtype; the shape function of the meta device insists on bfloat16.
+            result = torch.empty(args[0].shape[0], args[1].shape[-1], dtype=args[0].dtype, device="meta")
+        else:
+            result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self._count(tensor)
+        return result
+
+    def _count(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._seen:
+            return
+        self._seen.add(key)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._forget, key, size)
+
+    def _forget(self, key: int, size: int) -> None:
+        self._seen.discard(key)
+        self.now -= size
+
+
+class FusedAttention(TorchFunctionMode):
+    """Attention as processors and GPUs run it: no (S, S) matrix.  The meta device would make one."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is F.scaled_dot_product_attention and args[0].is_meta:
+            return _Attention.apply(*args[:3])
+        return function(*args, **(kwargs or {}))
+
+
+class _Attention(torch.autograd.Function):
+    """Shapes of fused attention: query (…, S, E), key (…, T, E), value (…, T, W) -> (…, S, W)."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        output = torch.empty(*query.shape[:-1], value.shape[-1], dtype=query.dtype, device="meta")
+        normaliser = torch.empty(query.shape[:-1], dtype=torch.float32, device="meta")
+        ctx.save_for_backward(query, key, value, output, normaliser)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+        query, key, value, *_rest = ctx.saved_tensors
+        return _meta_like(query), _meta_like(key), _meta_like(value)
+
+
+@dataclass(frozen=True)
+class MemoryModel:
+    """Predicts peaks for one model under one set of settings.
+
+    `bottleneck` is r of Eq. 1 (0: no adapters), `tokens` how many a device's texts have together, `baseline_bytes`
+    the resident size of a process that has opened the model (None: estimated, for a process on another machine),
+    `longest` the tokens of the longest text (None: as many as the plan allows).
+    """
+
+    backbone: Backbone
+    settings: Settings
+    bottleneck: int
+    tokens: int
+    baseline_bytes: int | None = None
+    longest: int | None = None
+
+    def train_window(self, window: Window, placement: Placement, *, start_layer: int) -> int:
+        """Predicted peak in bytes of `train-window`: the larger of its two phases, prefix and window."""
+        frozen, trained = self._adapter_bytes(self.backbone.dtype.itemsize), self._adapter_bytes(FLOAT32_BYTES)
+        moments = {"adamw": 2, "sgd": 1 if self.settings.optimizer.momentum else 0}[self.settings.optimizer.name]
+        prefix = window_phase = (2 + moments) * trained * len(window.layers)  # the copy that trains, gradient, moments
+        prefix += frozen * (self.backbone.num_layers - min(start_layer, window.start))
+        prefix += self._prefix_bytes(placement) if window.start > 0 else 0
+        window_phase += frozen * (self.backbone.num_layers - window.start)
+        window_phase += (1 + moments) * self._head_bytes() + self._table_bytes(placement)
+        window_phase += self._window_bytes(window, placement)
+        return self._resident_bytes(placement) + max(prefix, window_phase)
+
+    def forward(self, placement: Placement, *, start_layer: int | None = None) -> int:
+        """Predicted peak in bytes of `profile` and, with the adapters of a state from `start_layer` on, of `eval`."""
+        answers = start_layer is not None  # a profile has no use for the head
+        adapters = self.backbone.num_layers - start_layer if start_layer is not None else 0
+        head = self._head_activations(backward=False) + self._table_bytes(placement) if answers else 0
+        passing = max(self._prefix_bytes(placement), head)
+        return self._resident_bytes(placement) + adapters * self._adapter_bytes(self.backbone.dtype.itemsize) + passing
+
+    def generate(self, placement: Placement, *, tokens: int) -> int:
+        """Predicted peak in bytes of `generate` for a micro-batch of prompts that grow to `tokens` each."""
+        rows = self.settings.numerics.rows
+        kept = 2 * rows * tokens * self._key_width() * self.backbone.dtype.itemsize  # keys and values of one layer
+        arriving = rows * self._length() * self._token_bytes()
+        head = LanguageHead.of(self.backbone)
+        logits = 3 * rows * head.vocabulary * FLOAT32_BYTES  # as chunks, joined, and as shares
+        adapters = self.backbone.num_layers * self._adapter_bytes(self.backbone.dtype.itemsize)
+        passing = self._prefix_bytes(placement) + 2 * arriving + 2 * kept
+        asking = head.working_bytes(rows) + logits
+        cached = self.backbone.num_layers * kept
+        table = self._table_bytes(placement)
+        return self._resident_bytes(placement) + adapters + cached + table + max(passing, asking)
+
+    def layer_bytes(self, layer: int) -> int:
+        """Bytes of a layer in memory: as it lies on disk, and again where the plan computes in another dtype."""
+        stored = self.backbone.reader.names.stored_layer(layer)
+        if all(tensor.dtype == self.backbone.dtype for tensor in stored if tensor.dtype.is_floating_point):
+            return self.backbone.reader.layer_bytes(layer)
+        parameters = self.backbone.skeleton.layers[layer].parameters()
+        converted = sum(parameter.numel() * self.backbone.dtype.itemsize for parameter in parameters)
+        return self.backbone.reader.layer_bytes(layer) + converted
+
+    def _key_width(self) -> int:
+        """Numbers in a token's keys in one layer; none in a model that keeps no keys (Mamba)."""
+        config = self.backbone.skeleton.config
+        if not self.backbone.skeleton.keeps_keys_and_values:
+            return 0
+        heads: int = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        each: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return heads * each
+
+    def _resident_bytes(self, placement: Placement) -> int:
+        opened = self.baseline_bytes
+        if opened is None:
+            opened = IMPORT_BASELINE_BYTES + self._rest_bytes() + self._head_bytes()
+        return opened + KERNELS_BYTES + (self._hidden_bytes() if placement.hidden_in_memory else 0)
+
+    def _prefix_bytes(self, placement: Placement) -> int:
+        """The layers in flight and one layer's forward."""
+        largest = max(self.layer_bytes(layer) for layer in range(self.backbone.num_layers))
+        return (2 if placement.prefetch else 1) * largest + self._layers_activations([0], backward=False)
+
+    def _window_bytes(self, window: Window, placement: Placement) -> int:
+        """Weights and activations of one micro-batch, forward and backward."""
+        sizes = [self.layer_bytes(layer) for layer in window.layers]
+        heads = self._head_activations(backward=True, branches=2) + self._foresight_bytes(window)
+        arriving = self._micro_batch_bytes()
+        if placement.window_resident or len(sizes) < 2:
+            # The losses are taken while the window's graph is alive; the head's graph comes and goes.
+            graph = self._layers_activations(window.layers, backward=True) if sizes else 0
+            return sum(sizes) + graph + arriving + heads
+        graph = self._layers_activations(window.layers[-1:], backward=True)
+        carried = self._batch_bytes() * (len(sizes) - 1)
+        return max(sizes) + graph + arriving + heads + carried
+
+    def _layers_activations(self, layers: Sequence[int], *, backward: bool) -> int:
+        """Live bytes, at most, of one micro-batch through `layers`, less weights."""
+        batch = self._batch(backward=backward)
+        weights: dict[int, Weights] = {layer: self._meta_weights(layer) for layer in layers}
+        adapters = {layer: self._meta_adapter() for layer in layers} if self.bottleneck else {}
+        hidden = torch.empty(
+            *batch.input_ids.shape, self.backbone.hidden_size, dtype=self.backbone.dtype, device="meta"
+        )
+        live = LiveBytes([tensor for layer in weights.values() for tensor in layer.values()])
+        with live, FusedAttention(), torch.set_grad_enabled(backward):
+            output = self.backbone.run_layers(weights, hidden, batch, adapters)
+            if backward:
+                output.backward(_meta_like(output))
+        return live.peak
+
+    def _foresight_bytes(self, window: Window) -> int:
+        """The global branch of Eq. 2: the adapters behind the window, forward and backward."""
+        behind = self.backbone.num_layers - window.stop
+        if behind == 0 or self.settings.chain.global_weight == 0.0:
+            return 0
+        hidden = torch.empty(
+            *self._batch(backward=True).input_ids.shape,
+            self.backbone.hidden_size,
+            dtype=self.backbone.dtype,
+            device="meta",
+        ).requires_grad_()
+        adapters = [self._meta_adapter(trains=False) for _ in range(behind)]
+        live = LiveBytes([hidden, *(value for adapter in adapters for value in adapter.parameters())])
+        with live, torch.enable_grad():
+            flowing = hidden
+            for adapter in adapters:
+                flowing = adapter(flowing)
+            flowing.backward(_meta_like(flowing))
+        return live.peak
+
+    def _head_activations(self, *, backward: bool, branches: int = 1) -> int:
+        """Live bytes, at most, from the last hidden states of a micro-batch to its losses."""
+        batch = self._batch(backward=backward)
+        hidden = torch.zeros(*batch.input_ids.shape, self.backbone.hidden_size, dtype=self.backbone.dtype)
+        live = LiveBytes()
+        if self.settings.head_form == "language-model":
+            head = LanguageHead.of(self.backbone)
+            with live, torch.set_grad_enabled(backward):
+                arrived = head.arriving(hidden.requires_grad_(backward), batch)
+                kept = live.now  # the graph of the final norm, while the vocabulary passes
+                if backward:
+                    arrived.sum().backward()
+            working = head.working_bytes(branches * batch.input_ids.numel())
+            return branches * kept + max(working, live.peak - kept)
+        with live, torch.set_grad_enabled(backward):
+            logits = self.backbone.head(hidden.requires_grad_(backward), batch)
+            if backward:
+                logits.sum().backward()
+        for parameter in self.backbone.head_parameters.values():
+            parameter.grad = None
+        return live.peak
+
+    def _batch(self, *, backward: bool) -> Batch:
+        """A micro-batch as large as they come."""
+        rows = self.settings.numerics.rows
+        if backward:
+            rows = min(rows, self.settings.optimizer.batch_size)
+        ids = torch.zeros(rows, self._length(), dtype=torch.int64)
+        return Batch(ids, torch.ones_like(ids))
+
+    def _meta_weights(self, layer: int) -> Weights:
+        module = self.backbone.skeleton.layers[layer]
+        return {name: value.to("meta") for name, value in module.state_dict().items()}
+
+    def _meta_adapter(self, *, trains: bool = True) -> Adapter:
+        r, d = self.bottleneck, self.backbone.hidden_size
+        shapes = [(r, d), (r,), (d, r), (d,)]
+        dtype = torch.float32 if trains else self.backbone.dtype
+        tensors = [torch.empty(shape, dtype=dtype, device="meta", requires_grad=trains) for shape in shapes]
+        return Adapter.of(tensors, self.settings.adapter.activation)
+
+    def _table_bytes(self, placement: Placement) -> int:
+        if self.settings.head_form != "language-model" or not placement.head_resident:
+            return 0
+        return LanguageHead.of(self.backbone).vocabulary * self._token_bytes()
+
+    def _adapter_bytes(self, itemsize: int) -> int:
+        r, d = self.bottleneck, self.backbone.hidden_size
+        return (2 * r * d + r + d) * itemsize
+
+    def _head_bytes(self) -> int:
+        return sum(value.numel() for value in self.backbone.head_parameters.values()) * FLOAT32_BYTES
+
+    def _token_bytes(self) -> int:
+        return self.backbone.hidden_size * self.backbone.dtype.itemsize
+
+    def _micro_batch_bytes(self) -> int:
+        return self._batch(backward=True).input_ids.numel() * self._token_bytes()
+
+    def _batch_bytes(self) -> int:
+        return self.settings.optimizer.batch_size * self._length() * self._token_bytes()
+
+    def _length(self) -> int:
+        return self.longest or self.settings.encoding.max_length
+
+    def _hidden_bytes(self) -> int:
+        wanted = self.tokens * self._token_bytes()
+        return wanted if wanted <= IN_MEMORY_LIMIT_BYTES else 0
+
+    def _rest_bytes(self) -> int:
+        streamed = self.backbone.skeleton.output_names
+        loads = [load for load in self.backbone.reader.names.rest if load.target not in streamed]
+        return sum(source.size for load in loads for source, _ in load.sources)
+
+
+def _meta_like(tensor: Tensor) -> Tensor:
+    """A gradient for `tensor`.  (`empty_like` and a sum's own gradient would import sympy on the meta device.)"""
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")

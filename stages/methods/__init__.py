@@ -1,0 +1,1 @@
+"""Who trains what, and how it becomes the next state: one folder for each method."""

@@ -1,0 +1,163 @@
+"""The language head without its logits: cross entropy over the vocabulary in chunks.
+
+(B, S, V) logits are the largest tensor of a language model, and are needed only for
+
+    loss_i = log Σ_v exp z_iv - z_iy        d loss_i / d h_i = Σ_v softmax(z_i)_v W_v - W_y        z_iv = h_i · W_v
+
+Both come from one pass over chunks of W with a running maximum (an online softmax: Milakov & Gimelshein 2018,
+arXiv 1805.02867).  The rows of several losses (local and global, Eq. 2) share the pass, and the chunks may stay on
+disk.  Where a model does something to its logits (Gemma 2 caps them, Granite scales them) its own code is asked to,
+chunk by chunk; that it does so value by value is what `check.py` verifies.
+
+Shapes: N predicted positions, D hidden size, V vocabulary, C chunk.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F  # noqa: N812 -- torch's own convention
+from torch import Tensor
+
+from stages.model.backbone import Backbone
+from stages.model.skeleton import Batch
+from stages.weights.files import StoredTensor
+from stages.weights.reader import new_arena
+
+CHUNK_ROWS = 2048
+IGNORED = -100  # a position that predicts nothing, as in torch
+
+
+@dataclass
+class LanguageHead:
+    """The rows of a frozen language head, read from disk a chunk at a time or kept (`resident`)."""
+
+    backbone: Backbone
+    table: StoredTensor
+    resident: Tensor | None = None
+
+    @classmethod
+    def of(cls, backbone: Backbone, *, resident: bool = False) -> "LanguageHead":
+        """The head of a backbone.  Raises `BadInput` where it is not one table of rows."""
+        table = backbone.reader.output_rows()
+        if not resident:
+            return cls(backbone, table)
+        return cls(backbone, table, backbone.reader.rows(table, 0, table.shape[0], new_arena(table.size)))
+
+    @property
+    def vocabulary(self) -> int:
+        """V."""
+        return self.table.shape[0]
+
+    def arriving(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """(B, S, D) as it reaches the head: after the final norm.  `hidden` is the output of any layer."""
+        last = self.backbone.num_layers - 1
+        return self.backbone.skeleton.run_to_vocabulary(
+            batch, lambda index, flowing, apply: hidden if index == last else flowing
+        )
+
+    @torch.no_grad()
+    def logits(self, hidden: Tensor, batch: Batch, *, chunk: int = CHUNK_ROWS) -> Tensor:
+        """(B, S, V) float32, for small vocabularies and comparisons."""
+        arrived = self.arriving(hidden, batch)
+        return self.logits_of(arrived.reshape(-1, arrived.shape[-1]), chunk=chunk).view(*arrived.shape[:2], -1)
+
+    @torch.no_grad()
+    def logits_of(self, arrived_ND: Tensor, *, chunk: int = CHUNK_ROWS) -> Tensor:
+        """(N, V) float32, from what arrived at the head."""
+        return torch.cat([self._finish(F.linear(arrived_ND, rows)) for _, rows in self.chunks(chunk)], dim=1)
+
+    @torch.no_grad()
+    def cross_entropy(
+        self, arrived_ND: Tensor, targets_N: Tensor, *, gradient: bool, chunk: int = CHUNK_ROWS
+    ) -> tuple[Tensor, Tensor | None]:
+        """Loss of each position (N,) in nats, float32, and its gradient with respect to `arrived_ND` (N, D)."""
+        count = len(arrived_ND)
+        highest = torch.full((count, 1), -torch.inf)
+        total = torch.zeros(count, 1)
+        chosen = torch.zeros(count)
+        expected = torch.zeros(arrived_ND.shape, dtype=torch.float32) if gradient else None  # Σ exp(z - max) W
+        wanted = torch.zeros_like(arrived_ND) if gradient else None  # W_y
+        for first, rows in self.chunks(chunk):
+            logits, slopes = self._finish_with_slopes(F.linear(arrived_ND, rows), gradient=gradient)
+            raised = torch.maximum(highest, logits.amax(1, keepdim=True))
+            shrink = torch.exp(highest - raised)
+            inside = (targets_N >= first) & (targets_N < first + len(rows))
+            here = targets_N[inside] - first
+            chosen[inside] = logits[inside, here]
+            weights = logits.sub_(raised).exp_()
+            total = total * shrink + weights.sum(1, keepdim=True)
+            highest = raised
+            if expected is None or wanted is None:
+                continue
+            if slopes is not None:
+                weights *= slopes
+                wanted[inside] = rows[here] * slopes[inside, here, None].to(rows.dtype)
+            else:
+                wanted[inside] = rows[here]
+            expected.mul_(shrink).add_(weights.to(rows.dtype) @ rows)
+        losses = highest.squeeze(1) + total.log().squeeze(1) - chosen
+        if expected is None or wanted is None:
+            return losses, None
+        return losses, expected.div_(total).sub_(wanted)
+
+    @torch.no_grad()
+    def log_probabilities(
+        self, arrived_ND: Tensor, targets_N: Tensor, *, chunk: int = CHUNK_ROWS
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probability of each target (N,) in nats, float32, and whether it is the first of the likeliest (N,)."""
+        count = len(arrived_ND)
+        highest, total, chosen = torch.full((count,), -torch.inf), torch.zeros(count), torch.zeros(count)
+        likeliest = torch.zeros(count, dtype=torch.int64)
+        for first, rows in self.chunks(chunk):
+            logits = self._finish(F.linear(arrived_ND, rows))
+            peak, place = logits.max(1)
+            likeliest = torch.where(peak > highest, first + place, likeliest)
+            raised = torch.maximum(highest, peak)
+            inside = (targets_N >= first) & (targets_N < first + len(rows))
+            chosen[inside] = logits[inside, targets_N[inside] - first]
+            total = total * torch.exp(highest - raised) + logits.sub_(raised.unsqueeze(1)).exp_().sum(1)
+            highest = raised
+        return chosen - highest - total.log(), likeliest == targets_N
+
+    def chunks(self, size: int) -> Iterator[tuple[int, Tensor]]:
+        """(first row, rows (C, D)) over the whole vocabulary.  Rows are valid until the next are asked for."""
+        arena = new_arena(0 if self.resident is not None else size * (self.table.size // self.vocabulary))
+        for first in range(0, self.vocabulary, size):
+            last = min(first + size, self.vocabulary)
+            if self.resident is not None:
+                yield first, self.resident[first:last]
+            else:
+                yield first, self.backbone.reader.rows(self.table, first, last, arena)
+
+    def working_bytes(self, positions: int) -> int:
+        """Memory of `cross_entropy` with its gradient for N positions, chunk included."""
+        width, item = self.backbone.hidden_size, self.backbone.dtype.itemsize
+        stored = self.table.size // self.vocabulary
+        rows = 0 if self.resident is not None else CHUNK_ROWS * (stored + (width * item if item != 4 else 0))
+        logits = positions * CHUNK_ROWS * (4 + 2 * item)
+        return rows + logits + positions * width * (4 + 4 + 2 * item)
+
+    def _finish(self, logits_NC: Tensor) -> Tensor:
+        """What the model makes of logits, in float32."""
+        return (self._through_model(logits_NC) if self._is_finished_by_the_model else logits_NC).float()
+
+    def _finish_with_slopes(self, logits_NC: Tensor, *, gradient: bool) -> tuple[Tensor, Tensor | None]:
+        """The same, and the derivative of each value where that is not one."""
+        if not self._is_finished_by_the_model or not gradient:
+            return self._finish(logits_NC), None
+        with torch.enable_grad():
+            leaf = logits_NC.requires_grad_()
+            finished = self._through_model(leaf).float()
+            (slopes,) = torch.autograd.grad(finished.sum(), leaf)
+        return finished.detach(), slopes.float()
+
+    def _through_model(self, logits_NC: Tensor) -> Tensor:
+        return self.backbone.skeleton.run_from_vocabulary(logits_NC.unsqueeze(0)).squeeze(0)
+
+    @cached_property
+    def _is_finished_by_the_model(self) -> bool:
+        """Whether the model changes the logits of its head: tried on a few."""
+        probe = torch.linspace(-50, 50, 8, dtype=self.backbone.dtype).view(2, 4)
+        return not torch.equal(self._through_model(probe), probe)

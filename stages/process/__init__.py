@@ -1,0 +1,1 @@
+"""This process: its memory, its forks, its clock and its random numbers."""

@@ -1,0 +1,117 @@
+"""What left a layer, kept for next time: a device that comes again starts where nothing has changed.
+
+Layers below the start layer have no adapters, so what leaves them never changes.  When the window moves from s to
+s+1, no adapter below s has changed either, so h_{s+1} comes from the kept h_s through one layer.  Both are one rule:
+an entry is h_d of some texts, named by a digest of everything that went into it (the model's parts up to layer d, the
+adapters below d, token ids and padding, numerics, versions).  Whoever finds it gets the very bytes that computing
+again would give; an entry that is damaged is thrown away.  An entry is read through one descriptor, so that eviction
+cannot cut a reader short.
+"""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import transformers
+
+from schemas.base import canonical_json
+from schemas.plan import PlanManifest
+from stages.store.cache_directory import CacheDirectory
+from stages.streaming.hidden_states import HiddenStates
+from stages.streaming.texts import EncodedTexts
+from stages.tuning.adapters import Adapter
+from stages.weights.files import bytes_of
+
+DIGEST_BYTES = hashlib.sha256().digest_size
+
+
+@dataclass(frozen=True)
+class PrefixCache:
+    """Hidden states of `texts` under a plan's model and numerics and these `adapters`.
+
+    An entry is the SHA-256 of the rest, then the states, one text after the other.
+    """
+
+    directory: CacheDirectory
+    plan: PlanManifest
+    adapters: Mapping[int, Adapter]
+    texts: EncodedTexts
+
+    def deepest(self, stop: int, hidden: HiddenStates) -> int:
+        """Fill `hidden` with the deepest entry up to h_stop; its depth d, 0 where there is none."""
+        for depth in range(stop, 0, -1):
+            if self._load(self._path(depth), hidden):
+                return depth
+        return 0
+
+    def store(self, depth: int, hidden: HiddenStates) -> None:
+        """Keep h_depth, unless it is larger than the whole cache may be."""
+        path = self._path(depth)
+        if path.exists():
+            return
+        with self.directory.writing(path, hidden.total_bytes + DIGEST_BYTES) as file:
+            if file is None:
+                return
+            file.write(bytes(DIGEST_BYTES))
+            hasher = hashlib.sha256()
+            for chunk in hidden.chunks():
+                hasher.update(chunk)
+                file.write(chunk)
+            file.seek(0)
+            file.write(hasher.digest())
+
+    def _load(self, path: Path, hidden: HiddenStates) -> bool:
+        try:
+            file = path.open("rb")
+        except FileNotFoundError:
+            return False
+        with file:
+            if os.fstat(file.fileno()).st_size == hidden.total_bytes + DIGEST_BYTES:
+                expected = file.read(DIGEST_BYTES)
+                hasher = hashlib.sha256()
+                for index in range(len(hidden.lengths)):
+                    data = memoryview(bytearray(hidden.text_bytes(index)))
+                    file.readinto(data)
+                    hasher.update(data)
+                    hidden.fill(index, data)
+                if hasher.digest() == expected:
+                    with suppress(OSError):  # a cache that somebody else owns
+                        os.utime(file.fileno())  # used just now
+                    return True
+        path.unlink(missing_ok=True)  # damaged
+        return False
+
+    def _path(self, depth: int) -> Path:
+        model, settings, texts = self.plan.model, self.plan.settings, self.texts
+        parts = (model.config, model.embeddings, model.rest, *model.layers[:depth])
+        numerics = settings.numerics.model_dump(mode="json")
+        versions = (torch.__version__, transformers.__version__)
+        facts = [
+            depth,
+            parts,
+            numerics,
+            settings.adapter.activation,
+            texts.side,
+            texts.row_length,
+            texts.pad_id,
+            versions,
+        ]
+        digest = hashlib.sha256(canonical_json(facts))
+        for layer in sorted(layer for layer in self.adapters if layer < depth):
+            for parameter in self.adapters[layer].parameters():
+                digest.update(f"{layer} {list(parameter.shape)}".encode())
+                digest.update(bytes_of(parameter.contiguous()))
+        for row in texts.rows:
+            digest.update(len(row).to_bytes(8, "little") + row.tobytes())
+        return self.directory.prefixes / f"{digest.hexdigest()[:40]}.hidden"
+
+
+def prefix_cache(
+    directory: CacheDirectory | None, plan: PlanManifest, adapters: Mapping[int, Adapter], texts: EncodedTexts
+) -> PrefixCache | None:
+    """The cache of some texts, where there is a directory for it."""
+    return PrefixCache(directory, plan, adapters, texts) if directory is not None else None

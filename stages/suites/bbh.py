@@ -1,0 +1,68 @@
+"""BIG-Bench Hard (Suzgun et al. 2022, arXiv 2210.09261) as github.com/suzgunmirac/BIG-Bench-Hard publishes it.
+
+    bbh/<task>.json           {"examples": [{"input": …, "target": …}, …]}
+    cot-prompts/<task>.txt    a canary, a line of dashes, then a description and three exemplars that reason first
+
+Where a task has its prompt of reasoning, that is used, with all exemplars or the first `--shots`.  Where it has none,
+a shot is one of the first examples with its target, and those do not count.
+"""
+
+from pathlib import Path
+
+from schemas.errors import BadInput
+from stages.suites.files import a_list, a_text, an_object, files_of, read_json, read_text
+from stages.suites.questions import OpenQuestion
+
+DASHES = "-----\n"
+STOP = ("\n\n", "Q:")  # where the next exemplar would begin
+REASONING_TOKENS, ANSWER_TOKENS = 512, 32
+
+Example = tuple[str, str]
+
+
+def read_bbh(folder: Path, shots: int | None) -> list[OpenQuestion]:
+    """Every question of every task, by name of task.  `shots` None: what the data has.  Raises `BadInput`."""
+    questions: list[OpenQuestion] = []
+    for path in files_of(folder / "bbh", "*.json", expected="bbh/<task>.json"):
+        prompt = folder / "cot-prompts" / f"{path.stem}.txt"
+        examples = _examples(path)
+        if prompt.is_file():
+            before, asking, skip = _reasoning(prompt, shots), "Q: {}\nA: Let's think step by step.\n", 0
+        else:
+            skip = shots or 0
+            before, asking = "".join(f"Q: {asked}\nA: {target}\n\n" for asked, target in examples[:skip]), "Q: {}\nA:"
+        if skip >= len(examples):
+            raise BadInput(f"{path} has too few examples", values={"--shots": skip, "examples": len(examples)})
+        most = REASONING_TOKENS if prompt.is_file() else ANSWER_TOKENS
+        questions += [
+            OpenQuestion(before + asking.format(asked), ((target,),), path.stem, STOP, most)
+            for asked, target in examples[skip:]
+        ]
+    return questions
+
+
+def _reasoning(path: Path, shots: int | None) -> str:
+    """The published prompt with its first `shots` exemplars (None: all), up to where the question comes."""
+    _, dashes, text = read_text(path).partition(DASHES)
+    description, *exemplars = text.strip().split("\n\nQ: ")
+    if not dashes or not exemplars:
+        raise BadInput(
+            f"{path} is no prompt of BIG-Bench Hard",
+            values={"expected": "a line of dashes, a description, exemplars that begin with 'Q: '"},
+        )
+    count = len(exemplars) if shots is None else shots
+    if not 0 <= count <= len(exemplars):
+        raise BadInput(f"{path} has too few exemplars", values={"--shots": count, "found": len(exemplars)})
+    return "".join([description, "\n\n", *(f"Q: {exemplar}\n\n" for exemplar in exemplars[:count])])
+
+
+def _examples(path: Path) -> list[Example]:
+    records = a_list(an_object(read_json(path), str(path)), "examples", str(path))
+    if not records:
+        raise BadInput(f"{path} holds no examples", values={"expected": "at least one", "found": "none"})
+    found = []
+    for number, record in enumerate(records, 1):
+        where = f"{path}, example {number}"
+        fields = an_object(record, where)
+        found.append((a_text(fields, "input", where), a_text(fields, "target", where)))
+    return found

@@ -1,0 +1,58 @@
+"""Answers of our own data, in JSONL: `instruction`, `input` (may be absent) and `output`; or `messages`, whose last one
+is the answer; or `prompt` and `reference`.
+
+A plain prompt is asked as it is; the others by the template that the plan trained with, or Alpaca's.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from schemas.errors import BadInput
+from stages.data.load import Example, Turn
+from stages.data.template import AlpacaTemplate, Template
+from stages.suites.files import a_list, a_text, an_object, read_json_lines
+from stages.suites.questions import OpenQuestion
+
+GROUP = "rouge"
+MOST_TOKENS = 128
+ALPACA: Template = AlpacaTemplate(end="")
+INSTRUCTION_STOP = ("\n\n### ",)  # where an instruction of the model's own would begin
+
+
+def read_rouge(path: Path, shots: int, template: Template = ALPACA) -> list[OpenQuestion]:
+    """Every record, in order.  Raises `BadInput`."""
+    if shots:
+        raise BadInput("there are no shots for data of one's own", values={"--shots": shots, "expected": 0})
+    if not path.is_file():
+        found = "a folder" if path.is_dir() else "nothing"
+        raise BadInput(f"{path} is no file", values={"expected": "JSONL", "found": found})
+    questions = [_question(record, where, template) for where, record in read_json_lines(path)]
+    if not questions:
+        raise BadInput(f"{path} holds no records", values={"expected": "at least one", "found": "none"})
+    return questions
+
+
+def _question(record: dict[str, Any], where: str, template: Template) -> OpenQuestion:
+    if "instruction" in record:
+        asked = (
+            ("instruction", a_text(record, "instruction", where)),
+            ("input", a_text(record, "input", where, default="")),
+        )
+        return _asked(asked, a_text(record, "output", where), template)
+    if "messages" in record:
+        messages = [an_object(message, where) for message in a_list(record, "messages", where)]
+        turns = tuple((a_text(one, "role", where), a_text(one, "content", where)) for one in messages)
+        if len(turns) < 2 or turns[-1][0] != "assistant":
+            raise BadInput(
+                f"{where}: no answer to compare with",
+                values={"messages": len(turns), "expected": "the last one of the assistant"},
+            )
+        return _asked(turns[:-1], turns[-1][1], template)
+    reference = a_text(record, "reference", where)
+    return OpenQuestion(a_text(record, "prompt", where), ((reference,),), GROUP, (), MOST_TOKENS)
+
+
+def _asked(turns: tuple[Turn, ...], answer: str, template: Template) -> OpenQuestion:
+    stop = INSTRUCTION_STOP if isinstance(template, AlpacaTemplate) else ()
+    prompt = template.prompt(Example("", None, turns))
+    return OpenQuestion(prompt, ((answer,),), GROUP, stop, MOST_TOKENS, template.adds_special_tokens)

@@ -1,0 +1,1 @@
+"""One device's steps: objective, criterion, optimizer, and how a stopped training resumes."""

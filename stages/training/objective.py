@@ -1,0 +1,82 @@
+"""Globally perceptive optimisation (GPO), Eq. 2 of the paper.
+
+    loss        = loss_local + λ · loss_global                     e < L-1
+    loss        = loss_end_to_end                                  the last window, e = L-1
+    loss_local  = CE(head(h_{e+1}))
+    loss_global = CE(head(A_{L-1} ∘ … ∘ A_{e+1}(h_{e+1})))
+
+The global branch runs the adapters behind the window and the head, never a frozen layer.  Sums are divided by the
+size of the whole batch, so that micro-batches with accumulation give the gradient of the batch.
+
+Both losses meet in h_{e+1}: their gradients are taken there first, and their sum goes back through the window.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from schemas.refs import Window
+from stages.model.backbone import Backbone
+from stages.model.skeleton import Batch
+from stages.training.criterion import Branch, Criterion, backward_with_gradient
+from stages.tuning.adapters import Adapter
+from stages.weights.reader import Weights
+
+
+@dataclass(frozen=True)
+class StepLoss:
+    """Nats.  `downstream` is None where the global branch does not run."""
+
+    total: float
+    local: float
+    downstream: float | None
+
+    @classmethod
+    def sum(cls, parts: Sequence["StepLoss"]) -> "StepLoss":
+        """The loss of a batch from those of its micro-batches."""
+        downstream = [part.downstream for part in parts if part.downstream is not None]
+        return cls(
+            total=sum(part.total for part in parts),
+            local=sum(part.local for part in parts),
+            downstream=sum(downstream) if downstream else None,
+        )
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Eq. 2 for one window.  `adapters` are those of every layer from the start layer on; the window's train."""
+
+    backbone: Backbone
+    window: Window
+    adapters: Mapping[int, Adapter]
+    global_weight: float
+    criterion: Criterion
+
+    def accumulate(
+        self, weights: Mapping[int, Weights], hidden: Tensor, batch: Batch, targets: Tensor, *, count: int
+    ) -> StepLoss:
+        """Add the gradient of a micro-batch to the `.grad` of what trains (and of `hidden`, if it asks for one).
+
+        `weights` are those of the window's layers, or of its last ones where `hidden` (B, S, D) has passed the
+        others; `targets` are what the criterion asks for; `count` is how many the whole batch has.
+        """
+        inside = {layer: self.adapters[layer] for layer in weights}
+        leaving = self.backbone.run_layers(weights, hidden, batch, inside) if weights else hidden
+        meeting = leaving.detach().requires_grad_(leaving.requires_grad)
+        local, *rest = self.criterion.descend(self._branches(meeting), batch, targets, count)
+        if leaving.requires_grad:
+            assert meeting.grad is not None
+            backward_with_gradient(leaving, meeting.grad)
+        downstream = rest[0] if rest else None
+        total = local if downstream is None else local + self.global_weight * downstream
+        return StepLoss(total, local, downstream)
+
+    def _branches(self, meeting: Tensor) -> Iterator[Branch]:
+        """h_{e+1} as it is, then through the adapters behind the window, where there are any."""
+        yield meeting, 1.0
+        if self.window.stop < self.backbone.num_layers and self.global_weight > 0.0:
+            behind = meeting
+            for layer in range(self.window.stop, self.backbone.num_layers):
+                behind = self.adapters[layer](behind)
+            yield behind, self.global_weight

@@ -1,0 +1,83 @@
+"""A `train-window` that is stopped goes on where it was, to the same bytes.
+
+    updates/.device-03.checkpoint/      beside the update that is to be; an artifact like any other
+
+What the prefix made is not kept here (`--cache-dir` keeps it); everything that training has changed is.  A
+checkpoint that cannot be used, of other inputs or altered, is as good as none.
+"""
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from schemas.checkpoint import CheckpointManifest, FinishedStep
+from schemas.errors import ChainError
+from schemas.refs import Window
+from stages.store.artifact import new_artifact, open_artifact, read_tensors
+from stages.training.optimizer import Optimizer
+
+
+@dataclass(frozen=True)
+class TrainingCheckpoint:
+    """Those of one piece of work.  `every` steps; None: never."""
+
+    path: Path
+    every: int | None
+    plan: str
+    state: str
+    window: Window
+    device: str
+    inputs: str
+
+    @classmethod
+    def beside(
+        cls, out: Path, every: int | None, *, plan: str, state: str, window: Window, device: str, inputs: str
+    ) -> "TrainingCheckpoint":
+        """For the update that is to be at `out`."""
+        return cls(out.parent / f".{out.name}.checkpoint", every, plan, state, window, device, inputs)
+
+    def due(self, steps: int) -> bool:
+        """Whether one is to be written after that many steps."""
+        return self.every is not None and steps % self.every == 0
+
+    def save(self, optimizer: Optimizer, steps: Sequence[FinishedStep]) -> None:
+        """Replace the checkpoint in one step: the old one or the new one, never neither."""
+        with new_artifact(self.path, force=True) as draft:
+            tensors, files = draft.write_tensors(optimizer.tensors())
+            draft.finish(self._manifest(tuple(steps)).model_copy(update={"tensors": tensors, "files": files}), None)
+
+    def restore(self, optimizer: Optimizer) -> tuple[FinishedStep, ...]:
+        """Put parameters and moments back as they were; the steps that led there, none where there is nothing."""
+        if not os.path.lexists(self.path):
+            return ()
+        try:
+            artifact = open_artifact(self.path, CheckpointManifest)
+            found = artifact.manifest
+            if found.model_copy(update={"tensors": (), "files": ()}) != self._manifest(found.steps):
+                return ()
+            tensors = read_tensors(artifact)
+        except ChainError:
+            return ()
+        shapes = {name: values.shape for name, values in optimizer.tensors().items()}
+        if {name: values.shape for name, values in tensors.items()} != shapes:
+            return ()
+        optimizer.restore(tensors, steps=len(found.steps))
+        return found.steps
+
+    def forget(self) -> None:
+        """The work is done."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def _manifest(self, steps: tuple[FinishedStep, ...]) -> CheckpointManifest:
+        return CheckpointManifest(
+            plan=self.plan,
+            state=self.state,
+            window=self.window,
+            device=self.device,
+            inputs=self.inputs,
+            steps=steps,
+            tensors=(),
+            files=(),
+        )

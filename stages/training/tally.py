@@ -1,0 +1,58 @@
+"""What the steps of a training cost in nats, kept for checkpoints and summed up for the update."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from schemas.checkpoint import FinishedStep
+from schemas.errors import BadInput
+from schemas.update import TrainingLoss
+from stages.training.objective import StepLoss
+
+
+@dataclass
+class Tally:
+    """Losses of all steps so far, and how many targets each stood for."""
+
+    losses: list[StepLoss] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, steps: Sequence[FinishedStep]) -> "Tally":
+        """That of a checkpoint."""
+        losses = [StepLoss(step.total, step.local, step.downstream) for step in steps]
+        return cls(losses, [step.target_count for step in steps])
+
+    def steps(self) -> list[FinishedStep]:
+        """For a checkpoint."""
+        return [
+            FinishedStep(total=loss.total, local=loss.local, downstream=loss.downstream, target_count=count)
+            for loss, count in zip(self.losses, self.counts, strict=True)
+        ]
+
+    def add(self, loss: StepLoss, count: int) -> None:
+        """One step.  Raises `BadInput` where it diverged."""
+        if not math.isfinite(loss.total):
+            raise BadInput(
+                "training diverged: the loss is no number",
+                values={"step": len(self.losses) + 1, "last loss": self.losses[-1].total if self.losses else "none"},
+                hint="lower optimizer.learning_rate",
+            )
+        self.losses.append(loss)
+        self.counts.append(count)
+
+    def summary(self) -> TrainingLoss:
+        """What the update's manifest says."""
+        downstream = [loss.downstream for loss in self.losses if loss.downstream is not None]
+        return TrainingLoss(
+            first=self.losses[0].total,
+            last=self.losses[-1].total,
+            mean=self._mean([loss.total for loss in self.losses]),
+            mean_local=self._mean([loss.local for loss in self.losses]),
+            mean_global=self._mean(downstream) if downstream else None,
+        )
+
+    def _mean(self, values: list[float]) -> float:
+        return float(np.average(values, weights=self.counts))

@@ -1,0 +1,1 @@
+"""What trains, with one owner: adapters after the layers, and the head."""

@@ -1,0 +1,79 @@
+"""Bottleneck adapters, Eq. 1 of the paper: A(h) = h + W_up σ(W_down h + b_down) + b_up.
+
+One adapter stands after each layer from the plan's start layer on, on the layer's output (AdapterHub's sequential
+bottleneck without a layer norm).  W_down ~ N(0, 0.02²), the rest zero: a fresh chain is the pre-trained model to
+the bit.  Adapters are kept in float32 and compute in the dtype of the hidden states.
+
+Shapes: D hidden size, R bottleneck.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 -- torch's own convention
+from torch import Tensor
+
+from stages.process.seeds import normal
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "silu": F.silu, "gelu": F.gelu}
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """Weights of one adapter: `down_RD`, `down_bias_R`, `up_DR`, `up_bias_D`, all float32."""
+
+    down_RD: Tensor
+    down_bias_R: Tensor
+    up_DR: Tensor
+    up_bias_D: Tensor
+    activation: str
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """A(h) for hidden states (…, D)."""
+        dtype = hidden.dtype
+        inner = F.linear(hidden, self.down_RD.to(dtype), self.down_bias_R.to(dtype))
+        return hidden + F.linear(ACTIVATIONS[self.activation](inner), self.up_DR.to(dtype), self.up_bias_D.to(dtype))
+
+    @classmethod
+    def of(cls, parameters: Iterable[Tensor], activation: str) -> "Adapter":
+        """An adapter from its four tensors, in the order of `parameters`."""
+        down, down_bias, up, up_bias = parameters
+        return cls(down, down_bias, up, up_bias, activation)
+
+    def frozen(self, dtype: torch.dtype) -> "Adapter":
+        """The same adapter as it computes: without gradients, in the dtype of the hidden states."""
+        return Adapter.of((value.detach().to(dtype) for value in self.parameters()), self.activation)
+
+    def parameters(self) -> list[Tensor]:
+        """The four tensors, in a fixed order."""
+        return [self.down_RD, self.down_bias_R, self.up_DR, self.up_bias_D]
+
+
+LIVE_TENSORS = ("adapters.", "head.")  # of a state; what else it holds is for the server alone
+SUFFIXES = ("down.weight", "down.bias", "up.weight", "up.bias")
+
+
+def adapter_names(layer: int) -> list[str]:
+    """Names of a layer's adapter tensors in states and updates, in the order of `Adapter.parameters`."""
+    return [f"adapters.{layer}.{suffix}" for suffix in SUFFIXES]
+
+
+def adapters_from_tensors(tensors: Mapping[str, np.ndarray], activation: str) -> dict[int, Adapter]:
+    """Adapters by layer, from the tensors of a state (which are copied by no one: the arrays are shared)."""
+    layers = sorted({int(name.split(".")[1]) for name in tensors if name.startswith("adapters.")})
+    return {
+        layer: Adapter.of((torch.from_numpy(tensors[name]) for name in adapter_names(layer)), activation)
+        for layer in layers
+    }
+
+
+def fresh_adapters(layers: Iterable[int], *, hidden_size: int, bottleneck: int, seed: int) -> dict[str, np.ndarray]:
+    """Tensors of untrained adapters.  Drawn by numpy's PCG64, whose stream is the same on every machine."""
+    tensors: dict[str, np.ndarray] = {}
+    for layer in layers:
+        down = normal(f"adapters.{layer}", seed, (bottleneck, hidden_size))
+        zeros = [np.zeros(shape, np.float32) for shape in (bottleneck, (hidden_size, bottleneck), hidden_size)]
+        tensors |= dict(zip(adapter_names(layer), [down, *zeros], strict=True))
+    return tensors

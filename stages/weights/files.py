@@ -1,0 +1,208 @@
+"""A base model's weights where they lie on disk: found by name, read by `pread`, hashed as they are read.
+
+A checkpoint is one or more safetensors files.  Nothing is ever loaded whole: a caller asks for the bytes of some
+tensors and says where to put them.  `WeightFiles` knows nothing of layers; `names.py` does.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from schemas.base import sha256_digest
+from schemas.errors import BadInput, NotTrusted
+
+HEADER_LIMIT_BYTES = 100 * 2**20  # the safetensors library's own limit
+CHUNK_BYTES = 2**20
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where one tensor lies: `size` bytes at `offset` of `file`."""
+
+    name: str
+    file: Path
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    offset: int
+    size: int
+
+
+class WeightFiles:
+    """The safetensors files of a model directory, open for reading.  Closed by `close` or garbage collection."""
+
+    def __init__(self, tensors: dict[str, StoredTensor], descriptors: dict[Path, int]) -> None:
+        self.tensors = tensors
+        self._descriptors = descriptors
+        self.bytes_read = 0
+
+    @classmethod
+    def open(cls, model_dir: Path) -> Self:
+        """Read the headers of `model.safetensors`, or of the files its index names.  Raises `BadInput`."""
+        tensors: dict[str, StoredTensor] = {}
+        descriptors: dict[Path, int] = {}
+        for file in checkpoint_files(model_dir):
+            descriptors[file] = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+            for tensor in read_header(file, descriptors[file]):
+                if tensor.name in tensors:
+                    raise BadInput(
+                        f"tensor {tensor.name} is in two files of the model",
+                        values={"first": tensors[tensor.name].file.name, "second": file.name},
+                    )
+                tensors[tensor.name] = tensor
+        return cls(tensors, descriptors)
+
+    def close(self) -> None:
+        """Close every file."""
+        while self._descriptors:
+            os.close(self._descriptors.popitem()[1])
+
+    def __del__(self) -> None:
+        self.close()
+
+    def read_into(self, tensor: StoredTensor, target: memoryview, *, start: int = 0) -> None:
+        """Fill `target` with the tensor's bytes from `start` on.  Raises `NotTrusted` where the file is short."""
+        filled = 0
+        descriptor = self._descriptors[tensor.file]
+        while filled < len(target):
+            count = os.preadv(descriptor, [target[filled:]], tensor.offset + start + filled)
+            if count <= 0:
+                raise NotTrusted(
+                    f"{tensor.file.name} ends inside tensor {tensor.name}",
+                    values={"expected": f"{len(target)} bytes", "found": f"{filled} bytes"},
+                    hint="the model was cut short: copy it again",
+                )
+            filled += count
+        self.bytes_read += filled
+
+    def identities(self, files: Iterable[Path]) -> list[list[object]]:
+        """What changes when a file does: its device, inode, size and times."""
+        stats = [(file.name, os.fstat(self._descriptors[file])) for file in sorted(files)]
+        return [
+            [name, stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns] for name, stat in stats
+        ]
+
+    def digest(self, tensors: Iterable[StoredTensor]) -> str:
+        """SHA-256 of `tensors` in order of name, in constant memory."""
+        hasher = PartHasher()
+        buffer = memoryview(bytearray(CHUNK_BYTES))
+        for tensor in sorted(tensors, key=lambda tensor: tensor.name):
+            hasher.begin(tensor)
+            for start in range(0, tensor.size, CHUNK_BYTES):
+                chunk = buffer[: min(CHUNK_BYTES, tensor.size - start)]
+                self.read_into(tensor, chunk, start=start)
+                hasher.add(chunk)
+        return hasher.digest()
+
+
+class PartHasher:
+    """SHA-256 over (name, dtype, shape, bytes) of tensors, fed in order of name."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+
+    def begin(self, tensor: StoredTensor) -> None:
+        """Start a tensor."""
+        self._hash.update(f"{tensor.name}\n{tensor.dtype}\n{list(tensor.shape)}\n".encode())
+
+    def add(self, data: memoryview) -> None:
+        """The next bytes of the tensor."""
+        self._hash.update(data)
+
+    def digest(self) -> str:
+        """The digest of everything so far."""
+        return f"sha256:{self._hash.hexdigest()}"
+
+
+def checkpoint_files(model_dir: Path) -> list[Path]:
+    """The safetensors files of a model directory, in order of name.  Raises `BadInput`."""
+    index = model_dir / "model.safetensors.index.json"
+    single = model_dir / "model.safetensors"
+    if not index.exists():
+        if single.exists():
+            return [single]
+        raise BadInput(
+            f"{model_dir} holds no safetensors weights",
+            values={"expected": "model.safetensors or model.safetensors.index.json"},
+            hint="'chainctl model import' makes them of PyTorch's .bin files and of GGUF files",
+        )
+    return files_of_index(index)
+
+
+def files_of_index(index: Path) -> list[Path]:
+    """The files beside an index of weights that it names, in order of name.  Raises `BadInput` where one is missing."""
+    model_dir = index.parent
+    try:
+        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise BadInput(f"{index} is not an index of weights", hint="copy the model again") from None
+    missing = [name for name in names if Path(name).name != name or not (model_dir / name).is_file()]
+    if missing:
+        raise BadInput(
+            f"{index.name} names a file that is not in {model_dir}",
+            values={"expected": missing[0], "missing": f"{len(missing)} of {len(names)} files"},
+            hint="copy the model again, with every shard",
+        )
+    return [model_dir / name for name in names]
+
+
+def read_header(file: Path, descriptor: int) -> Iterator[StoredTensor]:
+    """The tensors of one safetensors file.  Raises `BadInput` where header and size disagree."""
+    size = os.fstat(descriptor).st_size
+    length = int.from_bytes(os.pread(descriptor, 8, 0), "little")
+    if size < 8 or length > min(HEADER_LIMIT_BYTES, size - 8):
+        raise _broken(file, "the header is longer than the file", size)
+    try:
+        header = json.loads(os.pread(descriptor, length, 8))
+        header.pop("__metadata__", None)
+        for name, entry in header.items():
+            begin, end = entry["data_offsets"]
+            tensor = StoredTensor(
+                name, file, DTYPES[entry["dtype"]], tuple(entry["shape"]), 8 + length + begin, end - begin
+            )
+            _check_extent(tensor, size)
+            yield tensor
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise _broken(file, "the header cannot be read", size) from None
+
+
+def _check_extent(tensor: StoredTensor, file_size: int) -> None:
+    expected = tensor.dtype.itemsize * torch.Size(tensor.shape).numel()
+    if tensor.size != expected or tensor.offset + tensor.size > file_size:
+        raise _broken(tensor.file, f"tensor {tensor.name} does not lie inside it", file_size)
+
+
+def _broken(file: Path, why: str, size: int) -> BadInput:
+    return BadInput(
+        f"{file} is not a whole safetensors file: {why}",
+        values={"file has": f"{size} bytes"},
+        hint="the model was cut short or altered: copy it again",
+    )
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a small file (configuration, tokenizer); the digest of nothing where there is none."""
+    return sha256_digest(path.read_bytes() if path.is_file() else b"")
+
+
+def bytes_of(tensor: Tensor) -> memoryview:
+    """The memory of a contiguous tensor."""
+    return tensor.detach().view(torch.uint8).numpy().data.cast("B")

@@ -1,0 +1,1 @@
+"""What people have that is not safetensors: GGUF files and pickles."""

@@ -1,0 +1,227 @@
+"""A GGUF file (llama.cpp's format, mostly quantized) as configuration, tokenizer and plain weights.
+
+transformers reads it; the packages `gguf` and `accelerate` help it.  transformers has no shard-wise way here: the
+whole model is unpacked in memory, in the dtype that it is wanted in, plus the largest tensor in float32 twice over.
+What transformers would leave out silently (scaled rotary frequencies, tensors that it has no name for) is refused.
+"""
+
+import contextlib
+import importlib.util
+import io
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import pre_tokenizers
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from schemas.errors import BadInput, DoesNotFit
+from stages.process.measure import device_memory_bytes, mebibytes, resident_bytes
+from stages.weights.writer import Entry, entry_of
+
+NEEDED = ("gguf", "accelerate")
+MAGIC = b"GGUF"
+# Ways to split a text that llama.cpp knows by these names and transformers' reader takes for GPT-2's: digits alone.
+SINGLE_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")
+LIKE_GPT2 = ("", "default", "gpt-2", "gpt2", "mpt", "olmo", "jais", "phi-2", "trillion", "granite-docling")
+
+
+@dataclass(frozen=True)
+class GgufFile:
+    """What the header says: enough to refuse before anything is unpacked."""
+
+    path: Path
+    architecture: str
+    layers: int
+    template: str | None
+    splitting: str  # of texts, before there are tokens
+    scaling: str  # of rotary frequencies
+    tensors: dict[str, int]  # values of each
+    frequencies: bool  # whether tensors change the rotary frequencies
+
+    @classmethod
+    def open(cls, path: Path) -> "GgufFile":
+        """Read the header.  Raises `BadInput`."""
+        _check_packages()
+        from gguf import GGUFReader
+
+        try:
+            if path.open("rb").read(4) != MAGIC:
+                raise ValueError("no GGUF file")
+            reader: Any = GGUFReader(path)
+        except (ValueError, OSError, IndexError, KeyError) as error:
+            raise BadInput(
+                f"{path} is not a whole GGUF file",
+                values={"reason": type(error).__name__, "file has": f"{path.stat().st_size} bytes"},
+                hint="the file was cut short or altered: get it again",
+            ) from None
+
+        def field(name: str, otherwise: Any) -> Any:
+            return reader.fields[name].contents() if name in reader.fields else otherwise
+
+        _refuse_parts(path, int(field("split.count", 1)))
+        architecture = str(field("general.architecture", ""))
+        rotary = [tensor for tensor in reader.tensors if tensor.name.startswith("rope_")]
+        return cls(
+            path=path,
+            architecture=architecture,
+            layers=int(field(f"{architecture}.block_count", 0)),
+            template=field("tokenizer.chat_template", None),
+            splitting=str(field("tokenizer.ggml.pre", "")) if field("tokenizer.ggml.model", "") == "gpt2" else "",
+            scaling=str(field(f"{architecture}.rope.scaling.type", "none")),
+            tensors={tensor.name: int(tensor.n_elements) for tensor in reader.tensors if tensor not in rotary},
+            frequencies=any(bool((tensor.data != 1).any()) for tensor in rotary),
+        )
+
+    def memory_bytes(self, dtype: torch.dtype) -> int:
+        """What unpacking takes, beside what this process is already."""
+        return sum(self.tensors.values()) * dtype.itemsize + 2 * 4 * max(self.tensors.values(), default=0)
+
+    def read_model(self, dtype: torch.dtype) -> PreTrainedModel:
+        """The whole model in memory.  Raises `DoesNotFit`, and `BadInput` where a tensor is missing or left over."""
+        self._check_memory(dtype)
+        try:
+            with _silence():
+                model, report = AutoModelForCausalLM.from_pretrained(
+                    self.path.parent,
+                    gguf_file=self.path.name,
+                    dtype=dtype,
+                    local_files_only=True,
+                    trust_remote_code=False,
+                    output_loading_info=True,
+                    **_unpacked(),
+                )
+        except (ValueError, KeyError, NotImplementedError, RuntimeError, OSError, TypeError, AttributeError) as error:
+            raise BadInput(
+                f"transformers cannot read {self.path.name}",
+                values={"architecture": self.architecture, "reason": f"{type(error).__name__}: {error}"[:200]},
+                hint="take the model as safetensors",
+            ) from None
+        self._check_whole(model, sorted(report["missing_keys"]))
+        self._check_rotation(model)
+        return model
+
+    def save_tokenizer(self, directory: Path) -> None:
+        """Write tokenizer.json, its configuration and the chat template into a directory of `complete_directory`.
+
+        Raises `BadInput`.
+        """
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(
+                self.path.parent, gguf_file=self.path.name, local_files_only=True, trust_remote_code=False
+            )
+        except Exception as error:  # the tokenizers library raises bare Exception
+            raise BadInput(
+                f"transformers cannot make a tokenizer of {self.path.name}",
+                values={"reason": f"{type(error).__name__}: {error}"[:200]},
+                hint="take the model as safetensors, with its tokenizer.json",
+            ) from None
+        if self.splitting in SINGLE_DIGITS:
+            tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+                [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+            )
+        tokenizer.save_pretrained(directory)
+        _forget_the_reading(directory / "tokenizer_config.json")
+        if self.template is not None:
+            (directory / "chat_template.jinja").write_text(self.template, newline="")
+
+    def notes(self) -> list[str]:
+        """What a person should know of the result."""
+        from transformers.integrations.gguf import gguf_tokenizer_mapping
+
+        known = {*gguf_tokenizer_mapping.GGUF_PRE_TOKENIZER_SPLITS, *SINGLE_DIGITS, *LIKE_GPT2}
+        if self.splitting in known:
+            return []
+        return [f"texts are split as GPT-2 splits them: transformers does not know the file's way, {self.splitting}"]
+
+    def _check_memory(self, dtype: torch.dtype) -> None:
+        needed, has = (resident_bytes() or 0) + self.memory_bytes(dtype), device_memory_bytes()
+        if needed > has:
+            raise DoesNotFit(
+                f"{self.path.name} does not fit this machine's memory once unpacked",
+                values={"needs": mebibytes(needed), "machine has": mebibytes(has)},
+                hint="take --dtype bfloat16, which needs half, or import it on a larger machine",
+            )
+
+    def _check_whole(self, model: PreTrainedModel, missing: list[str]) -> None:
+        if missing:
+            raise BadInput(
+                f"{self.path.name} lacks {missing[0]}",
+                values={"parameters missing": len(missing), "architecture": self.architecture},
+                hint="the file is incomplete, or transformers does not read this architecture's GGUF files whole",
+            )
+        tied = model.config.tie_word_embeddings
+        used = {name: count for name, count in self.tensors.items() if self._is_used(name, tied=tied)}
+        found = sum(parameter.numel() for parameter in model.parameters())
+        if sum(used.values()) > found + sum(buffer.numel() for buffer in model.buffers()):
+            raise BadInput(
+                f"transformers leaves a part of {self.path.name} out",
+                values={"values in the file": sum(used.values()), "values in the model": found},
+                hint="the model would be another one: take it as safetensors",
+            )
+
+    def _is_used(self, name: str, *, tied: bool) -> bool:
+        """Whether a tensor belongs to the model: not what predicts further tokens, behind the last layer."""
+        block = re.match(r"blk\.(\d+)\.", name)
+        return not (block and int(block[1]) >= self.layers) and not (tied and name == "output.weight")
+
+    def _check_rotation(self, model: PreTrainedModel) -> None:
+        kind = (getattr(model.config, "rope_parameters", None) or {}).get("rope_type", "default")
+        if kind == "default" and (self.frequencies or self.scaling != "none"):
+            raise BadInput(
+                f"{self.path.name} scales its rotary frequencies, which transformers does not read from GGUF files",
+                values={"file says": self.scaling if self.scaling != "none" else "rope_freqs", "read": kind},
+                hint="the model would be another one: take it as safetensors",
+            )
+
+
+def entries_of(model: PreTrainedModel) -> list[Entry]:
+    """What is to be stored of a model in memory: parameters, a tied one once, and buffers that a checkpoint holds."""
+    tied = set(model.all_tied_weights_keys) if model.config.tie_word_embeddings else set()
+    return [entry_of(name, value) for name, value in model.state_dict().items() if name not in tied]
+
+
+def _forget_the_reading(path: Path) -> None:
+    """Drop from a tokenizer's configuration what is of the reading and not of the tokenizer."""
+    content = json.loads(path.read_text())
+    for name in ("is_local", "local_files_only", "name_or_path", "gguf_file"):
+        content.pop(name, None)
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def _check_packages() -> None:
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise BadInput(
+            "reading GGUF files needs packages that are not installed",
+            values={"missing": ", ".join(missing)},
+            hint="pip install 'chainctl[import]'",
+        )
+
+
+def _refuse_parts(path: Path, count: int) -> None:
+    if count > 1:
+        raise BadInput(
+            f"{path.name} is one of several parts",
+            values={"expected": "one file", "found": f"{count} parts"},
+            hint="join them with llama.cpp: llama-gguf-split --merge FIRST-PART WHOLE",
+        )
+
+
+def _unpacked() -> dict[str, Any]:
+    """Newer transformers keep some architectures' weights packed unless they are asked not to."""
+    import transformers
+
+    factory = getattr(transformers, "GgufConfig", None)
+    return {"quantization_config": factory(dequantize=True)} if factory else {}
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """transformers' reader has a progress bar that no setting turns off."""
+    with contextlib.redirect_stderr(io.StringIO()):
+        yield

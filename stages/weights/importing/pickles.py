@@ -1,0 +1,72 @@
+"""PyTorch's older files of weights (`pytorch_model.bin`), which are pickles, read as weights and nothing else.
+
+torch's own restricted unpickler makes tensors and refuses whatever else a pickle asks for, so no code of a stranger
+runs.  Files are mapped, not loaded; those from before torch 1.6 cannot be mapped, and are in memory one at a time.
+"""
+
+import pickle
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from schemas.errors import BadInput, NotTrusted
+from stages.weights.files import files_of_index
+from stages.weights.writer import STORED_AS, Entry, entry_of
+
+INDEX = "pytorch_model.bin.index.json"
+SINGLE = "pytorch_model.bin"
+
+
+def pickle_files(model_dir: Path) -> list[Path]:
+    """The files of weights, in order of name; empty where there are none.  Raises `BadInput` where one is missing."""
+    index = model_dir / INDEX
+    if not index.exists():
+        return [model_dir / SINGLE] if (model_dir / SINGLE).exists() else []
+    return files_of_index(index)
+
+
+def read_pickle(file: Path) -> dict[str, Entry]:
+    """The tensors of one file by name.
+
+    Raises `NotTrusted` for a pickle that asks for more than weights, `BadInput` for what is not a file of weights.
+    """
+    content = _load(file)
+    if not isinstance(content, dict):
+        raise _no_weights(file, f"a {type(content).__name__}")
+    for name, value in content.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor) or value.is_sparse:
+            raise _no_weights(file, f"a {type(value).__name__} named {ascii(name)[:80]}")
+        if value.dtype not in STORED_AS:
+            raise _no_weights(file, f"{value.dtype} in {ascii(name)[:80]}")
+    return {name: entry_of(name, value) for name, value in content.items()}
+
+
+def _load(file: Path) -> Any:
+    mapped = zipfile.is_zipfile(file)  # what torch writes since 1.6
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
+    except pickle.UnpicklingError as error:
+        asked = re.search(r"GLOBAL (\S+)", str(error))
+        raise NotTrusted(
+            f"{file.name} is a pickle that asks for more than weights, so it is not read",
+            values={"expected": "tensors by name", "found": asked[1] if asked else "a damaged or unknown pickle"},
+            hint="get the model as safetensors; never unpickle what you do not trust",
+        ) from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise BadInput(
+            f"{file} is not a whole PyTorch file of weights",
+            values={"reason": type(error).__name__, "file has": f"{file.stat().st_size} bytes"},
+            hint="the model was cut short or altered: copy it again",
+        ) from None
+
+
+def _no_weights(file: Path, found: str) -> BadInput:
+    return BadInput(
+        f"{file.name} does not hold weights alone",
+        values={"expected": "a dictionary of dense tensors by name", "found": found},
+        hint="save the model's state_dict, or save it with save_pretrained(), which writes safetensors",
+    )

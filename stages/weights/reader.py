@@ -1,0 +1,205 @@
+"""Parts of a base model, read and checked: a layer, some embedding rows, everything around the layers.
+
+Each part's bytes are hashed as they are read and compared with the fingerprint that the federation agreed on, so a
+changed weight or a bad disk ends in an error that names the part, never in a different number.  `Verify` says how
+often: `always` when it is read, `once` while its file does not change (by inode, size and times), `never`.
+"""
+
+import mmap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from schemas.errors import BadInput, NotTrusted
+from schemas.refs import ModelFingerprint
+from stages.store.cache_directory import CacheDirectory
+from stages.weights.files import PartHasher, StoredTensor, WeightFiles, file_digest
+from stages.weights.names import Architecture, Load, Names, stored
+
+Weights = Mapping[str, Tensor]  # a layer's parameters by their names inside the layer
+Verify = Literal["always", "once", "never"]
+ALIGNMENT = 64  # bytes: what vector loads like, and a multiple of every dtype
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads the parts of one model.
+
+    `expected` is what they must be; None where nothing is known yet.  What was verified `once` is remembered in
+    `cache`, or in the process where there is none.
+    """
+
+    model_dir: Path
+    files: WeightFiles
+    names: Names
+    skeleton: Architecture
+    expected: ModelFingerprint | None
+    verify: Verify = "always"
+    cache: CacheDirectory | None = None
+    verified: set[str] = field(default_factory=set)
+
+    def fingerprint(self) -> ModelFingerprint:
+        """Hash the whole model, in constant memory."""
+        config = self.skeleton.config
+        return ModelFingerprint(
+            model_type=config.model_type,
+            num_layers=len(self.names.layers),
+            hidden_size=config.hidden_size,
+            config=file_digest(self.model_dir / "config.json"),
+            tokenizer=file_digest(self.model_dir / "tokenizer.json"),
+            embeddings=self.files.digest(stored([self.names.embeddings])),
+            layers=tuple(self.files.digest(self.names.stored_layer(layer)) for layer in range(len(self.names.layers))),
+            rest=self.files.digest(self.names.stored_rest()),
+        )
+
+    def check_small_parts(self) -> None:
+        """Compare everything that is no layer with the expected fingerprint.  Raises `NotTrusted`."""
+        if self.expected is None:
+            return
+        expected, model = self.expected, self.model_dir
+        self._check("config.json", expected.config, file_digest(model / "config.json"))
+        self._check("tokenizer.json", expected.tokenizer, file_digest(model / "tokenizer.json"))
+        for part, wanted, tensors in (
+            ("the token embedding table", expected.embeddings, stored([self.names.embeddings])),
+            ("what stands around the layers", expected.rest, self.names.stored_rest()),
+        ):
+            if self._is_to_be_checked(wanted, tensors):
+                self._check(part, wanted, self.files.digest(tensors))
+                self._remember(wanted, tensors)
+
+    def check_same(self, expected: ModelFingerprint, found: ModelFingerprint) -> None:
+        """Compare two fingerprints part by part.  Raises `NotTrusted` for the first part that differs."""
+        for part in ("model_type", "num_layers", "hidden_size", "config", "tokenizer", "embeddings", "rest"):
+            self._check(part, str(getattr(expected, part)), str(getattr(found, part)))
+        for layer, (there, here) in enumerate(zip(expected.layers, found.layers, strict=True)):
+            self._check(f"layer {layer}", there, here)
+
+    def layer_bytes(self, layer: int) -> int:
+        """Bytes of arena that `layer` needs."""
+        return sum(_aligned(tensor.size) for tensor in self.names.stored_layer(layer))
+
+    def layer(self, layer: int, arena: mmap.mmap) -> Weights:
+        """A layer's weights, lying in `arena` where the model stores them as it uses them.  Raises `NotTrusted`."""
+        raw: dict[str, Tensor] = {}
+        tensors = sorted(self.names.stored_layer(layer), key=lambda tensor: tensor.name)
+        wanted = self.expected.layers[layer] if self.expected is not None else ""
+        checking = self.expected is not None and self._is_to_be_checked(wanted, tensors)
+        hasher = PartHasher()
+        offset = 0
+        for tensor in tensors:
+            view = memoryview(arena)[offset : offset + tensor.size]
+            self.files.read_into(tensor, view)
+            if checking:
+                hasher.begin(tensor)
+                hasher.add(view)
+            raw[tensor.name] = _as_tensor(arena, tensor, offset)
+            offset += _aligned(tensor.size)
+        if checking:
+            self._check(f"layer {layer}", wanted, hasher.digest())
+            self._remember(wanted, tensors)
+        prefix = f"{self.skeleton.layer_prefix}.{layer}."
+        converted = self._convert(self.names.layers[layer], raw)
+        return {name.removeprefix(prefix): value for name, value in converted.items()}
+
+    def rest(self) -> dict[str, Tensor]:
+        """Everything that is no layer, no token embedding table and no language head, by parameter name."""
+        return self._whole(tuple(load for load in self.names.rest if load.target not in self.skeleton.output_names))
+
+    def output_rows(self) -> StoredTensor:
+        """Where the rows (V, D) of the language head lie: its own, or those of the embedding it is tied to."""
+        own = [load for load in self.names.rest if load.target in self.skeleton.output_names]
+        loads = [load for load in own if load.target.endswith("weight")] or [self.names.embeddings]
+        if loads[0].converter is not None or len(own) > 1:
+            raise BadInput(
+                "the language head is not one table of rows",
+                values={"parameters": ", ".join(load.target for load in own)},
+                hint="this architecture can be tuned for text-classification only",
+            )
+        return loads[0].sources[0][0]
+
+    def rows(self, table: StoredTensor, first: int, last: int, arena: mmap.mmap) -> Tensor:
+        """Rows `first` to `last` (exclusive) of a stored table, in the dtype of the plan, in `arena` if they can."""
+        row_bytes = table.size // table.shape[0]
+        size = row_bytes * (last - first)
+        self.files.read_into(table, memoryview(arena)[:size], start=first * row_bytes)
+        count = size // table.dtype.itemsize
+        return torch.frombuffer(arena, dtype=table.dtype, count=count).view(last - first, -1).to(self.skeleton.dtype)
+
+    def embedding_rows(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Sorted token ids (U,) and their rows (U, D): only those that `ids` (U,) name, read one by one."""
+        load = self.names.embeddings
+        source = load.sources[0][0]
+        if load.converter is not None:
+            table = self._whole((load,))[load.target]
+            return torch.arange(table.shape[0]), table
+        if int(ids[-1]) >= source.shape[0]:
+            raise BadInput(
+                "the tokenizer knows more tokens than the model",
+                values={"rows in the model": source.shape[0], "token": int(ids[-1])},
+                hint="tokenizer.json and the weights must come from the same model",
+            )
+        row_bytes = source.size // source.shape[0]
+        table_bytes = bytearray(row_bytes * len(ids))
+        view = memoryview(table_bytes)
+        for position, token in enumerate(ids.tolist()):
+            target = view[position * row_bytes : (position + 1) * row_bytes]
+            self.files.read_into(source, target, start=token * row_bytes)
+        rows = torch.frombuffer(table_bytes, dtype=source.dtype).view(len(ids), source.shape[1])
+        return ids, rows.to(self.skeleton.dtype)
+
+    def _whole(self, loads: tuple[Load, ...]) -> dict[str, Tensor]:
+        raw: dict[str, Tensor] = {}
+        for tensor in stored(loads):
+            data = bytearray(tensor.size)
+            self.files.read_into(tensor, memoryview(data))
+            raw[tensor.name] = torch.frombuffer(data, dtype=tensor.dtype).view(tensor.shape)
+        return self._convert(loads, raw)
+
+    def _convert(self, loads: tuple[Load, ...], raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        converted: dict[str, Tensor] = {}
+        for load in loads:
+            converted |= load.convert(raw, self.skeleton.model)
+        dtype = self.skeleton.dtype
+        return {name: value.to(dtype) if value.is_floating_point() else value for name, value in converted.items()}
+
+    def _is_to_be_checked(self, wanted: str, tensors: Sequence[StoredTensor]) -> bool:
+        if self.verify == "once":
+            fact = self._fact(wanted, tensors)
+            return str(fact) not in self.verified and not (self.cache is not None and self.cache.knows(fact))
+        return self.verify == "always"
+
+    def _remember(self, wanted: str, tensors: Sequence[StoredTensor]) -> None:
+        fact = self._fact(wanted, tensors)
+        self.verified.add(str(fact))
+        if self.verify == "once" and self.cache is not None:
+            self.cache.note(fact)
+
+    def _fact(self, wanted: str, tensors: Sequence[StoredTensor]) -> list[object]:
+        """A part and the files it was read from, as they are now."""
+        return [wanted, self.files.identities({tensor.file for tensor in tensors})]
+
+    def _check(self, part: str, expected: str, found: str) -> None:
+        if expected != found:
+            raise NotTrusted(
+                f"{part} of the base model is not the one the federation agreed on",
+                values={"plan says": expected, "model has": found, "model": self.model_dir},
+                hint="get the same base model as everyone else, or make a new plan for this one",
+            )
+
+
+def new_arena(size: int) -> mmap.mmap:
+    """Private anonymous memory: given back to the system when the last tensor in it is gone."""
+    return mmap.mmap(-1, max(size, mmap.PAGESIZE), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def _as_tensor(arena: mmap.mmap, tensor: StoredTensor, offset: int) -> Tensor:
+    count = tensor.size // tensor.dtype.itemsize
+    return torch.frombuffer(arena, dtype=tensor.dtype, count=count, offset=offset).view(tensor.shape)

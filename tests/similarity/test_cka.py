@@ -1,0 +1,199 @@
+"""CKA against its textbook definitions: the explicit centring matrix, and the U-statistic over distinct indices.
+
+The laws of the similarity (1 on itself, invariance to rotation, scale and shift) are checked for both estimators.
+"""
+
+from itertools import permutations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from schemas.errors import BadInput
+from stages.similarity.cka import ESTIMATORS, SMALLEST_N, cka, cka_with_interval, gram, hsic_biased, hsic_unbiased
+
+BOTH = pytest.mark.parametrize("estimator", sorted(ESTIMATORS))
+KERNELS = pytest.mark.parametrize("kernel", ["linear", "rbf"])
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def noise(seed: int, n: int, d: int) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((n, d))
+
+
+def related(seed: int, n: int = 24, d: int = 10) -> tuple[np.ndarray, np.ndarray]:
+    """Two feature matrices that share some of what they say."""
+    x = noise(seed, n, d)
+    return x, x @ noise(seed + 1, d, d + 3) + 2.0 * noise(seed + 2, n, d + 3)
+
+
+def value(x: np.ndarray, y: np.ndarray, kernel: str, estimator: str) -> float:
+    return cka(gram(x, kernel), gram(y, kernel), estimator)
+
+
+def textbook_biased(k: np.ndarray, m: np.ndarray) -> float:
+    n = len(k)
+    h = np.eye(n) - np.ones((n, n)) / n
+    return float(np.trace(k @ h @ m @ h)) / (n - 1) ** 2
+
+
+def textbook_unbiased(k: np.ndarray, m: np.ndarray) -> float:
+    """Mean of k_ij m_ij + k_ij m_qr - 2 k_ij m_iq over all tuples of distinct indices."""
+    n = len(k)
+    pairs = [k[i, j] * m[i, j] for i, j in permutations(range(n), 2)]
+    quads = [k[i, j] * m[q, r] for i, j, q, r in permutations(range(n), 4)]
+    threes = [k[i, j] * m[i, q] for i, j, q in permutations(range(n), 3)]
+    return float(np.mean(pairs) + np.mean(quads) - 2 * np.mean(threes))
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=SEEDS, n=st.integers(4, 30), kernel=st.sampled_from(["linear", "rbf"]))
+def test_biased_hsic_is_the_trace_with_an_explicit_centring_matrix(seed: int, n: int, kernel: str) -> None:
+    k, m = gram(noise(seed, n, 5), kernel), gram(noise(seed + 1, n, 8), kernel)
+    assert hsic_biased(k, m) == pytest.approx(textbook_biased(k, m), rel=1e-10, abs=1e-12)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=SEEDS, n=st.integers(4, 8), kernel=st.sampled_from(["linear", "rbf"]))
+def test_unbiased_hsic_is_the_mean_over_tuples_of_distinct_texts(seed: int, n: int, kernel: str) -> None:
+    k, m = gram(noise(seed, n, 5), kernel), gram(noise(seed + 1, n, 8), kernel)
+    assert hsic_unbiased(k, m) == pytest.approx(textbook_unbiased(k, m), rel=1e-9, abs=1e-9)
+
+
+def test_cka_is_the_ratio_of_textbook_hsics() -> None:
+    x, y = related(3, n=8)
+    k, m = gram(x, "linear"), gram(y, "linear")
+    for estimator, hsic in (("biased", textbook_biased), ("unbiased", textbook_unbiased)):
+        assert cka(k, m, estimator) == pytest.approx(hsic(k, m) / np.sqrt(hsic(k, k) * hsic(m, m)), rel=1e-9)
+
+
+def test_biased_linear_cka_is_that_of_centred_features() -> None:
+    """Kornblith et al. 2019: ||YᵀX||² / (||XᵀX|| ||YᵀY||), Frobenius norms of centred features."""
+    x, y = related(5)
+    xc, yc = x - x.mean(0), y - y.mean(0)
+    expected = np.linalg.norm(yc.T @ xc) ** 2 / (np.linalg.norm(xc.T @ xc) * np.linalg.norm(yc.T @ yc))
+    assert value(x, y, "linear", "biased") == pytest.approx(float(expected), rel=1e-10)
+
+
+def test_the_rbf_gram_matrix_is_that_of_a_slow_loop_with_the_median_heuristic() -> None:
+    x = noise(7, 9, 4)
+    squared = np.array([[((a - b) ** 2).sum() for b in x] for a in x])
+    sigma2 = np.median([squared[i, j] for i in range(9) for j in range(i)]) / 2
+    assert np.allclose(gram(x, "rbf"), np.exp(-squared / (2 * sigma2)), rtol=1e-10)
+
+
+def test_gram_matrices_are_float64_whatever_the_features_are() -> None:
+    x = noise(1, 6, 3).astype(np.float32)
+    for kernel in ("linear", "rbf"):
+        assert gram(x, kernel).dtype == np.float64
+    assert np.array_equal(gram(x, "linear"), x.astype(np.float64) @ x.astype(np.float64).T)
+
+
+@BOTH
+@KERNELS
+def test_cka_is_one_on_itself(kernel: str, estimator: str) -> None:
+    for seed in range(5):
+        x = noise(seed, 20, 6)
+        assert value(x, x, kernel, estimator) == pytest.approx(1.0, abs=1e-12)
+
+
+@BOTH
+@KERNELS
+def test_cka_is_symmetric_and_at_most_one(kernel: str, estimator: str) -> None:
+    for seed in range(5):
+        x, y = related(seed)
+        assert value(x, y, kernel, estimator) == pytest.approx(value(y, x, kernel, estimator), rel=1e-12)
+        assert value(x, y, kernel, estimator) < 1.0
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=SEEDS,
+    exponent=st.floats(-6, 6),
+    kernel=st.sampled_from(["linear", "rbf"]),
+    estimator=st.sampled_from(sorted(ESTIMATORS)),
+)
+def test_cka_does_not_change_with_rotation_and_isotropic_scale(
+    seed: int, exponent: float, kernel: str, estimator: str
+) -> None:
+    x, y = related(seed)
+    rotation = np.linalg.qr(noise(seed + 3, y.shape[1], y.shape[1]))[0]
+    turned = 10.0**exponent * y @ rotation
+    assert value(x, turned, kernel, estimator) == pytest.approx(value(x, y, kernel, estimator), abs=1e-8)
+    assert value(turned, x, kernel, estimator) == pytest.approx(value(x, y, kernel, estimator), abs=1e-8)
+
+
+@BOTH
+@KERNELS
+def test_cka_does_not_change_with_a_shift(kernel: str, estimator: str) -> None:
+    x, y = related(11)
+    assert value(x, y + 100.0, kernel, estimator) == pytest.approx(value(x, y, kernel, estimator), abs=1e-6)
+
+
+@BOTH
+def test_cka_does_not_change_with_the_order_of_the_texts(estimator: str) -> None:
+    x, y = related(13)
+    order = np.random.default_rng(0).permutation(len(x))
+    assert value(x[order], y[order], "linear", estimator) == pytest.approx(value(x, y, "linear", estimator), rel=1e-10)
+
+
+def test_independent_noise_is_near_zero_unbiased_and_near_one_biased() -> None:
+    grams = [(gram(noise(2 * s, 64, 768), "linear"), gram(noise(2 * s + 1, 64, 768), "linear")) for s in range(10)]
+    assert abs(np.mean([cka(k, m, "unbiased") for k, m in grams])) < 0.05
+    assert min(cka(k, m, "biased") for k, m in grams) > 0.9
+
+
+@BOTH
+@KERNELS
+def test_the_interval_holds_the_value_and_is_the_jackknifes(kernel: str, estimator: str) -> None:
+    x, y = related(17)
+    got, low, high = cka_with_interval(gram(x, kernel), gram(y, kernel), estimator)
+    assert got == value(x, y, kernel, estimator)
+    assert low < got < high
+    if kernel == "linear":  # the median heuristic of an RBF kernel is that of all the texts
+        n = len(x)
+        left_out = [value(np.delete(x, i, 0), np.delete(y, i, 0), kernel, estimator) for i in range(n)]
+        error = np.sqrt((n - 1) ** 2 / n * np.var(left_out, ddof=1))
+        assert high - got == pytest.approx(1.959963984540054 * error, rel=1e-8)
+        assert got - low == pytest.approx(high - got, rel=1e-8)
+
+
+def test_the_interval_narrows_with_more_texts() -> None:
+    mixing = noise(0, 6, 6)
+    widths = []
+    for n in (20, 80, 320):
+        x = noise(n, n, 6)
+        k, m = gram(x, "linear"), gram(x @ mixing + noise(n + 1, n, 6), "linear")
+        _, low, high = cka_with_interval(k, m, "unbiased")
+        widths.append(high - low)
+    assert widths[0] > widths[1] > widths[2]
+
+
+@BOTH
+def test_the_smallest_number_of_texts_still_has_a_finite_interval(estimator: str) -> None:
+    x, y = related(19, n=SMALLEST_N)
+    assert np.isfinite(cka_with_interval(gram(x, "linear"), gram(y, "linear"), estimator)).all()
+
+
+@BOTH
+@KERNELS
+@pytest.mark.parametrize("n", [4, 33, 64, 256])
+@pytest.mark.parametrize("scale", [0.0, 1e-3, 1.0, 1e4])
+def test_features_that_do_not_vary_are_refused_with_a_hint_that_names_pooling(
+    scale: float, n: int, kernel: str, estimator: str
+) -> None:
+    constant = np.tile(scale * noise(23, 1, 48), (n, 1))
+    x = noise(24, n, 8)
+    for left, right in ((constant, x), (x, constant), (constant, constant)):
+        with pytest.raises(BadInput) as caught:
+            value(left, right, kernel, estimator)
+        assert "do not vary" in caught.value.fact
+        assert "pooling" in caught.value.hint
+        assert len(caught.value.values) == 2
+
+
+@BOTH
+def test_features_of_very_small_size_are_not_taken_for_constant(estimator: str) -> None:
+    x, y = related(29)
+    assert value(1e-7 * x, 1e-7 * y, "linear", estimator) == pytest.approx(value(x, y, "linear", estimator), rel=1e-8)
