@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from chainctl.console import Console
-from chainctl.options import Data, Json, MemoryBudget, ModelDir, Out, Quiet, RecipeFile, Set, load_settings, parse_size
+from chainctl.console import Console, with_console
+from chainctl.options import Data, MemoryBudget, ModelDir, Out, RecipeFile, Set, load_settings
 
 if TYPE_CHECKING:
     from schemas.settings import Settings
@@ -23,6 +23,7 @@ class Method(StrEnum):
     NO_FT = "no-ft"
 
 
+@with_console
 def simulate(
     model: ModelDir,
     data: Data,
@@ -31,7 +32,7 @@ def simulate(
     recipe: RecipeFile = None,
     set_: Set = None,
     devices: Annotated[int, typer.Option(min=1, help="Number of devices.")] = 20,
-    per_round: Annotated[int | None, typer.Option(min=1, help="Devices a round; default: the recipe's.")] = None,
+    per_round: Annotated[int | None, typer.Option(min=1, help="Devices per round; default: the recipe's.")] = None,
     rounds: Annotated[int, typer.Option(min=0, help="Number of rounds.")] = 20,
     alpha: Annotated[float, typer.Option(help="Dirichlet concentration of the label skew.")] = 1.0,
     iid: Annotated[bool, typer.Option("--iid", help="Split evenly instead.")] = False,
@@ -41,18 +42,19 @@ def simulate(
     no_dlct: Annotated[bool, typer.Option("--no-dlct", help="Ablation: one layer at a time, on convergence.")] = False,
     no_gpo: Annotated[bool, typer.Option("--no-gpo", help="Ablation: no global loss.")] = False,
     no_foat: Annotated[bool, typer.Option("--no-foat", help="Ablation: start at layer 0.")] = False,
-    json: Json = False,
-    quiet: Quiet = False,
+    *,
+    console: Console,
 ) -> None:
-    """A whole federation on this machine, through the same stages and artifacts. Stopped, it continues."""
-    console = Console(json=json, quiet=quiet)
+    """Run a whole federation on this machine, through the same stages.
+
+    It reads and writes the same artifacts as real devices.  Run it again to resume where it stopped.
+    """
     settings = load_settings(recipe, set_)
     if per_round is not None:
         federation = settings.federation.model_copy(update={"devices_per_round": per_round})
         settings = settings.model_copy(update={"federation": federation})
     named = str(method) if method else None
     settings = apply_switches(settings, method=named, no_dlct=no_dlct, no_gpo=no_gpo, no_foat=no_foat)
-    budget = parse_size(memory_budget)
     from stages.process.footprint import keep_small
 
     keep_small()
@@ -68,7 +70,7 @@ def simulate(
                 devices=devices,
                 rounds=rounds,
                 alpha=None if iid else alpha,
-                memory_budgets=(budget,) if budget else (),
+                memory_budgets=(memory_budget,) if memory_budget else (),
                 eval_every=eval_every,
             ),
             out=out,
