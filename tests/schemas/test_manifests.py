@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
@@ -17,36 +17,16 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from schemas.base import Manifest, Record, canonical_json
-from schemas.benchmark import BenchmarkManifest
-from schemas.bundle import BundleManifest
-from schemas.checkpoint import CheckpointManifest
 from schemas.errors import BadInput
-from schemas.evaluation import EvaluationManifest
-from schemas.measured import Measured
-from schemas.perplexity import PerplexityManifest
+from schemas.kinds import DOCUMENTS, document_model
 from schemas.plan import PlanManifest
 from schemas.profile import ProfileManifest
 from schemas.refs import DeviceName, Digest, FileName, Window
-from schemas.refusal import RefusalManifest
 from schemas.settings import Settings
-from schemas.state import StateManifest
-from schemas.update import UpdateManifest
 from stages.process.measure import peak_bytes, reset_peak, resident_bytes
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-CLASSES: dict[str, type[Manifest]] = {
-    "profile": ProfileManifest,
-    "plan": PlanManifest,
-    "state": StateManifest,
-    "update": UpdateManifest,
-    "evaluation": EvaluationManifest,
-    "perplexity": PerplexityManifest,
-    "benchmark": BenchmarkManifest,
-    "measured": Measured,
-    "refusal": RefusalManifest,
-    "checkpoint": CheckpointManifest,
-    "bundle": BundleManifest,
-}
+CLASSES = {kind: cast("type[Manifest]", document_model(kind)) for kind in DOCUMENTS if kind != "recipe"}
 DIGESTS = {
     "profile": "e3934df9b2bc708a18a627d03a5fa04a07b19c8522083e5dca4ad10fe532ce9e",
     "plan": "d79e7fe63e8bcb7673d9602d85380befc9f0a307e2d03aae38b100afef15800a",
