@@ -17,7 +17,8 @@ from transformers import AutoModelForCausalLM
 from schemas.state import StateManifest
 from stages import plan, profile
 from stages.store.artifact import new_artifact, open_artifact, read_tensors
-from stages.tuning.adapters import LIVE_TENSORS, adapters_from_tensors
+from stages.tuning.adapters import adapters_from_tensors
+from stages.tuning.tensors import LIVE_TENSORS
 from tests import fleet
 
 # All 96 tokens of the tiny models: four special ones and characters.

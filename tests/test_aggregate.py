@@ -31,7 +31,7 @@ from stages.plan import make_plan
 from stages.store.artifact import Artifact, new_artifact, open_artifact, read_tensors, verify_artifact
 from stages.store.ledger import Ledger
 from stages.store.lineage import history
-from stages.tuning.adapters import adapter_names
+from stages.tuning.tensors import adapter_names
 from tests.test_plan import decided, peak, profile
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -205,8 +205,8 @@ def test_order_and_repetition_do_not_matter(tmp_path: Path) -> None:
         ({"plan": "sha256:" + "1" * 64}, "another-plan", "another plan"),
         ({"state": "sha256:" + "1" * 64}, "another-state", "another state"),
         ({"round": 7}, "another-round", "another round"),
-        ({"window": Window(start=1, stop=3)}, "another-window", "another window"),
-        ({"window": Window(start=2, stop=2)}, "another-window", "another window"),
+        ({"window": Window(start=1, stop=3)}, "another-assignment", "another window"),
+        ({"window": Window(start=2, stop=2)}, "another-assignment", "another window"),
         ({"device": "stranger"}, "another-device", "does not take part"),
         ({"example_count": 1001}, "example-count", "more texts"),
         ({"steps": 2}, "step-count", "number of steps"),

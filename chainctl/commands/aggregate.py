@@ -28,6 +28,7 @@ def aggregate(
 ) -> None:
     """By the coordinator: combine a round's updates into the next state. What does not belong is moved aside."""
     console = Console(json=json, quiet=quiet)
+    from schemas.assignment import described
     from stages.aggregate import run
 
     refusals: list[dict[str, object]] = []
@@ -49,14 +50,15 @@ def aggregate(
     )
     manifest = artifact.manifest
     console.say(f"round {manifest.round}: {len(manifest.accepted)} updates, training loss {manifest.train_loss:.4f}")
-    console.say(f"next: window {manifest.window} on {', '.join(manifest.participants)}")
+    console.say(f"next: layers {described(manifest.assignment)} on {', '.join(manifest.participants)}")
     console.say(f"state {artifact.digest[:19]} -> {out}")
     console.result(
         path=out,
         digest=artifact.digest,
         round=manifest.round,
         train_loss=manifest.train_loss,
-        window=[manifest.window.start, manifest.window.stop],
+        layers=manifest.assignment.layers if manifest.assignment else None,
+        moved=manifest.moved,
         participants=manifest.participants,
         accepted=[update.device for update in manifest.accepted],
         refused=refusals,

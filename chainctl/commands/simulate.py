@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,7 +11,7 @@ from chainctl.console import Console
 from chainctl.options import Data, Json, MemoryBudget, ModelDir, Out, Quiet, RecipeFile, Set, load_settings, parse_size
 
 if TYPE_CHECKING:
-    from schemas.settings import Settings
+    pass
 
 
 class Method(StrEnum):
@@ -45,13 +45,18 @@ def simulate(
     quiet: Quiet = False,
 ) -> None:
     """A whole federation on this machine, through the same stages and artifacts. Stopped, it continues."""
+    from schemas.methods.chain import ablated
+    from schemas.recipe import with_method
+
     console = Console(json=json, quiet=quiet)
     settings = load_settings(recipe, set_)
     if per_round is not None:
         federation = settings.federation.model_copy(update={"devices_per_round": per_round})
         settings = settings.model_copy(update={"federation": federation})
-    named = str(method) if method else None
-    settings = apply_switches(settings, method=named, no_dlct=no_dlct, no_gpo=no_gpo, no_foat=no_foat)
+    if method is not None:
+        settings = with_method(settings, method.value)
+    chain = ablated(settings.chain, dlct=not no_dlct, gpo=not no_gpo, foat=not no_foat)
+    settings = settings.model_copy(update={"chain": chain})
     budget = parse_size(memory_budget)
     from stages.process.footprint import keep_small
 
@@ -83,19 +88,3 @@ def simulate(
             console.say(f"{name} {before:.4f} -> {after:.4f}")
     console.say(f"state {summary.final_state} -> {out}")
     console.result(path=out, **asdict(summary), **summary.totals())
-
-
-def apply_switches(
-    settings: "Settings", *, method: str | None, no_dlct: bool, no_gpo: bool, no_foat: bool
-) -> "Settings":
-    """Settings with a method and the ablations of the paper."""
-    changes: dict[str, Any] = {}
-    if method:
-        changes["method"] = method
-    if no_dlct:
-        changes |= {"window_size": 1, "advance": "on-convergence"}
-    if no_gpo:
-        changes["global_weight"] = 0.0
-    if no_foat:
-        changes["start"] = 0
-    return settings.model_copy(update={"chain": settings.chain.model_copy(update=changes)})

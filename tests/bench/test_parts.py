@@ -20,7 +20,8 @@ from stages.streaming.placement import SMALLEST
 from stages.streaming.stream import load_layers
 from stages.training.criterion import ClassCriterion
 from stages.training.objective import Objective
-from stages.tuning.adapters import Adapter, adapters_from_tensors, fresh_adapters
+from stages.tuning.adapters import Adapter, adapters_from_tensors
+from stages.tuning.tensors import fresh_adapters
 from stages.weights.reader import Verify, new_arena
 from tests import fleet
 

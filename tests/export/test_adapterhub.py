@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification
 from schemas.errors import BadInput
 from stages.export.adapterhub import reduction_factor
 from stages.export.export import run
-from stages.tuning.adapters import SUFFIXES
+from stages.tuning.tensors import SUFFIXES
 from tests import fleet
 from tests.export.federation import LANGUAGE, Federation
 

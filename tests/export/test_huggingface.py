@@ -19,7 +19,7 @@ from stages.export.card import plain
 from stages.export.export import run
 from stages.model.skeleton import Batch
 from stages.store.artifact import open_artifact
-from stages.tuning.adapters import SUFFIXES
+from stages.tuning.tensors import SUFFIXES
 from tests import fleet
 from tests.export.federation import LANGUAGE, Federation
 

@@ -25,7 +25,8 @@ from stages.streaming.stream import load_layers, run_prefix, stream_layers
 from stages.streaming.texts import EncodedTexts
 from stages.training.criterion import ClassCriterion
 from stages.training.objective import Objective
-from stages.tuning.adapters import Adapter, adapters_from_tensors, fresh_adapters
+from stages.tuning.adapters import Adapter, adapters_from_tensors
+from stages.tuning.tensors import fresh_adapters
 from tests import fleet
 
 DEPTH = 3
