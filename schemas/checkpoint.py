@@ -1,4 +1,4 @@
-"""WeightFiles v1: a `train-window` in the middle of its work.  Stays on the device; holds no text."""
+"""Checkpoint v1: a `train-window` in the middle of its work.  Stays on the device; holds no text."""
 
 from typing import Annotated, ClassVar, Literal
 

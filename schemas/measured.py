@@ -1,20 +1,11 @@
-"""Measured v2: what a stage cost where it ran.  Lies beside a manifest, names it, and decides nothing.
+"""Measured v1: what a stage cost where it ran.  Lies beside a manifest, names it, and decides nothing."""
 
-v1 did not count what was cut.
-"""
-
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from schemas.base import Manifest, Many, Record, Upgrade, added
+from schemas.base import Manifest, Many, Record
 from schemas.refs import Digest
-
-
-def from_v1(document: dict[str, Any]) -> dict[str, Any]:
-    """A v1 as v2."""
-    return {**added(document, {"texts": None}), "version": 2}
 
 
 class TextCounts(Record):
@@ -29,11 +20,9 @@ class Measured(Manifest):
     """Seconds, bytes, machine and versions.  Differs from run to run, so it is no part of an artifact's name."""
 
     KIND: ClassVar[str] = "measured"
-    VERSION: ClassVar[int] = 2
-    OLDER: ClassVar[Mapping[int, Upgrade]] = {1: from_v1}
 
     kind: Literal["measured"] = "measured"
-    version: Literal[2] = 2
+    version: Literal[1] = 1
     artifact: Digest
     seconds: Annotated[float, Field(ge=0)]
     predicted_peak_bytes: Annotated[int, Field(ge=0)] | None

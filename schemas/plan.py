@@ -1,17 +1,13 @@
-"""Plan v3: everything a federation agreed on before the first round.
+"""Plan v1: everything a federation agreed on before the first round."""
 
-v2 knew plain texts only, v1 neither trust nor more than one strategy.
-"""
-
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from schemas.assignment import Assignment
-from schemas.base import LARGE_MANIFEST_LIMIT_BYTES, Manifest, Many, Record, Upgrade, added
+from schemas.base import LARGE_MANIFEST_LIMIT_BYTES, Manifest, Many, Record
 from schemas.methods import ChosenDecisions
-from schemas.profile import ENCODING_SINCE_V2, PLAIN_PROMPT, LayerSimilarity
+from schemas.profile import LayerSimilarity
 from schemas.refs import DeviceName, Digest, ModelFingerprint, TensorName
 from schemas.settings import Settings
 from schemas.trust import TrustPolicy
@@ -41,55 +37,14 @@ class HeadParameter(Record):
     shape: Many[Annotated[int, Field(ge=1)]]
 
 
-FEDERATION_SINCE_V2 = {
-    "quorum": 1,
-    "trim_fraction": 0.2,
-    "assumed_malicious": 0,
-    "clip_norm": "none",
-    "max_update_norm": "none",
-    "server_optimizer": "none",
-    "server_learning_rate": 0.1,
-    "server_momentum": 0.9,
-    "server_beta2": 0.99,
-    "server_tau": 1e-3,
-}
-
-
-OPTIMIZER_SINCE_V3 = {
-    "schedule": "constant",
-    "schedule_rounds": 100,
-    "final_learning_rate": 0.0,
-    "steps": "epochs",
-}
-
-
-def from_v2(document: dict[str, Any]) -> dict[str, Any]:
-    """A plan v2 as v3: plain texts, a constant schedule, epochs."""
-    settings = document["settings"]
-    newer = added(settings, {"prompt": PLAIN_PROMPT})
-    newer["encoding"] = added(settings["encoding"], ENCODING_SINCE_V2)
-    newer["optimizer"] = added(settings["optimizer"], OPTIMIZER_SINCE_V3)
-    return {**document, "version": 3, "settings": newer}
-
-
-def from_v1(document: dict[str, Any]) -> dict[str, Any]:
-    """A plan v1 as v3: unsigned, without a cap on norms, averaged as then."""
-    settings = document["settings"]
-    federation = added(settings["federation"], FEDERATION_SINCE_V2)
-    upgraded = added(document, {"trust": TrustPolicy().model_dump(mode="json")})
-    return from_v2({**upgraded, "settings": {**settings, "federation": federation}})
-
-
 class PlanManifest(Manifest):
     """What `chainctl plan` decided and why."""
 
     KIND: ClassVar[str] = "plan"
-    VERSION: ClassVar[int] = 3
     LIMIT_BYTES: ClassVar[int] = LARGE_MANIFEST_LIMIT_BYTES
-    OLDER: ClassVar[Mapping[int, Upgrade]] = {1: from_v1, 2: from_v2}
 
     kind: Literal["plan"] = "plan"
-    version: Literal[3] = 3
+    version: Literal[1] = 1
     model: ModelFingerprint
     settings: Settings
     devices: Many[PlannedDevice]

@@ -1,19 +1,12 @@
-"""Profile v2: how far each layer of a frozen model moves a device's texts away from the input, and its budget.
+"""Profile v1: how far each layer of a frozen model moves a device's texts away from the input, and its budget."""
 
-v1 knew plain texts only.
-"""
-
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from schemas.base import Manifest, Many, Record, Upgrade, added
+from schemas.base import Manifest, Many, Record
 from schemas.refs import DeviceName, Digest, ModelFingerprint
 from schemas.settings import EncodingSettings, NumericsSettings, PromptSettings, SimilaritySettings
-
-PLAIN_PROMPT = {"format": "plain", "template": "none", "learn": "response"}
-ENCODING_SINCE_V2 = {"packing": False}
 
 
 class LayerSimilarity(Record):
@@ -33,21 +26,13 @@ class LayerSimilarity(Record):
         return self
 
 
-def from_v1(document: dict[str, Any]) -> dict[str, Any]:
-    """A profile v1 as v2: of plain texts."""
-    encoding = added(document["encoding"], ENCODING_SINCE_V2)
-    return {**added(document, {"prompt": PLAIN_PROMPT}), "encoding": encoding, "version": 2}
-
-
 class ProfileManifest(Manifest):
     """What `chainctl profile` says of one device.  A device with too few texts has no curve."""
 
     KIND: ClassVar[str] = "profile"
-    VERSION: ClassVar[int] = 2
-    OLDER: ClassVar[Mapping[int, Upgrade]] = {1: from_v1}
 
     kind: Literal["profile"] = "profile"
-    version: Literal[2] = 2
+    version: Literal[1] = 1
     device: DeviceName
     model: ModelFingerprint
     inputs: Digest  # salted digest of the texts and settings: tells "the same again" without telling what

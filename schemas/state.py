@@ -1,15 +1,11 @@
-"""State v2: all adapters and the head after some rounds, and what the next round is to train.
+"""State v1: all adapters and the head after some rounds, and what the next round is to train."""
 
-v1 did not say how many devices each layer was averaged over, and knew no server optimiser.
-"""
-
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from schemas.assignment import Assignment
-from schemas.base import LARGE_MANIFEST_LIMIT_BYTES, Manifest, Many, Record, Upgrade, added
+from schemas.base import LARGE_MANIFEST_LIMIT_BYTES, Manifest, Many, Record
 from schemas.methods import ChosenProgress
 from schemas.refs import DeviceName, Digest, FileReference, TensorName, TensorReference
 
@@ -38,21 +34,14 @@ class ServerSteps(Record):
     steps: Annotated[int, Field(ge=1)]
 
 
-def from_v1(document: dict[str, Any]) -> dict[str, Any]:
-    """A state v1 as v2: coverage unknown, no server optimiser."""
-    return {**added(document, {"coverage": [], "server_steps": []}), "version": 2}
-
-
 class StateManifest(Manifest):
     """Round `t`: the tensors after `t` aggregations, and the window and devices of the next one."""
 
     KIND: ClassVar[str] = "state"
-    VERSION: ClassVar[int] = 2
     LIMIT_BYTES: ClassVar[int] = LARGE_MANIFEST_LIMIT_BYTES
-    OLDER: ClassVar[Mapping[int, Upgrade]] = {1: from_v1}
 
     kind: Literal["state"] = "state"
-    version: Literal[2] = 2
+    version: Literal[1] = 1
     plan: Digest
     parent: Digest | None  # the state before; None for round 0
     round: Annotated[int, Field(ge=0)]

@@ -6,11 +6,13 @@ from typing import Annotated
 
 import typer
 
-from schemas.published import DOCUMENTS, json_schema
+from schemas.kinds import DOCUMENTS
 
 Kind = StrEnum("Kind", {name: name for name in DOCUMENTS})  # type: ignore[misc]
 
 
 def schema(kind: Annotated[Kind, typer.Argument(help="Which document.")]) -> None:
     """Print the JSON Schema of a manifest or of the recipe."""
+    from schemas.published import json_schema
+
     typer.echo(json_library.dumps(json_schema(str(kind)), indent=2, sort_keys=True))

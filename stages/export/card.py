@@ -7,7 +7,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from schemas.base import Manifest
 from schemas.benchmark import BenchmarkManifest
 from schemas.evaluation import Estimate, EvaluationManifest
 from schemas.methods import MethodSettings
@@ -141,8 +140,3 @@ def _metrics_of(evaluation: Evaluated) -> list[tuple[str, ...]]:
         found = [(f"{evaluation.benchmark}: {score.metric}", score.overall) for score in evaluation.scores]
     count, data = str(evaluation.example_count), evaluation.data[:19]
     return [(name, f"{value.value:.4f}", f"{value.low:.4f} to {value.high:.4f}", count, data) for name, value in found]
-
-
-EVALUATIONS: dict[str, type[Manifest]] = {
-    kind.KIND: kind for kind in (EvaluationManifest, PerplexityManifest, BenchmarkManifest)
-}

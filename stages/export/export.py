@@ -13,10 +13,11 @@ from typing import Literal
 import torch
 
 from schemas.errors import BadInput, UsageProblem
+from schemas.kinds import EVALUATIONS, artifact_model
 from schemas.plan import PlanManifest
 from schemas.state import StateManifest
 from stages.data.encode import Encoder
-from stages.export.card import EVALUATIONS, TAGS, Evaluated, Subject, model_card
+from stages.export.card import TAGS, Evaluated, Subject, model_card
 from stages.export.huggingface import LOADER, write_folder
 from stages.methods.registry import device_method
 from stages.model.backbone import Backbone
@@ -154,7 +155,7 @@ def open_evaluation(path: Path, state: str) -> Evaluated:
             values={"expected": ", ".join(EVALUATIONS), "found": str(kind)[:32]},
             hint="'chainctl eval' makes them",
         )
-    found: Evaluated = open_artifact(path, EVALUATIONS[str(kind)]).manifest  # type: ignore[assignment]
+    found: Evaluated = open_artifact(path, artifact_model(str(kind))).manifest  # type: ignore[assignment]
     if found.state != state:
         raise BadInput(
             f"{path} evaluates another state",

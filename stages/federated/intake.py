@@ -17,11 +17,12 @@ import numpy as np
 
 from schemas.assignment import Assignment
 from schemas.errors import BadInput, ChainError, NotTrusted, UsageProblem
+from schemas.kinds import ARTIFACTS
 from schemas.plan import PlanManifest
 from schemas.refusal import Reason
 from schemas.state import StateManifest
 from schemas.update import UpdateManifest
-from stages.store.artifact import KINDS, MANIFEST_FILE, Artifact, kind_and_version, open_artifact, tensor_file
+from stages.store.artifact import MANIFEST_FILE, Artifact, kind_and_version, open_artifact, tensor_file
 from stages.store.tensors import Shapes, elements
 from stages.store.trust import check_device_signature
 
@@ -331,7 +332,7 @@ def _claims_to_be_an_update(path: Path) -> bool:
         kind, _ = kind_and_version(path)
     except ChainError:
         return True
-    return not isinstance(kind, str) or kind == UpdateManifest.KIND or kind not in KINDS
+    return not isinstance(kind, str) or kind == UpdateManifest.KIND or kind not in ARTIFACTS
 
 
 def _equivocations(updates: Sequence[Update]) -> dict[str, ChainError]:

@@ -19,17 +19,12 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from schemas.base import LARGE_MANIFEST_LIMIT_BYTES, Manifest, describe_kind, read_kind_and_version, sha256_digest
-from schemas.benchmark import BenchmarkManifest
-from schemas.checkpoint import CheckpointManifest
 from schemas.errors import BadInput, NotTrusted, UsageProblem
-from schemas.evaluation import EvaluationManifest
+from schemas.kinds import ARTIFACTS, artifact_model
 from schemas.measured import Measured
-from schemas.perplexity import PerplexityManifest
 from schemas.plan import PlanManifest
-from schemas.profile import ProfileManifest
 from schemas.refs import FileReference, TensorReference
 from schemas.state import StateManifest
-from schemas.update import UpdateManifest
 from stages.process.measure import MeasuredFacts
 from stages.store.files import complete_directory, write_file
 from stages.store.signing import SIGNATURE_FILE, Signer, check_signature
@@ -41,20 +36,6 @@ UNLISTED_FILES = (MANIFEST_FILE, MEASURED_FILE, SIGNATURE_FILE)  # what may lie 
 CHUNK_BYTES = 2**20
 
 M = TypeVar("M", bound=Manifest)
-
-KINDS: dict[str, type[Manifest]] = {
-    kind.KIND: kind
-    for kind in (
-        ProfileManifest,
-        PlanManifest,
-        StateManifest,
-        UpdateManifest,
-        EvaluationManifest,
-        PerplexityManifest,
-        BenchmarkManifest,
-        CheckpointManifest,
-    )
-}
 
 
 @dataclass(frozen=True)
@@ -147,13 +128,13 @@ def verify_artifact(path: Path) -> Artifact[Any]:
     if not os.path.lexists(manifest_path):
         raise BadInput(f"{path} has no {MANIFEST_FILE}", hint="the copy was interrupted, or this is no artifact")
     kind, version = kind_and_version(path)
-    if not isinstance(kind, str) or kind not in KINDS:
+    if not isinstance(kind, str) or kind not in ARTIFACTS:
         raise BadInput(
             f"{manifest_path} is of a kind that this chainctl does not know",
-            values={"expected": ", ".join(KINDS), "found": describe_kind(kind, version)},
+            values={"expected": ", ".join(ARTIFACTS), "found": describe_kind(kind, version)},
             hint="upgrade chainctl",
         )
-    artifact = open_artifact(path, KINDS[kind])
+    artifact = open_artifact(path, artifact_model(kind))
     for reference in getattr(artifact.manifest, "files", ()):
         _check_hash(path, reference)
     if getattr(artifact.manifest, "tensors", ()):

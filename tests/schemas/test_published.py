@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from schemas.published import DOCUMENTS, json_schema
+from schemas.kinds import DOCUMENTS
+from schemas.published import json_schema
 from schemas.settings import Settings
 
 ROOT = Path(__file__).parents[2]

@@ -239,7 +239,7 @@ def test_another_kind_is_refused_with_both_kinds(tmp_path: Path) -> None:
     with pytest.raises(BadInput) as caught:
         open_artifact(tmp_path / "a", StateManifest)
     assert caught.value.exit_code == 3
-    assert "state v2" in str(caught.value)
+    assert "state v1" in str(caught.value)
     assert "update v1" in str(caught.value)
 
 
