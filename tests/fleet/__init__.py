@@ -48,7 +48,7 @@ from tests.fleet.models import (
 )
 from tests.fleet.processes import ROOT, chainctl
 from tests.fleet.recipes import LANGUAGE, settings, write_recipe
-from tests.fleet.server import DEVICES, combine, make_update, make_world, trained_tensors
+from tests.fleet.server import DEVICES, assigned, combine, make_update, make_world, trained_tensors, windows_of
 from tests.fleet.stages import (
     ROOMY_BYTES,
     begin,
@@ -75,6 +75,7 @@ __all__ = [
     "WIDTH",
     "ZERO",
     "adapted",
+    "assigned",
     "batch",
     "begin",
     "chainctl",
@@ -109,6 +110,7 @@ __all__ = [
     "trained_tensors",
     "update_manifest",
     "windows",
+    "windows_of",
     "write_recipe",
     "write_update",
 ]

@@ -13,7 +13,6 @@ from transformers import AutoModelForCausalLM
 from schemas.settings import Settings
 from schemas.state import StateManifest
 from stages.export.export import Source
-from stages.inference.full_chain import load_chain
 from stages.model.language_head import LanguageHead
 from stages.model.skeleton import Batch
 from stages.store.artifact import open_artifact
@@ -48,11 +47,9 @@ class Federation:
         backbone = source.backbone
         texts = EncodedTexts.encode(fleet.examples(fleet.texts(5)), source.encoder, 5)
         batch = texts.batch(range(5))
-        chain = load_chain(backbone, source.state, source.plan.manifest)
         hidden = backbone.embed(batch)
         for layer, weights in stream_layers(backbone, range(backbone.num_layers)):
-            hidden = backbone.run_layers({layer: weights}, hidden, batch, chain)
+            hidden = backbone.run_layers({layer: weights}, hidden, batch, source.tuning)
         if self.settings.task.kind == "causal-lm":
             return batch, LanguageHead.of(backbone).logits(hidden, batch, chunk=10**6)
-        backbone.load_head(dict(source.tensors))
-        return batch, backbone.head(hidden, batch)
+        return batch, backbone.head(hidden, batch, source.tuning.head)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from schemas.assignment import Assignment
 from schemas.plan import PlanManifest
 from schemas.profile import LayerSimilarity, ProfileManifest
 from schemas.refs import ModelFingerprint, Window
@@ -66,9 +67,9 @@ def profile_manifest(
     )
 
 
-def peak(window: Window, start: int, micro_batch: int) -> int:
+def peak(span: Window, first_layer: int, micro_batch: int, *, streamed: bool = True) -> int:  # noqa: ARG001
     """A toy memory model: 20 MiB, and 30 per layer."""
-    return (20 + 30 * len(window.layers) + 0 * (start + micro_batch)) * MIB
+    return (20 + 30 * len(span.layers)) * MIB
 
 
 def plan_manifest(profiles: Sequence[ProfileManifest], chosen: Settings, *, bottleneck: int = 8) -> PlanManifest:
@@ -82,7 +83,7 @@ def update_manifest(**fields: Any) -> UpdateManifest:
         "plan": ZERO,
         "state": ZERO,
         "round": 0,
-        "window": Window(start=0, stop=1),
+        "assignment": Assignment(layers=(0,)),
         "device": "phone",
         "inputs": ZERO,
         "example_count": 3,

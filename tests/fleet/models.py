@@ -25,7 +25,9 @@ from stages.model.loading import LoadedModel
 from stages.model.skeleton import Batch, find_layers
 from stages.streaming.check import VOCABULARY, tiny_config
 from stages.streaming.stream import stream_layers
-from stages.tuning.adapters import Adapter, adapters_from_tensors, fresh_adapters
+from stages.tuning.adapters import Adapter, adapters_from_tensors
+from stages.tuning.tensors import fresh_adapters
+from stages.tuning.tuning import BottleneckTuning
 from tests.fleet.labelled_texts import FILLER, LABELS, SPECIAL, WORDS
 from tests.fleet.recipes import settings
 
@@ -136,7 +138,7 @@ def stream(backbone: Backbone, texts: Batch, adapters: Mapping[int, Adapter], st
     """Hidden states (N, T, D) in front of layer `stop`, block by block from disk."""
     hidden = backbone.embed(texts)
     for layer, weights in stream_layers(backbone, range(stop)):
-        hidden = backbone.run_layers({layer: weights}, hidden, texts, adapters)
+        hidden = backbone.run_layers({layer: weights}, hidden, texts, BottleneckTuning(adapters, {}))
     return hidden
 
 

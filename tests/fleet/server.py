@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from schemas.assignment import Assignment
+from schemas.methods import ChainDecisions, ChainProgress
 from schemas.plan import PlanManifest
-from schemas.state import Convergence, StateManifest
+from schemas.refs import Window
+from schemas.state import StateManifest
 from schemas.update import TrainingLoss
-from stages.federated.intake import is_trained
+from stages.methods.server import trains
 from stages.store.artifact import Artifact, new_artifact, open_artifact, read_tensors
-from stages.tuning.adapters import adapter_names
+from stages.tuning.tensors import adapter_names
 from tests.fleet.manifests import LAYERS, decided, plan_manifest, profile_manifest, write_update
 from tests.fleet.stages import run_aggregate
 
@@ -43,10 +46,10 @@ def make_world(
             plan=plan.digest,
             parent=None,
             round=0,
-            window=plan.windows[0],
-            window_index=0,
+            assignment=Assignment.of(windows_of(plan)[0]),
+            progress=ChainProgress(),
+            moved=False,
             participants=tuple(devices),
-            convergence=Convergence(),
             accepted=(),
             train_loss=None,
             tensors=references,
@@ -58,7 +61,20 @@ def make_world(
 
 def trained_tensors(state: Artifact[StateManifest]) -> dict[str, np.ndarray]:
     """The tensors that this round trains, as the state has them."""
-    return {name: values for name, values in read_tensors(state).items() if is_trained(name, state.manifest.window)}
+    layers = set(assigned(state).layers)
+    return {name: values for name, values in read_tensors(state).items() if trains(name, layers)}
+
+
+def assigned(state: Artifact[StateManifest]) -> Assignment:
+    """What the chain trains after a state."""
+    assert state.manifest.assignment is not None
+    return state.manifest.assignment
+
+
+def windows_of(plan: PlanManifest) -> tuple[Window, ...]:
+    """The chain's windows."""
+    assert isinstance(plan.decisions, ChainDecisions)
+    return plan.decisions.windows
 
 
 def make_update(
@@ -84,7 +100,7 @@ def make_update(
         "plan": state.manifest.plan,
         "state": state.digest,
         "round": state.manifest.round,
-        "window": state.manifest.window,
+        "assignment": state.manifest.assignment,
         "device": device,
         "example_count": count,
         "steps": -(-count // 8),

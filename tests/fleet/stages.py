@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from schemas.state import StateManifest
 from schemas.update import UpdateManifest
 from stages import aggregate, plan, profile, train_window
 from stages import eval as evaluation
+from stages.session import Machine
 from stages.store.artifact import Artifact
 
 ROOMY_BYTES = 2**33  # a budget that everything tiny fits
@@ -22,8 +23,8 @@ def run_profile(
     model_dir: Path, data: Path, chosen: Settings, out: Path, *, device: str = "one", **options: Any
 ) -> Artifact[ProfileManifest]:
     """Profile one device."""
-    options = {"memory_budget_bytes": ROOMY_BYTES} | options
-    return profile.run(model_dir=model_dir, data=data, settings=chosen, device=device, out=out, **options)
+    machine, rest = machine_of(model_dir, {"memory_budget_bytes": ROOMY_BYTES} | options)
+    return profile.run(machine=machine, data=data, settings=chosen, device=device, out=out, **rest)
 
 
 def run_plan(
@@ -43,14 +44,22 @@ def begin(
 
 def places(folder: Path, model_dir: Path, state: Path | str = "state") -> dict[str, Any]:
     """What every stage takes that goes on from the state of a plan in `folder`."""
-    return {"model_dir": model_dir, "plan": folder / "plan", "state": folder / state}
+    return {"machine": Machine(model_dir), "plan": folder / "plan", "state": folder / state}
+
+
+def machine_of(model_dir: Path, options: Mapping[str, Any]) -> tuple[Machine, dict[str, Any]]:
+    """A machine from the options that are its own, and the others."""
+    own = {name: value for name, value in options.items() if name in ("memory_budget_bytes", "verify", "cache")}
+    return Machine(model_dir, **own), {name: value for name, value in options.items() if name not in own}
 
 
 def run_train(
     folder: Path, model_dir: Path, data: Path, out: Path, *, device: str = "one", state: str = "state", **options: Any
 ) -> Artifact[UpdateManifest]:
     """Train the window of a state of the plan in `folder`."""
-    return train_window.run(**places(folder, model_dir, state), data=data, device=device, out=out, **options)
+    machine, rest = machine_of(model_dir, options)
+    inputs = places(folder, model_dir, state) | {"machine": machine}
+    return train_window.run(**inputs, data=data, device=device, out=out, **rest)
 
 
 def run_aggregate(
@@ -64,4 +73,5 @@ def run_eval(
     folder: Path, model_dir: Path, data: Path, out: Path, *, state: Path | str = "state", **options: Any
 ) -> Artifact[Any]:
     """Evaluate a state of the plan in `folder`."""
-    return evaluation.run(**places(folder, model_dir, state), data=data, out=out, **options)
+    machine, rest = machine_of(model_dir, options)
+    return evaluation.run(**places(folder, model_dir, state) | {"machine": machine}, data=data, out=out, **rest)
