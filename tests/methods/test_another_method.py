@@ -1,7 +1,7 @@
 """A method that exists only here: proof that methods are a seam, and that it is wide enough.
 
-It trains another set of layers on each device, end to end; sends one stacked tensor that no state has; reports a number;
-leaves the model as it is in every second round; and applies its adapters at half strength under a state.
+It trains another set of layers on each device, end to end; sends one stacked tensor that no state has; reports a
+number; leaves the model as it is in every second round; and applies its adapters at half strength under a state.
 """
 
 import json
@@ -52,7 +52,7 @@ class ScatteredSettings(MethodSettings):
     layers_per_device: int = 2
 
 
-# --- the method: forty lines -------------------------------------------------------------------------------------------
+# --- the method -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class StackedTraining:
         return {"stacked.up": np.stack([trained[adapter_names(layer)[2]] for layer in self.layers])}
 
 
-# ------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
