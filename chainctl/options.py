@@ -4,9 +4,10 @@ import os
 import re
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from schemas.errors import BadInput, UsageProblem
 
@@ -15,19 +16,76 @@ if TYPE_CHECKING:
     from stages.store.cache_directory import CacheDirectory
     from stages.store.signing import KeyRing, Signer
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout; messages go to stderr.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
+LARGEST_BYTES = 2**63
+# pydantic.ByteSize would also take 1,5GB for one byte, and 2G is 10⁹ to some and 2³⁰ to others: both are refused here.
+SIZE = re.compile(r"\s*\d+(\.\d+)?\s*(([kmgt]i?)?b)?\s*", re.ASCII | re.IGNORECASE)
+
+
+def parse_size(text: str | int) -> int:
+    """`2GiB`, `512MiB`, `1.5GB` or a plain number of bytes, in bytes.  Raises `UsageProblem`."""
+    if isinstance(text, int):  # a default
+        return text
+    from pydantic import ByteSize, TypeAdapter
+
+    size = TypeAdapter(ByteSize).validate_python(text) if SIZE.fullmatch(text) else 0
+    if not 1 <= size < LARGEST_BYTES:
+        raise UsageProblem("this is not a size", values={"expected": "2GiB, 512MiB or 1500000000", "found": text})
+    return int(size)
+
+
+class Verify(StrEnum):
+    """How often weights are compared with the fingerprint in the plan."""
+
+    ALWAYS = "always"
+    ONCE = "once"
+    NEVER = "never"
+
+
+class TextFormat(StrEnum):
+    """What a record is: a text, an instruction with its response, or a conversation."""
+
+    PLAIN = "plain"
+    ALPACA = "alpaca"
+    CHAT = "chat"
+
+
+class Dtype(StrEnum):
+    """How weights are stored."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+# What every command may take.
 Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of everything that is drawn at random.")]
+
+# Models, texts and artifacts.
 ModelDir = Annotated[
     Path, typer.Option("--model", metavar="DIR", envvar="CHAINCTL_MODEL", help="Base model: a Hugging Face directory.")
 ]
-Plan = Annotated[Path, typer.Option("--plan", metavar="DIR", help="Plan artifact.")]
-State = Annotated[Path, typer.Option("--state", metavar="DIR", help="State artifact.")]
-Out = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where the artifact goes.")]
+ModelArgument = Annotated[Path, typer.Argument(metavar="DIR", help="A Hugging Face model directory.")]
 Data = Annotated[
     Path, typer.Option("--data", metavar="PATH", help="Texts: JSONL, CSV, Parquet, or a folder per class.")
 ]
+DataArgument = Annotated[Path, typer.Argument(metavar="DATA", help="JSONL, CSV, Parquet, or a folder per class.")]
+TextColumn = Annotated[str, typer.Option("--text-column", help="Column of the text.")]
+Format = Annotated[
+    TextFormat, typer.Option("--format", help="plain: a text column; alpaca: instruction, input, output; chat.")
+]
+Plan = Annotated[Path, typer.Option("--plan", metavar="DIR", help="Plan artifact.")]
+State = Annotated[Path, typer.Option("--state", metavar="DIR", help="State artifact.")]
+Artifacts = Annotated[list[Path], typer.Argument(metavar="DIR…", help="Artifacts of any kind.")]
+Out = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where the artifact goes.")]
+OutFolder = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where the folder goes.")]
+
+# Who runs a command, and with what settings.
 Device = Annotated[str, typer.Option("--device", metavar="NAME", help="Name of this device (a-z, 0-9, dot, dash).")]
+Key = Annotated[
+    str | None,
+    typer.Option("--key", metavar="NAME", envvar="CHAINCTL_KEY", help="Sign with this key; see 'chainctl keys'."),
+]
 RecipeFile = Annotated[
     Path | None, typer.Option("--recipe", metavar="FILE", help="Settings; see 'chainctl recipe new'.")
 ]
@@ -35,13 +93,16 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a setting of the recipe; may be repeated."),
 ]
+
+# What a command may use of the machine.  Sizes arrive in bytes.
 MemoryBudget = Annotated[
-    str | None,
+    int | None,
     typer.Option(
         "--memory-budget",
         metavar="SIZE",
         envvar="CHAINCTL_MEMORY_BUDGET",
-        help="Never use more than this: 2GiB, 512MiB. Default: the machine's memory.",
+        parser=parse_size,
+        help="Never use more memory than this: 2GiB, 512MiB. Default: the machine's memory.",
     ),
 ]
 CacheDir = Annotated[
@@ -50,77 +111,77 @@ CacheDir = Annotated[
         "--cache-dir",
         metavar="DIR",
         envvar="CHAINCTL_CACHE_DIR",
-        help="Keep what left unchanged layers for next time. As private as the texts.",
+        help="Keep the hidden states of frozen layers for next time. As private as the texts.",
     ),
 ]
 CacheLimit = Annotated[
-    str, typer.Option("--cache-limit", metavar="SIZE", help="Most that --cache-dir may take; oldest go first.")
+    int,
+    typer.Option(
+        "--cache-limit",
+        metavar="SIZE",
+        parser=parse_size,
+        show_default=False,
+        help="Most that --cache-dir may take; the oldest entries are removed first. Default: 4GiB.",
+    ),
 ]
-
-
-Key = Annotated[
-    str | None,
-    typer.Option("--key", metavar="NAME", envvar="CHAINCTL_KEY", help="Sign with this key; see 'chainctl keys'."),
-]
-
-
-class Verify(StrEnum):
-    """How often weights are compared with the fingerprint of the plan."""
-
-    ALWAYS = "always"
-    ONCE = "once"
-    NEVER = "never"
-
-
-class TextFormat(StrEnum):
-    """What a record is: a text, or who said what."""
-
-    PLAIN = "plain"
-    ALPACA = "alpaca"
-    CHAT = "chat"
-
-
-Format = Annotated[
-    TextFormat,
-    typer.Option("--format", help="plain: a text column; alpaca: instruction, input, output; chat."),
-]
+DEFAULT_CACHE_LIMIT = 4 * 2**30
 VerifyWeights = Annotated[
     Verify,
-    typer.Option("--verify", help="Compare weights with the plan's digests at each read, once a file version, never."),
+    typer.Option(
+        "--verify", help="Compare weights with the plan's digests at every read, once per file version, never."
+    ),
 ]
 
-DEFAULT_CACHE_LIMIT = "4GiB"
-LARGEST_BYTES = 2.0**63
-UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+class CommandGroup(TyperGroup):
+    """A group whose help gives each command its whole summary, in sections."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """A heading and a list for each section, as far as commands name one."""
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for name, command in commands:
+            summary = (getattr(command, "help", None) or "").partition("\n\n")[0]
+            section = getattr(command, "rich_help_panel", None) or "Commands"
+            sections.setdefault(section, []).append((name, " ".join(summary.split())))
+        for section, rows in sections.items():
+            with formatter.section(section):
+                formatter.write_dl(rows)
+
+
+def command_group(**options: Any) -> typer.Typer:
+    """A group of commands that prints plain help and lets errors through; `options` are those of `typer.Typer`."""
+    plain: dict[str, Any] = {"rich_markup_mode": None, "pretty_exceptions_enable": False, "add_completion": False}
+    return typer.Typer(**{"cls": CommandGroup, "no_args_is_help": True, **plain, **options})
 
 
 def load_settings(recipe: Path | None, overrides: list[str] | None = None) -> "Settings":
-    """Flags over environment over recipe over defaults."""
+    """Flags over environment over recipe over defaults.  Raises `BadInput`, `UsageProblem`."""
     from schemas.recipe import parse_recipe
 
-    text = ""
-    if recipe is not None:
-        try:
-            text = recipe.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadInput(
-                f"the recipe {recipe} cannot be read",
-                values={"reason": type(error).__name__},
-                hint="'chainctl recipe new recipe.toml' writes one",
-            ) from None
+    text = "" if recipe is None else read_text(recipe, "recipe", hint="'chainctl recipe new recipe.toml' writes one")
     return parse_recipe(text, source=str(recipe or "the recipe"), environment=os.environ, overrides=overrides or [])
 
 
-def cache_directory(path: Path | None, limit: str) -> "CacheDirectory | None":
+def read_text(path: Path, what: str, *, hint: str = "") -> str:
+    """A small file that a person wrote.  Raises `BadInput`, which calls it `what`."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(
+            f"the {what} {path} cannot be read", values={"reason": type(error).__name__}, hint=hint
+        ) from None
+
+
+def cache_directory(path: Path | None, limit_bytes: int) -> "CacheDirectory | None":
     """The directory of `--cache-dir` with the limit of `--cache-limit`, where one was given."""
-    size = parse_size(limit)
     if path is None:
         return None
     if path.exists() and not path.is_dir():
-        raise UsageProblem(f"{path} is no directory", hint="give another --cache-dir")
+        raise UsageProblem(f"{path} is not a directory", hint="give another --cache-dir")
     from stages.store.cache_directory import CacheDirectory
 
-    return CacheDirectory(path, size or 0)
+    return CacheDirectory(path, limit_bytes)
 
 
 def open_key(name: str | None) -> "Signer | None":
@@ -151,15 +212,3 @@ def check_name(name: str) -> None:
         raise UsageProblem(
             "this cannot be a name", values={"expected": "a-z, 0-9, dot, dash; at most 64", "found": ascii(name)[:80]}
         ) from None
-
-
-def parse_size(text: str | None) -> int | None:
-    """`2GiB`, `512MiB`, `1.5GB` or a plain number of bytes, in bytes; None for None."""
-    if text is None:
-        return None
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
-    unit = UNITS.get(match[2].lower()) if match else None
-    size = float(match[1]) * unit if match and unit else 0.0
-    if not 1 <= size < LARGEST_BYTES:
-        raise UsageProblem("this is no size", values={"expected": "2GiB, 512MiB or 1500000000", "found": text})
-    return int(size)

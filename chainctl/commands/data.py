@@ -1,28 +1,24 @@
 """chainctl data: split and holdout"""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from chainctl.console import Console
-from chainctl.options import Force, Format, Json, Quiet, TextFormat
+from chainctl.console import Console, with_console
+from chainctl.options import DataArgument, Force, Format, OutFolder, Seed, TextColumn, TextFormat, command_group
 from schemas.errors import UsageProblem
 
-app = typer.Typer(no_args_is_help=True, help="Split labelled texts over devices, or hold some out for testing.")
+app = command_group(help="Split labelled texts over devices, or hold some out for testing.")
 
-Source = Annotated[Path, typer.Argument(metavar="DATA", help="JSONL, CSV, Parquet, or a folder per class.")]
-Seed = Annotated[int, typer.Option(help="Seed of the split.")]
-TextColumn = Annotated[str, typer.Option(help="Column of the text.")]
 LabelColumn = Annotated[
     str | None, typer.Option(help="Column of the label. Default: label; none where the data is instructions.")
 ]
-OutFolder = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the JSONL files.")]
 
 
 @app.command()
+@with_console
 def split(
-    data: Source,
+    data: DataArgument,
     out: OutFolder,
     devices: Annotated[int, typer.Option(help="Number of devices.")],
     alpha: Annotated[float | None, typer.Option(help="Dirichlet concentration of the label skew.")] = None,
@@ -33,13 +29,12 @@ def split(
     format: Format = TextFormat.PLAIN,
     allow_empty: Annotated[bool, typer.Option("--allow-empty", help="Let devices stay empty.")] = False,
     force: Force = False,
-    json: Json = False,
-    quiet: Quiet = False,
+    *,
+    console: Console,
 ) -> None:
-    """One JSONL file a device: DIR/device-00.jsonl, …"""
+    """Write one JSONL file per device: DIR/device-00.jsonl, …"""
     if (alpha is None) != iid:
         raise UsageProblem("say how to split", values={"expected": "either --alpha A or --iid"})
-    console = Console(json=json, quiet=quiet)
     from schemas.settings import PromptSettings
     from stages.data.split import split_file
 
@@ -61,8 +56,9 @@ def split(
 
 
 @app.command()
+@with_console
 def holdout(
-    data: Source,
+    data: DataArgument,
     out: OutFolder,
     fraction: Annotated[float, typer.Option(help="Share of every class to hold out.")] = 0.2,
     drop_duplicates: Annotated[bool, typer.Option("--drop-duplicates", help="Keep the first of equal texts.")] = False,
@@ -71,11 +67,10 @@ def holdout(
     label_column: LabelColumn = None,
     format: Format = TextFormat.PLAIN,
     force: Force = False,
-    json: Json = False,
-    quiet: Quiet = False,
+    *,
+    console: Console,
 ) -> None:
-    """DIR/train.jsonl and DIR/test.jsonl, with the same shares of every class."""
-    console = Console(json=json, quiet=quiet)
+    """Write DIR/train.jsonl and DIR/test.jsonl, with the same shares of every class."""
     from schemas.settings import PromptSettings
     from stages.data.split import holdout_file
 

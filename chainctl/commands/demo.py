@@ -5,17 +5,19 @@ from typing import Annotated
 
 import typer
 
-from chainctl.console import Console
-from chainctl.options import Json, Quiet
+from chainctl.console import Console, with_console
 
 
+@with_console
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Run folder.")] = Path("runs/demo"),
-    json: Json = False,
-    quiet: Quiet = False,
+    *,
+    console: Console,
 ) -> None:
-    """20 devices adapt a real sentence encoder to BBC news; ends with a table and a picture."""
-    console = Console(json=json, quiet=quiet)
+    """Adapt a real sentence encoder to BBC news on 20 simulated devices.
+
+    Ends with a table and a picture.
+    """
     from stages.process.footprint import keep_small
 
     keep_small()

@@ -2,27 +2,30 @@
 
 from dataclasses import asdict
 
-from chainctl.console import Console
-from chainctl.options import Json, MemoryBudget, ModelDir, Quiet, RecipeFile, Set, load_settings, parse_size
+from chainctl.console import Console, with_console
+from chainctl.options import MemoryBudget, ModelDir, RecipeFile, Set, load_settings
 
 
+@with_console
 def doctor(
     model: ModelDir,
     recipe: RecipeFile = None,
     set_: Set = None,
     memory_budget: MemoryBudget = None,
-    json: Json = False,
-    quiet: Quiet = False,
+    *,
+    console: Console,
 ) -> None:
-    """What fits this device: the model's parts, and the predicted peak of each window size."""
-    console = Console(json=json, quiet=quiet)
-    settings, budget = load_settings(recipe, set_), parse_size(memory_budget)
+    """Predict which window sizes fit this device's memory.
+
+    Prints the sizes of the model's parts, and the predicted peak memory of each window size.
+    """
+    settings = load_settings(recipe, set_)
     from stages.process.footprint import keep_small
 
     keep_small()
     from stages.doctor import examine, lines
 
-    diagnosis = examine(model, settings, budget_bytes=budget)
+    diagnosis = examine(model, settings, budget_bytes=memory_budget)
     for line in lines(diagnosis):
         console.say(line)
     rows = [

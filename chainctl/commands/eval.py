@@ -6,25 +6,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from chainctl.console import Console
+from chainctl.console import Console, with_console
 from chainctl.options import (
     DEFAULT_CACHE_LIMIT,
     CacheDir,
     CacheLimit,
     Force,
-    Json,
     Key,
     MemoryBudget,
     ModelDir,
     Out,
     Plan,
-    Quiet,
     State,
     Verify,
     VerifyWeights,
     cache_directory,
     open_key,
-    parse_size,
 )
 from schemas.errors import UsageProblem
 
@@ -45,6 +42,7 @@ class Benchmark(StrEnum):
     ROUGE = "rouge"
 
 
+@with_console
 def evaluate(
     model: ModelDir,
     plan: Plan,
@@ -71,21 +69,23 @@ def evaluate(
     verify: VerifyWeights = Verify.ONCE,
     key: Key = None,
     force: Force = False,
-    json: Json = False,
-    quiet: Quiet = False,
+    *,
+    console: Console,
 ) -> None:
-    """How good a state is: accuracy and macro-F1 on labelled texts, perplexity of a language model, or a benchmark."""
-    console = Console(json=json, quiet=quiet)
+    """Evaluate a state on labelled texts, plain texts or a benchmark.
+
+    Accuracy and macro-F1 of a classifier, perplexity of a language model, or the scores of a benchmark.
+    """
     chosen = choose_subject(data, benchmark, lm_eval, lm_eval_path)
     if (shots, limit) != (None, None) and benchmark is None and lm_eval is None:
         raise UsageProblem("--shots and --limit are of benchmarks", hint="name one with --benchmark or --lm-eval")
-    budget, cache = parse_size(memory_budget), cache_directory(cache_dir, cache_limit)
+    cache = cache_directory(cache_dir, cache_limit)
     from stages.process.footprint import keep_small
 
     keep_small()
     from stages.session import Machine
 
-    machine = Machine(model, memory_budget_bytes=budget, verify=verify.value, cache=cache)
+    machine = Machine(model, memory_budget_bytes=memory_budget, verify=verify.value, cache=cache)
     inputs: dict[str, Any] = {"machine": machine, "plan": plan, "state": state, "out": out, "force": force, **chosen}
     inputs["signer"] = open_key(key)
     with console.progress() as progress:
@@ -137,7 +137,7 @@ def say_evaluation(console: Console, artifact: "Artifact[EvaluationManifest | Pe
     """Accuracy and its kin, or perplexity."""
     from schemas.evaluation import EvaluationManifest
 
-    manifest, counts = artifact.manifest, console.say_what_was_cut(artifact)
+    manifest, counts = artifact.manifest, console.say_truncated(artifact)
     common = {"path": artifact.path, "digest": artifact.digest, "round": manifest.round, "texts": counts}
     if not isinstance(manifest, EvaluationManifest):
         value = manifest.perplexity

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from chainctl.console import Console
-from chainctl.options import Force, Json, ModelDir, Plan, Quiet, State, Verify, VerifyWeights
+from chainctl.console import Console, with_console
+from chainctl.options import Force, ModelDir, OutFolder, Plan, State, Verify, VerifyWeights
 
 
 class Format(StrEnum):
@@ -18,11 +18,12 @@ class Format(StrEnum):
     ONNX = "onnx"
 
 
+@with_console
 def export(
     model: ModelDir,
     plan: Plan,
     state: State,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where the folder goes.")],
+    out: OutFolder,
     format: Annotated[
         Format,
         typer.Option("--format", help="hf: base and adapters, for transformers; adapterhub: adapters alone; onnx."),
@@ -32,11 +33,13 @@ def export(
     ] = None,
     verify: VerifyWeights = Verify.ONCE,
     force: Force = False,
-    json: Json = False,
-    quiet: Quiet = False,
+    *,
+    console: Console,
 ) -> None:
-    """Take a state home: a folder that other libraries load, with a model card."""
-    console = Console(json=json, quiet=quiet)
+    """Write a state as a folder that other libraries load.
+
+    The folder has a model card, with the scores of every --evaluation.
+    """
     from stages.process.footprint import keep_small
 
     if format is not Format.ONNX:  # whose exporter needs all of torch

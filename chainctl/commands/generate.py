@@ -5,11 +5,12 @@ from typing import Annotated
 
 import typer
 
-from chainctl.console import Console
-from chainctl.options import Json, MemoryBudget, ModelDir, Plan, Quiet, State, Verify, VerifyWeights, parse_size
+from chainctl.console import Console, with_console
+from chainctl.options import MemoryBudget, ModelDir, Plan, Seed, State, Verify, VerifyWeights
 from schemas.errors import UsageProblem
 
 
+@with_console
 def generate(
     model: ModelDir,
     plan: Plan,
@@ -27,19 +28,20 @@ def generate(
     temperature: Annotated[float, typer.Option(min=0.0, help="0: always the likeliest token.")] = 0.0,
     top_k: Annotated[int, typer.Option(min=0, help="Draw from that many; 0: all.")] = 0,
     top_p: Annotated[float, typer.Option(help="Draw from the likeliest that share this.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
+    seed: Seed = 0,
     memory_budget: MemoryBudget = None,
     verify: VerifyWeights = Verify.ONCE,
-    json: Json = False,
-    quiet: Quiet = False,
+    *,
+    console: Console,
 ) -> None:
-    """What a state of a language model says, streamed layer by layer; with --before, what the tuning did."""
-    console = Console(json=json, quiet=quiet)
+    """Continue texts with a state of a language model.
+
+    The model is streamed layer by layer.  With --before the base model answers too, side by side.
+    """
     if (prompt is None) == (prompts is None):
         raise UsageProblem("say what to go on with", values={"expected": "either --prompt or --prompts"})
     if not 0 < top_p <= 1:
         raise UsageProblem("top_p is a share", values={"expected": "above 0, at most 1", "found": top_p})
-    budget = parse_size(memory_budget)
     from stages.process.footprint import keep_small
 
     keep_small()
@@ -55,7 +57,7 @@ def generate(
     examples = load_labelled(prompts, settings.task, settings.prompt) if prompts else as_prompts(prompt or [], chosen)
     with console.progress() as progress:
         answers = run(
-            machine=Machine(model, memory_budget_bytes=budget, verify=verify.value),
+            machine=Machine(model, memory_budget_bytes=memory_budget, verify=verify.value),
             plan=plan,
             state=state,
             prompts=examples[:limit],

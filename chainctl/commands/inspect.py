@@ -5,17 +5,16 @@ from typing import Annotated
 
 import typer
 
-from chainctl.console import Console
-from chainctl.options import Json, Quiet
+from chainctl.console import Console, with_console
 
 
+@with_console
 def inspect(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="An artifact of any kind.")],
-    json: Json = False,
-    quiet: Quiet = False,
+    *,
+    console: Console,
 ) -> None:
-    """Verify one artifact and say what it is."""
-    console = Console(json=json, quiet=quiet)
+    """Verify one artifact and describe it."""
     from stages.report.explain import describe_artifact
     from stages.store.artifact import verify_artifact
 

@@ -5,21 +5,25 @@ from typing import Annotated
 
 import typer
 
-from chainctl.console import Console
-from chainctl.options import Json, Quiet
+from chainctl.console import Console, with_console
 
 
+@with_console
 def log(
-    state: Annotated[Path, typer.Argument(metavar="STATE", help="State artifact to begin at.")],
+    state: Annotated[Path, typer.Argument(metavar="STATE", help="State artifact to start from.")],
     search: Annotated[
         list[Path] | None,
-        typer.Option("--search", metavar="DIR", help="More folders of artifacts; the state's own are searched anyway."),
+        typer.Option(
+            "--search", metavar="DIR", help="More folders of artifacts, beside the state's own; may be repeated."
+        ),
     ] = None,
-    json: Json = False,
-    quiet: Quiet = False,
+    *,
+    console: Console,
 ) -> None:
-    """The history of a state: every round back to the plan, as far as its artifacts are at hand."""
-    console = Console(json=json, quiet=quiet)
+    """List the history of a state, round by round back to the plan.
+
+    As far as the artifacts are available.
+    """
     from stages.store.lineage import history
 
     lines = history(state, search or [])
@@ -27,7 +31,7 @@ def log(
     columns = ("round", "state", "trained", "devices", "texts", "loss", score)
     console.table(columns, [line.cells() for line in lines])
     if lines[-1].missing_parent:
-        console.say(f"… older states are not at hand: {lines[-1].missing_parent}")
+        console.say(f"… older states were not found: {lines[-1].missing_parent}")
     else:
         console.say(f"plan {lines[-1].plan} with {lines[-1].profiles} profiles")
     console.result(history=[line.__dict__ for line in lines])

@@ -1,31 +1,36 @@
 """chainctl model"""
 
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from chainctl.console import Console
-from chainctl.options import Force, Json, MemoryBudget, Out, Quiet, RecipeFile, Set, load_settings, parse_size
+from chainctl.console import Console, with_console
+from chainctl.options import (
+    Dtype,
+    Force,
+    MemoryBudget,
+    ModelArgument,
+    Out,
+    RecipeFile,
+    Seed,
+    Set,
+    command_group,
+    load_settings,
+)
 
-app = typer.Typer(no_args_is_help=True, help="Bring in base models, look at them, or make one up.")
-
-
-@app.callback()
-def model() -> None:
-    """Bring in base models, look at them, or make one up."""
+app = command_group(help="Import base models, inspect them, or generate one with random weights.")
 
 
 @app.command()
+@with_console
 def check(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A Hugging Face model directory.")],
-    json: Json = False,
-    quiet: Quiet = False,
+    directory: ModelArgument,
+    *,
+    console: Console,
 ) -> None:
-    """Does block-wise execution equal the architecture's own forward? Tried on a tiny random model of it."""
-    console = Console(json=json, quiet=quiet)
+    """Check that block-wise execution equals the architecture's own forward, on a tiny random model of it."""
     from stages.process.footprint import keep_small
 
     keep_small()
@@ -37,69 +42,61 @@ def check(
     console.result(**report.__dict__)
 
 
-Fingerprint = Annotated[
-    bool, typer.Option("--fingerprint/--no-fingerprint", help="Hash every weight too: ten seconds or more for 7B.")
-]
-
-
 @app.command()
+@with_console
 def info(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A Hugging Face model directory.")],
+    directory: ModelArgument,
     recipe: RecipeFile = None,
     set_: Set = None,
     memory_budget: MemoryBudget = None,
-    fingerprint: Fingerprint = False,
-    json: Json = False,
-    quiet: Quiet = False,
+    fingerprint: Annotated[
+        bool, typer.Option("--fingerprint/--no-fingerprint", help="Hash every weight too: ten seconds or more for 7B.")
+    ] = False,
+    *,
+    console: Console,
 ) -> None:
-    """What a model is made of, and which windows fit which memory budget. Reads headers, so size does not matter."""
-    console = Console(json=json, quiet=quiet)
-    settings, budget = load_settings(recipe, set_), parse_size(memory_budget)
+    """Show what a model is made of, and which windows fit which memory budget.
+
+    Reads only headers, so the size of the model does not matter.
+    """
+    settings = load_settings(recipe, set_)
     from stages.process.footprint import keep_small
 
     keep_small()
     from stages.model_info import lines, look
 
-    found = look(directory, settings, budget_bytes=budget, fingerprint=fingerprint)
+    found = look(directory, settings, budget_bytes=memory_budget, fingerprint=fingerprint)
     for line in lines(found):
         console.say(line)
-    asked = ("with this budget",) if budget else ()
+    extra = ("with this budget",) if memory_budget else ()
     rows = [
         (
             fit.window_size,
             round(fit.smallest_bytes / 2**20),
             round(fit.fastest_bytes / 2**20),
-            *((fit.chosen or "too large",) if budget else ()),
+            *((fit.chosen or "too large",) if memory_budget else ()),
         )
         for fit in found.fits
     ]
-    console.table(("Q", "streamed, MiB", "everything kept, MiB", *asked), rows)
-    if budget:
+    console.table(("Q", "streamed, MiB", "everything kept, MiB", *extra), rows)
+    if memory_budget:
         console.say(f"largest of these that fits: Q = {found.largest_window}" if found.largest_window else "none fits")
     console.result(**asdict(found), largest_window=found.largest_window)
 
 
-class Dtype(StrEnum):
-    """How weights are stored."""
-
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
-    FLOAT16 = "float16"
-
-
 @app.command()
+@with_console
 def random(
     out: Out,
     like: Annotated[str, typer.Option("--like", metavar="NAME", help="Such as roberta-large or llama-2-7b.")],
-    layers: Annotated[int | None, typer.Option(min=1, help="Fewer layers, or more; default: as the model has.")] = None,
+    layers: Annotated[int | None, typer.Option(min=1, help="Fewer layers, or more; default: the model's own.")] = None,
     dtype: Annotated[Dtype | None, typer.Option(help="Default: as the model is published.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the weights.")] = 0,
+    seed: Seed = 0,
     force: Force = False,
-    json: Json = False,
-    quiet: Quiet = False,
+    *,
+    console: Console,
 ) -> None:
-    """Write a model of a known size with random weights: for memory and time, not for accuracy."""
-    console = Console(json=json, quiet=quiet)
+    """Write a model of a known size with random weights, to measure memory and time, not accuracy."""
     from stages.process.footprint import keep_small
 
     keep_small()
@@ -113,20 +110,20 @@ def random(
 
 
 @app.command("import")
+@with_console
 def import_(
     source: Annotated[Path, typer.Argument(metavar="SOURCE", help="A GGUF file, or a folder of safetensors or .bin.")],
     out: Out,
-    dtype: Annotated[Dtype | None, typer.Option(help="Of the weights. Default: as they are; float32 for GGUF.")] = None,
+    dtype: Annotated[Dtype | None, typer.Option(help="Of the weights. Default: as stored; float32 for GGUF.")] = None,
     force: Force = False,
-    json: Json = False,
-    quiet: Quiet = False,
+    *,
+    console: Console,
 ) -> None:
-    """Turn a published model into the directory that the stages stream, checked to be whole.
+    """Convert a published model to the directory that the stages stream, and check that it is complete.
 
-    A folder passes tensor by tensor. A GGUF file is unpacked whole: that takes memory for every weight in --dtype.
-    Pickles are read as weights and nothing else, the source stays as it is, and nothing opens a socket.
+    A folder is converted tensor by tensor. A GGUF file is unpacked whole, which takes memory for every weight in
+    --dtype. Pickles are read as weights and nothing else, the source is not changed, and no socket is opened.
     """
-    console = Console(json=json, quiet=quiet)
     from stages.process.footprint import keep_small
 
     keep_small()

@@ -5,39 +5,43 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from chainctl.console import Console
-from chainctl.options import Force, Json, Key, ModelDir, Out, Quiet, RecipeFile, Set, load_settings, open_key
-from schemas.errors import BadInput, UsageProblem
+from chainctl.console import Console, with_console
+from chainctl.options import Force, Key, ModelDir, Out, RecipeFile, Set, load_settings, open_key, read_text
+from schemas.errors import UsageProblem
 
 if TYPE_CHECKING:
     from schemas.trust import TrustPolicy
     from stages.store.signing import Signer
 
 
+@with_console
 def plan(
-    profiles: Annotated[list[Path], typer.Argument(metavar="PROFILE…", help="Profile artifacts, one a device.")],
+    profiles: Annotated[list[Path], typer.Argument(metavar="PROFILE…", help="Profile artifacts, one per device.")],
     model: ModelDir,
     out: Out,
     state: Annotated[Path, typer.Option("--state", metavar="DIR", help="Where state 0 goes.")],
     recipe: RecipeFile = None,
     set_: Set = None,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Say how start layer and window size were chosen.")
+        bool, typer.Option("--explain", help="Explain how start layer and window size were chosen.")
     ] = False,
     roster: Annotated[
         Path | None,
-        typer.Option("--roster", metavar="FILE", help="Enrolled devices (TOML): from here on everything is signed."),
+        typer.Option("--roster", metavar="FILE", help="Enrolled devices (TOML): everything must then be signed."),
     ] = None,
     expires: Annotated[
-        str | None, typer.Option("--expires", metavar="DATE", help="Refused from then on: 2027-01-31, UTC.")
+        str | None,
+        typer.Option("--expires", metavar="DATE", help="The plan is refused from this date on: 2027-01-31, UTC."),
     ] = None,
     key: Key = None,
     force: Force = False,
-    json: Json = False,
-    quiet: Quiet = False,
+    *,
+    console: Console,
 ) -> None:
-    """By the coordinator: choose start layer, window size and windows from all profiles; write plan and state 0."""
-    console = Console(json=json, quiet=quiet)
+    """On the coordinator: choose start layer and windows from all profiles.
+
+    Writes the plan and state 0.
+    """
     settings = load_settings(recipe, set_)
     from stages.process.footprint import keep_small
 
@@ -78,7 +82,7 @@ def plan(
 
 
 def trust_policy(roster: Path | None, expires: str | None, signer: "Signer | None") -> "TrustPolicy":
-    """What the plan says of trust: a roster and the coordinator's key come together."""
+    """Whose signatures the plan asks for: a roster and the coordinator's key go together."""
     from schemas.trust import TrustPolicy, parse_roster
     from stages.store.trust import read_moment
 
@@ -87,13 +91,9 @@ def trust_policy(roster: Path | None, expires: str | None, signer: "Signer | Non
         return TrustPolicy(expires=until)
     if roster is None or signer is None:
         raise UsageProblem(
-            "a plan that signs needs a roster and a key",
+            "a signed plan needs a roster and a key",
             values={"--roster": roster or "none", "--key": signer.name if signer else "none"},
-            hint="'chainctl keys show NAME' on each device prints its line of the roster",
+            hint="'chainctl keys show NAME' on each device prints its line for the roster",
         )
-    try:
-        text = roster.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"the roster {roster} cannot be read", values={"reason": type(error).__name__}) from None
-    devices = parse_roster(text, source=str(roster))
+    devices = parse_roster(read_text(roster, "roster"), source=str(roster))
     return TrustPolicy(signatures="required", coordinator=signer.public, devices=devices, expires=until)

@@ -1,24 +1,22 @@
 """chainctl profile"""
 
-from chainctl.console import Console
+from chainctl.console import Console, with_console
 from chainctl.options import (
     Data,
     Device,
     Force,
-    Json,
     Key,
     MemoryBudget,
     ModelDir,
     Out,
-    Quiet,
     RecipeFile,
     Set,
     load_settings,
     open_key,
-    parse_size,
 )
 
 
+@with_console
 def profile(
     model: ModelDir,
     data: Data,
@@ -29,12 +27,14 @@ def profile(
     memory_budget: MemoryBudget = None,
     key: Key = None,
     force: Force = False,
-    json: Json = False,
-    quiet: Quiet = False,
+    *,
+    console: Console,
 ) -> None:
-    """On a device: how far does each layer move this device's texts from the input? (labels are not read)"""
-    console = Console(json=json, quiet=quiet)
-    settings, budget = load_settings(recipe, set_), parse_size(memory_budget)
+    """On a device: measure how far each layer moves its texts.
+
+    One CKA value per layer, between its output and the input.  Labels are not read.
+    """
+    settings = load_settings(recipe, set_)
     from stages.process.footprint import keep_small
 
     keep_small()
@@ -43,7 +43,7 @@ def profile(
 
     with console.progress() as progress:
         artifact = run(
-            machine=Machine(model, memory_budget_bytes=budget),
+            machine=Machine(model, memory_budget_bytes=memory_budget),
             data=data,
             settings=settings,
             device=device,
@@ -55,6 +55,6 @@ def profile(
     manifest = artifact.manifest
     curve = " ".join(f"{layer.cka:.3f}" for layer in manifest.layers) or "too few texts for a curve"
     console.say(f"{device}: {manifest.example_count} texts, CKA by layer: {curve}")
-    counts = console.say_what_was_cut(artifact)
+    counts = console.say_truncated(artifact)
     console.say(f"profile {artifact.digest[:19]} -> {out}")
     console.result(path=out, digest=artifact.digest, cka=[layer.cka for layer in manifest.layers], texts=counts)

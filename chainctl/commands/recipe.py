@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from chainctl.console import Console
-from chainctl.options import Force, Quiet
+from chainctl.console import Console, with_console
+from chainctl.options import Force, TextColumn, command_group
 from schemas.errors import UsageProblem
 
-app = typer.Typer(no_args_is_help=True, help="Recipes: the settings of a federation.")
+app = command_group(help="Write recipes: the settings of a federation.")
 
 
 class Preset(StrEnum):
@@ -22,24 +22,26 @@ class Preset(StrEnum):
 
 @app.callback()
 def recipe() -> None:
-    """Recipes: the settings of a federation."""
+    """Write recipes: the settings of a federation."""
 
 
 @app.command()
+@with_console
 def new(
     out: Annotated[Path, typer.Argument(metavar="FILE", help="Where the recipe goes; - prints it.")],
     data: Annotated[
         Path | None, typer.Option(metavar="PATH", help="Labelled texts to take the label set from.")
     ] = None,
-    text_column: Annotated[str, typer.Option(help="Column of the text.")] = "text",
+    text_column: TextColumn = "text",
     label_column: Annotated[str, typer.Option(help="Column of the label.")] = "label",
     preset: Annotated[Preset, typer.Option(help="instruction: the paper's instruction tuning.")] = Preset.DEFAULT,
     force: Force = False,
-    quiet: Quiet = False,
+    *,
+    console: Console,
 ) -> None:
     """Write a recipe with every setting, its default and what it means."""
     if data is not None and preset is Preset.INSTRUCTION:
-        raise UsageProblem("instructions have no label set", hint="leave --data out")
+        raise UsageProblem("instruction data has no label set", hint="leave --data out")
     from stages.report.recipe import PRESETS, write_recipe
 
     labels: tuple[str, ...] = ()
@@ -58,4 +60,5 @@ def new(
     from stages.store.files import write_file
 
     write_file(out, text.encode())
-    Console(quiet=quiet).say(f"recipe with {len(labels)} labels -> {out}" if labels else f"recipe -> {out}")
+    console.say(f"recipe with {len(labels)} labels -> {out}" if labels else f"recipe -> {out}")
+    console.result(path=out, labels=labels)

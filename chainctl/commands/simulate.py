@@ -1,28 +1,16 @@
 """chainctl simulate"""
 
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from chainctl.console import Console
-from chainctl.options import Data, Json, MemoryBudget, ModelDir, Out, Quiet, RecipeFile, Set, load_settings, parse_size
-
-if TYPE_CHECKING:
-    pass
+from chainctl.console import Console, with_console
+from chainctl.options import Data, MemoryBudget, ModelDir, Out, RecipeFile, Set, load_settings
 
 
-class Method(StrEnum):
-    """ChainFed, and what it is compared with."""
-
-    CHAIN = "chain"
-    FULL_ADAPTERS = "full-adapters"
-    LINEAR_PROBE = "linear-probe"
-    NO_FT = "no-ft"
-
-
+@with_console
 def simulate(
     model: ModelDir,
     data: Data,
@@ -31,33 +19,36 @@ def simulate(
     recipe: RecipeFile = None,
     set_: Set = None,
     devices: Annotated[int, typer.Option(min=1, help="Number of devices.")] = 20,
-    per_round: Annotated[int | None, typer.Option(min=1, help="Devices a round; default: the recipe's.")] = None,
+    per_round: Annotated[int | None, typer.Option(min=1, help="Devices per round; default: the recipe's.")] = None,
     rounds: Annotated[int, typer.Option(min=0, help="Number of rounds.")] = 20,
     alpha: Annotated[float, typer.Option(help="Dirichlet concentration of the label skew.")] = 1.0,
     iid: Annotated[bool, typer.Option("--iid", help="Split evenly instead.")] = False,
     eval_every: Annotated[int, typer.Option(min=1, help="Rounds between evaluations.")] = 1,
     memory_budget: MemoryBudget = None,
-    method: Annotated[Method | None, typer.Option(help="The chain, or a reference; default: the recipe's.")] = None,
+    method: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Instead of the recipe's method, such as linear-probe.")
+    ] = None,
     no_dlct: Annotated[bool, typer.Option("--no-dlct", help="Ablation: one layer at a time, on convergence.")] = False,
     no_gpo: Annotated[bool, typer.Option("--no-gpo", help="Ablation: no global loss.")] = False,
     no_foat: Annotated[bool, typer.Option("--no-foat", help="Ablation: start at layer 0.")] = False,
-    json: Json = False,
-    quiet: Quiet = False,
+    *,
+    console: Console,
 ) -> None:
-    """A whole federation on this machine, through the same stages and artifacts. Stopped, it continues."""
+    """Run a whole federation on this machine, through the same stages.
+
+    It reads and writes the same artifacts as real devices.  Run it again to resume where it stopped.
+    """
     from schemas.methods.chain import ablated
     from schemas.recipe import with_method
 
-    console = Console(json=json, quiet=quiet)
     settings = load_settings(recipe, set_)
     if per_round is not None:
         federation = settings.federation.model_copy(update={"devices_per_round": per_round})
         settings = settings.model_copy(update={"federation": federation})
     if method is not None:
-        settings = with_method(settings, method.value)
+        settings = with_method(settings, method)
     chain = ablated(settings.chain, dlct=not no_dlct, gpo=not no_gpo, foat=not no_foat)
     settings = settings.model_copy(update={"chain": chain})
-    budget = parse_size(memory_budget)
     from stages.process.footprint import keep_small
 
     keep_small()
@@ -73,7 +64,7 @@ def simulate(
                 devices=devices,
                 rounds=rounds,
                 alpha=None if iid else alpha,
-                memory_budgets=(budget,) if budget else (),
+                memory_budgets=(memory_budget,) if memory_budget else (),
                 eval_every=eval_every,
             ),
             out=out,

@@ -6,21 +6,23 @@ from typing import Annotated
 
 import typer
 
-from chainctl.console import Console
-from chainctl.options import Json, Quiet
+from chainctl.console import Console, with_console
 from schemas.errors import Waiting
 
 
+@with_console
 def status(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The coordinator's folder: states, updates, plan, evals.")],
     inbox: Annotated[
         list[Path] | None, typer.Option("--inbox", metavar="DIR", help="More places where updates arrive.")
     ] = None,
-    json: Json = False,
-    quiet: Quiet = False,
+    *,
+    console: Console,
 ) -> None:
-    """Where a federation stands: round, window, who has delivered, who is missing. Exit 7 while somebody is."""
-    console = Console(json=json, quiet=quiet)
+    """Show where a federation stands, and whose updates are missing.
+
+    The exit code is 7 while any are.
+    """
     from stages.status import run as read_status
 
     found = read_status(run, inboxes=inbox or [])

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from chainctl.console import Console
+from chainctl.console import Console, with_console
 from chainctl.options import (
     DEFAULT_CACHE_LIMIT,
     CacheDir,
@@ -12,22 +12,20 @@ from chainctl.options import (
     Data,
     Device,
     Force,
-    Json,
     Key,
     MemoryBudget,
     ModelDir,
     Out,
     Plan,
-    Quiet,
     State,
     Verify,
     VerifyWeights,
     cache_directory,
     open_key,
-    parse_size,
 )
 
 
+@with_console
 def train_window(
     model: ModelDir,
     plan: Plan,
@@ -44,16 +42,23 @@ def train_window(
     ] = None,
     checkpoint_every: Annotated[
         int | None,
-        typer.Option("--checkpoint-every", metavar="STEPS", min=1, help="Keep what was trained so far; goes on there."),
+        typer.Option(
+            "--checkpoint-every",
+            metavar="STEPS",
+            min=1,
+            help="Write a checkpoint every that many steps; a rerun resumes from it.",
+        ),
     ] = None,
     key: Key = None,
     force: Force = False,
-    json: Json = False,
-    quiet: Quiet = False,
+    *,
+    console: Console,
 ) -> None:
-    """On a device: train the round's window on this device's texts; write what was trained and nothing else."""
-    console = Console(json=json, quiet=quiet)
-    budget, cache = parse_size(memory_budget), cache_directory(cache_dir, cache_limit)
+    """On a device: train the round's window on its texts.
+
+    Writes the tensors that were trained, and nothing else.
+    """
+    cache = cache_directory(cache_dir, cache_limit)
     from stages.process.footprint import keep_small
 
     keep_small()
@@ -62,7 +67,7 @@ def train_window(
 
     with console.progress() as progress:
         artifact = run(
-            machine=Machine(model, memory_budget_bytes=budget, verify=verify.value, cache=cache),
+            machine=Machine(model, memory_budget_bytes=memory_budget, verify=verify.value, cache=cache),
             plan=plan,
             state=state,
             data=data,
@@ -80,7 +85,7 @@ def train_window(
         f"{device}: layers {manifest.assignment}, {manifest.steps} steps on {manifest.example_count} texts, "
         f"loss {loss.first:.3f} -> {loss.last:.3f}"
     )
-    counts = console.say_what_was_cut(artifact)
+    counts = console.say_truncated(artifact)
     if measured and measured.peak_bytes and measured.predicted_peak_bytes:
         predicted = measured.predicted_peak_bytes / 2**20
         console.say(f"peak memory {measured.peak_bytes / 2**20:.0f} MiB (predicted {predicted:.0f})")

@@ -1,41 +1,44 @@
-"""chainctl trust: whom this machine believes."""
+"""chainctl trust: the coordinators whose signed plans this machine accepts."""
 
 from typing import Annotated
 
 import typer
 
-from chainctl.console import Console
-from chainctl.options import Json, Quiet, check_name
+from chainctl.console import Console, with_console
+from chainctl.options import check_name, command_group
 
-app = typer.Typer(help="Coordinators that this machine believes.", no_args_is_help=True)
+app = command_group(help="Choose the coordinators whose signed plans this machine accepts.")
 Name = Annotated[str, typer.Argument(metavar="NAME", help="What to call the coordinator here.")]
 
 
 @app.command()
+@with_console
 def add(
     name: Name,
     key: Annotated[
-        str, typer.Argument(metavar="KEY", help="Its public key, got by another way than the plan: ed25519:…")
+        str, typer.Argument(metavar="KEY", help="Its public key, not received with the plan itself: ed25519:…")
     ],
-    json: Json = False,
-    quiet: Quiet = False,
+    *,
+    console: Console,
 ) -> None:
-    """Pin a coordinator's key. From then on this machine takes nothing that is not signed."""
-    console = Console(json=json, quiet=quiet)
+    """Pin a coordinator's key.
+
+    From then on this machine accepts only signed plans, from pinned coordinators.
+    """
     check_name(name)
     from stages.store.signing import check_key_text
     from stages.store.trust import Trust
 
     public = check_key_text(key)
     Trust.of_this_machine().add(name, public)
-    console.say(f"{name} {public} is believed here; unsigned plans are refused from now on")
+    console.say(f"{name} {public} is trusted here; only signed plans are accepted from now on")
     console.result(name=name, key=public)
 
 
 @app.command("list")
-def list_(json: Json = False, quiet: Quiet = False) -> None:
-    """Every pinned coordinator."""
-    console = Console(json=json, quiet=quiet)
+@with_console
+def list_(*, console: Console) -> None:
+    """List every pinned coordinator."""
     from stages.store.trust import Trust
 
     pins = Trust.of_this_machine().pins()
@@ -44,12 +47,12 @@ def list_(json: Json = False, quiet: Quiet = False) -> None:
 
 
 @app.command()
-def remove(name: Name, json: Json = False, quiet: Quiet = False) -> None:
-    """Believe a coordinator no more."""
-    console = Console(json=json, quiet=quiet)
+@with_console
+def remove(name: Name, *, console: Console) -> None:
+    """Stop trusting a coordinator."""
     check_name(name)
     from stages.store.trust import Trust
 
     Trust.of_this_machine().remove(name)
-    console.say(f"{name} is forgotten")
+    console.say(f"{name} is no longer trusted")
     console.result(name=name)

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from chainctl.console import Console, print_error
-from chainctl.options import Json, Quiet
+from chainctl.console import Console, print_error, with_console
+from chainctl.options import Artifacts
 from schemas.errors import ChainError
 
 if TYPE_CHECKING:
@@ -14,18 +14,21 @@ if TYPE_CHECKING:
     from stages.store.artifact import Artifact
 
 
+@with_console
 def verify(
-    directories: Annotated[list[Path], typer.Argument(metavar="DIR…", help="Artifacts of any kind.")],
+    directories: Artifacts,
     plan: Annotated[
         Path | None,
-        typer.Option("--plan", metavar="DIR", help="Check signatures too, by this plan."),
+        typer.Option("--plan", metavar="DIR", help="Check signatures too, against this plan."),
     ] = None,
-    json: Json = False,
-    quiet: Quiet = False,
+    *,
+    console: Console,
 ) -> None:
-    """Check artifacts to the last byte: manifests, file sets, sizes, hashes; with --plan, who signed them."""
-    console = Console(json=json, quiet=quiet)
-    planned = open_believed(plan) if plan else None
+    """Check artifacts down to the last byte, and their signatures.
+
+    Manifests, file sets, sizes and hashes; with --plan, also who signed them.
+    """
+    planned = open_trusted(plan) if plan else None
     results: list[dict[str, object]] = []
     worst = 0
     for directory in directories:
@@ -42,8 +45,8 @@ def verify(
     raise typer.Exit(worst)
 
 
-def open_believed(path: Path) -> "Artifact[PlanManifest]":
-    """A plan that this machine believes."""
+def open_trusted(path: Path) -> "Artifact[PlanManifest]":
+    """Open a plan and check that this machine trusts it."""
     from schemas.plan import PlanManifest
     from stages.store.artifact import open_artifact
     from stages.store.trust import Trust
@@ -54,7 +57,7 @@ def open_believed(path: Path) -> "Artifact[PlanManifest]":
 
 
 def examine(directory: Path, plan: "Artifact[PlanManifest] | None") -> tuple["Artifact[Any]", str]:
-    """An artifact that is whole, and who signed it: as checked by the plan, or as it claims."""
+    """Verify an artifact; it, and who signed it: checked against the plan, or as it claims."""
     from stages.store.artifact import verify_artifact
     from stages.store.signing import signed_by
     from stages.store.trust import check_signed
