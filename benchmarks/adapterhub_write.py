@@ -19,7 +19,7 @@ from stages.inference.full_chain import load_chain
 from stages.streaming.stream import stream_layers
 from stages.streaming.texts import EncodedTexts
 from tests import fleet
-from tests.export.federation import LANGUAGE, Federation
+from tests.fleet.federation import LANGUAGE, Federation
 
 FAMILIES = ("bert", "roberta", "distilbert", "llama")
 

@@ -23,7 +23,7 @@ from stages.data.encode import Encoder
 from stages.inference.full_chain import FullChain
 from stages.store.artifact import open_artifact
 from tests import fleet
-from tests.questioning import World, make_world
+from tests.fleet.speaker import Speaker, make_speaker
 
 # How much larger the random weights are than usual, so that texts vary.  (Gemma multiplies its embeddings itself.)
 FAMILIES = {"llama": 2.0, "qwen3": 2.0, "gpt2": 2.0, "opt": 2.0, "mixtral": 2.0, "gemma3": 1.0, "mamba": 2.0}
@@ -98,7 +98,7 @@ def ask(model: Any, tasks: Path) -> dict[str, Any]:
     return results
 
 
-def theirs(world: World, tasks: Path) -> dict[str, Any]:
+def theirs(world: Speaker, tasks: Path) -> dict[str, Any]:
     from lm_eval.models.huggingface import HFLM
     from transformers import AutoTokenizer
 
@@ -107,7 +107,7 @@ def theirs(world: World, tasks: Path) -> dict[str, Any]:
         return ask(HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4), tasks)
 
 
-def ours(world: World, tasks: Path) -> dict[str, Any]:
+def ours(world: Speaker, tasks: Path) -> dict[str, Any]:
     from stages.inference.lm_eval_model import StreamedLM
 
     plan = open_artifact(world.folder / "plan", PlanManifest).manifest
@@ -119,7 +119,7 @@ def ours(world: World, tasks: Path) -> dict[str, Any]:
 
 def compare(family: str, scale: float, folder: Path) -> dict[str, Any]:
     """One row of the table."""
-    world, tasks = make_world(folder, family=family, scale=scale), write_tasks(folder / "tasks")
+    world, tasks = make_speaker(folder, family=family, scale=scale), write_tasks(folder / "tasks")
     with harness.private_cache(folder):
         streamed, resident = ours(world, tasks), theirs(world, tasks)
     pairs = [
@@ -147,7 +147,7 @@ def compare(family: str, scale: float, folder: Path) -> dict[str, Any]:
     }
 
 
-def same_artifact(world: World, tasks: Path, expected: dict[str, Any]) -> bool:
+def same_artifact(world: Speaker, tasks: Path, expected: dict[str, Any]) -> bool:
     """Whether `eval --lm-eval` writes what the harness says of its own backend."""
     manifest = harness.run(**world.places, tasks=TASKS, tasks_dir=tasks, out=world.folder / "evaluated").manifest
     found = {(group.name, score.metric): group.value for score in manifest.scores for group in score.groups}

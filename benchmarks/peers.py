@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from stages.model.skeleton import find_layers
-from stages.tuning.adapters import adapters_from_tensors, fresh_adapters
+from stages.tuning.adapters import adapters_from_tensors
+from stages.tuning.tensors import fresh_adapters
 
 ARMS = ("full", "full-checkpoint", "lora", "lora-checkpoint", "disk-checkpoint")
 

@@ -58,16 +58,16 @@ def profiles(models: Path) -> list[list[object]]:
 
 def aggregates() -> list[list[object]]:
     """A row a number of updates."""
-    from tests.test_aggregate import make_update, make_world
+    from tests import fleet
 
     rows: list[list[object]] = []
     names = tuple(f"d{index:02d}" for index in range(16))
     with tempfile.TemporaryDirectory() as folder_name:
         folder = Path(folder_name)
         width = UPDATE_BYTES // 4 // 2 // 9  # two layers of four tensors and a head, two rows each
-        _, state = make_world(folder, width=width, devices=names)
+        _, state = fleet.make_world(folder, width=width, devices=names)
         for seed, name in enumerate(names):
-            make_update(folder / f"update-{name}", state, name, seed=seed)
+            fleet.make_update(folder / f"update-{name}", state, name, seed=seed)
         for count in (2, 16):
             files = sorted(folder.glob("update-*/tensors.safetensors"))[:count]
             plain, ours = [], []

@@ -4,8 +4,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from schemas.assignment import Assignment
 from schemas.base import Manifest, Many, Record
-from schemas.refs import DeviceName, Digest, FileReference, TensorReference, Window
+from schemas.refs import DeviceName, Digest, FileReference, TensorReference
 
 
 class FinishedStep(Record):
@@ -27,7 +28,7 @@ class CheckpointManifest(Manifest):
     version: Literal[1] = 1
     plan: Digest
     state: Digest
-    window: Window
+    assignment: Assignment
     device: DeviceName
     inputs: Digest
     steps: Many[FinishedStep]

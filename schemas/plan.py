@@ -1,13 +1,14 @@
 """Plan v1: everything a federation agreed on before the first round."""
 
-import itertools
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from schemas.assignment import Assignment
 from schemas.base import LARGE_MANIFEST_LIMIT_BYTES, Manifest, Many, Record
+from schemas.methods import ChosenDecisions
 from schemas.profile import LayerSimilarity
-from schemas.refs import DeviceName, Digest, ModelFingerprint, TensorName, Window
+from schemas.refs import DeviceName, Digest, ModelFingerprint, TensorName
 from schemas.settings import Settings
 from schemas.trust import TrustPolicy
 
@@ -22,10 +23,10 @@ class PlannedDevice(Record):
     left_out: str = ""  # why its curve is not in the average; empty when it is
 
 
-class WindowMemory(Record):
-    """Predicted peak of `train-window` on one window."""
+class AssignmentMemory(Record):
+    """Predicted peak of `train-window` on one assignment."""
 
-    window: Window
+    assignment: Assignment
     predicted_peak_bytes: Annotated[int, Field(ge=0)]
 
 
@@ -34,9 +35,6 @@ class HeadParameter(Record):
 
     name: TensorName
     shape: Many[Annotated[int, Field(ge=1)]]
-
-
-StartReason = Literal["below-threshold", "clamped", "no-layer-below-threshold", "fixed", "method"]
 
 
 class PlanManifest(Manifest):
@@ -51,32 +49,23 @@ class PlanManifest(Manifest):
     settings: Settings
     devices: Many[PlannedDevice]
     curve: Many[LayerSimilarity]  # mean over devices, weighted by their example counts
-    start_layer: Annotated[int, Field(ge=0)]
-    start_reason: StartReason
-    start_range: tuple[int, int]  # earliest and latest start that the curve's intervals allow
+    decisions: ChosenDecisions  # of the method
     bottleneck: Annotated[int, Field(ge=1)]  # r of Eq. 1
     head_parameters: Many[HeadParameter]
-    windows: Many[Window]
-    memory: Many[WindowMemory]  # one for each window
-    limited_by: DeviceName | None  # the device whose budget decided Q
+    memory: Many[AssignmentMemory]  # one for each assignment that the decisions list
     trust: TrustPolicy = TrustPolicy()
 
     @model_validator(mode="after")
-    def _windows_tile_the_tail(self) -> "PlanManifest":
-        edges = [(window.start, window.stop) for window in self.windows]
-        forward = all(a[0] < b[0] and a[1] < b[1] for a, b in itertools.pairwise(edges))
-        if not edges or not forward or edges[-1][1] != self.model.num_layers:
-            raise ValueError("windows move forward and the last one ends at the last layer")
-        if self.windows[0].start != self.start_layer:
-            raise ValueError("the first window begins at the start layer")
-        if any(later.start > earlier.stop for earlier, later in zip(self.windows, self.windows[1:], strict=False)):
-            raise ValueError("windows leave no layer out")
+    def _decisions_fit_method_and_model(self) -> "PlanManifest":
+        if self.decisions.method != self.settings.chain.method:
+            raise ValueError("the decisions are those of the method")
+        self.decisions.check(self.model.num_layers)
         return self
 
     @model_validator(mode="after")
-    def _every_window_has_its_memory(self) -> "PlanManifest":
-        if tuple(entry.window for entry in self.memory) != self.windows:
-            raise ValueError("each window has one predicted peak")
+    def _every_assignment_has_its_memory(self) -> "PlanManifest":
+        if tuple(entry.assignment for entry in self.memory) != self.decisions.assignments(self.model.num_layers):
+            raise ValueError("each assignment has one predicted peak")
         return self
 
     @model_validator(mode="after")
@@ -89,9 +78,8 @@ class PlanManifest(Manifest):
     @model_validator(mode="after")
     def _settings_are_decided(self) -> "PlanManifest":
         chosen = self.settings
-        chain, numerics = chosen.chain, chosen.numerics
-        decided = (chosen.similarity.scale, chosen.adapter.activation, chain.window_size, numerics.micro_batch)
-        if "auto" in (*decided, chosen.prompt.template):
+        decided = (chosen.similarity.scale, chosen.adapter.activation, chosen.numerics.micro_batch)
+        if "auto" in (*decided, chosen.prompt.template) or not chosen.chain.decided:
             raise ValueError("a plan holds decisions, not auto")
         if chosen.task.kind == "text-classification" and not chosen.task.labels:
             raise ValueError("a plan fixes the label set")

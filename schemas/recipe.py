@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from schemas.base import describe_validation_error
 from schemas.errors import BadInput, UsageProblem
+from schemas.methods import MethodSettings, default_settings, known_methods, settings_class
 from schemas.settings import Settings
 
 ENVIRONMENT_PREFIX = "CHAINCTL_"
@@ -50,10 +51,32 @@ def setting_paths() -> dict[str, tuple[str, str]]:
     for name, field in Settings.model_fields.items():
         section = field.annotation
         if isinstance(section, type) and issubclass(section, BaseModel):
-            paths |= {f"{name}.{key}": (name, key) for key in section.model_fields}
+            keys = [key for one in _records(section) for key in one.model_fields]
+            paths |= {f"{name}.{key}": (name, key) for key in keys}
         else:
             paths[name] = ("", name)
     return paths
+
+
+def _records(section: type[BaseModel]) -> list[type[BaseModel]]:
+    """What a section may be: the settings of any method, where it is that of the method."""
+    return [settings_class(name) for name in known_methods()] if section is MethodSettings else [section]
+
+
+def with_method(settings: Settings, method: str) -> Settings:
+    """The same recipe with another method, by its default settings: one method's say nothing of another's.
+
+    Raises `UsageProblem` for a method that is not known.
+    """
+    if method not in known_methods():
+        raise UsageProblem(
+            "the method is not known",
+            values={"expected": ", ".join(known_methods()), "found": method},
+            hint="chain.method of a recipe, or --method",
+        )
+    if settings.chain.method == method:
+        return settings
+    return settings.model_copy(update={"chain": default_settings(method)})
 
 
 def _from_environment(environment: Mapping[str, str]) -> list[tuple[str, str, Any]]:

@@ -12,12 +12,13 @@ Reason = Literal[
     "another-plan",
     "another-state",
     "another-round",
-    "another-window",
+    "another-assignment",  # trained something else than was assigned
     "another-device",  # one that does not take part
     "signature",  # none, of another key, or of other bytes
     "example-count",  # above what is enrolled
     "step-count",  # not what that many texts take
-    "tensors",  # not those that the round trains
+    "tensors",  # not those that were to be trained
+    "numbers",  # not those that the method asks for
     "not-finite",
     "norm",  # further from the state than the plan allows
     "equivocation",  # a device sent different updates

@@ -11,10 +11,9 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from schemas.base import Many, Record
-from schemas.refs import Digest, Label
+from schemas.methods import ChainSettings, ChosenSettings
+from schemas.refs import Digest, Label, NonNegativeInt, PositiveInt
 
-PositiveInt = Annotated[int, Field(ge=1)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Strategy = Literal["weighted-mean", "coordinate-median", "trimmed-mean", "krum", "multi-krum"]
 ServerOptimizer = Literal["none", "fedavgm", "fedadam", "fedyogi"]
@@ -100,25 +99,6 @@ class SimilaritySettings(Record):
         if self.min_examples > self.max_examples:
             raise ValueError("min_examples is above max_examples")
         return self
-
-
-class ChainSettings(Record):
-    """Which layers train when: FOAT picks the start, DLCT slides a window of Q layers, GPO adds foresight.
-
-    `start = 0` is "w/o FOAT"; `window_size = 1` with `advance = "on-convergence"` is "w/o DLCT";
-    `global_weight = 0.0` is "w/o GPO".  Methods other than `chain` are references: `full-adapters` trains every
-    adapter end to end, `linear-probe` the head alone, `no-ft` nothing.
-    """
-
-    method: Literal["chain", "full-adapters", "linear-probe", "no-ft"] = "chain"
-    start: Literal["foat", "last"] | NonNegativeInt = "foat"  # last: the last window alone
-    cka_threshold: Annotated[float, Field(gt=0, le=1)] = 0.8  # [T]; the paper uses 0.9 for BERT-base
-    window_size: Literal["auto"] | PositiveInt = "auto"  # [Q]; auto: the largest that fits the smallest budget
-    max_window: Literal["auto"] | PositiveInt = "auto"  # bound for auto; auto: max(2, num_layers // 4)
-    advance: Literal["every-round", "on-convergence"] = "every-round"
-    patience: PositiveInt = 3  # on-convergence: rounds without improvement before the window moves
-    min_improvement: Annotated[float, Field(ge=0)] = 1e-3
-    global_weight: Annotated[float, Field(ge=0)] = 0.2  # [λ]; the paper uses 0.1 for BERT-base
 
 
 class AdapterSettings(Record):
@@ -233,7 +213,7 @@ class Settings(Record):
     encoding: EncodingSettings = EncodingSettings()
     head: HeadSettings = HeadSettings()
     similarity: SimilaritySettings = SimilaritySettings()
-    chain: ChainSettings = ChainSettings()
+    chain: ChosenSettings = ChainSettings()
     adapter: AdapterSettings = AdapterSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     numerics: NumericsSettings = NumericsSettings()

@@ -4,8 +4,10 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from schemas.assignment import Assignment
 from schemas.base import LARGE_MANIFEST_LIMIT_BYTES, Manifest, Many, Record
-from schemas.refs import DeviceName, Digest, FileReference, TensorName, TensorReference, Window
+from schemas.methods import ChosenProgress
+from schemas.refs import DeviceName, Digest, FileReference, TensorName, TensorReference
 
 
 class AcceptedUpdate(Record):
@@ -15,13 +17,6 @@ class AcceptedUpdate(Record):
     update: Digest
     example_count: Annotated[int, Field(ge=1)]
     train_loss: float
-
-
-class Convergence(Record):
-    """How long the window has not improved (only counts where windows advance on convergence)."""
-
-    best_loss: float | None = None
-    stale_rounds: Annotated[int, Field(ge=0)] = 0
 
 
 class Coverage(Record):
@@ -50,10 +45,10 @@ class StateManifest(Manifest):
     plan: Digest
     parent: Digest | None  # the state before; None for round 0
     round: Annotated[int, Field(ge=0)]
-    window: Window
-    window_index: Annotated[int, Field(ge=0)]
+    assignment: Assignment | None  # of every participant of the next round; None where it differs by device
+    progress: ChosenProgress  # of the method
+    moved: bool  # whether any tensor differs from the parent's: a round may close without moving the model
     participants: Many[DeviceName]
-    convergence: Convergence
     accepted: Many[AcceptedUpdate]
     coverage: Many[Coverage] = ()  # of the round that made it, by layer; empty for round 0
     train_loss: float | None  # mean over the accepted updates, weighted by their example counts

@@ -4,8 +4,11 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from schemas.assignment import Assignment, FieldName
 from schemas.base import Manifest, Many, Record
-from schemas.refs import DeviceName, Digest, FileReference, TensorReference, Window
+from schemas.refs import DeviceName, Digest, FileReference, TensorReference
+
+MOST_NUMBERS = 1024
 
 
 class TrainingLoss(Record):
@@ -19,7 +22,7 @@ class TrainingLoss(Record):
 
 
 class UpdateManifest(Manifest):
-    """The window's adapters (and the head) after local training."""
+    """The tensors that one device trained, and what it reports beside them."""
 
     KIND: ClassVar[str] = "update"
 
@@ -28,11 +31,13 @@ class UpdateManifest(Manifest):
     plan: Digest
     state: Digest  # the state that was trained on
     round: Annotated[int, Field(ge=0)]  # of that state
-    window: Window
+    assignment: Assignment  # what was trained: as assigned, or a part of it
     device: DeviceName
     inputs: Digest  # salted digest of the texts: tells "the same again" without telling what
     example_count: Annotated[int, Field(ge=1)]
     steps: Annotated[int, Field(ge=1)]
     loss: TrainingLoss
+    # What the method reports beside tensors.
+    numbers: dict[FieldName, float] = Field(default_factory=dict, max_length=MOST_NUMBERS)
     tensors: Many[TensorReference]
     files: Many[FileReference]

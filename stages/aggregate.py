@@ -23,10 +23,11 @@ from schemas.plan import PlanManifest
 from schemas.refusal import Reason
 from schemas.settings import FederationSettings
 from schemas.state import AcceptedUpdate, Coverage, ServerSteps, StateManifest
-from stages.federated.aggregation import Aggregation
 from stages.federated.intake import Delivery, Intake, RefusedUpdate, Update
 from stages.federated.quarantine import refusal_of, set_aside
-from stages.federated.sampling import next_window, sample_devices
+from stages.federated.sampling import sample_devices
+from stages.methods.registry import server_method
+from stages.methods.server import Combination, ServerMethod, Unmoved
 from stages.process.measure import MeasuredFacts, Stopwatch
 from stages.store.artifact import Artifact, Draft, existing, new_artifact, tensor_file
 from stages.store.ledger import Entry, Ledger
@@ -60,13 +61,15 @@ def run(
     policy = planned.manifest.trust
     check_signer(policy, policy.coordinator, signer, whose="the coordinator")
     ledger = Ledger.beside(out)
-    delivery = Intake(planned, parent, ledger.counted(before=parent.digest)).take(updates)
+    method = server_method(planned.manifest.settings.chain.method)
+    delivery = Intake(planned, parent, ledger.counted(before=parent.digest), method).take(updates)
     _put_aside(delivery, planned, parent, ledger, on_refusal)
     accepted = delivery.accepted
     check_quorum(delivery, planned.manifest, parent.manifest, quorum)
     if not force:
         _check_open(ledger, planned.digest, parent.digest, accepted)
-    manifest = describe(planned, parent, accepted)
+    combination = method.combine(planned.manifest, parent, accepted)
+    manifest = describe(planned, parent, accepted, method, moved=combination is not None)
 
     def same(there: StateManifest) -> bool:
         return there.model_copy(update={"tensors": (), "files": ()}) == manifest
@@ -75,7 +78,7 @@ def run(
     if made is None:
         with new_artifact(out, force=force, signer=signer) as draft:
             with Stopwatch() as watch:
-                manifest = combine_tensors(draft, planned.manifest.settings.federation, parent, accepted, manifest)
+                manifest = write_tensors(draft, combination or Unmoved(parent), [parent, *accepted], manifest)
             draft.finish(manifest, MeasuredFacts(seconds=watch.seconds, peak_bytes=watch.peak_bytes))
         made = Artifact(out, manifest, manifest.digest)
     ledger.append(lambda events: _closing(events, parent, made))
@@ -204,9 +207,9 @@ def server_steps(
 
 
 def coverage(accepted: Sequence[Update]) -> tuple[Coverage, ...]:
-    """For each layer that some update holds: how many do, and the texts behind them."""
-    layers = sorted({layer for update in accepted for layer in update.manifest.window.layers})
-    holders = {layer: [one for one in accepted if layer in one.manifest.window.layers] for layer in layers}
+    """For each layer that some update trained: how many did, and the texts behind them."""
+    layers = sorted({layer for update in accepted for layer in update.manifest.assignment.layers})
+    holders = {layer: [one for one in accepted if layer in one.manifest.assignment.layers] for layer in layers}
     return tuple(
         Coverage(
             layer=layer,
@@ -218,15 +221,18 @@ def coverage(accepted: Sequence[Update]) -> tuple[Coverage, ...]:
 
 
 def describe(
-    plan: Artifact[PlanManifest], parent: Artifact[StateManifest], accepted: Sequence[Update]
+    plan: Artifact[PlanManifest],
+    parent: Artifact[StateManifest],
+    accepted: Sequence[Update],
+    method: ServerMethod,
+    *,
+    moved: bool,
 ) -> StateManifest:
     """The next state, but for its tensors.  Pure."""
     weights = [update.manifest.example_count for update in accepted]
     losses = [update.manifest.loss.mean for update in accepted]
     train_loss = float(np.average(losses, weights=weights))
-    index, convergence = next_window(
-        plan.manifest, parent.manifest.window_index, parent.manifest.convergence, train_loss
-    )
+    coming = method.next(plan.manifest, parent.manifest, [update.manifest for update in accepted], train_loss)
     names = [device.name for device in plan.manifest.devices if device.example_count > 0]
     count = plan.manifest.settings.federation.devices_per_round
     following = parent.manifest.round + 1
@@ -234,10 +240,10 @@ def describe(
         plan=plan.digest,
         parent=parent.digest,
         round=following,
-        window=plan.manifest.windows[index],
-        window_index=index,
+        assignment=coming.assignment,
+        progress=coming.progress,
+        moved=moved,
         participants=sample_devices(plan.manifest.settings.seed, following, names, count),
-        convergence=convergence,
         accepted=tuple(
             AcceptedUpdate(
                 device=update.manifest.device,
@@ -255,23 +261,17 @@ def describe(
     )
 
 
-def combine_tensors(
-    draft: Draft,
-    settings: FederationSettings,
-    parent: Artifact[StateManifest],
-    accepted: Sequence[Update],
-    manifest: StateManifest,
+def write_tensors(
+    draft: Draft, combination: Combination, sources: Sequence[Artifact[Any]], manifest: StateManifest
 ) -> StateManifest:
-    """Write the tensors of the next state: the manifest with them."""
-    mixture = Aggregation(parent, accepted, settings)
-    shapes = mixture.shapes()
+    """Write the tensors of the next state, from the parent and the updates in `sources`: the manifest with them."""
+    shapes = combination.shapes()
     writer = draft.tensor_writer(shapes)
     with ExitStack() as stack:
-        sources: list[Artifact[Any]] = [parent, *accepted]
         files = [stack.enter_context(tensor_file(source)) for source in sources]
-        mixture.settle(files)
+        combination.settle(files)
         for name in sorted(shapes):
-            for values in mixture.chunks(name, files):
+            for values in combination.chunks(name, files):
                 writer.write(name, values)
     references, file = writer.finish()
     return manifest.model_copy(update={"tensors": references, "files": (file,)})

@@ -15,8 +15,8 @@ from typing import Any
 from schemas.benchmark import BenchmarkManifest
 from stages.data.encode import Encoder
 from stages.inference.full_chain import FullChain, require_causal_lm
-from stages.process.measure import Stopwatch, device_memory_bytes
 from stages.process.progress import Progress, silent
+from stages.session import Machine, Session
 from stages.store.artifact import Artifact, existing, new_artifact
 from stages.store.signing import Signer
 from stages.store.trust import open_trusted
@@ -31,12 +31,11 @@ from stages.suites.suite import (
     read_questions,
     summarise,
 )
-from stages.weights.reader import Verify
 
 
 def run(
     *,
-    model_dir: Path,
+    machine: Machine,
     plan: Path,
     state: Path,
     benchmark: BenchmarkName,
@@ -44,10 +43,8 @@ def run(
     out: Path,
     shots: int | None = None,
     limit: int | None = None,
-    memory_budget_bytes: int | None = None,
     force: bool = False,
     progress: Progress = silent,
-    verify: Verify = "once",
     signer: Signer | None = None,
 ) -> Artifact[BenchmarkManifest]:
     """Ask one state the first `limit` questions of each group (None: all) of a benchmark in `data`.
@@ -57,7 +54,7 @@ def run(
     """
     planned, current = open_trusted(plan, state)
     settings = require_causal_lm(planned.manifest)
-    encoder = Encoder.load(model_dir, settings.encoding, settings.prompt)
+    encoder = Encoder.load(machine.model_dir, settings.encoding, settings.prompt)
     template = ALPACA if settings.prompt.format == "plain" else encoder.template
     questions = read_questions(benchmark, data, shots=shots, limit=limit, template=template)
     asked: dict[str, Any] = {
@@ -73,23 +70,15 @@ def run(
     if found is not None:
         return found
     out.parent.mkdir(parents=True, exist_ok=True)
-    with Stopwatch(memory_budget_bytes or device_memory_bytes()) as watch:
-        chain = FullChain.open(
-            model_dir,
-            planned.manifest,
-            current,
-            encoder,
-            scratch=out.parent,
-            memory_budget_bytes=memory_budget_bytes,
-            verify=verify,
-            progress=watch.over(progress),
-        )
+    expected = planned.manifest.model
+    with Session.open(machine, settings, expected=expected, scratch=out.parent, progress=progress) as session:
+        chain = session.chain(planned.manifest, current)
         marked = answer(chain, benchmark, questions)
     manifest = BenchmarkManifest(
         **asked, example_count=len(questions), cut_count=chain.cut_count, scores=summarise(marked)
     )
     with new_artifact(out, force=force, signer=signer) as draft:
-        draft.finish(manifest, chain.measured(watch))
+        draft.finish(manifest, session.measured(predicted=chain.predicted_peak_bytes))
     return Artifact(out, manifest, manifest.digest)
 
 

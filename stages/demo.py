@@ -10,9 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from schemas.methods import ChainSettings
 from schemas.plan import PlanManifest
+from schemas.recipe import with_method
 from schemas.settings import (
-    ChainSettings,
     EncodingSettings,
     FederationSettings,
     HeadSettings,
@@ -34,14 +35,14 @@ PER_ROUND = 5
 ALPHA = 1.0
 ROUNDS = 12
 MEMORY_BUDGET_BYTES = 2**30
+THRESHOLD = 0.9  # T of the paper for BERT-base
 
 Say = Callable[[str], None]
 
 SETTINGS = Settings(
     encoding=EncodingSettings(max_length=96),
     head=HeadSettings(form="mean"),
-    # T = 0.9 is the paper's threshold for BERT-base.
-    chain=ChainSettings(window_size=2, cka_threshold=0.9),
+    chain=ChainSettings(window_size=2, cka_threshold=THRESHOLD),
     optimizer=OptimizerSettings(learning_rate=4e-3, round_decay=0.9),
     federation=FederationSettings(devices_per_round=PER_ROUND),
 )
@@ -63,8 +64,8 @@ def run(out: Path, *, say: Say, progress: Progress) -> dict[str, Any]:
     plan = open_artifact(out / "chain" / "plan", PlanManifest).manifest
     figure = curves_svg(
         plan.curve,
-        threshold=plan.settings.chain.cka_threshold,
-        start_layer=plan.start_layer,
+        threshold=THRESHOLD,
+        start_layer=plan.decisions.first_layer,
         accuracy={"chain": _accuracies(chain), "linear probe": _accuracies(probe)},
     )
     write_file(out / "curves.svg", figure)
@@ -94,12 +95,11 @@ def _simulate(method: str, model: Path, out: Path, say: Say, progress: Progress)
         f"$ chainctl simulate --method {method} --devices {DEVICES} --per-round {PER_ROUND} --alpha {ALPHA} "
         f"--rounds {ROUNDS} … --out {out / method}"
     )
-    chain = SETTINGS.chain.model_copy(update={"method": method})
     federation = Federation(
         model_dir=model,
         data=out / "data" / "train.jsonl",
         test=out / "data" / "test.jsonl",
-        settings=SETTINGS.model_copy(update={"chain": chain}),
+        settings=with_method(SETTINGS, method),
         devices=DEVICES,
         rounds=ROUNDS,
         alpha=ALPHA,

@@ -14,6 +14,7 @@ import transformers
 
 from schemas.settings import Settings
 from stages.memory.fits import Fit, Parts, fits, predictor
+from stages.methods.windows import peaks_of_windows
 from stages.process.measure import device_memory_bytes
 
 SIZES = (1, 2, 3, 4, 8, 16, 32, 64)  # of windows
@@ -67,7 +68,7 @@ def examine(model_dir: Path, settings: Settings, *, budget_bytes: int | None = N
         processors=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         bfloat16_in_hardware=_multiplies_bfloat16(),
         versions={"torch": torch.__version__, "transformers": transformers.__version__},
-        fits=fits(memory, SIZES, budget),
+        fits=fits(len(parts.layers), SIZES, budget, peaks_of_windows(memory)),
     )
 
 

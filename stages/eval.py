@@ -4,8 +4,6 @@ Chain:  profile -> plan -> train-window -> aggregate -> [eval]
 Reads:  plan and state artifacts, the base model, labelled texts.
 Writes: an evaluation artifact: accuracy and macro-F1 with intervals, loss, confusion matrix; of a language model,
         a perplexity artifact.
-
-The full chain, every layer with its adapter and then the head, streams from disk as the prefix of training does.
 """
 
 import math
@@ -16,51 +14,36 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 -- torch's own convention
-from torch import Tensor
 
 from schemas.errors import BadInput
 from schemas.evaluation import Estimate, EvaluationManifest
 from schemas.perplexity import PerplexityManifest
 from schemas.plan import PlanManifest
 from schemas.state import StateManifest
-from stages.data.encode import Encoder
-from stages.data.load import data_digest, label_indices, load_labelled
+from stages.data.load import Example, data_digest, label_indices, load_labelled
+from stages.inference.answers import answer
 from stages.inference.metrics import accuracy_with_interval, confusion_matrix, macro_f1_with_interval
 from stages.intervals import ratio_with_interval
-from stages.memory.predict import MemoryModel, fit
-from stages.model.backbone import Backbone
-from stages.model.language_head import IGNORED, LanguageHead
-from stages.model.loading import LoadedModel
-from stages.model.skeleton import Batch
-from stages.process.measure import MeasuredFacts, Stopwatch, device_memory_bytes, resident_bytes
 from stages.process.progress import Progress, silent
-from stages.store.artifact import Artifact, existing, new_artifact, read_tensors
-from stages.store.cache_directory import CacheDirectory
+from stages.session import Machine, Session
+from stages.store.artifact import Artifact, existing, new_artifact
 from stages.store.signing import Signer
 from stages.store.trust import open_trusted
-from stages.streaming.placement import FASTEST, Placement
 from stages.streaming.prefix_cache import prefix_cache
-from stages.streaming.stream import hidden_states, run_prefix
 from stages.streaming.texts import EncodedTexts
-from stages.tuning.adapters import LIVE_TENSORS, adapters_from_tensors
-from stages.weights.reader import Verify
 
 Evaluation = EvaluationManifest | PerplexityManifest
 
 
 def run(
     *,
-    model_dir: Path,
+    machine: Machine,
     plan: Path,
     state: Path,
     data: Path,
     out: Path,
     force: bool = False,
     progress: Progress = silent,
-    memory_budget_bytes: int | None = None,
-    model: LoadedModel | None = None,
-    cache: CacheDirectory | None = None,
-    verify: Verify = "once",
     signer: Signer | None = None,
 ) -> Artifact[Evaluation]:
     """Evaluate one state on texts: with labels, or by their perplexity where the task is causal-lm.
@@ -70,128 +53,51 @@ def run(
     planned, current = open_trusted(plan, state)
     settings, task = planned.manifest.settings, planned.manifest.settings.task
     examples = load_labelled(data, task, settings.prompt)
-    digest = data_digest(examples)
+    subject = Subject(planned.digest, current, data_digest(examples))
     kind: type[Evaluation] = PerplexityManifest if task.kind == "causal-lm" else EvaluationManifest
-
-    def same(there: Evaluation) -> bool:
-        return (there.plan, there.state, there.data) == (planned.digest, current.digest, digest)
-
-    found = existing(out, kind, same=same, force=force, signer=signer)
+    found = existing(out, kind, same=subject.made, force=force, signer=signer)
     if found is not None:
         return found
     out.parent.mkdir(parents=True, exist_ok=True)
-    budget = memory_budget_bytes or device_memory_bytes()
-    with Stopwatch(None if model else budget) as watch:
-        torch.set_num_threads(settings.numerics.threads)
-        encoder = model.encoder if model else Encoder.load(model_dir, settings.encoding, settings.prompt)
-        texts = EncodedTexts.encode(examples, encoder, settings.numerics.rows)
-        truth = np.array(label_indices(examples, task.labels)) if task.labels else None
-        del encoder, examples
-        backbone = (
-            model.backbone
-            if model
-            else Backbone.open(
-                model_dir,
-                settings,
-                pad_id=texts.pad_id,
-                expected=planned.manifest.model,
-                verify=verify,
-                cache=cache,
-            )
-        )
-        placement = FASTEST
-        predicted: int | None = None
-        if not model:
-            longest, bottleneck = max(texts.lengths), planned.manifest.bottleneck
-            memory = MemoryModel(backbone, settings, bottleneck, texts.token_count, resident_bytes(), longest)
-            placement, predicted = fit(
-                lambda choice: memory.forward(choice, start_layer=planned.manifest.start_layer),
-                budget,
-                what="the evaluation",
-            )
-        before = backbone.reader.files.bytes_read
-        answers = answer(
-            backbone,
-            current,
-            planned.manifest,
-            texts,
-            placement=placement,
-            scratch=out.parent,
-            cache=cache,
-            progress=watch.over(progress),
-        )
-    subject = Subject(planned.digest, current, digest)
-    manifest: Evaluation
-    if truth is None:
-        manifest = judge_tokens(subject, answers, texts)
+    expected = planned.manifest.model
+    with Session.open(machine, settings, expected=expected, scratch=out.parent, progress=progress) as session:
+        texts, answers = ask(session, planned.manifest, current, examples)
+    if task.kind == "causal-lm":
+        manifest: Evaluation = judge_tokens(subject, answers, texts)
     else:
-        manifest = judge_labels(subject, answers, truth, task.labels)
-    facts = MeasuredFacts(
-        seconds=watch.seconds,
-        predicted_peak_bytes=predicted,
-        peak_bytes=watch.peak_bytes,
-        bytes_streamed=backbone.reader.files.bytes_read - before,
-        texts=texts.counts(),
-    )
+        manifest = judge_labels(subject, answers, np.array(label_indices(examples, task.labels)), task.labels)
     with new_artifact(out, force=force, signer=signer) as draft:
-        draft.finish(manifest, facts)
+        draft.finish(manifest, session.measured(texts))
     return Artifact(out, manifest, manifest.digest)
 
 
-@torch.no_grad()
-def answer(
-    backbone: Backbone,
-    state: Artifact[StateManifest],
-    plan: PlanManifest,
-    texts: EncodedTexts,
-    *,
-    placement: Placement,
-    scratch: Path,
-    cache: CacheDirectory | None = None,
-    progress: Progress = silent,
-) -> np.ndarray:
-    """Of the full chain under `state`, for each text: logits (N, labels), or its summed loss (N, 1) in nats."""
-    tensors = read_tensors(state, *LIVE_TENSORS)
-    stored = adapters_from_tensors(tensors, plan.settings.adapter.activation)
-    adapters = {layer: adapter.frozen(backbone.dtype) for layer, adapter in stored.items()}
-    backbone.load_head(tensors)
-    del tensors, stored
-    answers: list[np.ndarray] = [np.empty(0)] * len(texts.rows)
-    with hidden_states(backbone, texts, placement, scratch=scratch) as hidden:
-        run_prefix(
-            backbone,
-            texts,
-            hidden,
-            adapters,
-            stop=backbone.num_layers,
-            prefetch=placement.prefetch,
-            cache=prefix_cache(cache, plan, adapters, texts),
-            keep=(plan.start_layer, state.manifest.window.start),  # nothing below changes in the next round
-            progress=progress,
-        )
-        tokens = plan.settings.task.kind == "causal-lm"
-        head = LanguageHead.of(backbone, resident=placement.head_resident) if tokens else None
-        for indices in texts.chunks():
-            last, batch = hidden.gather(indices, texts.layout(indices)), texts.batch(indices)
-            given = (text_losses(head, last, batch, texts, indices) if head else backbone.head(last, batch)).numpy()
-            for index, row in zip(indices, given, strict=True):
-                answers[index] = row
-    return np.stack(answers)
-
-
-def text_losses(head: LanguageHead, hidden: Tensor, batch: Batch, texts: EncodedTexts, indices: list[int]) -> Tensor:
-    """Summed loss (N, 1) in nats of the learned tokens of some texts, from their last hidden states (B, S, D)."""
-    targets, layout = texts.targets(indices), texts.layout(indices)
-    predicts = targets != IGNORED
-    of_each = torch.zeros(targets.shape)
-    if predicts.any():
-        arrived = head.arriving(hidden, batch)[predicts]
-        of_each[predicts], _ = head.cross_entropy(arrived, targets[predicts], gradient=False)
-    sums = [
-        of_each[row, column : column + len(texts.rows[index])].sum()
-        for (row, column), index in zip(layout.places, indices, strict=True)
-    ]
-    return torch.stack(sums).unsqueeze(1)
+def ask(
+    session: Session, plan: PlanManifest, state: Artifact[StateManifest], examples: list[Example]
+) -> tuple[EncodedTexts, np.ndarray]:
+    """The texts, and what the model under `state` answers to them: see `inference.answers`.  Raises `DoesNotFit`."""
+    texts = session.encode(examples)
+    first_layer = plan.decisions.first_layer
+    placement = session.place(
+        lambda memory, choice: memory.forward(choice, first_layer=first_layer),
+        texts,
+        bottleneck=plan.bottleneck,
+        what="the evaluation",
+    )
+    tuning = session.tuning(plan, state)
+    next_span = state.manifest.assignment.span if state.manifest.assignment else None
+    answers = answer(
+        session.backbone,
+        tuning,
+        texts,
+        language=plan.settings.task.kind == "causal-lm",
+        placement=placement,
+        scratch=session.scratch,
+        cache=prefix_cache(session.machine.cache, plan, tuning, texts),
+        # Nothing below either changes in the next round.
+        keep=(first_layer, next_span.start if next_span else first_layer),
+        progress=session.progress,
+    )
+    return texts, answers
 
 
 @dataclass(frozen=True)
@@ -201,6 +107,10 @@ class Subject:
     plan: str
     state: Artifact[StateManifest]
     data: str
+
+    def made(self, there: Evaluation) -> bool:
+        """Whether an evaluation is of the same."""
+        return (there.plan, there.state, there.data) == (self.plan, self.state.digest, self.data)
 
     def fields(self) -> dict[str, Any]:
         """Those that every evaluation has."""
@@ -229,8 +139,8 @@ def judge_tokens(subject: Subject, losses: np.ndarray, texts: EncodedTexts) -> P
     counts = np.array(texts.target_counts)
     if counts.sum() == 0:
         raise BadInput(
-            "no text has a token to foretell",
-            values={"texts": len(counts), "cut at max_length": texts.cut},
+            "no text has a token to predict",
+            values={"texts": len(counts), "truncated at max_length": texts.cut},
             hint="raise encoding.max_length: the responses begin behind it, or texts have one token only",
         )
     loss = ratio_with_interval(losses[:, 0].astype(np.float64), counts)

@@ -10,21 +10,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+import numpy as np
 
 from schemas.errors import BadInput
 from schemas.plan import PlanManifest
-from stages.data.encode import Encoder
 from stages.data.load import Example
 from stages.data.template import question
-from stages.inference.full_chain import groups, load_chain, require_causal_lm, stop_tokens
+from stages.inference.full_chain import groups, require_causal_lm, stop_tokens
 from stages.inference.generate import Generator, Sampling
-from stages.model.backbone import Backbone
-from stages.model.loading import LoadedModel
-from stages.process.measure import Stopwatch, device_memory_bytes
 from stages.process.progress import Progress, silent
+from stages.session import Machine, Session
 from stages.store.trust import open_trusted
-from stages.weights.reader import Verify
+from stages.tuning.tuning import UNTUNED, Tuning
 
 
 @dataclass(frozen=True)
@@ -44,16 +41,13 @@ class Answer:
 
 def run(
     *,
-    model_dir: Path,
+    machine: Machine,
     plan: Path,
     state: Path,
     prompts: Sequence[Example],
     sampling: Sampling,
     before: bool = False,
-    memory_budget_bytes: int | None = None,
     progress: Progress = silent,
-    model: LoadedModel | None = None,
-    verify: Verify = "once",
 ) -> list[Answer]:
     """Go on with each prompt under `state` and, where `before`, under the base model.
 
@@ -62,27 +56,37 @@ def run(
     """
     planned, current = open_trusted(plan, state)
     settings = require_causal_lm(planned.manifest)
-    with Stopwatch(memory_budget_bytes) as watch:
-        torch.set_num_threads(settings.numerics.threads)
-        encoder = model.encoder if model else Encoder.load(model_dir, settings.encoding, settings.prompt)
+    expected = planned.manifest.model
+    with Session.open(machine, settings, expected=expected, scratch=plan.parent, progress=progress) as session:
+        encoder = session.encoder()
         encoded = [encoder.encode_prompt(prompt) for prompt in prompts]
-        backbone = (
-            model.backbone
-            if model
-            else Backbone.open(
-                model_dir, settings, pad_id=encoder.pad_id, expected=planned.manifest.model, verify=verify
-            )
-        )
-        chains = [load_chain(backbone, current, planned.manifest), *([{}] if before else [])]
-        ids = [row for row, _ in encoded]
-        budget = memory_budget_bytes or device_memory_bytes()
-        written: list[list[list[int]]] = [[] for _ in chains]
-        for group in groups(backbone, planned.manifest, ids, sampling, chains=len(chains), budget_bytes=budget):
-            generator = Generator(backbone, chains, sampling, stop_tokens(model_dir), encoder.pad_id, group.placement)
-            for texts, found in zip(written, generator.run(group.prompts, watch.over(progress)), strict=True):
-                texts += found
+        chains = [session.tuning(planned.manifest, current), *([UNTUNED] if before else [])]
+        stops = stop_tokens(machine.model_dir)
+        together = not any(chain.changes_layers for chain in chains)
+        written: list[list[list[int]]] = []
+        for passing in [chains] if together else [[chain] for chain in chains]:
+            written += _write(session, planned.manifest, passing, [row for row, _ in encoded], sampling, stops)
     said = [[encoder.decode(one) for one in chain] for chain in written]
     return [Answer(said[0][index], said[1][index] if before else None, cut) for index, (_, cut) in enumerate(encoded)]
+
+
+def _write(
+    session: Session,
+    plan: PlanManifest,
+    chains: Sequence[Tuning],
+    ids: Sequence[np.ndarray],
+    sampling: Sampling,
+    stops: frozenset[int],
+) -> list[list[list[int]]]:
+    """New token ids of each chain and prompt, as many prompts at a time as fit the budget."""
+    written: list[list[list[int]]] = [[] for _ in chains]
+    budget = session.machine.budget_bytes
+    assert session.pad_id is not None
+    for group in groups(session.backbone, plan, ids, sampling, chains=len(chains), budget_bytes=budget):
+        generator = Generator(session.backbone, chains, sampling, stops, session.pad_id, group.placement)
+        for texts, found in zip(written, generator.run(group.prompts, session.progress), strict=True):
+            texts += found
+    return written
 
 
 def as_prompts(texts: Sequence[str], plan: PlanManifest) -> list[Example]:

@@ -20,15 +20,13 @@ from typing import Any
 from schemas.base import canonical_json
 from schemas.benchmark import BenchmarkManifest
 from schemas.errors import BadInput, ChainError
-from stages.data.encode import Encoder
 from stages.inference.full_chain import FullChain, require_causal_lm
-from stages.process.measure import Stopwatch, device_memory_bytes
 from stages.process.progress import Progress, silent
+from stages.session import Machine, Session
 from stages.store.artifact import Artifact, existing, new_artifact
 from stages.store.signing import Signer
 from stages.store.trust import open_trusted
 from stages.suites.suite import Marked, summarise
-from stages.weights.reader import Verify
 
 BENCHMARK = "lm-eval"
 OFFLINE = {
@@ -43,7 +41,7 @@ Sample = dict[str, Any]
 
 def run(
     *,
-    model_dir: Path,
+    machine: Machine,
     plan: Path,
     state: Path,
     tasks: Sequence[str],
@@ -51,10 +49,8 @@ def run(
     out: Path,
     shots: int | None = None,
     limit: int | None = None,
-    memory_budget_bytes: int | None = None,
     force: bool = False,
     progress: Progress = silent,
-    verify: Verify = "once",
     signer: Signer | None = None,
 ) -> Artifact[BenchmarkManifest]:
     """Let the harness ask one state the first `limit` documents of each task in `tasks_dir`.
@@ -65,17 +61,10 @@ def run(
     settings = require_causal_lm(planned.manifest)
     existing(out, BenchmarkManifest, same=lambda there: there.state == current.digest, force=force)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with Stopwatch(memory_budget_bytes or device_memory_bytes()) as watch, private_cache(out.parent):
-        chain = FullChain.open(
-            model_dir,
-            planned.manifest,
-            current,
-            Encoder.load(model_dir, settings.encoding, settings.prompt),
-            scratch=out.parent,
-            memory_budget_bytes=memory_budget_bytes,
-            verify=verify,
-            progress=watch.over(progress),
-        )
+    expected = planned.manifest.model
+    opened = Session.open(machine, settings, expected=expected, scratch=out.parent, progress=progress)
+    with opened as session, private_cache(out.parent):
+        chain = session.chain(planned.manifest, current)
         samples = ask(chain, tasks, tasks_dir, shots=shots, limit=limit)
     manifest = BenchmarkManifest(
         plan=planned.digest,
@@ -93,7 +82,7 @@ def run(
     if there is not None:
         return there
     with new_artifact(out, force=force, signer=signer) as draft:
-        draft.finish(manifest, chain.measured(watch))
+        draft.finish(manifest, session.measured(predicted=chain.predicted_peak_bytes))
     return Artifact(out, manifest, manifest.digest)
 
 

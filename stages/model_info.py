@@ -12,6 +12,7 @@ from pathlib import Path
 from schemas.settings import Settings
 from stages.data.template import chat_template, tokenizer_config
 from stages.memory.fits import Fit, Parts, fits, predictor
+from stages.methods.windows import peaks_of_windows
 from stages.model.skeleton import is_decoder
 from stages.process.measure import device_memory_bytes
 from stages.streaming.whole import missing_parameters, parameter_count, read_names
@@ -84,7 +85,7 @@ def look(
         micro_batch=memory.settings.numerics.rows,
         max_length=settings.encoding.max_length,
         dtype=settings.numerics.dtype,
-        fits=fits(memory, WINDOW_SIZES, budget),
+        fits=fits(len(parts.layers), WINDOW_SIZES, budget, peaks_of_windows(memory)),
     )
 
 

@@ -7,104 +7,96 @@ Writes: a profile artifact: one CKA value a layer (Eq. 3 and 4) with its interva
 The texts go through the frozen model block by block; labels are not read.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from schemas.base import canonical_json, sha256_digest
-from schemas.measured import TextCounts
 from schemas.profile import LayerSimilarity, ProfileManifest
 from schemas.refs import ModelFingerprint
-from schemas.settings import Settings, SimilaritySettings
+from schemas.settings import PromptSettings, Settings, SimilaritySettings
 from stages.data.load import Example, data_digest, load_examples
-from stages.memory.predict import MemoryModel, fit
 from stages.model.backbone import Backbone
-from stages.model.loading import LoadedModel
 from stages.model.skeleton import is_decoder
 from stages.process import seeds
-from stages.process.measure import MeasuredFacts, Stopwatch, device_memory_bytes, resident_bytes
 from stages.process.progress import Progress, silent
+from stages.session import Machine, Session
 from stages.similarity.cka import cka_with_interval, gram
 from stages.similarity.pooling import draw_rows, features
 from stages.store.artifact import Artifact, existing, new_artifact
 from stages.store.signing import Signer
 from stages.streaming.check import check_architecture
 from stages.streaming.hidden_states import HiddenStates
-from stages.streaming.placement import FASTEST, Placement
+from stages.streaming.placement import Placement
 from stages.streaming.stream import hidden_states, run_prefix
 from stages.streaming.texts import EncodedTexts
+from stages.tuning.tuning import UNTUNED
 
 
 def run(
     *,
-    model_dir: Path,
+    machine: Machine,
     data: Path,
     settings: Settings,
     device: str,
-    memory_budget_bytes: int | None,
     out: Path,
     force: bool = False,
     progress: Progress = silent,
-    model: LoadedModel | None = None,
     fingerprint: ModelFingerprint | None = None,
     signer: Signer | None = None,
 ) -> Artifact[ProfileManifest]:
-    """Profile one device.  `model` and `fingerprint` spare a caller with many devices opening the model again.
+    """Profile one device.  `fingerprint` spares a caller with many devices hashing the model again.
 
     Raises `BadInput` for data or a model that cannot be used, `UsageProblem` where `out` holds something else.
     """
     examples = load_examples(data, text_column=settings.task.text_column, label_column=None, prompt=settings.prompt)
     numerics = settings.numerics.decided(settings.encoding.max_length)
     settings = settings.model_copy(update={"numerics": numerics})
-    budget = memory_budget_bytes or device_memory_bytes()
-    simulated = model is not None  # one process is many devices, and keeps none of their budgets
-    with Stopwatch(None if simulated else budget) as watch:
-        check_architecture(model_dir, settings.head_form, packing=settings.encoding.packing)
-        model = model or LoadedModel.open(model_dir, settings)
-        fingerprint = fingerprint or model.backbone.reader.fingerprint()
-        draft = _describe(fingerprint, examples, settings, model, device=device, budget=budget)
+    with Session.open(machine, settings, expected=None, scratch=out.parent, progress=progress) as session:
+        check_architecture(machine.model_dir, settings.head_form, packing=settings.encoding.packing)
+        encoder = session.encoder()
+        fingerprint = fingerprint or session.backbone.reader.fingerprint()
+        draft = _describe(fingerprint, examples, session, device=device, prompt=encoder.prompt)
         found = existing(
             out, ProfileManifest, same=lambda there: _same_inputs(there, draft), force=force, signer=signer
         )
         if found is not None:
             return found
-        checkpoint = model.backbone.reader.files
-        before = checkpoint.bytes_read
         sample = _sample(examples, draft.similarity, seed=settings.seed, device=device)
-        layers: tuple[LayerSimilarity, ...] = ()
-        layer_seconds: tuple[float, ...] = ()
-        predicted: int | None = None
-        counts: TextCounts | None = None
+        measured = Measurement()
         if len(sample) >= draft.similarity.min_examples:
-            texts = EncodedTexts.encode(sample, model.encoder, settings.numerics.rows)
-            counts = texts.counts()
-            placement = FASTEST
-            if not simulated:
-                longest = max(texts.lengths)
-                memory = MemoryModel(model.backbone, settings, 0, texts.token_count, resident_bytes(), longest)
-                placement, predicted = fit(memory.forward, budget, what="the profile")
-            layers, layer_seconds = measure_similarity(
-                model.backbone,
-                texts,
-                settings,
-                draft.similarity,
-                placement=placement,
-                scratch=out.parent,
-                progress=watch.over(progress),
-            )
-    manifest = draft.model_copy(update={"layers": layers, "profiled_count": len(sample) if layers else 0})
-    facts = MeasuredFacts(
-        predicted_peak_bytes=predicted,
-        seconds=watch.seconds,
-        peak_bytes=watch.peak_bytes,
-        bytes_streamed=checkpoint.bytes_read - before,
-        texts=counts,
-        layer_seconds=layer_seconds,
-    )
+            measured = measure(session, EncodedTexts.encode(sample, encoder, settings.numerics.rows), draft.similarity)
+    profiled = len(sample) if measured.layers else 0
+    manifest = draft.model_copy(update={"layers": measured.layers, "profiled_count": profiled})
     with new_artifact(out, force=force, signer=signer) as artifact:
-        artifact.finish(manifest, facts)
+        artifact.finish(manifest, session.measured(measured.texts, layer_seconds=measured.layer_seconds))
     return Artifact(out, manifest, manifest.digest)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """CKA of each layer and seconds per layer; nothing where there are too few texts."""
+
+    layers: tuple[LayerSimilarity, ...] = ()
+    layer_seconds: tuple[float, ...] = ()
+    texts: EncodedTexts | None = None
+
+
+def measure(session: Session, texts: EncodedTexts, similarity: SimilaritySettings) -> Measurement:
+    """Pass the texts through the frozen model, keeping the budget.  Raises `DoesNotFit`."""
+    placement = session.place(lambda memory, choice: memory.forward(choice), texts, bottleneck=0, what="the profile")
+    layers, seconds = measure_similarity(
+        session.backbone,
+        texts,
+        session.settings,
+        similarity,
+        placement=placement,
+        scratch=session.scratch,
+        progress=session.progress,
+    )
+    return Measurement(layers, seconds, texts)
 
 
 def measure_similarity(
@@ -117,7 +109,7 @@ def measure_similarity(
     scratch: Path,
     progress: Progress,
 ) -> tuple[tuple[LayerSimilarity, ...], tuple[float, ...]]:
-    """CKA of each layer's output with the reference, and seconds a layer; the model passes once."""
+    """CKA of each layer's output with the reference, and seconds per layer; the model is run once."""
     torch.set_num_threads(settings.numerics.threads)
     generator = np.random.Generator(np.random.PCG64(settings.seed))
     rows = draw_rows(texts.lengths, similarity, generator)
@@ -140,7 +132,7 @@ def measure_similarity(
             backbone,
             texts,
             hidden,
-            {},
+            UNTUNED,
             stop=backbone.num_layers,
             prefetch=placement.prefetch,
             after_layer=after_layer,
@@ -160,14 +152,14 @@ def decide(similarity: SimilaritySettings, *, decoder: bool) -> SimilaritySettin
 def _describe(
     fingerprint: ModelFingerprint,
     examples: list[Example],
-    settings: Settings,
-    model: LoadedModel,
+    session: Session,
     *,
     device: str,
-    budget: int,
+    prompt: PromptSettings,
 ) -> ProfileManifest:
     """The manifest before anything is measured."""
     # Salted with the model and the device, so that nobody can confirm a guess of the texts across federations.
+    settings = session.settings
     salt = canonical_json(["profile", fingerprint.digest, device]).decode()
     return ProfileManifest(
         device=device,
@@ -175,10 +167,10 @@ def _describe(
         inputs=sha256_digest(canonical_json([data_digest(examples, salt=salt), settings.seed])),
         example_count=len(examples),
         profiled_count=0,
-        memory_budget_bytes=budget,
-        prompt=model.encoder.prompt,
+        memory_budget_bytes=session.machine.budget_bytes,
+        prompt=prompt,
         encoding=settings.encoding,
-        similarity=decide(settings.similarity, decoder=is_decoder(model.backbone.skeleton.config)),
+        similarity=decide(settings.similarity, decoder=is_decoder(session.backbone.skeleton.config)),
         numerics=settings.numerics,
         layers=(),
     )

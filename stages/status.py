@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from schemas.assignment import described
 from schemas.errors import BadInput, ChainError
 from schemas.evaluation import EvaluationManifest
 from schemas.ledger import Accepted, Closed, Planned, Refused
@@ -16,6 +17,7 @@ from schemas.perplexity import PerplexityManifest
 from schemas.plan import PlanManifest
 from schemas.state import StateManifest
 from stages.federated.intake import Intake
+from stages.methods.registry import server_method
 from stages.store.artifact import Artifact, open_artifact
 from stages.store.ledger import LEDGER_FILE, Ledger
 from stages.store.lineage import index
@@ -28,7 +30,7 @@ class Status:
     plan: str
     state: str
     round: int
-    window: str
+    assignment: str  # what this round trains
     delivered: tuple[str, ...]
     missing: tuple[str, ...]
     refused: tuple[str, ...]  # device or folder, and the reason; of this round
@@ -58,7 +60,8 @@ def run(run_directory: Path, *, inboxes: Sequence[Path] = ()) -> Status:
     found = index([run_directory, ledger.path.parent, *(one for one in run_directory.iterdir() if one.is_dir())])
     state = open_artifact(_at_hand(found, newest.state, "state"), StateManifest)
     plan = open_artifact(_at_hand(found, newest.plan, "plan"), PlanManifest)
-    delivery = Intake(plan, state, ledger.counted(before=state.digest)).take(
+    method = server_method(plan.manifest.settings.chain.method)
+    delivery = Intake(plan, state, ledger.counted(before=state.digest), method).take(
         [path for path in (*_updates(run_directory, state.manifest.round), *inboxes) if path.exists()]
     )
     delivered = {update.manifest.device for update in delivery.accepted}
@@ -69,7 +72,7 @@ def run(run_directory: Path, *, inboxes: Sequence[Path] = ()) -> Status:
         plan=plan.digest,
         state=state.digest,
         round=state.manifest.round,
-        window=str(state.manifest.window),
+        assignment=described(state.manifest.assignment),
         delivered=tuple(sorted(delivered)),
         missing=tuple(device for device in state.manifest.participants if device not in delivered),
         refused=tuple(f"{device} ({reason})" for device, reason in sorted(said)),

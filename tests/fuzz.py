@@ -29,6 +29,7 @@ from stages.process.measure import peak_bytes, reset_peak, resident_bytes
 from stages.store.artifact import open_artifact, read_tensors, verify_artifact
 from stages.store.ledger import Ledger
 from stages.store.signing import SIGNATURE_FILE, KeyRing, check_signature
+from tests.fleet import DEVICES, combine, make_update, make_world
 
 GOLDEN = Path(__file__).parent / "golden"
 MEMORY_BYTES = 64 * 2**20
@@ -117,8 +118,6 @@ def restructure(data: bytes, draw: random.Random) -> bytes:
 
 def targets(folder: Path) -> dict[str, Target]:
     """What is fuzzed, by name, over real things that are made in `folder` first."""
-    from tests.test_aggregate import DEVICES, combine, make_update, make_world
-
     plan, state = make_world(folder / "world")
     intake = Intake(plan, state, {})
     for seed, device in enumerate(DEVICES):

@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,111 +21,16 @@ from schemas.refs import Window
 from schemas.refusal import RefusalManifest
 from schemas.settings import OptimizerSettings
 from schemas.state import Convergence, StateManifest
-from schemas.update import TrainingLoss, UpdateManifest
-from stages import aggregate
+from schemas.update import UpdateManifest
 from stages.federated.intake import Intake, RefusedUpdate, is_trained
 from stages.federated.sampling import next_window, sample_devices
 from stages.federated.weighted_mean import weighted_mean
-from stages.plan import make_plan
-from stages.store.artifact import Artifact, new_artifact, open_artifact, read_tensors, verify_artifact
+from stages.store.artifact import Artifact, open_artifact, read_tensors, verify_artifact
 from stages.store.ledger import Ledger
 from stages.store.lineage import history
-from stages.tuning.adapters import adapter_names
-from tests.test_plan import decided, peak, profile
-
-ROOT = Path(__file__).resolve().parent.parent
-ZERO = "sha256:" + "0" * 64
-DEVICES = ("a", "b", "c")
-WIDTH = 4
-
-
-def make_world(
-    folder: Path,
-    *,
-    width: int = WIDTH,
-    devices: Sequence[str] = DEVICES,
-    federation: Mapping[str, object] | None = None,
-    **chain: object,
-) -> tuple[Artifact[PlanManifest], Artifact[StateManifest]]:
-    """A plan for six layers and windows of two, and its state 0."""
-    from tests import fleet
-
-    chosen = decided(fleet.settings(), **chain)
-    profiles = [profile(name, [0.9] * 6, texts=1000) for name in devices]
-    chosen = chosen.model_copy(update={"federation": chosen.federation.model_copy(update=dict(federation or {}))})
-    plan = make_plan(profiles, chosen, bottleneck=2, head_parameters=(), predict_peak=peak)
-    with new_artifact(folder / "plan", force=False) as draft:
-        draft.finish(plan, None)
-    draw = np.random.default_rng(0)
-    names = [name for layer in range(6) for name in adapter_names(layer)] + ["head.classifier.weight"]
-    tensors = {name: draw.standard_normal((2, width)).astype(np.float32) for name in names}
-    with new_artifact(folder / "state", force=False) as draft:
-        references, files = draft.write_tensors(tensors)
-        state = StateManifest(
-            plan=plan.digest,
-            parent=None,
-            round=0,
-            window=plan.windows[0],
-            window_index=0,
-            participants=tuple(devices),
-            convergence=Convergence(),
-            accepted=(),
-            train_loss=None,
-            tensors=references,
-            files=files,
-        )
-        draft.finish(state, None)
-    return open_artifact(folder / "plan", PlanManifest), open_artifact(folder / "state", StateManifest)
-
-
-def make_update(
-    out: Path,
-    state: Artifact[StateManifest],
-    device: str,
-    *,
-    seed: int,
-    count: int = 5,
-    changes: dict[str, object] | None = None,
-    tensors: dict[str, np.ndarray] | None = None,
-) -> Path:
-    """An update with drawn tensors, or those given; `changes` go into its manifest, `value` into a tensor."""
-    changed = dict(changes or {})
-    draw = np.random.default_rng(seed)
-    tensors = tensors or {
-        name: values + 0.01 * draw.standard_normal(values.shape).astype(np.float32)
-        for name, values in read_tensors(state).items()
-        if is_trained(name, state.manifest.window)
-    }
-    if "value" in changed:
-        tensors["head.classifier.weight"][0, 0] = changed.pop("value")
-    with new_artifact(out, force=False) as draft:
-        references, files = draft.write_tensors(tensors)
-        manifest = UpdateManifest(
-            plan=state.manifest.plan,
-            state=state.digest,
-            round=state.manifest.round,
-            window=state.manifest.window,
-            device=device,
-            inputs=ZERO,
-            example_count=count,
-            steps=-(-count // 8),
-            loss=TrainingLoss(first=1.0, last=1.0, mean=float(seed), mean_local=1.0, mean_global=None),
-            tensors=references,
-            files=files,
-        )
-        draft.finish(manifest.model_copy(update=changed), None)
-    return out
-
-
-def combine(folder: Path, updates: Sequence[Path], out: str = "next", **options: Any) -> Artifact[StateManifest]:
-    return aggregate.run(updates, plan=folder / "plan", state=folder / "state", out=folder / out, **options)
-
-
-def flip(file: Path, offset: int) -> None:
-    """Alter one bit of a file."""
-    data = bytearray(file.read_bytes())
-    data[offset] ^= 1
-    file.write_bytes(bytes(data))
+from stages.tuning.tensors import adapter_names
+from tests import fleet
+from tests.fleet import DEVICES, ROOT, combine, flip, make_update, make_world
 
 
 @fast(max_examples=200, deadline=None)
@@ -179,9 +83,7 @@ def test_equal_updates_and_untrained_tensors_come_back_by_digest_even_negative_z
         values.setflags(write=True)
         values[0, 0] = -0.0
     shutil.rmtree(tmp_path / "state")
-    with new_artifact(tmp_path / "state", force=False) as draft:
-        references, files = draft.write_tensors(tensors)
-        draft.finish(state.manifest.model_copy(update={"tensors": references, "files": files}), None)
+    fleet.rewrite(state, tmp_path / "state", tensors)
     state = open_artifact(tmp_path / "state", StateManifest)
     trained = {name: values for name, values in tensors.items() if is_trained(name, state.manifest.window)}
     paths = [make_update(tmp_path / name, state, name, seed=0, count=3, tensors=trained) for name in DEVICES]
@@ -205,8 +107,8 @@ def test_order_and_repetition_do_not_matter(tmp_path: Path) -> None:
         ({"plan": "sha256:" + "1" * 64}, "another-plan", "another plan"),
         ({"state": "sha256:" + "1" * 64}, "another-state", "another state"),
         ({"round": 7}, "another-round", "another round"),
-        ({"window": Window(start=1, stop=3)}, "another-window", "another window"),
-        ({"window": Window(start=2, stop=2)}, "another-window", "another window"),
+        ({"window": Window(start=1, stop=3)}, "another-assignment", "another window"),
+        ({"window": Window(start=2, stop=2)}, "another-assignment", "another window"),
         ({"device": "stranger"}, "another-device", "does not take part"),
         ({"example_count": 1001}, "example-count", "more texts"),
         ({"steps": 2}, "step-count", "number of steps"),
@@ -301,7 +203,7 @@ def test_what_counted_in_a_round_before_is_passed_over(tmp_path: Path) -> None:
     old = [make_update(tmp_path / "in" / name, state, name, seed=seed) for seed, name in enumerate(DEVICES)]
     following = combine(tmp_path, [tmp_path / "in"])
     new = make_update(tmp_path / "in" / "new-a", following, "a", seed=7)
-    made = aggregate.run([tmp_path / "in"], plan=tmp_path / "plan", state=tmp_path / "next", out=tmp_path / "third")
+    made = combine(tmp_path, [tmp_path / "in"], "third", "next")
     assert [update.update for update in made.manifest.accepted] == [open_artifact(new, UpdateManifest).digest]
     assert all(path.exists() for path in old)
 
@@ -392,7 +294,7 @@ def rounds(folder: Path, **federation: object) -> list[dict[str, np.ndarray]]:
     states = [read_tensors(state)]
     for number in range(2):
         draw = np.random.default_rng(number)
-        trained = {name: values for name, values in states[-1].items() if is_trained(name, state.manifest.window)}
+        trained = fleet.trained_tensors(state)
         goal = {name: draw.standard_normal(values.shape).astype(np.float32) for name, values in trained.items()}
         for index, device in enumerate(devices):
             noise = np.random.default_rng(10 * number + index)
@@ -403,12 +305,8 @@ def rounds(folder: Path, **federation: object) -> list[dict[str, np.ndarray]]:
                 for name, values in trained.items()
             }
             make_update(folder / f"in-{number}" / device, state, device, seed=index, count=1 + index, tensors=sent)
-        state = aggregate.run(
-            [folder / f"in-{number}"],
-            plan=folder / "plan",
-            state=folder / "state" if number == 0 else folder / f"next-{number - 1}",
-            out=folder / f"next-{number}",
-        )
+        before = "state" if number == 0 else f"next-{number - 1}"
+        state = combine(folder, [folder / f"in-{number}"], f"next-{number}", before)
         states.append(read_tensors(state) | {"goal " + name: values for name, values in goal.items()})
     return states
 

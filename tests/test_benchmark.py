@@ -20,19 +20,19 @@ from stages.suites.questions import Choice, OpenQuestion, cut_at
 from stages.suites.scores import exact_match, rouge_l
 from stages.suites.suite import read_questions
 from tests import fleet
-from tests.questioning import CHARACTERS, WINDOW, World, make_world
-from tests.suites.test_layouts import save_bbh, save_crass, save_drop, save_mmlu
+from tests.fleet.benchmark_files import save_bbh, save_crass, save_drop, save_many, save_mmlu
+from tests.fleet.speaker import CHARACTERS, WINDOW, Speaker, make_speaker
 
 SECRET = "Zinnowitz"
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return make_world(tmp_path_factory.mktemp("world"), scale=4.0)
+def speaker(tmp_path_factory: pytest.TempPathFactory) -> Speaker:
+    return make_speaker(tmp_path_factory.mktemp("speaker"), scale=4.0)
 
 
-def ask(world: World, name: Any, data: Path, out: Path, **options: Any) -> Artifact[BenchmarkManifest]:
-    return run(**world.places, benchmark=name, data=data, out=out, **options)
+def ask(speaker: Speaker, name: Any, data: Path, out: Path, **options: Any) -> Artifact[BenchmarkManifest]:
+    return run(**speaker.places, benchmark=name, data=data, out=out, **options)
 
 
 def ids(text: str) -> list[int]:
@@ -64,19 +64,10 @@ def written(model: Any, question: OpenQuestion) -> str:
     return cut_at(text, question.stop)
 
 
-def save_many(folder: Path) -> Path:
-    """MMLU with enough questions for an accuracy that is not 0 or 1."""
-    (folder / "test").mkdir(parents=True)
-    for subject in ("algebra", "tides"):
-        rows = [f"Is {number} {subject}?,{number},no,yes,x{number},{'ABCD'[number % 4]}\n" for number in range(12)]
-        (folder / "test" / f"{subject}_test.csv").write_text("".join(rows))
-    return folder
-
-
-def test_choices_are_those_of_the_resident_model(world: World, tmp_path: Path) -> None:
-    found = ask(world, "mmlu", save_many(tmp_path / "mmlu"), tmp_path / "out", shots=0).manifest
+def test_choices_are_those_of_the_resident_model(speaker: Speaker, tmp_path: Path) -> None:
+    found = ask(speaker, "mmlu", save_many(tmp_path / "mmlu"), tmp_path / "out", shots=0).manifest
     questions = [one for one in read_questions("mmlu", tmp_path / "mmlu", shots=0) if isinstance(one, Choice)]
-    with world.adapted() as model:
+    with speaker.adapted() as model:
         right = [chosen(model, one) == one.answer_index for one in questions]
     (score,) = found.scores
     assert 0 < sum(right) < 24
@@ -85,63 +76,63 @@ def test_choices_are_those_of_the_resident_model(world: World, tmp_path: Path) -
     assert (found.example_count, found.cut_count, found.shots) == (24, 0, 0)
 
 
-def test_a_long_prompt_loses_its_beginning_and_is_counted(world: World, tmp_path: Path) -> None:
+def test_a_long_prompt_loses_its_beginning_and_is_counted(speaker: Speaker, tmp_path: Path) -> None:
     dev = save_mmlu(tmp_path / "mmlu") / "dev" / "algebra_dev.csv"
     dev.write_text(dev.read_text().replace("Why?", "Why? " * 50))
-    found = ask(world, "mmlu", tmp_path / "mmlu", tmp_path / "out").manifest
+    found = ask(speaker, "mmlu", tmp_path / "mmlu", tmp_path / "out").manifest
     questions = [one for one in read_questions("mmlu", tmp_path / "mmlu") if isinstance(one, Choice)]
     longer = [len(ids(one.prompt)) > WINDOW - 1 for one in questions]
     assert found.cut_count == sum(longer) == 2
-    with world.adapted() as model:
+    with speaker.adapted() as model:
         right = [chosen(model, one) == one.answer_index for one in questions]
     assert found.scores[0].overall.value == sum(right) / len(right)
 
 
-def test_crass_is_asked_as_well(world: World, tmp_path: Path) -> None:
-    found = ask(world, "crass", save_crass(tmp_path / "c.csv"), tmp_path / "out").manifest
+def test_crass_is_asked_as_well(speaker: Speaker, tmp_path: Path) -> None:
+    found = ask(speaker, "crass", save_crass(tmp_path / "c.csv"), tmp_path / "out").manifest
     questions = [one for one in read_questions("crass", tmp_path / "c.csv") if isinstance(one, Choice)]
-    with world.adapted() as model:
+    with speaker.adapted() as model:
         right = [chosen(model, one) == one.answer_index for one in questions]
     assert found.scores[0].overall.value == sum(right) / 2
     assert found.shots == 0
 
 
-def test_written_answers_are_those_of_the_resident_model(world: World, tmp_path: Path) -> None:
+def test_written_answers_are_those_of_the_resident_model(speaker: Speaker, tmp_path: Path) -> None:
     """References are what the resident model writes, or a part of it, so that the scores are not all zero."""
     prompts = ["Say a.", "Say it again, gull", "What is the tide?", "Wet sand "]
-    with world.adapted() as model:
+    with speaker.adapted() as model:
         said = [written(model, OpenQuestion(prompt, (), "rouge", (), 128)) for prompt in prompts]
     references = [said[0], f"{said[1]} tide", "none", said[3][::-1]]
     rows = [{"prompt": one, "reference": other} for one, other in zip(prompts, references, strict=True)]
     (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = ask(world, "rouge", tmp_path / "own.jsonl", tmp_path / "out").manifest
+    found = ask(speaker, "rouge", tmp_path / "own.jsonl", tmp_path / "out").manifest
     expected = [rouge_l(one, ((other,),)) for one, other in zip(said, references, strict=True)]
     assert found.scores[0].metric == "rouge-l"
     assert found.scores[0].overall.value == pytest.approx(sum(expected) / 4, abs=1e-12)
     assert len(set(expected)) > 2
 
 
-def test_an_answer_ends_at_its_stop(world: World, tmp_path: Path) -> None:
+def test_an_answer_ends_at_its_stop(speaker: Speaker, tmp_path: Path) -> None:
     save_bbh(tmp_path / "bbh", reasoning=False)
     questions = [one for one in read_questions("bbh", tmp_path / "bbh") if isinstance(one, OpenQuestion)]
-    with world.adapted() as model:
+    with speaker.adapted() as model:
         said = [written(model, one) for one in questions]
     document = json.loads((tmp_path / "bbh" / "bbh" / "navigate.json").read_text())
     for example, answer in zip(document["examples"], [said[0], "no", said[2]], strict=True):
         example["target"] = answer
     (tmp_path / "bbh" / "bbh" / "navigate.json").write_text(json.dumps(document))
-    found = ask(world, "bbh", tmp_path / "bbh", tmp_path / "out").manifest
+    found = ask(speaker, "bbh", tmp_path / "bbh", tmp_path / "out").manifest
     expected = [exact_match(one, ((other,),)) for one, other in zip(said, [said[0], "no", said[2]], strict=True)]
     assert found.scores[0].overall.value == pytest.approx(sum(expected) / 3)
     assert found.shots is None
 
 
-def test_no_pass_is_made_behind_a_stop(world: World, tmp_path: Path) -> None:
-    plan, state = open_trusted(world.places["plan"], world.places["state"])
-    encoder = Encoder.load(world.folder / "model", plan.manifest.settings.encoding)
+def test_no_pass_is_made_behind_a_stop(speaker: Speaker, tmp_path: Path) -> None:
+    plan, state = open_trusted(speaker.places["plan"], speaker.places["state"])
+    encoder = Encoder.load(speaker.folder / "model", plan.manifest.settings.encoding)
     passes: list[int] = []
     chain = FullChain.open(
-        world.folder / "model",
+        speaker.folder / "model",
         plan.manifest,
         state,
         encoder,
@@ -159,63 +150,57 @@ def test_no_pass_is_made_behind_a_stop(world: World, tmp_path: Path) -> None:
 
 
 def test_a_model_without_keys_is_asked_as_well(tmp_path: Path) -> None:
-    world = make_world(tmp_path / "world", family="mamba")
-    found = ask(world, "drop", save_drop(tmp_path / "d.json"), tmp_path / "out", limit=1).manifest
+    speaker = make_speaker(tmp_path / "speaker", family="mamba")
+    found = ask(speaker, "drop", save_drop(tmp_path / "d.json"), tmp_path / "out", limit=1).manifest
     assert found.example_count == 4
 
 
-def test_drop_has_two_metrics_and_four_kinds(world: World, tmp_path: Path) -> None:
-    found = ask(world, "drop", save_drop(tmp_path / "d.json"), tmp_path / "out").manifest
+def test_drop_has_two_metrics_and_four_kinds(speaker: Speaker, tmp_path: Path) -> None:
+    found = ask(speaker, "drop", save_drop(tmp_path / "d.json"), tmp_path / "out").manifest
     assert [score.metric for score in found.scores] == ["exact-match", "f1"]
     assert [group.name for group in found.scores[0].groups] == ["date", "number", "span", "spans"]
 
 
-def test_the_same_again_is_left_alone_and_other_questions_are_not(world: World, tmp_path: Path) -> None:
+def test_the_same_again_is_left_alone_and_other_questions_are_not(speaker: Speaker, tmp_path: Path) -> None:
     data, out = save_many(tmp_path / "mmlu"), tmp_path / "out"
-    first = ask(world, "mmlu", data, out, shots=0, limit=2)
+    first = ask(speaker, "mmlu", data, out, shots=0, limit=2)
     changed = out.stat().st_mtime_ns
-    assert ask(world, "mmlu", data, out, shots=0, limit=2).digest == first.digest
+    assert ask(speaker, "mmlu", data, out, shots=0, limit=2).digest == first.digest
     assert out.stat().st_mtime_ns == changed
     with pytest.raises(UsageProblem, match="made from other inputs"):
-        ask(world, "mmlu", data, out, shots=0, limit=3)
-    assert ask(world, "mmlu", data, out, shots=0, limit=3, force=True).manifest.example_count == 6
+        ask(speaker, "mmlu", data, out, shots=0, limit=3)
+    assert ask(speaker, "mmlu", data, out, shots=0, limit=3, force=True).manifest.example_count == 6
 
 
-def test_no_text_is_kept(world: World, tmp_path: Path) -> None:
+def test_no_text_is_kept(speaker: Speaker, tmp_path: Path) -> None:
     (tmp_path / "own.jsonl").write_text(json.dumps({"prompt": f"{SECRET}?", "reference": SECRET}) + "\n")
-    out = ask(world, "rouge", tmp_path / "own.jsonl", tmp_path / "out").path
+    out = ask(speaker, "rouge", tmp_path / "own.jsonl", tmp_path / "out").path
     verify_artifact(out)
     for file in out.iterdir():
         assert SECRET.encode() not in file.read_bytes()
 
 
-def test_a_budget_that_is_too_small_is_refused(world: World, tmp_path: Path) -> None:
+def test_a_budget_that_is_too_small_is_refused(speaker: Speaker, tmp_path: Path) -> None:
     for name, data in (("mmlu", save_many(tmp_path / "mmlu")), ("bbh", save_bbh(tmp_path / "bbh", reasoning=True))):
         with pytest.raises(DoesNotFit):
-            ask(world, name, data, tmp_path / "out", memory_budget_bytes=2**20, shots=0)
+            ask(speaker, name, data, tmp_path / "out", memory_budget_bytes=2**20, shots=0)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_model_that_classifies_is_not_asked(tmp_path: Path, tiny_bert: Path) -> None:
-    from stages import plan, profile
-
     data = fleet.save_texts(tmp_path / "texts.jsonl", fleet.texts(8))
-    chosen, made = fleet.settings(), tmp_path / "profile"
-    profile.run(model_dir=tiny_bert, data=data, settings=chosen, device="one", memory_budget_bytes=2**33, out=made)
-    plan.run([made], model_dir=tiny_bert, settings=chosen, out=tmp_path / "plan", state_out=tmp_path / "state")
+    fleet.begin(tmp_path, tiny_bert, data, fleet.settings())
     with pytest.raises(UsageProblem, match="no language head"):
         run(
-            model_dir=tiny_bert,
-            plan=tmp_path / "plan",
-            state=tmp_path / "state",
+            **fleet.places(tmp_path, tiny_bert),
             benchmark="mmlu",
             data=save_many(tmp_path / "mmlu"),
             out=tmp_path / "out",
         )
 
 
-def test_a_continuation_is_what_stands_behind_its_context(world: World) -> None:
-    encoder = PromptEncoder.of(Encoder.load(world.folder / "model", fleet.settings().encoding))
+def test_a_continuation_is_what_stands_behind_its_context(speaker: Speaker) -> None:
+    encoder = PromptEncoder.of(Encoder.load(speaker.folder / "model", fleet.settings().encoding))
     ((context, letter), (_, word)) = encoder.pairs("Answer: ", ["A", "no"])
     assert encoder.decode(context) == "Answer:"
     assert (encoder.decode(letter), encoder.decode(word)) == (" A", " no")

@@ -17,11 +17,10 @@ from typing import Any
 import pytest
 
 from benchmarks.harness import read_status
-from stages import plan, profile
 from stages.model.random_weights import write_random_model
 from tests import fleet
+from tests.fleet import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 MIB = 2**20
 SLACK_MIB = 25  # two processes of the same work differ by a few; a leak of what is tested here would be more
 
@@ -76,9 +75,7 @@ class Bench:
             chain={"start": 1},
             numerics={"micro_batch": 2, "threads": 2},
         )
-        model, made = folder / "model", folder / "profile"
-        profile.run(model_dir=model, data=data, settings=chosen, device="one", memory_budget_bytes=2**33, out=made)
-        plan.run([made], model_dir=model, settings=chosen, out=folder / "plan", state_out=folder / "state")
+        fleet.begin(folder, folder / "model", data, chosen)
         return cls(folder)
 
     def inputs(self) -> list[object]:

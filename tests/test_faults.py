@@ -16,11 +16,11 @@ import pytest
 from schemas.errors import TooFewUpdates
 from schemas.ledger import Accepted, Closed
 from schemas.state import StateManifest
-from stages import aggregate
-from stages.federated.intake import RefusedUpdate, is_trained
-from stages.store.artifact import Artifact, open_artifact, read_tensors
+from stages.federated.intake import RefusedUpdate
+from stages.store.artifact import Artifact, open_artifact
 from stages.store.ledger import Ledger
-from tests.test_aggregate import flip, make_update, make_world
+from tests import fleet
+from tests.fleet import combine, flip, make_update, make_world
 
 ROUNDS = int(os.environ.get("CHAINCTL_TEST_ROUNDS", "12"))
 DEVICES = ("a", "b", "c", "d")
@@ -33,8 +33,7 @@ def trained(folder: Path, state: Artifact[StateManifest], device: str) -> Path:
     draw = np.random.default_rng(seed)
     tensors = {
         name: values + 0.01 * draw.standard_normal(values.shape).astype(np.float32)
-        for name, values in read_tensors(state).items()
-        if is_trained(name, state.manifest.window)
+        for name, values in fleet.trained_tensors(state).items()
     }
     return make_update(folder, state, device, seed=seed % 97, count=1 + seed % 8, tensors=tensors)
 
@@ -54,7 +53,7 @@ def federation(folder: Path, quorum: int | str, deliver: Deliver, seed: int) -> 
                 if path.parent.name == "broken":
                     flip(target / draw.choice(["tensors.safetensors", "manifest.json"]), -draw.randrange(2, 60))
             try:
-                state = aggregate.run([inbox], plan=folder / "plan", state=state.path, out=out)
+                state = combine(folder, [inbox], out, state.path)
             except TooFewUpdates:
                 assert not out.exists()
                 continue
@@ -130,13 +129,7 @@ def test_the_refused_are_all_kept(tmp_path: Path) -> None:
     for device in DEVICES[1:]:
         flip(inbox / device / "tensors.safetensors", -5)
     seen: list[RefusedUpdate] = []
-    aggregate.run(
-        [inbox],
-        plan=tmp_path / "plan",
-        state=tmp_path / "state",
-        out=tmp_path / "next",
-        on_refusal=lambda refused, place: seen.append(refused),
-    )
+    combine(tmp_path, [inbox], on_refusal=lambda refused, place: seen.append(refused))
     kept = [path for path in (inbox / ".refused").iterdir() if path.is_dir()]
     assert len(kept) == len(seen) == 3
     assert len(list((inbox / ".refused").glob("*.json"))) == 3

@@ -13,11 +13,11 @@ import pytest
 
 from schemas.errors import UsageProblem
 from schemas.state import StateManifest
-from stages import aggregate, train_window
+from stages import train_window
 from stages.store.artifact import open_artifact, verify_artifact
 from tests import fleet
+from tests.fleet import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 ROUNDS = 2
 
 
@@ -109,18 +109,10 @@ def test_training_lowers_the_loss_of_the_whole_batch(world: dict[str, Path], tmp
 def test_a_device_with_less_memory_trains_the_last_layers_of_the_window(world: dict[str, Path], tmp_path: Path) -> None:
     run = world["run"]
     for number, device in enumerate(("device-00", "device-01", "device-02")):
-        train_window.run(
-            model_dir=world["model"],
-            plan=run / "plan",
-            state=run / "states" / "0000",
-            data=run / "shards" / f"{device}.jsonl",
-            device=device,
-            out=tmp_path / "in" / device,
-            window_size=1 if number == 0 else None,
-        )
-    made = aggregate.run(
-        [tmp_path / "in"], plan=run / "plan", state=run / "states" / "0000", out=tmp_path / "states" / "0001"
-    ).manifest
+        data, size = run / "shards" / f"{device}.jsonl", 1 if number == 0 else None
+        out = tmp_path / "in" / device
+        fleet.run_train(run, world["model"], data, out, device=device, state="states/0000", window_size=size)
+    made = fleet.combine(run, [tmp_path / "in"], tmp_path / "states" / "0001", "states/0000").manifest
     window = open_artifact(run / "states" / "0000", StateManifest).manifest.window
     assert [(entry.layer, entry.devices) for entry in made.coverage] == [(window.start, 2), (window.stop - 1, 3)]
     narrow = verify_artifact(tmp_path / "in" / "device-00").manifest
@@ -270,9 +262,7 @@ def make_wrong_things(world: dict[str, Path], folder: Path) -> None:
     )
     shutil.copytree(run / "states" / "0001", folder / "altered")
     tensors = folder / "altered" / "tensors.safetensors"
-    data = bytearray(tensors.read_bytes())
-    data[-1] ^= 1
-    tensors.write_bytes(bytes(data))
+    fleet.flip(tensors, -1)
     shutil.copytree(world["model"], folder / "other-model")
     config = folder / "other-model" / "tokenizer.json"
     config.write_text(config.read_text() + "\n")

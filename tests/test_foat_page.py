@@ -19,7 +19,7 @@ from tests import fleet
 @pytest.fixture
 def model(tmp_path: Path) -> LoadedModel:
     fleet.save_model(tmp_path, "llama")
-    return LoadedModel.open(tmp_path, fleet.settings())
+    return fleet.open_model(tmp_path)
 
 
 def test_all_settings_at_once_are_each_setting_alone(model: LoadedModel, tmp_path: Path) -> None:

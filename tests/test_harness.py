@@ -15,8 +15,8 @@ from schemas.errors import BadInput, UsageProblem
 from stages.harness import marked, run, samples_digest
 from stages.suites.suite import summarise
 from tests import fleet
-from tests.questioning import World, make_world
-from tests.test_benchmark import save_many
+from tests.fleet.benchmark_files import save_many
+from tests.fleet.speaker import Speaker, make_speaker
 
 INSTALLED = importlib.util.find_spec("lm_eval") is not None
 
@@ -27,8 +27,8 @@ def sample(number: int, *, filter_: str = "none", **metrics: Any) -> dict[str, A
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return make_world(tmp_path_factory.mktemp("world"))
+def speaker(tmp_path_factory: pytest.TempPathFactory) -> Speaker:
+    return make_speaker(tmp_path_factory.mktemp("speaker"))
 
 
 def test_each_metric_is_counted_by_task_and_filter() -> None:
@@ -57,33 +57,40 @@ def test_a_digest_covers_documents_prompts_and_tasks() -> None:
     assert samples_digest({"a": [one], "b": [other]}) == samples_digest({"b": [other], "a": [one]})
 
 
-def test_a_folder_that_is_not_there_is_refused(world: World, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_there_is_refused(speaker: Speaker, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no folder of task files"):
-        run(**world.places, tasks=["x"], tasks_dir=tmp_path / "absent", out=tmp_path / "out")
+        run(**speaker.places, tasks=["x"], tasks_dir=tmp_path / "absent", out=tmp_path / "out")
 
 
 @pytest.mark.skipif(INSTALLED, reason="lm-eval is installed")
-def test_without_the_extra_it_says_how_to_get_it(world: World, tmp_path: Path) -> None:
+def test_without_the_extra_it_says_how_to_get_it(speaker: Speaker, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"chainctl\[eval\]"):
-        run(**world.places, tasks=["x"], tasks_dir=tmp_path, out=tmp_path / "out")
+        run(**speaker.places, tasks=["x"], tasks_dir=tmp_path, out=tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.skipif(not INSTALLED, reason="lm-eval is not installed")
-def test_tasks_are_asked_offline_and_leave_nothing_but_the_artifact(world: World, tmp_path: Path) -> None:
+def test_tasks_are_asked_offline_and_leave_nothing_but_the_artifact(speaker: Speaker, tmp_path: Path) -> None:
     tasks, out = write_tasks(tmp_path / "tasks"), tmp_path / "runs" / "out"
     places: dict[str, Any] = {"tasks": ["seaside_choice", "seaside_write"], "tasks_dir": tasks, "out": out, "limit": 5}
-    made = run(**world.places, **places)
+    made = run(**speaker.places, **places)
     assert [score.metric for score in made.manifest.scores] == ["acc", "acc_norm", "exact_match"]
     assert made.manifest.example_count == 10
     assert [path.name for path in out.parent.iterdir()] == ["out"]
-    assert run(**world.places, **places).digest == made.digest
+    assert run(**speaker.places, **places).digest == made.digest
     with pytest.raises(BadInput, match="has no task 'unknown'"):
-        run(**world.places, **{**places, "tasks": ["unknown"], "out": tmp_path / "other"})
+        run(**speaker.places, **{**places, "tasks": ["unknown"], "out": tmp_path / "other"})
 
 
-def test_the_command_asks_says_and_prints_one_object(world: World, tmp_path: Path) -> None:
-    places = ["--model", world.folder / "model", "--plan", world.folder / "plan", "--state", world.folder / "state"]
+def test_the_command_asks_says_and_prints_one_object(speaker: Speaker, tmp_path: Path) -> None:
+    places = [
+        "--model",
+        speaker.folder / "model",
+        "--plan",
+        speaker.folder / "plan",
+        "--state",
+        speaker.folder / "state",
+    ]
     asks = ["--benchmark", "mmlu", "--data", save_many(tmp_path / "mmlu"), "--shots", "0", "--limit", "3"]
     done = fleet.chainctl("eval", *places, *asks, "--out", tmp_path / "out", "--json")
     answer = json.loads(done.stdout)

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from stages.assets import ASSETS
-
-ROOT = Path(__file__).resolve().parent.parent
+from tests.fleet import ROOT
 
 
 def test_the_wheel_holds_exactly_our_three_packages(tmp_path: Path) -> None:
@@ -78,6 +77,16 @@ def test_every_test_that_the_threats_name_exists() -> None:
     assert len(named) > 40
     for file, name in named:
         assert f"def {name}(" in (ROOT / file).read_text(), f"{file}::{name}"
+
+
+def test_no_test_imports_another() -> None:
+    """What tests share is in tests/fleet; nothing there, and no other helper, imports a test."""
+    of_ours = re.compile(r"^\s*(?:from|import) (tests[\w.]*)(?: import ([^#\n]*))?", re.M)
+    for path in sorted((ROOT / "tests").rglob("*.py")) + sorted((ROOT / "benchmarks").rglob("*.py")):
+        for module, names in of_ours.findall(path.read_text()):
+            imported = {module, *(f"{module}.{name.strip()}" for name in names.split(",") if module == "tests")}
+            allowed = all(name == "tests" or name.split(".")[1] == "fleet" for name in imported)
+            assert allowed, f"{path.relative_to(ROOT)} imports {', '.join(sorted(imported))}"
 
 
 def test_whatever_writes_goes_through_the_store() -> None:

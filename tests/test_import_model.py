@@ -20,14 +20,13 @@ from schemas.settings import EncodingSettings
 from stages import import_model
 from stages.assets import ASSETS, get_asset
 from stages.data.encode import Encoder
-from stages.model.backbone import Backbone
 from stages.model.language_head import LanguageHead
 from stages.model.skeleton import Batch
 from stages.streaming.check import SETTINGS
 from stages.streaming.stream import stream_layers
 from stages.weights.importing import gguf as gguf_module
 from tests import fleet
-from tests.gguf_file import TEMPLATE, TOKENS, tensors, write_gguf
+from tests.fleet.gguf_file import TEMPLATE, TOKENS, tensors, write_gguf
 
 REAL = os.environ.get("CHAINCTL_TEST_REAL")  # set by `just real`: needs the asset, takes a minute
 IDS = torch.tensor([[5, 9, 70, 33, 12, 40, 8]])
@@ -53,7 +52,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 def streamed_logits(model_dir: Path, ids: torch.Tensor = IDS) -> torch.Tensor:
     """What the layers and the language head give, streamed from `model_dir`."""
-    backbone = Backbone.open(model_dir, SETTINGS["language-model"], pad_id=0)
+    backbone = fleet.open_backbone(model_dir, SETTINGS["language-model"])
     batch = Batch(ids, torch.ones_like(ids))
     with torch.no_grad():
         hidden = backbone.embed(batch)

@@ -8,12 +8,16 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from schemas.settings import Settings
-from stages import plan, profile, train_window
 from stages.store.artifact import Artifact
 from tests import fleet
-from tests.data.test_template import CHATML
 
-TEMPLATE = CHATML.replace("<|im_start|>", "").replace("<|im_end|>", " old").replace("You are helpful", "the")
+# ChatML's form in words of the tiny vocabulary.
+TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if loop.first and messages[0]['role'] != 'system' %}{{ 'system\nthe old\n' }}{% endif %}"
+    "{{ message['role'] + '\n' + message['content'] + ' old' + '\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant\n' }}{% endif %}"
+)
 
 
 def language(**sections: dict[str, Any]) -> Settings:
@@ -49,13 +53,7 @@ class World:
 
     def __init__(self, folder: Path, model_dir: Path, data: Path, chosen: Settings) -> None:
         self.folder, self.model_dir, self.data = folder, model_dir, data
-        device: dict[str, Any] = {"device": "one", "memory_budget_bytes": 2**31}
-        profile.run(model_dir=model_dir, data=data, settings=chosen, out=folder / "profile", **device)
-        plan.run(
-            [folder / "profile"], model_dir=model_dir, settings=chosen, out=folder / "plan", state_out=folder / "state"
-        )
+        fleet.begin(folder, model_dir, data, chosen)
 
     def train(self, name: str = "update", **changes: Any) -> Artifact[Any]:
-        inputs: dict[str, Any] = {"model_dir": self.model_dir, "data": self.data, "device": "one"}
-        inputs |= {"plan": self.folder / "plan", "state": self.folder / "state"}
-        return train_window.run(**(inputs | changes), out=self.folder / name)
+        return fleet.run_train(self.folder, self.model_dir, self.data, self.folder / name, **changes)

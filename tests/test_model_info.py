@@ -13,7 +13,6 @@ from transformers import AutoModel, AutoModelForCausalLM
 from schemas.errors import BadInput
 from schemas.settings import Settings
 from stages.doctor import examine
-from stages.model.loading import LoadedModel
 from stages.model.random_weights import LIKE, save_word_tokenizer
 from stages.model.skeleton import parameters_on_meta
 from stages.model_info import has_chat_template, lines, look
@@ -58,7 +57,7 @@ def test_what_fits_is_what_the_doctor_says(tmp_path: Path) -> None:
 
 def test_the_fingerprint_is_made_where_it_is_asked_for(tmp_path: Path) -> None:
     fleet.save_model(tmp_path, "llama", factory=AutoModelForCausalLM)
-    expected = LoadedModel.open(tmp_path, fleet.settings()).backbone.reader.fingerprint().digest
+    expected = fleet.open_model(tmp_path).backbone.reader.fingerprint().digest
     assert look(tmp_path, fleet.settings(), fingerprint=True).fingerprint == expected
     plain = look(tmp_path, fleet.settings())
     assert plain.fingerprint == ""

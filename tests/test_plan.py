@@ -6,59 +6,13 @@ from hypothesis import settings as fast
 from hypothesis import strategies as st
 
 from schemas.errors import BadInput, DoesNotFit
-from schemas.profile import LayerSimilarity, ProfileManifest
-from schemas.refs import ModelFingerprint, Window
-from schemas.settings import Settings, TaskSettings
-from stages.plan import check_profiles, choose_start, make_plan, make_windows, mean_curve
+from schemas.refs import Window
+from schemas.settings import TaskSettings
+from stages.plan import check_profiles, choose_start, make_windows, mean_curve
 from stages.report.explain import asks_for_words_too_early, explain_plan
 from tests import fleet
 
 DEPTH = 6
-ZERO = "sha256:" + "0" * 64
-MIB = 2**20
-
-
-def profile(device: str, curve: list[float], *, texts: int = 10, budget: int = 100 * MIB) -> ProfileManifest:
-    chosen = decided(fleet.settings())
-    return ProfileManifest(
-        device=device,
-        model=ModelFingerprint(
-            model_type="bert",
-            num_layers=DEPTH,
-            hidden_size=64,
-            config=ZERO,
-            tokenizer=ZERO,
-            embeddings=ZERO,
-            layers=(ZERO,) * DEPTH,
-            rest=ZERO,
-        ),
-        inputs=ZERO,
-        example_count=texts,
-        profiled_count=texts if curve else 0,
-        memory_budget_bytes=budget,
-        prompt=chosen.prompt.model_copy(update={"template": "none"}),
-        encoding=chosen.encoding,
-        similarity=chosen.similarity,
-        numerics=chosen.numerics,
-        layers=tuple(LayerSimilarity(cka=value, low=value - 0.02, high=value + 0.02) for value in curve),
-    )
-
-
-def decided(settings: Settings, **chain: object) -> Settings:
-    """As a plan has them: nothing left to decide but the window."""
-    return settings.model_copy(
-        update={
-            "similarity": settings.similarity.model_copy(update={"scale": "none"}),
-            "adapter": settings.adapter.model_copy(update={"activation": "relu"}),
-            "prompt": settings.prompt.model_copy(update={"template": "none"}),
-            "chain": settings.chain.model_copy(update=chain),
-        }
-    )
-
-
-def peak(window: Window, start: int, micro_batch: int) -> int:
-    """A toy memory model: 20 MiB, and 30 a layer."""
-    return (20 + 30 * len(window.layers) + 0 * (start + micro_batch)) * MIB
 
 
 @pytest.mark.parametrize(
@@ -74,8 +28,8 @@ def peak(window: Window, start: int, micro_batch: int) -> int:
 def test_the_chain_starts_at_the_first_layer_below_the_threshold(
     curve: list[float], size: int, start: int, reason: str
 ) -> None:
-    similarities = mean_curve([profile("a", curve)])
-    settings = decided(fleet.settings(), start="foat")
+    similarities = mean_curve([fleet.profile_manifest("a", curve)])
+    settings = fleet.decided(start="foat")
     found, why, (earliest, latest) = choose_start(settings, DEPTH, similarities, size)
     assert (found, why) == (start, reason)
     assert earliest <= found <= latest
@@ -86,7 +40,7 @@ def test_the_chain_starts_at_the_first_layer_below_the_threshold(
 def test_windows_slide_by_one_and_end_at_the_last_layer(depth: int, data: st.DataObject) -> None:
     size = data.draw(st.integers(1, depth))
     start = data.draw(st.integers(0, depth - size))
-    windows = make_windows(decided(fleet.settings()), depth, start, size)
+    windows = make_windows(fleet.decided(), depth, start, size)
     assert [window.start for window in windows] == list(range(start, depth - size + 1))
     assert {len(window.layers) for window in windows} == {size}
     assert windows[-1].stop == depth
@@ -94,25 +48,32 @@ def test_windows_slide_by_one_and_end_at_the_last_layer(depth: int, data: st.Dat
 
 def test_the_curve_is_weighted_by_example_counts_and_leaves_out_who_has_none() -> None:
     curve = mean_curve(
-        [profile("a", [0.9] * 6, texts=30), profile("b", [0.5] * 6, texts=10), profile("c", [], texts=2)]
+        [
+            fleet.profile_manifest("a", [0.9] * 6, texts=30),
+            fleet.profile_manifest("b", [0.5] * 6, texts=10),
+            fleet.profile_manifest("c", [], texts=2),
+        ]
     )
     assert curve[0].cka == pytest.approx(0.8)
 
 
 def test_the_window_is_the_largest_that_fits_the_smallest_budget() -> None:
-    settings = decided(fleet.settings(), window_size="auto", max_window=4)
+    settings = fleet.decided(window_size="auto", max_window=4)
     for budget, expected in ((200, (4, None)), (120, (3, "small")), (80, (2, "small")), (50, (1, "small"))):
-        profiles = [profile("large", [0.9] * 6, budget=500 * MIB), profile("small", [0.9] * 6, budget=budget * MIB)]
-        plan = make_plan(profiles, settings, bottleneck=8, head_parameters=(), predict_peak=peak)
+        profiles = [
+            fleet.profile_manifest("large", [0.9] * 6, budget=500 * fleet.MIB),
+            fleet.profile_manifest("small", [0.9] * 6, budget=budget * fleet.MIB),
+        ]
+        plan = fleet.plan_manifest(profiles, settings)
         assert (plan.settings.chain.window_size, plan.limited_by) == expected
         assert str(expected[0]) in explain_plan(plan)
 
 
 def test_a_budget_below_one_layer_is_refused_with_what_would_do() -> None:
-    settings = decided(fleet.settings(), window_size="auto")
-    profiles = [profile("small", [0.9] * 6, budget=40 * MIB)]
+    settings = fleet.decided(window_size="auto")
+    profiles = [fleet.profile_manifest("small", [0.9] * 6, budget=40 * fleet.MIB)]
     with pytest.raises(DoesNotFit, match="small") as caught:
-        make_plan(profiles, settings, bottleneck=8, head_parameters=(), predict_peak=peak)
+        fleet.plan_manifest(profiles, settings)
     assert "40 MiB" in str(caught.value)
     assert "50 MiB" in str(caught.value)
     assert caught.value.exit_code == 5
@@ -120,16 +81,16 @@ def test_a_budget_below_one_layer_is_refused_with_what_would_do() -> None:
 
 @pytest.mark.parametrize("method", ["full-adapters", "linear-probe", "no-ft"])
 def test_references_have_one_window(method: str) -> None:
-    settings = decided(fleet.settings(), method=method)
-    plan = make_plan([profile("a", [0.9] * 6)], settings, bottleneck=8, head_parameters=(), predict_peak=peak)
+    settings = fleet.decided(method=method)
+    plan = fleet.plan_manifest([fleet.profile_manifest("a", [0.9] * 6)], settings)
     assert plan.windows == ((Window(start=0, stop=6),) if method == "full-adapters" else (Window(start=6, stop=6),))
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 6])
 def test_last_is_the_last_window_alone(size: int) -> None:
-    settings = decided(fleet.settings(), start="last", window_size=size)
-    roomy = profile("a", [], budget=400 * MIB)
-    plan = make_plan([roomy], settings, bottleneck=8, head_parameters=(), predict_peak=peak)
+    settings = fleet.decided(start="last", window_size=size)
+    roomy = fleet.profile_manifest("a", [], budget=400 * fleet.MIB)
+    plan = fleet.plan_manifest([roomy], settings)
     assert plan.windows == (Window(start=DEPTH - size, stop=DEPTH),)
     assert plan.start_reason == "fixed"
 
@@ -137,23 +98,23 @@ def test_last_is_the_last_window_alone(size: int) -> None:
 def test_a_language_model_is_not_asked_for_words_too_early_without_a_word() -> None:
     task = TaskSettings(kind="causal-lm")
     for start, early in (("last", False), (0, True)):
-        settings = decided(fleet.settings(), start=start).model_copy(update={"task": task})
-        plan = make_plan([profile("a", [])], settings, bottleneck=8, head_parameters=(), predict_peak=peak)
+        settings = fleet.decided(start=start).model_copy(update={"task": task})
+        plan = fleet.plan_manifest([fleet.profile_manifest("a", [])], settings)
         assert asks_for_words_too_early(plan) is early
         assert ("Mind:" in explain_plan(plan)) is early
 
 
 def test_foat_without_a_curve_says_how_to_go_on() -> None:
     with pytest.raises(BadInput, match="FOAT"):
-        choose_start(decided(fleet.settings(), start="foat"), DEPTH, (), 2)
+        choose_start(fleet.decided(start="foat"), DEPTH, (), 2)
 
 
 def test_a_window_larger_than_the_model_is_refused() -> None:
-    settings = decided(fleet.settings(), window_size=7)
+    settings = fleet.decided(window_size=7)
     with pytest.raises(BadInput, match="larger"):
-        make_plan([profile("a", [0.9] * 6)], settings, bottleneck=8, head_parameters=(), predict_peak=peak)
+        fleet.plan_manifest([fleet.profile_manifest("a", [0.9] * 6)], settings)
 
 
 def test_two_profiles_of_one_device_are_refused() -> None:
     with pytest.raises(BadInput, match="one device"):
-        check_profiles([profile("a", []), profile("a", [], texts=3)], decided(fleet.settings()))
+        check_profiles([fleet.profile_manifest("a", []), fleet.profile_manifest("a", [], texts=3)], fleet.decided())

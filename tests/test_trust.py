@@ -20,8 +20,7 @@ from schemas.errors import ChainError, NotTrusted, TooFewUpdates, UsageProblem
 from schemas.plan import PlanManifest
 from schemas.state import StateManifest
 from schemas.update import UpdateManifest
-from stages import aggregate, train_window
-from stages.store.artifact import new_artifact, open_artifact, read_tensors, verify_artifact
+from stages.store.artifact import open_artifact, read_tensors, verify_artifact
 from stages.store.signing import SIGNATURE_FILE, KeyRing, key_id
 from stages.store.trust import Trust
 from tests import fleet
@@ -53,34 +52,19 @@ class World:
     def train(self, device: str, out: str, **options: object) -> UpdateManifest:
         signer = self.keys.open(str(options.pop("key", device)))
         state = str(options.pop("state", "states/0000"))
-        return train_window.run(
-            model_dir=self.model,
-            plan=self.path("plan"),
-            state=self.path(state),
-            data=self.path(f"{device}.jsonl"),
-            device=device,
-            out=self.path(out),
-            signer=signer,
-        ).manifest
+        data = self.path(f"{device}.jsonl")
+        made = fleet.run_train(self.folder, self.model, data, self.path(out), device=device, state=state, signer=signer)
+        return made.manifest
 
     def aggregate(self, *updates: Path, out: str = "states/0001", state: str = "states/0000") -> StateManifest:
-        return aggregate.run(
-            updates,
-            plan=self.path("plan"),
-            state=self.path(state),
-            out=self.path(out),
-            signer=self.keys.open(COORDINATOR),
-        ).manifest
+        return fleet.combine(self.folder, updates, out, state, signer=self.keys.open(COORDINATOR)).manifest
 
     def refusal(self, *updates: Path) -> list[str]:
         """Reasons for which a round with these updates does not close."""
         reasons: list[str] = []
         with pytest.raises(TooFewUpdates):
-            aggregate.run(
-                updates,
-                plan=self.path("plan"),
-                state=self.path("states/0000"),
-                out=self.path("states/0001"),
+            fleet.combine(
+                *(self.folder, updates, "states/0001", "states/0000"),
                 quorum=2,
                 signer=self.keys.open(COORDINATOR),
                 on_refusal=lambda refused, place: reasons.append(refused.reason),
@@ -360,9 +344,7 @@ def test_poisoned_values_under_a_right_signature_do_not_count(value: float, reas
     update = open_artifact(world.path("updates/device-01"), UpdateManifest)
     tensors = {name: values.copy() for name, values in read_tensors_unchecked(update.path).items()}
     next(iter(tensors.values())).flat[0] = value
-    with new_artifact(update.path, force=True, signer=world.keys.open("device-01")) as draft:
-        references, files = draft.write_tensors(tensors)
-        draft.finish(update.manifest.model_copy(update={"tensors": references, "files": files}), None)
+    fleet.rewrite(update, update.path, tensors, force=True, signer=world.keys.open("device-01"))
     assert world.refusal(world.path("updates")) == [reason]
 
 
@@ -423,12 +405,7 @@ def test_a_manifest_of_a_newer_version_is_refused_and_says_upgrade(world: World)
 
 def test_the_policy_of_the_plan_stands_for_the_coordinator_too(world: World) -> None:
     with pytest.raises(UsageProblem, match="signs"):
-        aggregate.run(
-            [world.path("updates")],
-            plan=world.path("plan"),
-            state=world.path("states/0000"),
-            out=world.path("states/0001"),
-        )
+        fleet.combine(world.folder, [world.path("updates")], "states/0001", "states/0000")
 
 
 def test_a_profile_of_nobody_enrolled_makes_no_plan(world: World) -> None:

@@ -31,6 +31,7 @@ def aggregate(
 
     An update that does not belong to the round is moved aside, with the reason.
     """
+    from schemas.assignment import described
     from stages.aggregate import run
 
     refusals: list[dict[str, object]] = []
@@ -52,14 +53,15 @@ def aggregate(
     )
     manifest = artifact.manifest
     console.say(f"round {manifest.round}: {len(manifest.accepted)} updates, training loss {manifest.train_loss:.4f}")
-    console.say(f"next: window {manifest.window} on {', '.join(manifest.participants)}")
+    console.say(f"next: layers {described(manifest.assignment)} on {', '.join(manifest.participants)}")
     console.say(f"state {artifact.digest[:19]} -> {out}")
     console.result(
         path=out,
         digest=artifact.digest,
         round=manifest.round,
         train_loss=manifest.train_loss,
-        window=[manifest.window.start, manifest.window.stop],
+        layers=manifest.assignment.layers if manifest.assignment else None,
+        moved=manifest.moved,
         participants=manifest.participants,
         accepted=[update.device for update in manifest.accepted],
         refused=refusals,

@@ -83,8 +83,11 @@ def evaluate(
     from stages.process.footprint import keep_small
 
     keep_small()
-    inputs: dict[str, Any] = {"model_dir": model, "plan": plan, "state": state, "out": out, "force": force, **chosen}
-    inputs |= {"memory_budget_bytes": memory_budget, "verify": verify.value, "signer": open_key(key)}
+    from stages.session import Machine
+
+    machine = Machine(model, memory_budget_bytes=memory_budget, verify=verify.value, cache=cache)
+    inputs: dict[str, Any] = {"machine": machine, "plan": plan, "state": state, "out": out, "force": force, **chosen}
+    inputs["signer"] = open_key(key)
     with console.progress() as progress:
         if lm_eval is not None:
             from stages.harness import run as run_harness
@@ -97,7 +100,7 @@ def evaluate(
         else:
             from stages.eval import run
 
-            say_evaluation(console, run(**inputs, cache=cache, progress=progress))
+            say_evaluation(console, run(**inputs, progress=progress))
 
 
 def choose_subject(

@@ -49,6 +49,7 @@ def generate(
     from stages.data.load import load_labelled
     from stages.generate import as_prompts, run
     from stages.inference.generate import Sampling
+    from stages.session import Machine
     from stages.store.artifact import open_artifact
 
     chosen = open_artifact(plan, PlanManifest).manifest
@@ -56,15 +57,13 @@ def generate(
     examples = load_labelled(prompts, settings.task, settings.prompt) if prompts else as_prompts(prompt or [], chosen)
     with console.progress() as progress:
         answers = run(
-            model_dir=model,
+            machine=Machine(model, memory_budget_bytes=memory_budget, verify=verify.value),
             plan=plan,
             state=state,
             prompts=examples[:limit],
             sampling=Sampling(max_new_tokens, temperature, top_k, top_p, seed),
             before=before,
-            memory_budget_bytes=memory_budget,
             progress=progress,
-            verify=verify.value,
         )
     for number, answer in enumerate(answers, 1):
         cut = " (only the end of the prompt was read: it is longer than the plan allows)" if answer.cut else ""

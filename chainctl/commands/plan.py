@@ -46,8 +46,9 @@ def plan(
     from stages.process.footprint import keep_small
 
     keep_small()
+    from stages.methods.registry import server_method
     from stages.plan import run
-    from stages.report.explain import EARLY_WORDS, asks_for_words_too_early, explain_plan
+    from stages.report.explain import explain_plan
 
     signer = open_key(key)
     planned, first = run(
@@ -61,21 +62,21 @@ def plan(
         force=force,
     )
     manifest = planned.manifest
-    if explain:
-        console.say(explain_plan(manifest))
-    elif asks_for_words_too_early(manifest):
-        console.say(EARLY_WORDS)
-    windows = ", ".join(str(window) for window in manifest.windows)
-    console.say(f"{len(manifest.devices)} devices, start layer {manifest.start_layer}, windows {windows}")
+    method = server_method(manifest.settings.chain.method)
+    for line in [explain_plan(manifest, method)] if explain else method.warnings(manifest):
+        console.say(line)
+    assignments = [entry.assignment for entry in manifest.memory]
+    first_layer, trains = manifest.decisions.first_layer, ", ".join(map(str, assignments))
+    console.say(f"{len(manifest.devices)} devices, adapters from layer {first_layer}, rounds train layers {trains}")
     console.say(f"plan {planned.digest[:19]} -> {out}, state {first.digest[:19]} -> {state}")
     console.result(
         plan=out,
         plan_digest=planned.digest,
         state=state,
         state_digest=first.digest,
-        start_layer=manifest.start_layer,
-        start_reason=manifest.start_reason,
-        windows=[[window.start, window.stop] for window in manifest.windows],
+        method=method.name,
+        decisions=manifest.decisions.model_dump(mode="json"),
+        assignments=[assignment.layers for assignment in assignments],
         participants=first.manifest.participants,
     )
 

@@ -39,14 +39,14 @@ def profile(
 
     keep_small()
     from stages.profile import run
+    from stages.session import Machine
 
     with console.progress() as progress:
         artifact = run(
-            model_dir=model,
+            machine=Machine(model, memory_budget_bytes=memory_budget),
             data=data,
             settings=settings,
             device=device,
-            memory_budget_bytes=memory_budget,
             out=out,
             force=force,
             progress=progress,

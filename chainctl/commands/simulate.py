@@ -1,26 +1,13 @@
 """chainctl simulate"""
 
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from chainctl.console import Console, with_console
 from chainctl.options import Data, MemoryBudget, ModelDir, Out, RecipeFile, Set, load_settings
-
-if TYPE_CHECKING:
-    from schemas.settings import Settings
-
-
-class Method(StrEnum):
-    """ChainFed, and what it is compared with."""
-
-    CHAIN = "chain"
-    FULL_ADAPTERS = "full-adapters"
-    LINEAR_PROBE = "linear-probe"
-    NO_FT = "no-ft"
 
 
 @with_console
@@ -38,7 +25,9 @@ def simulate(
     iid: Annotated[bool, typer.Option("--iid", help="Split evenly instead.")] = False,
     eval_every: Annotated[int, typer.Option(min=1, help="Rounds between evaluations.")] = 1,
     memory_budget: MemoryBudget = None,
-    method: Annotated[Method | None, typer.Option(help="The chain, or a reference; default: the recipe's.")] = None,
+    method: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Instead of the recipe's method, such as linear-probe.")
+    ] = None,
     no_dlct: Annotated[bool, typer.Option("--no-dlct", help="Ablation: one layer at a time, on convergence.")] = False,
     no_gpo: Annotated[bool, typer.Option("--no-gpo", help="Ablation: no global loss.")] = False,
     no_foat: Annotated[bool, typer.Option("--no-foat", help="Ablation: start at layer 0.")] = False,
@@ -49,12 +38,17 @@ def simulate(
 
     It reads and writes the same artifacts as real devices.  Run it again to resume where it stopped.
     """
+    from schemas.methods.chain import ablated
+    from schemas.recipe import with_method
+
     settings = load_settings(recipe, set_)
     if per_round is not None:
         federation = settings.federation.model_copy(update={"devices_per_round": per_round})
         settings = settings.model_copy(update={"federation": federation})
-    named = str(method) if method else None
-    settings = apply_switches(settings, method=named, no_dlct=no_dlct, no_gpo=no_gpo, no_foat=no_foat)
+    if method is not None:
+        settings = with_method(settings, method)
+    chain = ablated(settings.chain, dlct=not no_dlct, gpo=not no_gpo, foat=not no_foat)
+    settings = settings.model_copy(update={"chain": chain})
     from stages.process.footprint import keep_small
 
     keep_small()
@@ -85,19 +79,3 @@ def simulate(
             console.say(f"{name} {before:.4f} -> {after:.4f}")
     console.say(f"state {summary.final_state} -> {out}")
     console.result(path=out, **asdict(summary), **summary.totals())
-
-
-def apply_switches(
-    settings: "Settings", *, method: str | None, no_dlct: bool, no_gpo: bool, no_foat: bool
-) -> "Settings":
-    """Settings with a method and the ablations of the paper."""
-    changes: dict[str, Any] = {}
-    if method:
-        changes["method"] = method
-    if no_dlct:
-        changes |= {"window_size": 1, "advance": "on-convergence"}
-    if no_gpo:
-        changes["global_weight"] = 0.0
-    if no_foat:
-        changes["start"] = 0
-    return settings.model_copy(update={"chain": settings.chain.model_copy(update=changes)})

@@ -26,7 +26,7 @@ def status(
     from stages.status import run as read_status
 
     found = read_status(run, inboxes=inbox or [])
-    console.say(f"round {found.round}, window {found.window}, state {found.state[:19]}")
+    console.say(f"round {found.round}, layers {found.assignment}, state {found.state[:19]}")
     console.say(f"delivered  {', '.join(found.delivered) or 'nobody'}")
     console.say(f"missing    {', '.join(found.missing) or 'nobody'}")
     if found.refused:

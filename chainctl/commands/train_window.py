@@ -62,21 +62,19 @@ def train_window(
     from stages.process.footprint import keep_small
 
     keep_small()
+    from stages.session import Machine
     from stages.train_window import run
 
     with console.progress() as progress:
         artifact = run(
-            model_dir=model,
+            machine=Machine(model, memory_budget_bytes=memory_budget, verify=verify.value, cache=cache),
             plan=plan,
             state=state,
             data=data,
             device=device,
             out=out,
-            memory_budget_bytes=memory_budget,
             force=force,
             progress=progress,
-            cache=cache,
-            verify=verify.value,
             signer=open_key(key),
             window_size=window_size,
             checkpoint_every=checkpoint_every,
@@ -84,7 +82,7 @@ def train_window(
     manifest, measured = artifact.manifest, artifact.measured()
     loss = manifest.loss
     console.say(
-        f"{device}: window {manifest.window}, {manifest.steps} steps on {manifest.example_count} texts, "
+        f"{device}: layers {manifest.assignment}, {manifest.steps} steps on {manifest.example_count} texts, "
         f"loss {loss.first:.3f} -> {loss.last:.3f}"
     )
     counts = console.say_truncated(artifact)
@@ -96,7 +94,7 @@ def train_window(
         path=out,
         digest=artifact.digest,
         round=manifest.round,
-        window=[manifest.window.start, manifest.window.stop],
+        layers=manifest.assignment.layers,
         loss=loss.model_dump(),
         peak_bytes=measured.peak_bytes if measured else None,
         predicted_peak_bytes=measured.predicted_peak_bytes if measured else None,

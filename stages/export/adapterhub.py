@@ -6,11 +6,7 @@ the layer norm and gives other values.  Written by hand: the library pins an old
 """
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-
-import numpy as np
-import torch
 
 from schemas.errors import BadInput
 from schemas.plan import PlanManifest
@@ -18,7 +14,8 @@ from stages.export.adapterhub_head import write_head
 from stages.model.backbone import Backbone
 from stages.model.skeleton import is_decoder
 from stages.store.artifact import Artifact
-from stages.tuning.adapters import SUFFIXES, adapter_names
+from stages.tuning.tensors import SUFFIXES
+from stages.tuning.tuning import BottleneckTuning
 from stages.weights.writer import entry_of, write_shard
 
 VERSION = "adapters.1.3.0"  # whose layout this is
@@ -56,7 +53,7 @@ BOTTLENECK = {
 
 
 def write_adapter(
-    folder: Path, *, plan: Artifact[PlanManifest], backbone: Backbone, state: Mapping[str, np.ndarray]
+    folder: Path, *, plan: Artifact[PlanManifest], backbone: Backbone, tuning: BottleneckTuning
 ) -> tuple[str, tuple[str, ...]]:
     """Write into a folder of `complete_directory`; the class that loads it, and what is left out.
 
@@ -70,16 +67,16 @@ def write_adapter(
             hint="--format hf takes every architecture",
         )
     tensors = {
-        f"{PLACES[model.model_type].format(layer=layer)}.{NAME}.{PARTS[suffix]}": state[ours]
-        for layer in range(plan.manifest.start_layer, model.num_layers)
-        for ours, suffix in zip(adapter_names(layer), SUFFIXES, strict=True)
+        f"{PLACES[model.model_type].format(layer=layer)}.{NAME}.{PARTS[suffix]}": value
+        for layer, adapter in tuning.adapters.items()
+        for value, suffix in zip(adapter.parameters(), SUFFIXES, strict=True)
     }
-    entries = [entry_of(name, torch.from_numpy(tensors[name])) for name in sorted(tensors)]
+    entries = [entry_of(name, tensors[name]) for name in sorted(tensors)]
     write_shard(folder / "adapter.safetensors", entries)
     config = {
         "config": {
             **BOTTLENECK,
-            "leave_out": list(range(plan.manifest.start_layer)),
+            "leave_out": [layer for layer in range(model.num_layers) if layer not in tuning.adapters],
             "non_linearity": chosen.adapter.activation,
             "reduction_factor": reduction_factor(model.hidden_size, plan.manifest.bottleneck),
         },
@@ -91,13 +88,13 @@ def write_adapter(
         "version": VERSION,
     }
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    written = write_head(folder, name=NAME, version=VERSION, plan=plan.manifest, backbone=backbone, state=state)
-    return "AutoAdapterModel", () if written else left_out(backbone)
+    written = write_head(folder, name=NAME, version=VERSION, plan=plan.manifest, backbone=backbone, tuning=tuning)
+    return "AutoAdapterModel", () if written else left_out(tuning)
 
 
-def left_out(backbone: Backbone) -> tuple[str, ...]:
+def left_out(tuning: BottleneckTuning) -> tuple[str, ...]:
     """A head that trained and that the library does not build, said."""
-    head = ", ".join(sorted(backbone.head_parameters))
+    head = ", ".join(sorted(tuning.head))
     return (f"Not in this folder: the head that trained ({head}); --format hf has it.",) if head else ()
 
 

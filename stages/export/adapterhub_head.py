@@ -6,16 +6,14 @@ decoder's head on the last token, is nothing the library builds.
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from schemas.plan import PlanManifest
 from stages.model.backbone import Backbone
+from stages.tuning.tuning import BottleneckTuning
 from stages.weights.writer import entry_of, write_shard
 
 CONFIG, WEIGHTS = "head_config.json", "model_head.safetensors"
@@ -46,14 +44,14 @@ def write_head(
     version: str,
     plan: PlanManifest,
     backbone: Backbone,
-    state: Mapping[str, np.ndarray],
+    tuning: BottleneckTuning,
 ) -> bool:
     """Write the head beside its adapter, in a folder of `complete_directory`, float32; whether the library has it."""
     head = HEADS.get(plan.model.model_type)
     if head is None or backbone.skeleton.head_form != "transformers":
         return False
     entries = [
-        entry_of(f"heads.{name}.{place}.{part}", parameter(f"{ours}.{part}", backbone, state))
+        entry_of(f"heads.{name}.{place}.{part}", parameter(f"{ours}.{part}", backbone, tuning))
         for place, ours in zip(PLACES, (head.first, head.last), strict=True)
         for part in ("bias", "weight")
     ]
@@ -87,9 +85,9 @@ def configuration(head: Head, plan: PlanManifest) -> dict[str, object]:
     }
 
 
-def parameter(name: str, backbone: Backbone, state: Mapping[str, np.ndarray]) -> Tensor:
+def parameter(name: str, backbone: Backbone, tuning: BottleneckTuning) -> Tensor:
     """A parameter of the head: as it was trained, else as the checkpoint has it."""
-    if f"head.{name}" in state:
-        return torch.from_numpy(state[f"head.{name}"])
+    if name in tuning.head:
+        return tuning.head[name]
     found: Tensor = backbone.skeleton.model.get_parameter(name)
     return found.detach().float()

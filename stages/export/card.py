@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from schemas.benchmark import BenchmarkManifest
 from schemas.evaluation import Estimate, EvaluationManifest
+from schemas.methods import MethodSettings
 from schemas.perplexity import PerplexityManifest
 from schemas.plan import PlanManifest
 from stages.report.tables import markdown_table
@@ -99,8 +100,8 @@ def facts(subject: Subject) -> str:
         ("history", f"at hand back to round {history[-1].round}" + (f"; {missing} is not" if missing else "")),
         ("task", settings.task.kind),
         ("labels", ", ".join(plain(label) for label in settings.task.labels) or "none"),
-        ("method", f"{settings.chain.method}, layers {plan.start_layer} to {model.num_layers - 1}"),
-        ("window, λ", f"{settings.chain.window_size}, {settings.chain.global_weight:g}"),
+        ("method", f"{settings.chain.method}, layers {plan.decisions.first_layer} to {model.num_layers - 1}"),
+        ("settings of the method", _settings(settings.chain)),
         ("adapters", f"bottleneck {plan.bottleneck}, {settings.adapter.activation}"),
         ("optimiser", f"{settings.optimizer.name}, {settings.optimizer.learning_rate:g}"),
         ("longest text", f"{settings.encoding.max_length} tokens"),
@@ -108,6 +109,12 @@ def facts(subject: Subject) -> str:
         ("signed", "yes: every update by its device" if plan.trust.required else "no"),
     ]
     return markdown_table(("", ""), [(name, str(value)) for name, value in rows]) + "\n"
+
+
+def _settings(chosen: MethodSettings) -> str:
+    """Each setting of a method and its value."""
+    values = chosen.model_dump(exclude={"method"})
+    return ", ".join(f"{name} {value}" for name, value in values.items()) or "none"
 
 
 def plain(label: str) -> str:

@@ -5,12 +5,12 @@ Writes: a folder that is complete or absent: hf, adapterhub or onnx, with README
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
+import torch
 
 from schemas.errors import BadInput, UsageProblem
 from schemas.kinds import EVALUATIONS, artifact_model
@@ -19,12 +19,14 @@ from schemas.state import StateManifest
 from stages.data.encode import Encoder
 from stages.export.card import TAGS, Evaluated, Subject, model_card
 from stages.export.huggingface import LOADER, write_folder
+from stages.methods.registry import device_method
 from stages.model.backbone import Backbone
+from stages.model.loading import LoadedModel
 from stages.store.artifact import Artifact, kind_and_version, open_artifact, read_tensors
 from stages.store.files import complete_directory
 from stages.store.lineage import history
 from stages.store.trust import open_trusted
-from stages.tuning.adapters import LIVE_TENSORS
+from stages.tuning.tuning import BottleneckTuning
 from stages.weights.reader import Verify
 
 Format = Literal["hf", "adapterhub", "onnx"]
@@ -49,17 +51,23 @@ class Source:
     state: Artifact[StateManifest]
     encoder: Encoder
     backbone: Backbone
-    tensors: Mapping[str, np.ndarray]
+    tuning: BottleneckTuning
 
     @classmethod
     def open(cls, model_dir: Path, plan: Path, state: Path, *, verify: Verify) -> "Source":
         """Raises `BadInput` and `NotTrusted`."""
         planned, current = open_trusted(plan, state)
         settings = planned.manifest.settings
-        encoder = Encoder.load(model_dir, settings.encoding, settings.prompt)
-        expected = planned.manifest.model
-        backbone = Backbone.open(model_dir, settings, pad_id=encoder.pad_id, expected=expected, verify=verify)
-        return cls(model_dir, planned, current, encoder, backbone, read_tensors(current, *LIVE_TENSORS))
+        model = LoadedModel.open(model_dir, settings, expected=planned.manifest.model, verify=verify)
+        method = device_method(settings.chain.method)
+        tuning = method.tuning(planned.manifest, read_tensors(current, *method.reads), torch.float32)
+        if not isinstance(tuning, BottleneckTuning):
+            raise BadInput(
+                "only adapters behind layers can be exported",
+                values={"expected": "bottleneck adapters", "chain.method": settings.chain.method},
+                hint="no format of 'chainctl export' holds what this method tunes",
+            )
+        return cls(model_dir, planned, current, model.encoder, model.backbone, tuning)
 
 
 def run(
@@ -117,7 +125,7 @@ def write(source: Source, folder: Path, format: Format) -> tuple[str, tuple[str,
     if format == "adapterhub":
         from stages.export.adapterhub import write_adapter
 
-        return write_adapter(folder, plan=source.plan, backbone=source.backbone, state=source.tensors)
+        return write_adapter(folder, plan=source.plan, backbone=source.backbone, tuning=source.tuning)
     if format == "onnx":
         from stages.export.onnx import write_onnx
 
@@ -132,7 +140,7 @@ def _write_hf(source: Source, folder: Path) -> None:
         model_dir=source.model_dir,
         backbone=source.backbone,
         plan=source.plan.manifest,
-        state=source.tensors,
+        tuning=source.tuning,
         pad_id=source.encoder.pad_id,
     )
 

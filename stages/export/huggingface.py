@@ -8,18 +8,18 @@ model gives the values that the stages gave.
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from schemas.plan import PlanManifest
 from stages.export import modeling
 from stages.model.backbone import Backbone
-from stages.tuning.adapters import SUFFIXES, adapter_names
+from stages.tuning.tensors import SUFFIXES
+from stages.tuning.tuning import BottleneckTuning
 from stages.weights.files import StoredTensor
 from stages.weights.reader import Weights, new_arena
 from stages.weights.writer import Entry, entry_of, group, shard_name, write_index, write_shard
@@ -42,12 +42,12 @@ def write_folder(
     model_dir: Path,
     backbone: Backbone,
     plan: PlanManifest,
-    state: Mapping[str, np.ndarray],
+    tuning: BottleneckTuning,
     pad_id: int,
 ) -> None:
     """Write configuration, code, tokenizer and weights into `folder`, which is one of `complete_directory`.
 
-    `state`: the tensors of the state.
+    `tuning`: that of the state, float32.
     """
     name = f"{type(backbone.skeleton.model).__name__}WithAdapters"
     config = configuration(model_dir, backbone, plan, name=name, pad_id=pad_id)
@@ -58,7 +58,7 @@ def write_folder(
     for file in TOKENIZER_FILES:
         if (model_dir / file).is_file():
             shutil.copyfile(model_dir / file, folder / file)
-    write_weights(folder, list(entries(backbone, plan, state)))
+    write_weights(folder, list(entries(backbone, tuning)))
 
 
 def configuration(model_dir: Path, backbone: Backbone, plan: PlanManifest, *, name: str, pad_id: int) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def configuration(model_dir: Path, backbone: Backbone, plan: PlanManifest, *, na
         "pad_token_id": pad_id,
         "chainctl": {
             "layers": backbone.skeleton.layer_prefix,
-            "adapter_layers": list(range(plan.start_layer, plan.model.num_layers)),
+            "adapter_layers": list(range(plan.decisions.first_layer, plan.model.num_layers)),
             "bottleneck": plan.bottleneck,
             "activation": plan.settings.adapter.activation,
         },
@@ -85,10 +85,10 @@ def configuration(model_dir: Path, backbone: Backbone, plan: PlanManifest, *, na
     return config
 
 
-def entries(backbone: Backbone, plan: PlanManifest, state: Mapping[str, np.ndarray]) -> Iterator[Entry]:
+def entries(backbone: Backbone, tuning: BottleneckTuning) -> Iterator[Entry]:
     """Every tensor of the exported model, by the names that the architecture has for them."""
     skeleton, reader = backbone.skeleton, backbone.reader
-    head = trained_head(backbone, state)
+    head = trained_head(backbone, tuning)
     yield table_entry(backbone, skeleton.embedding_name, reader.names.embeddings.sources[0][0])
     inner, done = f"{skeleton.layer_prefix}.", {skeleton.embedding_name, *skeleton.model.all_tied_weights_keys}
     for name in skeleton.state_names:
@@ -102,15 +102,15 @@ def entries(backbone: Backbone, plan: PlanManifest, state: Mapping[str, np.ndarr
     source = LayerSource(backbone)
     for layer in range(backbone.num_layers):
         yield from source.entries(layer)
-    for layer in range(plan.start_layer, backbone.num_layers):
-        for ours, suffix in zip(adapter_names(layer), SUFFIXES, strict=True):
-            yield entry_of(f"{ADAPTERS}.{layer}.{suffix}", torch.from_numpy(state[ours]).to(backbone.dtype))
+    for layer, adapter in sorted(tuning.adapters.items()):
+        for value, suffix in zip(adapter.parameters(), SUFFIXES, strict=True):
+            yield entry_of(f"{ADAPTERS}.{layer}.{suffix}", value.to(backbone.dtype))
 
 
-def trained_head(backbone: Backbone, state: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+def trained_head(backbone: Backbone, tuning: BottleneckTuning) -> dict[str, Tensor]:
     """What the federation trained beside the adapters, as it computes: a mean head stays in float32."""
     dtype = torch.float32 if backbone.skeleton.head_form == "mean" else backbone.dtype
-    return {name: torch.from_numpy(state[f"head.{name}"]).to(dtype) for name in backbone.head_parameters}
+    return {name: value.to(dtype) for name, value in tuning.head.items()}
 
 
 def table_entry(backbone: Backbone, name: str, table: StoredTensor) -> Entry:

@@ -1,1 +1,1 @@
-"""What the coordinator does with many devices: who takes part, how updates combine, which window comes next."""
+"""What the coordinator does with many devices: who takes part, which updates count, how they combine."""

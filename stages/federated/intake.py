@@ -7,27 +7,30 @@ bounded first, and no tensor is ever held: values pass through in chunks.
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
+from schemas.assignment import Assignment
 from schemas.errors import BadInput, ChainError, NotTrusted, UsageProblem
 from schemas.kinds import ARTIFACTS
 from schemas.plan import PlanManifest
-from schemas.refs import Window
 from schemas.refusal import Reason
 from schemas.state import StateManifest
 from schemas.update import UpdateManifest
 from stages.store.artifact import MANIFEST_FILE, Artifact, kind_and_version, open_artifact, tensor_file
-from stages.store.tensors import elements
+from stages.store.tensors import Shapes, elements
 from stages.store.trust import check_device_signature
 
 CHUNK_ELEMENTS = 2**16  # 256 KiB of float32 an update
 # What AdamW moves an element in a step, at most, in learning rates: (1 - β₁) / √(1 - β₂), Kingma & Ba 2015, §2.1.
 ADAM_STEP = 0.1 / math.sqrt(0.001)
 ROUNDING = 1.01
+NOTHING = np.zeros((), np.float32)
 
 Update = Artifact[UpdateManifest]
 
@@ -53,6 +56,30 @@ class Delivery:
     ignored: list[Path] = field(default_factory=list)
 
 
+class Rules(Protocol):
+    """What the plan's method asks of an update; `stages.methods.server.ServerMethod` has more of it."""
+
+    def assignment(self, plan: PlanManifest, state: StateManifest, device: str) -> Assignment:
+        """What a participant was to train."""
+        ...
+
+    def may_train(self, assigned: Assignment, trained: Assignment) -> bool:
+        """Whether an update of `trained` counts where `assigned` was assigned."""
+        ...
+
+    def expected(self, plan: PlanManifest, state: StateManifest, assignment: Assignment) -> "Expected":
+        """What an update of an assignment holds."""
+        ...
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What an update holds: float32 tensors by shape, and names of numbers."""
+
+    shapes: Shapes
+    numbers: frozenset[str] = frozenset()
+
+
 @dataclass(frozen=True)
 class Intake:
     """The round that updates are for.  `counted`: digests of updates that counted in earlier rounds."""
@@ -60,6 +87,7 @@ class Intake:
     plan: Artifact[PlanManifest]
     parent: Artifact[StateManifest]
     counted: Mapping[str, int]
+    rules: Rules
 
     def take(self, paths: Sequence[Path]) -> Delivery:
         """Sort what arrived.  Neither the order of `paths` nor the same update twice makes a difference."""
@@ -111,14 +139,15 @@ class Intake:
             ("another-round", lambda: _agree(update, "round", here.round, found.round)),
             ("another-state", lambda: _agree(update, "state", self.parent.digest, found.state)),
             ("another-device", lambda: self._check_device(update)),
-            ("another-window", lambda: self._check_window(update)),
+            ("another-assignment", lambda: self._check_assignment(update)),
             ("signature", lambda: self._check_signature(update)),
             ("example-count", lambda: self._check_example_count(update)),
             ("step-count", lambda: self._check_steps(update)),
             ("tensors", lambda: self._check_tensors(update)),
+            ("numbers", lambda: self._check_numbers(update)),
             ("altered", values.read),
             ("not-finite", values.check_finite),
-            ("norm", lambda: values.check_norm(self.norm_cap(found.steps))),
+            ("norm", lambda: values.check_norm(self.norm_cap(update))),
         ]
 
     def _check_device(self, update: Update) -> None:
@@ -131,13 +160,14 @@ class Intake:
                 hint="its turn will come, or it is of another federation",
             )
 
-    def _check_window(self, update: Update) -> None:
-        """The round's window, or its last layers: a device trains what it can hold."""
-        window, found = self.parent.manifest.window, update.manifest.window
-        if not (found.stop == window.stop and window.start <= found.start <= max(window.start, window.stop - 1)):
+    def _check_assignment(self, update: Update) -> None:
+        """What the device was to train, or a part of it that counts: a device trains what it can hold."""
+        device, trained = update.manifest.device, update.manifest.assignment
+        assigned = self.rules.assignment(self.plan.manifest, self.parent.manifest, device)
+        if not self.rules.may_train(assigned, trained):
             raise BadInput(
-                f"{update.path} is of another window",
-                values={"expected": f"{window}, or its last layers", "found": found},
+                f"{update.path} trained something else than device {device} was assigned",
+                values={"expected": f"{assigned}, or a part of it that counts", "found": trained},
                 hint="check which artifacts were given",
             )
 
@@ -160,7 +190,7 @@ class Intake:
             )
 
     def _check_tensors(self, update: Update) -> None:
-        expected = trained_shapes(self.parent.manifest, update.manifest.window)
+        expected = self._expected(update).shapes
         found = {tensor.name: tensor.shape for tensor in update.manifest.tensors}
         if expected != found:
             wrong = sorted(set(expected.items()) ^ set(found.items()))[0][0]
@@ -174,11 +204,22 @@ class Intake:
                 hint="the update was made by another version or altered: train again",
             )
 
-    def norm_cap(self, steps: int) -> float | None:
+    def _check_numbers(self, update: Update) -> None:
+        """The numbers that the method asks for; that they are finite, the manifest sees to."""
+        expected, found = self._expected(update).numbers, update.manifest.numbers.keys()
+        if expected != found:
+            raise BadInput(
+                f"{update.path} does not report the numbers that its method asks for",
+                values={"expected": ", ".join(sorted(expected)) or "none", "found": f"{len(found)} numbers"},
+                hint="the update was made by another version or altered: train again",
+            )
+
+    def norm_cap(self, update: Update) -> float | None:
         """Largest L2 norm of update − state, None where the plan sets none.
 
         `auto` with AdamW: an element moves by at most ADAM_STEP · η a step, and decoupled decay shrinks what was
-        there by η · decay of itself, so ‖Δ‖ ≤ steps · η · (ADAM_STEP · √elements + decay · ‖state‖).
+        there by η · decay of itself, so ‖Δ‖ ≤ steps · η · (ADAM_STEP · √elements + decay · ‖state‖).  There is no such
+        bound where tensors are not the state's own.
         """
         settings = self.plan.manifest.settings
         chosen = settings.federation.max_update_norm
@@ -186,14 +227,20 @@ class Intake:
             return None
         if chosen != "auto":
             return chosen
-        optimizer = settings.optimizer
+        assigned = self.rules.assignment(self.plan.manifest, self.parent.manifest, update.manifest.device)
+        shapes = self.rules.expected(self.plan.manifest, self.parent.manifest, assigned).shapes
+        if not shapes.items() <= {one.name: one.shape for one in self.parent.manifest.tensors}.items():
+            return None
+        optimizer, steps = settings.optimizer, update.manifest.steps
         rate = optimizer.rate(self.parent.manifest.round)
-        shapes = trained_shapes(self.parent.manifest, self.parent.manifest.window)
         root = math.sqrt(sum(elements(shape) for shape in shapes.values()))
         shrinks = optimizer.weight_decay * self._parent_norm(shapes) if optimizer.weight_decay else 0.0
         return ROUNDING * steps * rate * (ADAM_STEP * root + shrinks)
 
-    def _parent_norm(self, names: Mapping[str, tuple[int, ...]]) -> float:
+    def _expected(self, update: Update) -> Expected:
+        return self.rules.expected(self.plan.manifest, self.parent.manifest, update.manifest.assignment)
+
+    def _parent_norm(self, names: Iterable[str]) -> float:
         with tensor_file(self.parent) as file:
             chunks = (chunk for name in names for chunk in file.chunks(name, CHUNK_ELEMENTS))
             return math.sqrt(sum(float((chunk.astype(np.float64) ** 2).sum()) for chunk in chunks))
@@ -206,14 +253,15 @@ class Values:
     update: Update
     parent: Artifact[StateManifest]
     not_finite: dict[str, int] = field(default_factory=dict)  # how many, by tensor
-    squared_norm: float = 0.0  # of update − parent
+    squared_norm: float = 0.0  # of update − parent; of the update where the parent has no such tensor
 
     def read(self) -> None:
         """Size, header and every tensor's SHA-256; and what the other checks want to know.  Raises `NotTrusted`."""
         with tensor_file(self.update) as new, tensor_file(self.parent) as old:
-            for name in new.references:
-                pairs = zip(new.checked_chunks(name, CHUNK_ELEMENTS), old.chunks(name, CHUNK_ELEMENTS), strict=True)
-                for after, before in pairs:
+            for name, reference in new.references.items():
+                in_parent = name in old.references and old.references[name].shape == reference.shape
+                befores = old.chunks(name, CHUNK_ELEMENTS) if in_parent else repeat(NOTHING)
+                for after, before in zip(new.checked_chunks(name, CHUNK_ELEMENTS), befores, strict=False):
                     self._look_at(name, after, before)
 
     def check_finite(self) -> None:
@@ -274,17 +322,6 @@ def check_example_count(device: str, count: int, most: int) -> None:
             values={"at most": most, "found": count},
             hint="profile and plan again, or enrol the device with a larger max_examples",
         )
-
-
-def is_trained(name: str, window: Window) -> bool:
-    """Whether the tensor `name` trains with `window`: the head's do, and the adapters' of its layers."""
-    group, _, rest = name.partition(".")
-    return group == "head" or (group == "adapters" and int(rest.split(".")[0]) in window.layers)
-
-
-def trained_shapes(state: StateManifest, window: Window) -> dict[str, tuple[int, ...]]:
-    """The tensors that an update of `window` holds."""
-    return {tensor.name: tensor.shape for tensor in state.tensors if is_trained(tensor.name, window)}
 
 
 def _claims_to_be_an_update(path: Path) -> bool:

@@ -14,23 +14,25 @@ that was stopped is continued by the same command.
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from schemas.assignment import described
 from schemas.base import canonical_json
 from schemas.errors import UsageProblem
 from schemas.perplexity import PerplexityManifest
 from schemas.plan import PlanManifest
-from schemas.refs import ModelFingerprint
 from schemas.settings import Settings
 from schemas.state import StateManifest
 from schemas.update import UpdateManifest
 from stages import aggregate, eval, plan, profile, train_window
 from stages.data.load import data_digest, label_set, load_labelled
 from stages.data.split import split_file
+from stages.methods.registry import server_method
 from stages.model.loading import LoadedModel
 from stages.process.measure import device_memory_bytes
 from stages.process.progress import Progress, silent
+from stages.session import Machine
 from stages.store.artifact import Artifact
 from stages.store.cache_directory import CacheDirectory
 from stages.store.files import write_file
@@ -81,7 +83,7 @@ class RoundLine:
     """
 
     round: int
-    window: str
+    trained: str  # layers
     devices: int
     train_loss: float
     accuracy: float | None
@@ -95,7 +97,7 @@ class RoundLine:
     def line(self) -> str:
         """For people and logs."""
         return (
-            f"round {self.round:>3}  window {self.window:<5}  {self.devices:>3} devices  loss {self.train_loss:.4f}  "
+            f"round {self.round:>3}  layers {self.trained:<5}  {self.devices:>3} devices  loss {self.train_loss:.4f}  "
             f"{self._score()}{self.seconds:5.1f} s  peak {self.peak_bytes / 2**20:.0f} MiB  "
             f"up {self.bytes_up / 2**10:.0f} KiB  down {self.bytes_down / 2**10:.0f} KiB"
         )
@@ -115,8 +117,8 @@ class SimulationSummary:
     perplexity_before: float | None
     perplexity_after: float | None
     rounds: tuple[RoundLine, ...]
-    start_layer: int
-    windows: int
+    first_layer: int  # that has adapters
+    assignments: int  # that rounds go through
 
     def totals(self) -> dict[str, int]:
         """Bytes up and down, and the largest peaks."""
@@ -147,7 +149,8 @@ def run(
 def _simulate(federation: Federation, out: Path, on_round: RoundDone, progress: Progress) -> SimulationSummary:
     settings = _with_labels(federation)
     model = LoadedModel.open(federation.model_dir, settings)
-    profiles = list(_profiles(federation, settings, model, out, progress))
+    machine = Machine.simulating(federation.model_dir, model)
+    profiles = list(_profiles(federation, settings, machine, out, progress))
     planned, state = plan.run(
         profiles,
         model_dir=federation.model_dir,
@@ -156,16 +159,12 @@ def _simulate(federation: Federation, out: Path, on_round: RoundDone, progress: 
         state_out=_state(out, 0),
         model=model,
     )
-    rounds = _Rounds(
-        federation,
-        planned,
-        LoadedModel.open(federation.model_dir, planned.manifest.settings, expected=planned.manifest.model),
-        out,
-        progress,
-    )
+    model = LoadedModel.open(federation.model_dir, planned.manifest.settings, expected=planned.manifest.model)
+    machine = Machine.simulating(federation.model_dir, model, CacheDirectory(out / "cache"))
+    rounds = _Rounds(federation, planned, machine, out, progress)
     before = rounds.evaluate(0)
     lines: list[RoundLine] = []
-    trains = settings.chain.method != "no-ft"
+    trains = server_method(settings.chain.method).trains
     for _ in range(federation.rounds if trains else 0):
         state, line = rounds.one(state)
         lines.append(line)
@@ -177,8 +176,8 @@ def _simulate(federation: Federation, out: Path, on_round: RoundDone, progress: 
         perplexity_before=before.perplexity,
         perplexity_after=lines[-1].perplexity if lines else before.perplexity,
         rounds=tuple(lines),
-        start_layer=planned.manifest.start_layer,
-        windows=len(planned.manifest.windows),
+        first_layer=planned.manifest.decisions.first_layer,
+        assignments=len(planned.manifest.memory),
     )
     write_file(out / "summary.json", json.dumps(asdict(summary) | summary.totals(), indent=2).encode() + b"\n")
     return summary
@@ -190,7 +189,7 @@ class _Rounds:
 
     federation: Federation
     plan: Artifact[PlanManifest]
-    model: LoadedModel
+    machine: Machine
     out: Path
     progress: Progress
 
@@ -209,7 +208,7 @@ class _Rounds:
         score = self.evaluate(number) if due else Score()
         return following, RoundLine(
             round=following.manifest.round,
-            window=str(state.manifest.window),
+            trained=described(state.manifest.assignment),
             devices=len(updates),
             train_loss=following.manifest.train_loss or 0.0,
             accuracy=score.accuracy,
@@ -224,14 +223,12 @@ class _Rounds:
     def evaluate(self, round_number: int) -> Score:
         """How good a state is on the test texts."""
         evaluation = eval.run(
-            model_dir=self.federation.model_dir,
+            machine=self.machine,
             plan=self.plan.path,
             state=_state(self.out, round_number),
             data=self.federation.test,
             out=self.out / "evals" / f"{round_number:04d}",
             progress=self.progress,
-            model=self.model,
-            cache=CacheDirectory(self.out / "cache"),
         )
         if isinstance(evaluation.manifest, PerplexityManifest):
             return Score(perplexity=evaluation.manifest.perplexity.value)
@@ -239,15 +236,13 @@ class _Rounds:
 
     def _train(self, state: Artifact[StateManifest], device: str) -> Artifact[UpdateManifest]:
         return train_window.run(
-            model_dir=self.federation.model_dir,
+            machine=self.machine,
             plan=self.plan.path,
             state=state.path,
             data=_device(self.out, device),
             device=device,
             out=self.out / "updates" / f"{state.manifest.round:04d}" / device,
             progress=self.progress,
-            model=self.model,
-            cache=CacheDirectory(self.out / "cache"),
         )
 
 
@@ -279,7 +274,7 @@ def _with_labels(federation: Federation) -> Settings:
 
 
 def _profiles(
-    federation: Federation, settings: Settings, model: LoadedModel, out: Path, progress: Progress
+    federation: Federation, settings: Settings, machine: Machine, out: Path, progress: Progress
 ) -> Iterator[Path]:
     """Split the data, then profile every device."""
     shards = out / "shards"
@@ -295,19 +290,18 @@ def _profiles(
             label_column=None if task.kind == "causal-lm" and federation.alpha is None else task.label_column,
             prompt=settings.prompt,
         )
-    fingerprint: ModelFingerprint = model.backbone.reader.fingerprint()
+    assert machine.shared is not None
+    fingerprint = machine.shared.backbone.reader.fingerprint()
     budgets: Sequence[int] = federation.memory_budgets or (device_memory_bytes(),)
     for index, shard in enumerate(sorted(shards.glob("*.jsonl"))):
         progress("profiles", index, federation.devices)
         target = out / "profiles" / shard.stem
         profile.run(
-            model_dir=federation.model_dir,
+            machine=replace(machine, memory_budget_bytes=budgets[index % len(budgets)]),
             data=shard,
             settings=settings,
             device=shard.stem,
-            memory_budget_bytes=budgets[index % len(budgets)],
             out=target,
-            model=model,
             fingerprint=fingerprint,
         )
         yield target

@@ -4,42 +4,37 @@ Both stream the layers.  Requests and prompts that do not fit the memory budget 
 memory follows from the budget, as everywhere.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from schemas.errors import BadInput, DoesNotFit, UsageProblem
 from schemas.plan import PlanManifest
 from schemas.settings import Settings
-from schemas.state import StateManifest
-from stages.data.encode import Encoder
 from stages.data.prompts import PromptEncoder
 from stages.data.template import read_object
 from stages.inference.generate import Generator, Sampling
 from stages.inference.likelihood import Likelihood, Request, Requests, Tokens, score, window_of
 from stages.memory.predict import MemoryModel, fit
 from stages.model.backbone import Backbone
-from stages.process.measure import MeasuredFacts, Stopwatch, device_memory_bytes, resident_bytes
+from stages.process.measure import resident_bytes
 from stages.process.progress import Progress, silent
-from stages.store.artifact import Artifact, read_tensors
 from stages.streaming.placement import Placement
-from stages.tuning.adapters import LIVE_TENSORS, Adapter, adapters_from_tensors
-from stages.weights.reader import Verify
+from stages.tuning.tuning import Tuning
 
 
 @dataclass
 class FullChain:
-    """Base model and adapters, with what a plan says of them.
+    """A base model as a federation tuned it, with what a plan says of it.
 
-    Counts as it goes: `cut_count`, prompts that lost their beginning, and the largest peak that was predicted.
+    Counts as it goes: `cut_count`, prompts whose beginning was truncated, and the largest peak that was predicted.
     """
 
     backbone: Backbone
-    adapters: Mapping[int, Adapter]
+    tuning: Tuning
     plan: PlanManifest
     encoder: PromptEncoder
     stop_ids: frozenset[int]
@@ -48,45 +43,6 @@ class FullChain:
     progress: Progress = silent
     cut_count: int = 0
     predicted_peak_bytes: int | None = None
-
-    @classmethod
-    def open(
-        cls,
-        model_dir: Path,
-        plan: PlanManifest,
-        state: Artifact[StateManifest],
-        encoder: Encoder,
-        *,
-        scratch: Path,
-        memory_budget_bytes: int | None = None,
-        verify: Verify = "once",
-        progress: Progress = silent,
-    ) -> "FullChain":
-        """The model with the adapters of a state; `encoder` cuts no text from now on.
-
-        Raises `BadInput` and `NotTrusted`.
-        """
-        torch.set_num_threads(plan.settings.numerics.threads)
-        backbone = Backbone.open(model_dir, plan.settings, pad_id=encoder.pad_id, expected=plan.model, verify=verify)
-        return cls(
-            backbone=backbone,
-            adapters=load_chain(backbone, state, plan),
-            plan=plan,
-            encoder=PromptEncoder.of(encoder),
-            stop_ids=stop_tokens(model_dir),
-            scratch=scratch,
-            budget_bytes=memory_budget_bytes or device_memory_bytes(),
-            progress=progress,
-        )
-
-    def measured(self, watch: Stopwatch) -> MeasuredFacts:
-        """What asking cost."""
-        return MeasuredFacts(
-            seconds=watch.seconds,
-            predicted_peak_bytes=self.predicted_peak_bytes,
-            peak_bytes=watch.peak_bytes,
-            bytes_streamed=self.backbone.reader.files.bytes_read,
-        )
 
     @property
     def window(self) -> int:
@@ -105,13 +61,13 @@ class FullChain:
         rows, bottleneck = prepared.rows, self.plan.bottleneck
         memory = MemoryModel(self.backbone, settings, bottleneck, rows.token_count, resident_bytes(), max(rows.lengths))
         placement, peak = fit(
-            lambda choice: memory.forward(choice, start_layer=self.plan.start_layer),
+            lambda choice: memory.forward(choice, first_layer=self.plan.decisions.first_layer),
             self.budget_bytes,
             what="the benchmark",
         )
         self.predicted_peak_bytes = max(peak, self.predicted_peak_bytes or 0)
         return score(
-            self.backbone, self.adapters, prepared, placement=placement, scratch=self.scratch, progress=self.progress
+            self.backbone, self.tuning, prepared, placement=placement, scratch=self.scratch, progress=self.progress
         )
 
     def write(self, prompts: Sequence[Tokens], *, most_tokens: int, stop: Sequence[str]) -> list[str]:
@@ -134,7 +90,7 @@ class FullChain:
             self.predicted_peak_bytes = max(group.peak_bytes, self.predicted_peak_bytes or 0)
             generator = Generator(
                 self.backbone,
-                [self.adapters],
+                [self.tuning],
                 sampling,
                 self.stop_ids,
                 self.encoder.pad_id,
@@ -160,12 +116,6 @@ def require_causal_lm(plan: PlanManifest) -> Settings:
             hint="'chainctl eval' with labelled texts says how well it does",
         )
     return plan.settings
-
-
-def load_chain(backbone: Backbone, state: Artifact[StateManifest], plan: PlanManifest) -> dict[int, Adapter]:
-    """The adapters of a state as they compute."""
-    stored = adapters_from_tensors(read_tensors(state, *LIVE_TENSORS), plan.settings.adapter.activation)
-    return {layer: adapter.frozen(backbone.dtype) for layer, adapter in stored.items()}
 
 
 @dataclass(frozen=True)

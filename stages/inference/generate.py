@@ -29,7 +29,7 @@ from stages.process import seeds
 from stages.process.progress import Progress, silent
 from stages.streaming.placement import Placement
 from stages.streaming.stream import stream_layers
-from stages.tuning.adapters import Adapter
+from stages.tuning.tuning import Tuning
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,13 @@ class Sampling:
 
 @dataclass
 class Generator:
-    """Goes on with prompts (token ids each) under each of `chains`: adapters by layer, none for the base model."""
+    """Goes on with prompts (token ids each) under each of `chains`, side by side: one pass over the layers serves all.
+
+    More than one only where none of them changes the weights inside a layer.
+    """
 
     backbone: Backbone
-    chains: Sequence[Mapping[int, Adapter]]
+    chains: Sequence[Tuning]
     sampling: Sampling
     stop_ids: frozenset[int]
     pad_id: int
@@ -102,11 +105,9 @@ class Generator:
 
         def visit(index: int, arriving: Tensor, apply: Callable[[Tensor, Mapping[str, Tensor]], Tensor]) -> Tensor:
             _, weights = next(layers)
-            output = apply(arriving, weights)
+            output = apply(arriving, self.chains[0].inside(index, weights))
             parts = output.split(size)
-            return torch.cat(
-                [chain[index](part) if index in chain else part for chain, part in zip(self.chains, parts, strict=True)]
-            )
+            return torch.cat([chain.after(index, part) for chain, part in zip(self.chains, parts, strict=True)])
 
         gathered = backbone.skeleton.gathered
         gathered.rows = backbone.reader.embedding_rows(batch.input_ids.unique())
@@ -123,7 +124,7 @@ class _Chooser:
     def __init__(self, sampling: Sampling, prompts: int, chains: int) -> None:
         self.greedy = sampling.temperature == 0.0
         self.warpers = LogitsProcessorList() if self.greedy else sampling.warpers()
-        # The same draws for each chain: what differs is what was learned.
+        # The same draws for each chain: what differs is what was tuned.
         self.generators = [_generator(sampling.seed, prompt) for _ in range(chains) for prompt in range(prompts)]
 
     def __call__(self, logits: Tensor) -> Tensor:

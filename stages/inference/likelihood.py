@@ -11,7 +11,7 @@ Shapes: B rows, S tokens, D hidden size, N predicted positions.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from stages.streaming.hidden_states import HiddenStates
 from stages.streaming.placement import Placement
 from stages.streaming.stream import hidden_states, run_prefix
 from stages.streaming.texts import EncodedTexts
-from stages.tuning.adapters import Adapter
+from stages.tuning.tuning import Tuning
 
 Tokens = Sequence[int] | np.ndarray
 Request = tuple[Tokens, Tokens]  # context and continuation
@@ -99,7 +99,7 @@ def window_of(backbone: Backbone, *, default: int = 2048) -> int:
 @torch.no_grad()
 def score(
     backbone: Backbone,
-    adapters: Mapping[int, Adapter],
+    tuning: Tuning,
     requests: Requests,
     *,
     placement: Placement,
@@ -119,7 +119,7 @@ def score(
             backbone,
             rows,
             hidden,
-            adapters,
+            tuning,
             stop=backbone.num_layers,
             prefetch=placement.prefetch,
             progress=progress,

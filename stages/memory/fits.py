@@ -3,7 +3,7 @@
 Nothing is read but headers and the few tensors around the layers.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from stages.process.measure import resident_bytes
 from stages.streaming.placement import PLACEMENTS, Placement
 from stages.weights.names import Names, stored
 
+Predict = Callable[[Window, Placement], int]  # peak in bytes of training a window
 TEXTS = 64  # assumed on the device, where hidden states are kept in memory
 
 
@@ -63,10 +64,9 @@ def predictor(model_dir: Path, settings: Settings) -> MemoryModel:
     return MemoryModel(backbone, settings, bottleneck, TEXTS * settings.encoding.max_length, resident_bytes())
 
 
-def fits(memory: MemoryModel, sizes: Sequence[int], budget_bytes: int) -> tuple[Fit, ...]:
-    """Predicted peaks of the window sizes that the model has layers for."""
-    depth = memory.backbone.num_layers
-    return run_in_fork(lambda: tuple(_fit(memory, depth, size, budget_bytes) for size in sizes if size <= depth))
+def fits(depth: int, sizes: Sequence[int], budget_bytes: int, predict: Predict) -> tuple[Fit, ...]:
+    """What `predict` says of the window sizes that a model of `depth` layers has room for."""
+    return run_in_fork(lambda: tuple(_fit(depth, size, budget_bytes, predict) for size in sizes if size <= depth))
 
 
 def describe(placement: Placement) -> str:
@@ -86,9 +86,9 @@ def describe(placement: Placement) -> str:
     return "kept: " + ", ".join(kept) if kept else "one layer at a time"
 
 
-def _fit(memory: MemoryModel, depth: int, size: int, budget: int) -> Fit:
+def _fit(depth: int, size: int, budget: int, predict: Predict) -> Fit:
     start = (depth - size) // 2  # in the middle: a prefix before it, adapters behind it
     window = Window(start=start, stop=start + size)
-    peaks = [memory.train_window(window, placement, start_layer=start) for placement in PLACEMENTS]
+    peaks = [predict(window, placement) for placement in PLACEMENTS]
     chosen = next((describe(choice) for choice, peak in zip(PLACEMENTS, peaks, strict=True) if peak <= budget), "")
     return Fit(size, peaks[0], min(peaks), chosen)

@@ -9,30 +9,24 @@ A stage has choices that change its memory and not one bit of its result (`Place
 that keeps the budget, and refuses, with the smallest budget that would do, where none does.
 """
 
-import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812 -- torch's own convention
-from torch import Tensor
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from schemas.errors import DoesNotFit
 from schemas.refs import Window
 from schemas.settings import Settings
+from stages.memory.live_bytes import FusedAttention, LiveBytes, meta_like
 from stages.model.backbone import Backbone
 from stages.model.language_head import LanguageHead
 from stages.model.skeleton import Batch
-from stages.process.footprint import execute_meta_kernels
 from stages.process.fork import run_in_fork
 from stages.process.measure import mebibytes
 from stages.streaming.hidden_states import IN_MEMORY_LIMIT_BYTES
 from stages.streaming.placement import PLACEMENTS, Placement
 from stages.tuning.adapters import Adapter
+from stages.tuning.tuning import BottleneckTuning
 from stages.weights.reader import Weights
 
 # Resident size of a stage that has imported what it needs and opened a small model, and what the first use of
@@ -59,67 +53,6 @@ def fit(predict: Callable[[Placement], int], budget_bytes: int | None, *, what: 
     )
 
 
-class LiveBytes(TorchDispatchMode):
-    """Bytes of all storages made while the mode is on and not yet freed: now, and at most."""
-
-    def __init__(self, known: Sequence[Tensor] = ()) -> None:
-        super().__init__()
-        execute_meta_kernels()
-        self.now: int = 0
-        self.peak: int = 0
-        self._seen = {tensor.untyped_storage()._cdata for tensor in known}
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function is torch.ops.aten._grouped_mm.default and args[0].is_meta:
-            # Experts.  The kernels take every dtype; the shape function of the meta device insists on bfloat16.
-            result = torch.empty(args[0].shape[0], args[1].shape[-1], dtype=args[0].dtype, device="meta")
-        else:
-            result = function(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor):
-                self._count(tensor)
-        return result
-
-    def _count(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        key, size = storage._cdata, storage.nbytes()
-        if key in self._seen:
-            return
-        self._seen.add(key)
-        self.now += size
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._forget, key, size)
-
-    def _forget(self, key: int, size: int) -> None:
-        self._seen.discard(key)
-        self.now -= size
-
-
-class FusedAttention(TorchFunctionMode):
-    """Attention as processors and GPUs run it: no (S, S) matrix.  The meta device would make one."""
-
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function is F.scaled_dot_product_attention and args[0].is_meta:
-            return _Attention.apply(*args[:3])
-        return function(*args, **(kwargs or {}))
-
-
-class _Attention(torch.autograd.Function):
-    """Shapes of fused attention: query (…, S, E), key (…, T, E), value (…, T, W) -> (…, S, W)."""
-
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        output = torch.empty(*query.shape[:-1], value.shape[-1], dtype=query.dtype, device="meta")
-        normaliser = torch.empty(query.shape[:-1], dtype=torch.float32, device="meta")
-        ctx.save_for_backward(query, key, value, output, normaliser)
-        return output
-
-    @staticmethod
-    def backward(ctx: Any, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
-        query, key, value, *_rest = ctx.saved_tensors
-        return _meta_like(query), _meta_like(key), _meta_like(value)
-
-
 @dataclass(frozen=True)
 class MemoryModel:
     """Predicts peaks for one model under one set of settings.
@@ -136,22 +69,25 @@ class MemoryModel:
     baseline_bytes: int | None = None
     longest: int | None = None
 
-    def train_window(self, window: Window, placement: Placement, *, start_layer: int) -> int:
-        """Predicted peak in bytes of `train-window`: the larger of its two phases, prefix and window."""
+    def train_layers(self, span: Window, placement: Placement, *, first_layer: int, foresight: bool) -> int:
+        """Predicted peak in bytes of training all layers of a span: the larger of its two phases, prefix and span.
+
+        Layers from `first_layer` on have adapters; with `foresight` the global branch of Eq. 2 runs.
+        """
         frozen, trained = self._adapter_bytes(self.backbone.dtype.itemsize), self._adapter_bytes(FLOAT32_BYTES)
         moments = {"adamw": 2, "sgd": 1 if self.settings.optimizer.momentum else 0}[self.settings.optimizer.name]
-        prefix = window_phase = (2 + moments) * trained * len(window.layers)  # the copy that trains, gradient, moments
-        prefix += frozen * (self.backbone.num_layers - min(start_layer, window.start))
-        prefix += self._prefix_bytes(placement) if window.start > 0 else 0
-        window_phase += frozen * (self.backbone.num_layers - window.start)
-        window_phase += (1 + moments) * self._head_bytes() + self._table_bytes(placement)
-        window_phase += self._window_bytes(window, placement)
-        return self._resident_bytes(placement) + max(prefix, window_phase)
+        prefix = span_phase = (2 + moments) * trained * len(span.layers)  # the copy that trains, gradient, moments
+        prefix += frozen * (self.backbone.num_layers - min(first_layer, span.start))
+        prefix += self._prefix_bytes(placement) if span.start > 0 else 0
+        span_phase += frozen * (self.backbone.num_layers - span.start)
+        span_phase += (1 + moments) * self._head_bytes() + self._table_bytes(placement)
+        span_phase += self._span_bytes(span, placement, foresight=foresight)
+        return self._resident_bytes(placement) + max(prefix, span_phase)
 
-    def forward(self, placement: Placement, *, start_layer: int | None = None) -> int:
-        """Predicted peak in bytes of `profile` and, with the adapters of a state from `start_layer` on, of `eval`."""
-        answers = start_layer is not None  # a profile has no use for the head
-        adapters = self.backbone.num_layers - start_layer if start_layer is not None else 0
+    def forward(self, placement: Placement, *, first_layer: int | None = None) -> int:
+        """Predicted peak in bytes of `profile` and, with the adapters of a state from `first_layer` on, of `eval`."""
+        answers = first_layer is not None  # a profile has no use for the head
+        adapters = self.backbone.num_layers - first_layer if first_layer is not None else 0
         head = self._head_activations(backward=False) + self._table_bytes(placement) if answers else 0
         passing = max(self._prefix_bytes(placement), head)
         return self._resident_bytes(placement) + adapters * self._adapter_bytes(self.backbone.dtype.itemsize) + passing
@@ -199,16 +135,16 @@ class MemoryModel:
         largest = max(self.layer_bytes(layer) for layer in range(self.backbone.num_layers))
         return (2 if placement.prefetch else 1) * largest + self._layers_activations([0], backward=False)
 
-    def _window_bytes(self, window: Window, placement: Placement) -> int:
+    def _span_bytes(self, span: Window, placement: Placement, *, foresight: bool) -> int:
         """Weights and activations of one micro-batch, forward and backward."""
-        sizes = [self.layer_bytes(layer) for layer in window.layers]
-        heads = self._head_activations(backward=True, branches=2) + self._foresight_bytes(window)
+        sizes = [self.layer_bytes(layer) for layer in span.layers]
+        heads = self._head_activations(backward=True, branches=2) + (self._foresight_bytes(span) if foresight else 0)
         arriving = self._micro_batch_bytes()
         if placement.window_resident or len(sizes) < 2:
-            # The losses are taken while the window's graph is alive; the head's graph comes and goes.
-            graph = self._layers_activations(window.layers, backward=True) if sizes else 0
+            # The losses are taken while the span's graph is alive; the head's graph comes and goes.
+            graph = self._layers_activations(span.layers, backward=True) if sizes else 0
             return sum(sizes) + graph + arriving + heads
-        graph = self._layers_activations(window.layers[-1:], backward=True)
+        graph = self._layers_activations(span.layers[-1:], backward=True)
         carried = self._batch_bytes() * (len(sizes) - 1)
         return max(sizes) + graph + arriving + heads + carried
 
@@ -217,20 +153,21 @@ class MemoryModel:
         batch = self._batch(backward=backward)
         weights: dict[int, Weights] = {layer: self._meta_weights(layer) for layer in layers}
         adapters = {layer: self._meta_adapter() for layer in layers} if self.bottleneck else {}
+        tuning = BottleneckTuning(adapters, {})
         hidden = torch.empty(
             *batch.input_ids.shape, self.backbone.hidden_size, dtype=self.backbone.dtype, device="meta"
         )
         live = LiveBytes([tensor for layer in weights.values() for tensor in layer.values()])
         with live, FusedAttention(), torch.set_grad_enabled(backward):
-            output = self.backbone.run_layers(weights, hidden, batch, adapters)
+            output = self.backbone.run_layers(weights, hidden, batch, tuning)
             if backward:
-                output.backward(_meta_like(output))
+                output.backward(meta_like(output))
         return live.peak
 
-    def _foresight_bytes(self, window: Window) -> int:
-        """The global branch of Eq. 2: the adapters behind the window, forward and backward."""
-        behind = self.backbone.num_layers - window.stop
-        if behind == 0 or self.settings.chain.global_weight == 0.0:
+    def _foresight_bytes(self, span: Window) -> int:
+        """The global branch of Eq. 2: the adapters behind the span, forward and backward."""
+        behind = self.backbone.num_layers - span.stop
+        if behind == 0:
             return 0
         hidden = torch.empty(
             *self._batch(backward=True).input_ids.shape,
@@ -244,7 +181,7 @@ class MemoryModel:
             flowing = hidden
             for adapter in adapters:
                 flowing = adapter(flowing)
-            flowing.backward(_meta_like(flowing))
+            flowing.backward(meta_like(flowing))
         return live.peak
 
     def _head_activations(self, *, backward: bool, branches: int = 1) -> int:
@@ -261,12 +198,12 @@ class MemoryModel:
                     arrived.sum().backward()
             working = head.working_bytes(branches * batch.input_ids.numel())
             return branches * kept + max(working, live.peak - kept)
+        initial = self.backbone.initial_head.items()
+        parameters = {name: value.clone().requires_grad_(backward) for name, value in initial}
         with live, torch.set_grad_enabled(backward):
-            logits = self.backbone.head(hidden.requires_grad_(backward), batch)
+            logits = self.backbone.head(hidden.requires_grad_(backward), batch, parameters)
             if backward:
                 logits.sum().backward()
-        for parameter in self.backbone.head_parameters.values():
-            parameter.grad = None
         return live.peak
 
     def _batch(self, *, backward: bool) -> Batch:
@@ -298,7 +235,7 @@ class MemoryModel:
         return (2 * r * d + r + d) * itemsize
 
     def _head_bytes(self) -> int:
-        return sum(value.numel() for value in self.backbone.head_parameters.values()) * FLOAT32_BYTES
+        return sum(value.numel() for value in self.backbone.initial_head.values()) * FLOAT32_BYTES
 
     def _token_bytes(self) -> int:
         return self.backbone.hidden_size * self.backbone.dtype.itemsize
@@ -320,8 +257,3 @@ class MemoryModel:
         streamed = self.backbone.skeleton.output_names
         loads = [load for load in self.backbone.reader.names.rest if load.target not in streamed]
         return sum(source.size for load in loads for source, _ in load.sources)
-
-
-def _meta_like(tensor: Tensor) -> Tensor:
-    """A gradient for `tensor`.  (`empty_like` and a sum's own gradient would import sympy on the meta device.)"""
-    return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")

@@ -1,15 +1,15 @@
 """Any Hugging Face model as embed | layers | head, its layers on disk until asked for.
 
 backbone = Backbone.open(model_dir, settings)
-hidden = backbone.embed(batch)                                 # h_0 (B, S, D)
-hidden = backbone.run_layers({3: weights}, hidden, batch, {})  # f_3, on the arguments the model itself gives it
-logits = backbone.head(hidden, batch)                          # (B, labels)
+hidden = backbone.embed(batch)                                      # h_0 (B, S, D)
+hidden = backbone.run_layers({3: weights}, hidden, batch, UNTUNED)  # f_3, on the arguments the model itself gives it
+logits = backbone.head(hidden, batch, tuning.head)                  # (B, labels)
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import torch
 import torch.nn.functional as F  # noqa: N812 -- torch's own convention
@@ -26,13 +26,29 @@ from stages.weights.names import resolve
 from stages.weights.reader import Reader, Verify, Weights
 
 
+class LayerTuning(Protocol):
+    """What tuning does to layers; `stages.tuning.tuning` has more of it."""
+
+    def inside(self, layer: int, weights: Weights) -> Weights:
+        """The weights that a layer computes with."""
+        ...
+
+    def after(self, layer: int, hidden: Tensor) -> Tensor:
+        """What becomes of a layer's output."""
+        ...
+
+
 @dataclass
 class Backbone:
-    """A frozen model.  `head_parameters` are those that the checkpoint lacks: float32 leaves that may train."""
+    """A frozen model.
+
+    `initial_head` are the parameters that the logits depend on and the files lack, as they start: float32, and not
+    the model's own.  What trains of them is held by a tuning.
+    """
 
     skeleton: Skeleton
     reader: Reader
-    head_parameters: dict[str, Tensor] = field(default_factory=dict)
+    initial_head: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def open(
@@ -93,46 +109,40 @@ class Backbone:
         weights: Mapping[int, Weights],
         hidden: Tensor,
         batch: Batch,
-        adapters: Mapping[int, Callable[[Tensor], Tensor]],
+        tuning: LayerTuning,
     ) -> Tensor:
-        """Consecutive layers, each with its adapter where it has one: h_s (B, S, D) to h_{e+1} (B, S, D)."""
+        """Consecutive layers as they are tuned: h_s (B, S, D) to h_{e+1} (B, S, D)."""
         first, last = min(weights), max(weights)
 
         def visit(index: int, arriving: Tensor, apply: Callable[[Tensor, Weights], Tensor]) -> Tensor:
             if index < first:
                 return arriving
-            output = apply(hidden if index == first else arriving, weights[index])
-            return adapters[index](output) if index in adapters else output
+            computing = tuning.inside(index, weights[index])
+            return tuning.after(index, apply(hidden if index == first else arriving, computing))
 
         return self.skeleton.run_until(batch, visit, last)
 
-    def head(self, hidden: Tensor, batch: Batch) -> Tensor:
-        """Logits (B, labels) in float32: final norm, pooler and classifier, on the output of any layer."""
+    def head(self, hidden: Tensor, batch: Batch, parameters: Mapping[str, Tensor]) -> Tensor:
+        """Logits (B, labels) in float32: final norm, pooler and classifier, on the output of any layer.
+
+        `parameters` are those of the head that a tuning holds, float32.
+        """
         if self.skeleton.head_form == "mean":
-            return self._mean_head(self.after_layers(hidden, batch).last_hidden_state.float(), batch)
-        logits: Tensor = self.after_layers(hidden, batch).logits
+            last = self.after_layers(hidden, batch, {}).last_hidden_state.float()
+            mask = batch.attention_mask.unsqueeze(-1).float()
+            mean = (last * mask).sum(1) / mask.sum(1)
+            return F.linear(mean, parameters["classifier.weight"], parameters["classifier.bias"])
+        logits: Tensor = self.after_layers(hidden, batch, parameters).logits
         return logits.float()
 
-    def after_layers(self, hidden: Tensor, batch: Batch) -> Any:
+    def after_layers(self, hidden: Tensor, batch: Batch, parameters: Mapping[str, Tensor]) -> Any:
         """transformers' own output object for `hidden` (B, S, D) as the output of the last layer."""
         last = self.num_layers - 1
 
         def visit(index: int, arriving: Tensor, apply: object) -> Tensor:  # noqa: ARG001
             return hidden if index == last else arriving
 
-        own = self.head_parameters.items() if self.skeleton.head_form == "transformers" else ()
-        return self.skeleton.run(batch, visit, {name: value.to(self.dtype) for name, value in own})
-
-    def load_head(self, tensors: Mapping[str, Any]) -> None:
-        """Take the head's parameters from the tensors of a state (numpy arrays named `head.<parameter>`)."""
-        for name in self.head_parameters:
-            value = torch.from_numpy(tensors[f"head.{name}"].copy())
-            self.head_parameters[name] = value.requires_grad_()
-
-    def _mean_head(self, hidden: Tensor, batch: Batch) -> Tensor:
-        mask = batch.attention_mask.unsqueeze(-1).float()
-        mean = (hidden * mask).sum(1) / mask.sum(1)
-        return F.linear(mean, self.head_parameters["classifier.weight"], self.head_parameters["classifier.bias"])
+        return self.skeleton.run(batch, visit, {name: value.to(self.dtype) for name, value in parameters.items()})
 
     def _complete(self, *, labels: int, seed: int) -> None:
         """Fill in what is no layer, and find the head that trains: absent parameters that logits depend on."""
@@ -149,23 +159,23 @@ class Backbone:
             absent |= {"classifier.weight": (labels, self.hidden_size), "classifier.bias": (labels,)}
         fresh = {name: _fresh(name, shape, seed) for name, shape in sorted(absent.items())}
         skeleton.fill(loaded | {name: value.to(self.dtype) for name, value in fresh.items() if name in outside})
-        self.head_parameters = {name: value.requires_grad_() for name, value in fresh.items()}
-        self._keep_what_the_head_reaches()
+        self.initial_head = self._reached_by_the_head(fresh)
 
-    def _keep_what_the_head_reaches(self) -> None:
+    def _reached_by_the_head(self, absent: dict[str, Tensor]) -> dict[str, Tensor]:
         """Absent parameters train where logits depend on them.  One that stands before the layers is a hole."""
         if self.skeleton.head_form == "language-model":  # the pre-trained head, which does not train
-            _refuse_hole(sorted(self.head_parameters))
-            return
+            _refuse_hole(sorted(absent))
+            return {}
         ids = torch.zeros(1, 2, dtype=torch.int64)
         hidden = torch.ones(1, 2, self.hidden_size, dtype=self.dtype)
-        names, values = list(self.head_parameters), list(self.head_parameters.values())
+        leaves = {name: value.clone().requires_grad_() for name, value in absent.items()}
         with torch.enable_grad():
-            logits = self.head(hidden, Batch(ids, torch.ones_like(ids)))
+            logits = self.head(hidden, Batch(ids, torch.ones_like(ids)), leaves)
+            values = tuple(leaves.values())
             gradients = torch.autograd.grad(logits.sum(), values, allow_unused=True) if values else ()
-        unreached = {name for name, gradient in zip(names, gradients, strict=True) if gradient is None}
+        unreached = {name for name, gradient in zip(leaves, gradients, strict=True) if gradient is None}
         _refuse_hole(sorted(name for name in unreached if "embed" in name))
-        self.head_parameters = {name: self.head_parameters[name] for name in names if name not in unreached}
+        return {name: value for name, value in absent.items() if name not in unreached}
 
 
 def _refuse_hole(names: list[str]) -> None:

@@ -5,8 +5,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from schemas.methods import ChainSettings
 from schemas.settings import (
-    ChainSettings,
     EncodingSettings,
     FederationSettings,
     NumericsSettings,
@@ -105,7 +105,8 @@ def write_recipe(settings: Settings) -> str:
 
 def _line(path: str, key: str, value: Any) -> str:
     text = f"{key} = {_toml(value)}"
-    return f"{text:<36} # {EXPLAINED[path]}" if EXPLAINED[path] else text
+    explained = EXPLAINED.get(path)
+    return f"{text:<36} # {explained}" if explained else text
 
 
 def _toml(value: Any) -> str:

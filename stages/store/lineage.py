@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from schemas.assignment import described
 from schemas.errors import ChainError
 from schemas.evaluation import EvaluationManifest
 from schemas.perplexity import PerplexityManifest
@@ -21,7 +22,7 @@ class HistoryLine:
 
     round: int
     state: str
-    trained: str  # the window of the round that made it
+    trained: str  # layers of the round that made it
     devices: int
     texts: int
     train_loss: float | None
@@ -56,7 +57,7 @@ def history(state: Path, search: Sequence[Path]) -> list[HistoryLine]:
             HistoryLine(
                 round=manifest.round,
                 state=current.digest,
-                trained=str(parent.manifest.window) if parent else "",
+                trained=described(parent.manifest.assignment) if parent else "",
                 devices=len(manifest.accepted),
                 texts=sum(update.example_count for update in manifest.accepted),
                 train_loss=manifest.train_loss,

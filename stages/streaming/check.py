@@ -31,6 +31,7 @@ from stages.model.skeleton import (
 from stages.process.fork import run_in_fork
 from stages.streaming.stream import stream_layers
 from stages.streaming.texts import EncodedTexts
+from stages.tuning.tuning import UNTUNED
 
 # fp32, same kernels, same shapes: zero is what is found on every family tried.  Experts are grouped by token, so
 # other tokens in the batch may change the order of a sum in the last bit.
@@ -168,7 +169,7 @@ def _mixing(directory: Path, own: PreTrainedModel, form: HeadForm) -> float:
     batch = EncodedTexts(rows, 0, "right", 1, row_length=12).batch([0, 1])
     hidden = backbone.embed(batch)
     for layer, weights in stream_layers(backbone, range(backbone.num_layers)):
-        hidden = backbone.run_layers({layer: weights}, hidden, batch, {})
+        hidden = backbone.run_layers({layer: weights}, hidden, batch, UNTUNED)
     alone = []
     for row in rows:
         ids = torch.from_numpy(row)[None]
@@ -186,14 +187,14 @@ def _difference(directory: Path, own: PreTrainedModel, batch: Batch, form: HeadF
     hidden = backbone.embed(batch)
     differences = []
     for layer, weights in stream_layers(backbone, range(backbone.num_layers)):
-        hidden = backbone.run_layers({layer: weights}, hidden, batch, {})
+        hidden = backbone.run_layers({layer: weights}, hidden, batch, UNTUNED)
         differences.append((hidden - expected[layer])[real])
     if form == "language-model":
         differences.append((LanguageHead.of(backbone).logits(hidden, batch, chunk=40) - recorded.logits)[real])
     elif form == "transformers":
-        differences.append(backbone.after_layers(hidden, batch).logits - recorded.logits)
+        differences.append(backbone.after_layers(hidden, batch, backbone.initial_head).logits - recorded.logits)
     else:
-        final = backbone.after_layers(hidden, batch).last_hidden_state - recorded.last_hidden_state
+        final = backbone.after_layers(hidden, batch, {}).last_hidden_state - recorded.last_hidden_state
         differences.append(final[real])
     return max(float(difference.abs().max()) for difference in differences)
 

@@ -10,7 +10,6 @@ cannot cut a reader short.
 
 import hashlib
 import os
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from schemas.plan import PlanManifest
 from stages.store.cache_directory import CacheDirectory
 from stages.streaming.hidden_states import HiddenStates
 from stages.streaming.texts import EncodedTexts
-from stages.tuning.adapters import Adapter
+from stages.tuning.tuning import Tuning
 from stages.weights.files import bytes_of
 
 DIGEST_BYTES = hashlib.sha256().digest_size
@@ -31,14 +30,14 @@ DIGEST_BYTES = hashlib.sha256().digest_size
 
 @dataclass(frozen=True)
 class PrefixCache:
-    """Hidden states of `texts` under a plan's model and numerics and these `adapters`.
+    """Hidden states of `texts` under a plan's model and numerics and a `tuning`.
 
     An entry is the SHA-256 of the rest, then the states, one text after the other.
     """
 
     directory: CacheDirectory
     plan: PlanManifest
-    adapters: Mapping[int, Adapter]
+    tuning: Tuning
     texts: EncodedTexts
 
     def deepest(self, stop: int, hidden: HiddenStates) -> int:
@@ -101,17 +100,16 @@ class PrefixCache:
             versions,
         ]
         digest = hashlib.sha256(canonical_json(facts))
-        for layer in sorted(layer for layer in self.adapters if layer < depth):
-            for parameter in self.adapters[layer].parameters():
-                digest.update(f"{layer} {list(parameter.shape)}".encode())
-                digest.update(bytes_of(parameter.contiguous()))
+        for name, parameter in self.tuning.below(depth):
+            digest.update(f"{name} {list(parameter.shape)}".encode())
+            digest.update(bytes_of(parameter.contiguous()))
         for row in texts.rows:
             digest.update(len(row).to_bytes(8, "little") + row.tobytes())
         return self.directory.prefixes / f"{digest.hexdigest()[:40]}.hidden"
 
 
 def prefix_cache(
-    directory: CacheDirectory | None, plan: PlanManifest, adapters: Mapping[int, Adapter], texts: EncodedTexts
+    directory: CacheDirectory | None, plan: PlanManifest, tuning: Tuning, texts: EncodedTexts
 ) -> PrefixCache | None:
     """The cache of some texts, where there is a directory for it."""
-    return PrefixCache(directory, plan, adapters, texts) if directory is not None else None
+    return PrefixCache(directory, plan, tuning, texts) if directory is not None else None

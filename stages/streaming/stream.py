@@ -6,7 +6,7 @@ a stage, not once a step.
 """
 
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from stages.streaming.hidden_states import IN_MEMORY_LIMIT_BYTES, HiddenStates
 from stages.streaming.placement import Placement
 from stages.streaming.prefix_cache import PrefixCache
 from stages.streaming.texts import EncodedTexts
-from stages.tuning.adapters import Adapter
+from stages.tuning.tuning import Tuning
 from stages.weights.reader import Weights, new_arena
 
 AfterLayer = Callable[[int, HiddenStates], None]
@@ -70,7 +70,7 @@ def run_prefix(
     backbone: Backbone,
     texts: EncodedTexts,
     hidden: HiddenStates,
-    adapters: Mapping[int, Adapter],
+    tuning: Tuning,
     *,
     stop: int,
     prefetch: bool = True,
@@ -97,7 +97,7 @@ def run_prefix(
         for indices in chunks:
             layout = texts.layout(indices)
             arriving = hidden.gather(indices, layout)
-            output = backbone.run_layers({layer: weights}, arriving, texts.batch(indices), adapters)
+            output = backbone.run_layers({layer: weights}, arriving, texts.batch(indices), tuning)
             hidden.scatter(indices, output, layout)
         layer_seconds(time.perf_counter() - began)
         after_layer(layer, hidden)

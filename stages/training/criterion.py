@@ -4,7 +4,7 @@ A criterion descends several branches that share a micro-batch (local and global
 each branch's loss, times its weight, to whatever the branch was computed from.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -32,12 +32,13 @@ class ClassCriterion:
     """Targets (B,) are class indices.  A branch is made only when the one before it is done with."""
 
     backbone: Backbone
+    head: Mapping[str, Tensor]  # its parameters, float32
 
     def descend(self, branches: Iterable[Branch], batch: Batch, targets: Tensor, count: int) -> list[float]:
         """See `Criterion`."""
         losses = []
         for hidden, weight in branches:
-            loss = F.cross_entropy(self.backbone.head(hidden, batch), targets, reduction="sum") / count
+            loss = F.cross_entropy(self.backbone.head(hidden, batch, self.head), targets, reduction="sum") / count
             torch.autograd.backward(weight * loss)
             losses.append(loss.item())
         return losses

@@ -20,7 +20,7 @@ from schemas.refs import Window
 from stages.model.backbone import Backbone
 from stages.model.skeleton import Batch
 from stages.training.criterion import Branch, Criterion, backward_with_gradient
-from stages.tuning.adapters import Adapter
+from stages.tuning.tuning import Tuning
 from stages.weights.reader import Weights
 
 
@@ -45,11 +45,11 @@ class StepLoss:
 
 @dataclass(frozen=True)
 class Objective:
-    """Eq. 2 for one window.  `adapters` are those of every layer from the start layer on; the window's train."""
+    """Eq. 2 for one window of layers.  `tuning` holds what trains and the adapters behind the window."""
 
     backbone: Backbone
     window: Window
-    adapters: Mapping[int, Adapter]
+    tuning: Tuning
     global_weight: float
     criterion: Criterion
 
@@ -61,8 +61,7 @@ class Objective:
         `weights` are those of the window's layers, or of its last ones where `hidden` (B, S, D) has passed the
         others; `targets` are what the criterion asks for; `count` is how many the whole batch has.
         """
-        inside = {layer: self.adapters[layer] for layer in weights}
-        leaving = self.backbone.run_layers(weights, hidden, batch, inside) if weights else hidden
+        leaving = self.backbone.run_layers(weights, hidden, batch, self.tuning) if weights else hidden
         meeting = leaving.detach().requires_grad_(leaving.requires_grad)
         local, *rest = self.criterion.descend(self._branches(meeting), batch, targets, count)
         if leaving.requires_grad:
@@ -78,5 +77,5 @@ class Objective:
         if self.window.stop < self.backbone.num_layers and self.global_weight > 0.0:
             behind = meeting
             for layer in range(self.window.stop, self.backbone.num_layers):
-                behind = self.adapters[layer](behind)
+                behind = self.tuning.after(layer, behind)
             yield behind, self.global_weight

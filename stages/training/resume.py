@@ -8,15 +8,29 @@ checkpoint that cannot be used, of other inputs or altered, is as good as none.
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
+import numpy as np
+
+from schemas.assignment import Assignment
 from schemas.checkpoint import CheckpointManifest, FinishedStep
 from schemas.errors import ChainError
-from schemas.refs import Window
 from stages.store.artifact import new_artifact, open_artifact, read_tensors
-from stages.training.optimizer import Optimizer
+
+
+class Resumable(Protocol):
+    """Everything that a step changes."""
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """By name, float32; the arrays share the memory of what they name."""
+        ...
+
+    def restore(self, tensors: Mapping[str, np.ndarray], *, steps: int) -> None:
+        """Go on after `steps` steps that left `tensors`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -27,28 +41,28 @@ class TrainingCheckpoint:
     every: int | None
     plan: str
     state: str
-    window: Window
+    assignment: Assignment
     device: str
     inputs: str
 
     @classmethod
     def beside(
-        cls, out: Path, every: int | None, *, plan: str, state: str, window: Window, device: str, inputs: str
+        cls, out: Path, every: int | None, *, plan: str, state: str, assignment: Assignment, device: str, inputs: str
     ) -> "TrainingCheckpoint":
         """For the update that is to be at `out`."""
-        return cls(out.parent / f".{out.name}.checkpoint", every, plan, state, window, device, inputs)
+        return cls(out.parent / f".{out.name}.checkpoint", every, plan, state, assignment, device, inputs)
 
     def due(self, steps: int) -> bool:
         """Whether one is to be written after that many steps."""
         return self.every is not None and steps % self.every == 0
 
-    def save(self, optimizer: Optimizer, steps: Sequence[FinishedStep]) -> None:
+    def save(self, optimizer: Resumable, steps: Sequence[FinishedStep]) -> None:
         """Replace the checkpoint in one step: the old one or the new one, never neither."""
         with new_artifact(self.path, force=True) as draft:
             tensors, files = draft.write_tensors(optimizer.tensors())
             draft.finish(self._manifest(tuple(steps)).model_copy(update={"tensors": tensors, "files": files}), None)
 
-    def restore(self, optimizer: Optimizer) -> tuple[FinishedStep, ...]:
+    def restore(self, optimizer: Resumable) -> tuple[FinishedStep, ...]:
         """Put parameters and moments back as they were; the steps that led there, none where there is nothing."""
         if not os.path.lexists(self.path):
             return ()
@@ -74,7 +88,7 @@ class TrainingCheckpoint:
         return CheckpointManifest(
             plan=self.plan,
             state=self.state,
-            window=self.window,
+            assignment=self.assignment,
             device=self.device,
             inputs=self.inputs,
             steps=steps,

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 -- torch's own convention
 from torch import Tensor
 
-from stages.process.seeds import normal
+from stages.tuning.tensors import adapter_names
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "silu": F.silu, "gelu": F.gelu}
 
@@ -51,15 +51,6 @@ class Adapter:
         return [self.down_RD, self.down_bias_R, self.up_DR, self.up_bias_D]
 
 
-LIVE_TENSORS = ("adapters.", "head.")  # of a state; what else it holds is for the server alone
-SUFFIXES = ("down.weight", "down.bias", "up.weight", "up.bias")
-
-
-def adapter_names(layer: int) -> list[str]:
-    """Names of a layer's adapter tensors in states and updates, in the order of `Adapter.parameters`."""
-    return [f"adapters.{layer}.{suffix}" for suffix in SUFFIXES]
-
-
 def adapters_from_tensors(tensors: Mapping[str, np.ndarray], activation: str) -> dict[int, Adapter]:
     """Adapters by layer, from the tensors of a state (which are copied by no one: the arrays are shared)."""
     layers = sorted({int(name.split(".")[1]) for name in tensors if name.startswith("adapters.")})
@@ -67,13 +58,3 @@ def adapters_from_tensors(tensors: Mapping[str, np.ndarray], activation: str) ->
         layer: Adapter.of((torch.from_numpy(tensors[name]) for name in adapter_names(layer)), activation)
         for layer in layers
     }
-
-
-def fresh_adapters(layers: Iterable[int], *, hidden_size: int, bottleneck: int, seed: int) -> dict[str, np.ndarray]:
-    """Tensors of untrained adapters.  Drawn by numpy's PCG64, whose stream is the same on every machine."""
-    tensors: dict[str, np.ndarray] = {}
-    for layer in layers:
-        down = normal(f"adapters.{layer}", seed, (bottleneck, hidden_size))
-        zeros = [np.zeros(shape, np.float32) for shape in (bottleneck, (hidden_size, bottleneck), hidden_size)]
-        tensors |= dict(zip(adapter_names(layer), [down, *zeros], strict=True))
-    return tensors

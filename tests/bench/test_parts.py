@@ -20,7 +20,8 @@ from stages.streaming.placement import SMALLEST
 from stages.streaming.stream import load_layers
 from stages.training.criterion import ClassCriterion
 from stages.training.objective import Objective
-from stages.tuning.adapters import Adapter, adapters_from_tensors, fresh_adapters
+from stages.tuning.adapters import Adapter, adapters_from_tensors
+from stages.tuning.tensors import fresh_adapters
 from stages.weights.reader import Verify, new_arena
 from tests import fleet
 
@@ -42,7 +43,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def opened(folder: Path, **options: Any) -> Backbone:
-    return Backbone.open(folder, fleet.settings(encoding={"max_length": LENGTH}), pad_id=1, **options)
+    return fleet.open_backbone(folder, fleet.settings(encoding={"max_length": LENGTH}), pad_id=1, **options)
 
 
 def batch() -> Batch:
@@ -100,8 +101,8 @@ def test_a_window_step(benchmark: BenchmarkFixture, bert: Path) -> None:
 @pytest.mark.benchmark(group="vocabulary of 49,152")
 @pytest.mark.parametrize("way", ["in chunks from disk", "in chunks from memory", "whole logits, autograd"])
 def test_the_loss_of_a_language_model(benchmark: BenchmarkFixture, llama: Path, way: str) -> None:
-    chosen = fleet.settings(task={"kind": "causal-lm", "labels": ()})
-    backbone = Backbone.open(llama, chosen, pad_id=1)
+    chosen = fleet.settings(**fleet.LANGUAGE)
+    backbone = fleet.open_backbone(llama, chosen, pad_id=1)
     head = LanguageHead.of(backbone, resident=way != "in chunks from disk")
     rows, targets = torch.randn(512, 576), torch.arange(512)
 

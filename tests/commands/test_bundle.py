@@ -9,14 +9,16 @@ from typing import Any
 import pytest
 
 from stages.store.artifact import verify_artifact
-from tests.store.test_bundle import entries, make
-
-ROOT = Path(__file__).parents[2]
+from tests import fleet
 
 
 def chainctl(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "chainctl", "bundle", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=fleet.ROOT, capture_output=True, text=True, check=False)
+
+
+def entries(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
 
 
 def answer(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
@@ -27,7 +29,8 @@ def answer(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("split", [(), ("--split", "4KiB")])
 def test_artifacts_of_two_rounds_are_carried_on_a_stick(split: tuple[str, ...], tmp_path: Path) -> None:
-    made = [make(tmp_path / "updates" / number / "phone", device=f"d{number}") for number in ("0000", "0001")]
+    places = [tmp_path / "updates" / number / "phone" for number in ("0000", "0001")]
+    made = [fleet.write_update(place, device=f"d-{place.parent.name}").path for place in places]
     stick = tmp_path / "stick" / "out.tar"
     packed = answer(chainctl("pack", *made, "-o", stick, *split, "--json"))
     assert [entry["name"] for entry in packed["artifacts"]] == ["0000-phone", "0001-phone"]
@@ -48,8 +51,8 @@ def test_artifacts_of_two_rounds_are_carried_on_a_stick(split: tuple[str, ...], 
 
 
 def test_exit_codes_say_what_was_wrong(tmp_path: Path) -> None:
-    make(tmp_path / "a")
-    make(tmp_path / "b")
+    fleet.write_update(tmp_path / "a")
+    fleet.write_update(tmp_path / "b")
     bundle = tmp_path / "x.tar"
     assert chainctl("pack", tmp_path / "a", "-o", bundle).returncode == 0
     assert chainctl("pack", tmp_path / "b", "-o", bundle).returncode == 2

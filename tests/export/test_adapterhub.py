@@ -13,9 +13,9 @@ from transformers import AutoModelForSequenceClassification
 from schemas.errors import BadInput
 from stages.export.adapterhub import reduction_factor
 from stages.export.export import run
-from stages.tuning.adapters import SUFFIXES
+from stages.tuning.tensors import SUFFIXES
 from tests import fleet
-from tests.export.federation import LANGUAGE, Federation
+from tests.fleet.federation import LANGUAGE, Federation
 
 NAMES = ("adapter_down.0.weight", "adapter_down.0.bias", "adapter_up.weight", "adapter_up.bias")
 OWN_HEAD = {"head": {"form": "transformers"}}

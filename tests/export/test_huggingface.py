@@ -14,14 +14,13 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from schemas.errors import BadInput, UsageProblem
 from schemas.state import StateManifest
-from stages import eval as evaluation
 from stages.export.card import plain
 from stages.export.export import run
 from stages.model.skeleton import Batch
 from stages.store.artifact import open_artifact
-from stages.tuning.adapters import SUFFIXES
+from stages.tuning.tensors import SUFFIXES
 from tests import fleet
-from tests.export.federation import LANGUAGE, Federation
+from tests.fleet.federation import LANGUAGE, Federation
 
 DECODERS = ("llama", "qwen3", "gemma3", "gpt2", "opt", "mixtral", "mamba")
 ENCODERS = ("bert", "roberta", "distilbert", "modernbert")
@@ -99,7 +98,7 @@ def test_it_generates_with_its_tokenizer(tmp_path: Path) -> None:
 
 def test_the_same_state_gives_the_same_bytes_with_a_card(tmp_path: Path) -> None:
     federation = Federation(tmp_path, "bert", fleet.settings())
-    evaluation.run(**federation.inputs(), data=federation.data, out=tmp_path / "eval")
+    fleet.run_eval(tmp_path, federation.model_dir, federation.data, tmp_path / "eval")
     for name in ("a", "b"):
         run(**federation.inputs(), out=tmp_path / name, format="hf", evaluations=[tmp_path / "eval"])
     files = sorted(path.name for path in (tmp_path / "a").iterdir())
@@ -114,8 +113,7 @@ def test_the_same_state_gives_the_same_bytes_with_a_card(tmp_path: Path) -> None
 
 def test_an_evaluation_of_another_state_is_refused(tmp_path: Path) -> None:
     federation = Federation(tmp_path, "bert", fleet.settings())
-    inputs = federation.inputs() | {"state": tmp_path / "fresh"}
-    evaluation.run(**inputs, data=federation.data, out=tmp_path / "eval")
+    fleet.run_eval(tmp_path, federation.model_dir, federation.data, tmp_path / "eval", state="fresh")
     with pytest.raises(BadInput, match="evaluates another state"):
         run(**federation.inputs(), out=tmp_path / "out", format="hf", evaluations=[tmp_path / "eval"])
     with pytest.raises(BadInput, match="is no evaluation"):

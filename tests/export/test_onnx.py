@@ -14,7 +14,7 @@ from schemas.errors import BadInput, UsageProblem
 from stages.export import onnx
 from stages.export.export import run
 from tests import fleet
-from tests.export.federation import LANGUAGE, Federation
+from tests.fleet.federation import LANGUAGE, Federation
 
 
 @pytest.mark.parametrize("family", ["llama", "bert"])

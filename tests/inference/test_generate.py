@@ -10,7 +10,6 @@ from transformers import AutoModelForCausalLM
 
 from schemas.settings import Settings, TaskSettings
 from stages.inference.generate import Generator, Sampling
-from stages.model.backbone import Backbone
 from stages.streaming.placement import FASTEST, SMALLEST, Placement
 from stages.tuning.adapters import Adapter
 from tests import fleet
@@ -36,7 +35,7 @@ def ours(
     stop: frozenset[int] = frozenset(),
     placement: Placement = FASTEST,
 ) -> list[list[list[int]]]:
-    backbone = Backbone.open(folder, LANGUAGE, pad_id=0)
+    backbone = fleet.open_backbone(folder, LANGUAGE)
     return Generator(backbone, chains, sampling or Sampling(NEW), stop, 0, placement).run(prompts)
 
 
@@ -101,7 +100,7 @@ def test_draws_have_the_shares_that_the_model_gives(tmp_path: Path) -> None:
     """400 seeds of one token against softmax: total variation within what 400 draws of 5 tokens vary."""
     model = fleet.save_model(tmp_path, "llama", factory=AutoModelForCausalLM)
     prompt = PROMPTS[0]
-    backbone = Backbone.open(tmp_path, LANGUAGE, pad_id=0)
+    backbone = fleet.open_backbone(tmp_path, LANGUAGE)
     sampling = [Sampling(1, 0.7, top_k=5, seed=seed) for seed in range(400)]
     drawn = [Generator(backbone, [{}], one, frozenset(), 0, FASTEST).run([prompt])[0][0][0] for one in sampling]
     with torch.no_grad():

@@ -19,9 +19,8 @@ from stages.model.language_head import LanguageHead
 from stages.streaming.placement import FASTEST, PLACEMENTS, Placement
 from stages.tuning.adapters import Adapter
 from tests import fleet
-from tests.model.test_backbone import _random_adapters
 
-LANGUAGE = fleet.settings(task={"kind": "causal-lm", "labels": ()})
+LANGUAGE = fleet.settings(**fleet.LANGUAGE)
 REQUESTS: list[Request] = [
     ([1, 5, 6], [7, 8, 9]),
     ([1, 5, 6], [7]),
@@ -54,12 +53,12 @@ def streamed(
     placement: Placement = FASTEST,
 ) -> list[Likelihood]:
     prepared = Requests.of(requests, pad_id=0, micro_batch=micro_batch, window=window_of(backbone))
-    return score(backbone, _random_adapters(), prepared, placement=placement, scratch=folder)
+    return score(backbone, fleet.random_adapters(), prepared, placement=placement, scratch=folder)
 
 
 def opened(folder: Path, family: str, **changes: Any) -> tuple[Backbone, Any]:
     model = fleet.save_model(folder, family, factory=AutoModelForCausalLM, **changes)
-    return Backbone.open(folder, LANGUAGE, pad_id=0), model
+    return fleet.open_backbone(folder, LANGUAGE), model
 
 
 @pytest.mark.parametrize("family", [*fleet.LANGUAGE_MODELS, *fleet.FINISHING])
@@ -67,7 +66,7 @@ def test_streamed_likelihoods_equal_those_of_the_resident_model(family: str, tmp
     backbone, model = opened(tmp_path, family)
     found = streamed(backbone, REQUESTS, tmp_path, micro_batch=3)
     for request, one in zip(REQUESTS, found, strict=True):
-        value, greedy = resident(model, _random_adapters(), request)
+        value, greedy = resident(model, fleet.random_adapters(), request)
         assert one[0] == pytest.approx(value, abs=1e-5)
         assert one[1] == greedy
 
@@ -75,7 +74,7 @@ def test_streamed_likelihoods_equal_those_of_the_resident_model(family: str, tmp
 def test_the_likeliest_continuation_is_greedy(tmp_path: Path) -> None:
     backbone, model = opened(tmp_path, "llama")
     context, written = [1, 5, 6], list[int]()
-    with fleet.adapted(model, _random_adapters()), torch.no_grad():
+    with fleet.adapted(model, fleet.random_adapters()), torch.no_grad():
         for _ in range(4):
             written.append(int(model(input_ids=torch.tensor([context + written])).logits[0, -1].argmax()))
     spoiled = [*written[:2], (written[2] + 1) % 96, written[3]]
@@ -126,7 +125,9 @@ def test_a_long_context_loses_its_beginning(tmp_path: Path) -> None:
     window = window_of(backbone)
     tokens = [2 + place % 90 for place in range(window + 20)]
     ((value, _),) = streamed(backbone, [(tokens, [7, 8])], tmp_path)
-    assert value == pytest.approx(resident(model, _random_adapters(), (tokens[-window + 1 :], [7, 8]))[0], abs=1e-5)
+    assert value == pytest.approx(
+        resident(model, fleet.random_adapters(), (tokens[-window + 1 :], [7, 8]))[0], abs=1e-5
+    )
     with pytest.raises(BadInput, match="longer than the model's window"):
         streamed(backbone, [([1], tokens)], tmp_path)
 

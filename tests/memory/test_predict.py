@@ -8,7 +8,6 @@ import torch
 from schemas.errors import DoesNotFit
 from schemas.refs import Window
 from stages.memory.predict import LiveBytes, MemoryModel, fit
-from stages.model.backbone import Backbone
 from stages.process.fork import run_in_fork
 from stages.streaming.placement import PLACEMENTS, SMALLEST, Placement
 from stages.tuning.adapters import Adapter
@@ -35,7 +34,7 @@ def test_the_meta_device_counts_what_the_processor_would_hold(family: str, tmp_p
     """The forward and backward pass of a window, counted where tensors have memory, is what was predicted."""
     fleet.save_model(tmp_path, family)
     chosen = fleet.settings(adapter={"activation": "relu"})
-    backbone = Backbone.open(tmp_path, chosen, pad_id=0)
+    backbone = fleet.open_backbone(tmp_path, chosen)
     model = MemoryModel(backbone, chosen, 8, tokens=100)
     layers = [0, 1]
     predicted = model._layers_activations(layers, backward=True)
@@ -62,7 +61,7 @@ def test_the_meta_device_counts_what_the_processor_would_hold(family: str, tmp_p
 def test_more_layers_in_the_window_need_more_memory_unless_they_pass_one_at_a_time(tmp_path: Path) -> None:
     fleet.save_model(tmp_path, "llama")
     chosen = fleet.settings(adapter={"activation": "silu"})
-    model = MemoryModel(Backbone.open(tmp_path, chosen, pad_id=0), chosen, 8, tokens=100)
+    model = MemoryModel(fleet.open_backbone(tmp_path, chosen), chosen, 8, tokens=100)
     windows = [Window(start=0, stop=stop) for stop in (1, 2, 3)]
     for choice in PLACEMENTS[:4]:
         peaks = [model.train_window(window, choice, start_layer=0) for window in windows]

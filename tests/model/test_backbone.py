@@ -3,10 +3,9 @@
 The oracle is always the library's own resident model, the tolerance zero unless a reason stands beside it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -17,7 +16,6 @@ from schemas.refs import Window
 from schemas.settings import HeadForm
 from stages.data.layout import Layout
 from stages.model.backbone import Backbone
-from stages.model.loading import LoadedModel
 from stages.model.skeleton import Batch, find_layers
 from stages.streaming.check import TOLERANCE, check_architecture, check_model, compare
 from stages.streaming.hidden_states import HiddenStates
@@ -25,10 +23,11 @@ from stages.streaming.stream import load_layers, run_prefix, stream_layers
 from stages.streaming.texts import EncodedTexts
 from stages.training.criterion import ClassCriterion
 from stages.training.objective import Objective
-from stages.tuning.adapters import Adapter, adapters_from_tensors, fresh_adapters
+from stages.tuning.adapters import Adapter, adapters_from_tensors
+from stages.tuning.tensors import fresh_adapters
 from tests import fleet
 
-DEPTH = 3
+DEPTH = fleet.DEPTH
 
 
 @pytest.mark.parametrize("form", ["transformers", "mean"])
@@ -45,8 +44,8 @@ def test_block_by_block_equals_the_models_own_forward_to_the_bit(family: str, fo
 def test_shards_with_an_index_stream_like_a_single_file(family: str, tmp_path: Path) -> None:
     model = fleet.save_model(tmp_path, family, shard_size="100KB")
     assert (tmp_path / "model.safetensors.index.json").exists()
-    batch = _batch()
-    hidden = _stream(_open(tmp_path), batch, {})
+    batch = fleet.batch()
+    hidden = fleet.stream(_open(tmp_path), batch, {})
     own = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
     backbone = _open(tmp_path)
     found = backbone.after_layers(hidden, batch).last_hidden_state
@@ -58,7 +57,7 @@ def test_shards_with_an_index_stream_like_a_single_file(family: str, tmp_path: P
 def test_ragged_storage_changes_no_real_token(family: str, side: str, tmp_path: Path) -> None:
     model = fleet.save_model(tmp_path, family)
     chosen = fleet.settings(encoding={"padding_side": side}, numerics={"micro_batch": 3})
-    loaded = LoadedModel.open(tmp_path, chosen)
+    loaded = fleet.open_model(tmp_path, chosen)
     texts = EncodedTexts.encode(fleet.examples(fleet.texts(7)), loaded.encoder, 3)
     with HiddenStates(texts.lengths, 64, torch.float32, scratch=tmp_path, in_memory_limit_bytes=0) as hidden:
         run_prefix(loaded.backbone, texts, hidden, {}, stop=DEPTH)
@@ -84,9 +83,9 @@ def test_hidden_states_are_the_same_in_memory_and_in_a_file(tmp_path: Path) -> N
 
 
 def test_a_fresh_chain_is_the_pre_trained_model(tiny_bert: Path) -> None:
-    backbone, batch = _open(tiny_bert), _batch()
+    backbone, batch = _open(tiny_bert), fleet.batch()
     fresh = adapters_from_tensors(fresh_adapters(range(DEPTH), hidden_size=64, bottleneck=8, seed=1), "relu")
-    assert torch.equal(_stream(backbone, batch, fresh), _stream(backbone, batch, {}))
+    assert torch.equal(fleet.stream(backbone, batch, fresh), fleet.stream(backbone, batch, {}))
 
 
 @pytest.mark.parametrize("family", ["bert", "llama", "mixtral", "mamba"])
@@ -96,9 +95,9 @@ def test_window_gradients_equal_autograd_on_the_resident_model(
     family: str, weight: float, window: Window, tmp_path: Path
 ) -> None:
     model = fleet.save_model(tmp_path, family)
-    backbone, batch, targets = _open(tmp_path), _batch(), torch.tensor([0, 1, 1])
-    adapters = _random_adapters()
-    arriving = _stream(backbone, batch, adapters, stop=window.start) if window.start else backbone.embed(batch)
+    backbone, batch, targets = _open(tmp_path), fleet.batch(), torch.tensor([0, 1, 1])
+    adapters = fleet.random_adapters()
+    arriving = fleet.stream(backbone, batch, adapters, stop=window.start) if window.start else backbone.embed(batch)
     weights = load_layers(backbone, window.layers)
     loss = Objective(backbone, window, adapters, global_weight=weight, criterion=ClassCriterion(backbone)).accumulate(
         weights, arriving, batch, targets, count=3
@@ -116,8 +115,8 @@ def test_window_gradients_equal_autograd_on_the_resident_model(
 
 
 def test_the_global_branch_runs_no_frozen_layer_and_carries_gradient(tiny_bert: Path) -> None:
-    backbone, batch, targets = _open(tiny_bert), _batch(), torch.tensor([0, 1, 1])
-    window, adapters = Window(start=0, stop=1), _random_adapters()
+    backbone, batch, targets = _open(tiny_bert), fleet.batch(), torch.tensor([0, 1, 1])
+    window, adapters = Window(start=0, stop=1), fleet.random_adapters()
     ran: list[int] = []
     for index, layer in enumerate(backbone.skeleton.layers):
         layer.register_forward_hook(lambda *_, index=index: ran.append(index))
@@ -131,9 +130,9 @@ def test_the_global_branch_runs_no_frozen_layer_and_carries_gradient(tiny_bert: 
 
 
 def test_the_last_window_has_the_end_to_end_loss_alone(tiny_bert: Path) -> None:
-    backbone, batch, targets = _open(tiny_bert), _batch(), torch.tensor([0, 1, 1])
-    window, adapters = Window(start=1, stop=3), _random_adapters()
-    arriving = _stream(backbone, batch, adapters, stop=1)
+    backbone, batch, targets = _open(tiny_bert), fleet.batch(), torch.tensor([0, 1, 1])
+    window, adapters = Window(start=1, stop=3), fleet.random_adapters()
+    arriving = fleet.stream(backbone, batch, adapters, stop=1)
     weights = load_layers(backbone, window.layers)
     loss = Objective(backbone, window, adapters, global_weight=5.0, criterion=ClassCriterion(backbone)).accumulate(
         weights, arriving, batch, targets, count=3
@@ -143,11 +142,11 @@ def test_the_last_window_has_the_end_to_end_loss_alone(tiny_bert: Path) -> None:
 
 
 def test_micro_batches_accumulate_the_gradient_of_the_batch(tiny_bert: Path) -> None:
-    backbone, batch, targets = _open(tiny_bert), _batch(), torch.tensor([0, 1, 1])
+    backbone, batch, targets = _open(tiny_bert), fleet.batch(), torch.tensor([0, 1, 1])
     window, weights = Window(start=0, stop=2), load_layers(backbone, [0, 1])
     gradients = []
     for rows in ([[0, 1, 2]], [[0], [1, 2]]):
-        adapters = _random_adapters()
+        adapters = fleet.random_adapters()
         for part in rows:
             piece = Batch(batch.input_ids[part], batch.attention_mask[part])
             arriving = backbone.embed(piece)
@@ -174,8 +173,8 @@ def test_the_head_that_trains_is_what_the_checkpoint_lacks(family: str, tmp_path
 def test_a_changed_weight_is_named_by_its_layer(tmp_path: Path) -> None:
     fleet.save_model(tmp_path, "bert")
     fingerprint = _open(tmp_path).reader.fingerprint()
-    _flip_last_byte_of(tmp_path, "encoder.layer.1.output.dense.weight")
-    backbone = Backbone.open(tmp_path, fleet.settings(), pad_id=0, expected=fingerprint)
+    fleet.flip_weight(tmp_path, "encoder.layer.1.output.dense.weight")
+    backbone = fleet.open_backbone(tmp_path, expected=fingerprint)
     with pytest.raises(NotTrusted, match="layer 1") as caught:
         list(stream_layers(backbone, range(DEPTH)))
     assert fingerprint.layers[1] in str(caught.value)
@@ -188,7 +187,7 @@ def test_a_changed_entry_beside_the_weights_is_named(part: str, tmp_path: Path) 
     path = tmp_path / part
     path.write_text(path.read_text() + "\n")
     with pytest.raises(NotTrusted, match=part):
-        Backbone.open(tmp_path, fleet.settings(), pad_id=0, expected=fingerprint)
+        fleet.open_backbone(tmp_path, expected=fingerprint)
 
 
 def test_a_file_cut_short_is_refused(tmp_path: Path) -> None:
@@ -216,35 +215,7 @@ def test_an_architecture_without_a_layer_list_is_refused(tmp_path: Path) -> None
 
 
 def _open(directory: Path, form: str = "mean") -> Backbone:
-    return Backbone.open(directory, fleet.settings(head={"form": form}), pad_id=0)
-
-
-def _batch() -> Batch:
-    ids = torch.tensor([[1, 5, 6, 7, 8], [1, 9, 10, 0, 0], [1, 11, 12, 13, 0]])
-    return Batch(ids, (ids != 0).long())
-
-
-def _random_adapters() -> dict[int, Adapter]:
-    """Non-zero everywhere, so that gradients flow through those behind the window too."""
-    generator = np.random.default_rng(3)
-    tensors = fresh_adapters(range(DEPTH), hidden_size=64, bottleneck=8, seed=1)
-    noisy = {
-        name: (value + 0.2 * generator.standard_normal(value.shape)).astype(np.float32)
-        for name, value in tensors.items()
-    }
-    adapters = adapters_from_tensors(noisy, "silu")
-    for adapter in adapters.values():
-        for value in adapter.parameters():
-            value.requires_grad_()
-    return adapters
-
-
-@torch.no_grad()
-def _stream(backbone: Backbone, batch: Batch, adapters: Mapping[int, Adapter], stop: int = DEPTH) -> Tensor:
-    hidden = backbone.embed(batch)
-    for layer, weights in stream_layers(backbone, range(stop)):
-        hidden = backbone.run_layers({layer: weights}, hidden, batch, adapters)
-    return hidden
+    return fleet.open_backbone(directory, fleet.settings(head={"form": form}))
 
 
 def _layer_outputs(model: nn.Module, batch: Batch) -> list[Tensor]:
@@ -264,7 +235,7 @@ def _resident_gradients(
     model: nn.Module, backbone: Backbone, batch: Batch, targets: Tensor, window: Window, weight: float
 ) -> tuple[float, dict[int, list[Tensor | None]]]:
     """Eq. 2 the slow way: the whole model in memory, its layers replaced by copies of what the branch allows."""
-    adapters = _random_adapters()
+    adapters = fleet.random_adapters()
     local = _resident_loss(model, backbone, batch, targets, adapters, stop=window.stop, extra=())
     total = local
     if window.stop < DEPTH and weight:
@@ -306,14 +277,3 @@ def _resident_loss(
     head = backbone.head_parameters
     logits = pooled @ head["classifier.weight"].T + head["classifier.bias"]
     return nn.functional.cross_entropy(logits, targets)
-
-
-def _flip_last_byte_of(directory: Path, name: str) -> None:
-    import json
-
-    path = directory / "model.safetensors"
-    data = bytearray(path.read_bytes())
-    length = int.from_bytes(data[:8], "little")
-    end = json.loads(data[8 : 8 + length])[name]["data_offsets"][1]
-    data[8 + length + end - 1] ^= 1
-    path.write_bytes(bytes(data))

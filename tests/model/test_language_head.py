@@ -19,16 +19,14 @@ from stages.model.backbone import Backbone
 from stages.model.language_head import IGNORED, LanguageHead
 from stages.model.skeleton import Batch, check_head, find_layers
 from stages.streaming.check import compare
-from stages.streaming.stream import load_layers, stream_layers
+from stages.streaming.stream import load_layers
 from stages.streaming.texts import EncodedTexts
 from stages.training.criterion import TokenCriterion
 from stages.training.objective import Objective
-from stages.tuning.adapters import Adapter
 from tests import fleet
-from tests.model.test_backbone import _random_adapters
 
-DEPTH = 3
-LANGUAGE = fleet.settings(task={"kind": "causal-lm", "labels": ()})
+DEPTH = fleet.DEPTH
+LANGUAGE = fleet.settings(**fleet.LANGUAGE)
 
 
 @pytest.mark.parametrize("family", [*fleet.LANGUAGE_MODELS, *fleet.FINISHING])
@@ -108,9 +106,9 @@ def test_window_gradients_equal_autograd_on_the_resident_language_model(
 ) -> None:
     """Both losses of Eq. 2 through transformers' own model and its own loss function."""
     backbone, model = _open(tmp_path, family)
-    batch, weight = _batch(side), 0.6
-    adapters = _random_adapters()
-    hidden = _stream(backbone, batch, adapters, window.start)
+    batch, weight = fleet.batch(side), 0.6
+    adapters = fleet.random_adapters()
+    hidden = fleet.stream(backbone, batch, adapters, window.start)
     targets = _targets(batch)
     count = int((targets != IGNORED).sum())
     criterion = TokenCriterion(LanguageHead.of(backbone))
@@ -152,7 +150,7 @@ def test_the_head_is_never_loaded_whole(tmp_path: Path) -> None:
 
 def _open(folder: Path, family: str, **changes: Any) -> tuple[Backbone, Any]:
     model = fleet.save_model(folder, family, factory=AutoModelForCausalLM, **changes)
-    return Backbone.open(folder, LANGUAGE, pad_id=0), model
+    return fleet.open_backbone(folder, LANGUAGE), model
 
 
 def _targets(batch: Batch) -> Tensor:
@@ -163,29 +161,11 @@ def _targets(batch: Batch) -> Tensor:
     return targets
 
 
-def _batch(side: str) -> Batch:
-    rows = torch.tensor([[1, 5, 6, 7, 8], [1, 9, 10, 0, 0], [1, 11, 12, 13, 0]])
-    mask = (rows != 0).long()
-    if side == "right":
-        return Batch(rows, mask)
-    order = [[0, 1, 2, 3, 4], [3, 4, 0, 1, 2], [4, 0, 1, 2, 3]]
-    index = torch.tensor(order)
-    return Batch(rows.gather(1, index), mask.gather(1, index))
-
-
-@torch.no_grad()
-def _stream(backbone: Backbone, batch: Batch, adapters: dict[int, Adapter], stop: int) -> Tensor:
-    hidden = backbone.embed(batch)
-    for layer, weights in stream_layers(backbone, range(stop)):
-        hidden = backbone.run_layers({layer: weights}, hidden, batch, adapters)
-    return hidden
-
-
 def _resident(
     model: nn.Module, batch: Batch, window: Window, weight: float
 ) -> tuple[float, dict[int, list[Tensor | None]]]:
     """Loss and gradients with forward hooks for adapters, layers behind the window skipped by hooks that undo them."""
-    adapters = _random_adapters()
+    adapters = fleet.random_adapters()
     labels = batch.input_ids.masked_fill(batch.attention_mask == 0, IGNORED)
     # transformers shifts labels itself; a token that no real token comes before is not predicted
     labels[:, 1:][batch.attention_mask[:, :-1] == 0] = IGNORED

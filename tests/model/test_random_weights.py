@@ -10,7 +10,6 @@ from transformers import AutoModel, AutoModelForCausalLM
 
 from schemas.errors import UsageProblem
 from stages.model import random_weights
-from stages.model.backbone import Backbone
 from stages.model.random_weights import LIKE, write_random_model
 from tests import fleet
 
@@ -42,7 +41,7 @@ def test_transformers_and_we_read_it_with_nothing_missing(like: str, tmp_path: P
     weights = [value for name, value in model.named_parameters() if value.dim() > 1]
     assert all(0.01 < float(value.detach().float().std()) < 0.03 for value in weights)
     chosen = fleet.settings(task={"kind": "causal-lm", "labels": ()} if LIKE[like].language_model else {})
-    assert Backbone.open(tmp_path / "model", chosen, pad_id=1).num_layers == 2
+    assert fleet.open_backbone(tmp_path / "model", chosen, pad_id=1).num_layers == 2
 
 
 @pytest.mark.usefixtures("small")

@@ -80,7 +80,10 @@ def test_an_older_document_is_as_closed_as_ever(version: int) -> None:
 
 @every_version
 def test_an_older_document_that_holds_what_only_newer_ones_do_is_refused(version: int) -> None:
-    newer: dict[int, dict[str, Any]] = {1: {"harbour": "Esbjerg"}, 2: {"heights": [{"hour": 3, "value": 1.5, "unit": "ft"}]}}
+    newer: dict[int, dict[str, Any]] = {
+        1: {"harbour": "Esbjerg"},
+        2: {"heights": [{"hour": 3, "value": 1.5, "unit": "ft"}]},
+    }
     refuses(canonical_json({**OLD[version], **newer[version]}))
 
 

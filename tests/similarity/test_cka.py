@@ -3,6 +3,7 @@
 The laws of the similarity (1 on itself, invariance to rotation, scale and shift) are checked for both estimators.
 """
 
+from collections.abc import Callable
 from itertools import permutations
 
 import numpy as np
@@ -11,7 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.errors import BadInput
-from stages.similarity.cka import ESTIMATORS, SMALLEST_N, cka, cka_with_interval, gram, hsic_biased, hsic_unbiased
+from stages.similarity.cka import (
+    ESTIMATORS,
+    SMALLEST_N,
+    cka,
+    cka_with_interval,
+    cka_without_each,
+    gram,
+    hsic_biased,
+    hsic_unbiased,
+)
 
 BOTH = pytest.mark.parametrize("estimator", sorted(ESTIMATORS))
 KERNELS = pytest.mark.parametrize("kernel", ["linear", "rbf"])
@@ -157,6 +167,79 @@ def test_the_interval_holds_the_value_and_is_the_jackknifes(kernel: str, estimat
         error = np.sqrt((n - 1) ** 2 / n * np.var(left_out, ddof=1))
         assert high - got == pytest.approx(1.959963984540054 * error, rel=1e-8)
         assert got - low == pytest.approx(high - got, rel=1e-8)
+
+
+def slow_without_each(k: np.ndarray, m: np.ndarray, estimator: str) -> list[float]:
+    """The jackknife by its definition: a smaller matrix for each text that is left out."""
+    smaller = [np.ix_(keep, keep) for keep in ~np.eye(len(k), dtype=bool)]
+    return [cka(k[keep], m[keep], estimator) for keep in smaller]
+
+
+def without_each(jackknife: Callable[..., object], k: np.ndarray, m: np.ndarray, estimator: str) -> object:
+    """What a jackknife finds, or its refusal in words."""
+    try:
+        return jackknife(k, m, estimator)
+    except BadInput as error:
+        return str(error)
+
+
+def assert_equal_jackknives(k: np.ndarray, m: np.ndarray, estimator: str) -> None:
+    slow, found = (without_each(jackknife, k, m, estimator) for jackknife in (slow_without_each, cka_without_each))
+    if isinstance(slow, str):
+        assert found == slow
+    else:
+        # CKA may be near zero, the sums that it is a ratio of are not: so against one as well.
+        assert found == pytest.approx(slow, rel=1e-12, abs=1e-12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=SEEDS,
+    n=st.integers(SMALLEST_N, 40),
+    d=st.integers(2, 12),
+    exponent=st.integers(-6, 6),
+    kernel=st.sampled_from(["linear", "rbf"]),
+    estimator=st.sampled_from(sorted(ESTIMATORS)),
+)
+def test_the_jackknife_by_row_sums_is_the_slow_one(
+    seed: int, n: int, d: int, exponent: int, kernel: str, estimator: str
+) -> None:
+    x, y = noise(seed, n, d), noise(seed, n, d) @ noise(seed + 1, d, 7) + noise(seed + 2, n, 7)
+    assert_equal_jackknives(gram(x, kernel), gram(10.0**exponent * y, kernel), estimator)
+
+
+@BOTH
+@KERNELS
+@pytest.mark.parametrize("size", [1e1, 1e2, 1e4, 1e6])
+def test_one_text_that_outweighs_all_others_costs_the_jackknife_no_digits(
+    size: float, kernel: str, estimator: str
+) -> None:
+    x, y = related(31)
+    x[5] *= size
+    y[7] *= size
+    assert_equal_jackknives(gram(x, kernel), gram(y, kernel), estimator)
+
+
+@BOTH
+@KERNELS
+@pytest.mark.parametrize("odd", [0, 3, 11])
+def test_texts_of_which_one_alone_varies_are_refused_as_by_the_slow_jackknife(
+    odd: int, kernel: str, estimator: str
+) -> None:
+    x, y = np.tile(noise(37, 1, 6), (12, 1)), noise(38, 12, 4)
+    x[odd] += 5.0
+    for k, m in ((gram(x, kernel), gram(y, kernel)), (gram(y, kernel), gram(x, kernel))):
+        assert isinstance(without_each(slow_without_each, k, m, estimator), str)
+        assert_equal_jackknives(k, m, estimator)
+
+
+@BOTH
+def test_the_jackknife_keeps_its_digits_far_from_the_centre(estimator: str) -> None:
+    """A shift changes nothing in exact arithmetic; so the oracle is the slow jackknife of the texts not shifted."""
+    x, y = related(41)
+    k, m = gram(x + 100.0, "linear"), gram(y - 300.0, "linear")
+    slow = slow_without_each(gram(x, "linear"), gram(y, "linear"), estimator)
+    assert cka_without_each(k, m, estimator) == pytest.approx(slow, abs=1e-9)
 
 
 def test_the_interval_narrows_with_more_texts() -> None:

@@ -1,5 +1,7 @@
 """Artifacts are complete or absent, and what is altered in any way is refused, with both values."""
 
+import itertools
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -16,39 +18,11 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from schemas.errors import BadInput, ChainError, NotTrusted, UsageProblem
-from schemas.refs import FileReference, TensorReference, Window
-from schemas.update import TrainingLoss, UpdateManifest
-from stages.process.measure import MeasuredFacts
-from stages.store.artifact import Artifact, existing, new_artifact, open_artifact, read_tensors, verify_artifact
+from schemas.update import UpdateManifest
+from stages.store.artifact import existing, new_artifact, open_artifact, read_tensors, verify_artifact
 from stages.store.tensors import TensorFile, TensorWriter
-
-ROOT = Path(__file__).resolve().parent.parent.parent
-ZERO = "sha256:" + "0" * 64
-TENSORS = {"head.b": np.arange(3, dtype=np.float32), "head.a": np.arange(6, dtype=np.float32).reshape(2, 3)}
-
-
-def update(device: str, tensors: tuple[TensorReference, ...], references: tuple[FileReference, ...]) -> UpdateManifest:
-    return UpdateManifest(
-        plan=ZERO,
-        state=ZERO,
-        round=0,
-        window=Window(start=0, stop=1),
-        device=device,
-        inputs=ZERO,
-        example_count=3,
-        steps=1,
-        loss=TrainingLoss(first=1.0, last=1.0, mean=1.0, mean_local=1.0, mean_global=None),
-        tensors=tensors,
-        files=references,
-    )
-
-
-def make(out: Path, *, device: str = "phone", force: bool = False) -> Artifact[UpdateManifest]:
-    with new_artifact(out, force=force) as draft:
-        tensors, files = draft.write_tensors(TENSORS)
-        manifest = update(device, tensors, files)
-        draft.finish(manifest, MeasuredFacts(seconds=1.0))
-    return Artifact(out, manifest, manifest.digest)
+from tests.fleet import ROOT, TENSORS
+from tests.fleet import write_update as make
 
 
 def test_what_is_written_is_read_and_the_library_reads_it_too(tmp_path: Path) -> None:
@@ -184,21 +158,21 @@ def test_a_failed_draft_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def write_again_and_again(out: Path) -> None:
+    for number in itertools.count():
+        make(out, device=f"device-{number}", force=True)
+
+
 def test_a_killed_writer_leaves_the_old_or_the_new_and_its_rest_is_swept(tmp_path: Path) -> None:
-    script = (
-        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
-        "from tests.store.test_artifact import make\n"
-        "number = 0\n"
-        "while True:\n"
-        "    make(Path(sys.argv[2]), device=f'device-{number}', force=True); number += 1\n"
-    )
     for kill in range(10):
-        process = subprocess.Popen([sys.executable, "-c", script, str(ROOT), str(tmp_path / "a")])
-        while not (tmp_path / "a").exists() and process.poll() is None:
+        process = multiprocessing.get_context("fork").Process(target=write_again_and_again, args=(tmp_path / "a",))
+        process.start()
+        while not (tmp_path / "a").exists() and process.is_alive():
             time.sleep(0.01)
         time.sleep(0.05 + 0.013 * kill)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
         verify_artifact(tmp_path / "a")
     make(tmp_path / "a", force=True)
     assert [entry.name for entry in tmp_path.iterdir()] == ["a"]

@@ -27,18 +27,15 @@ from pydantic import ValidationError
 from schemas.base import canonical_json
 from schemas.bundle import BundledArtifact, BundledFile, BundleManifest
 from schemas.errors import BadInput, ChainError, NotTrusted, UsageProblem
-from schemas.refs import FileReference, TensorReference
-from stages.process.measure import MeasuredFacts
 from stages.store import files
-from stages.store.artifact import Draft, new_artifact, verify_artifact
+from stages.store.artifact import verify_artifact
 from stages.store.bundle import entry_names, pack, unpack
 from stages.store.bundle_file import open_bundle
 from stages.store.ustar import header, padding
-from tests.store.test_artifact import update
+from tests import fleet
+from tests.fleet import ROOT, ZERO
 
-ROOT = Path(__file__).resolve().parents[2]
 FUZZ = int(os.environ.get("CHAINCTL_TEST_FUZZ", "300"))
-ZERO = "sha256:" + "0" * 64
 PART = 3300  # the index of the three artifacts takes 3072
 
 fuzzed = fast(max_examples=FUZZ, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -46,15 +43,8 @@ fuzzed = fast(max_examples=FUZZ, deadline=None, suppress_health_check=[HealthChe
 
 def make(out: Path, *, device: str = "phone", elements: int = 100) -> Path:
     """A small update artifact."""
-    with new_artifact(out, force=False) as draft:
-        tensors, references = write_tensors(draft, elements)
-        draft.finish(update(device, tensors, references), MeasuredFacts(seconds=1.0))
-    return out
-
-
-def write_tensors(draft: Draft, elements: int) -> tuple[tuple[TensorReference, ...], tuple[FileReference, ...]]:
     values = np.random.default_rng(elements).standard_normal(elements).astype(np.float32)
-    return draft.write_tensors({"head.weight": values})
+    return fleet.write_update(out, {"head.weight": values}, device=device).path
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -26,10 +26,9 @@ from stages.store import files
 from stages.store.artifact import MANIFEST_FILE, verify_artifact
 from stages.store.files import complete_directory, write_file
 from stages.store.ledger import Ledger
-from tests.store.test_artifact import make
-from tests.test_aggregate import DEVICES, combine, flip, make_update, make_world
+from tests.fleet import DEVICES, ROOT, combine, flip, make_update, make_world
+from tests.fleet import write_update as make
 
-ROOT = Path(__file__).resolve().parents[2]
 Check = Callable[[Path], None]
 
 

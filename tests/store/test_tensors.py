@@ -16,13 +16,13 @@ from safetensors.numpy import load, load_file
 
 from schemas.base import sha256_digest
 from schemas.errors import BadInput, NotTrusted
-from schemas.refs import FileReference, TensorReference, Window
+from schemas.refs import FileReference, TensorReference
 from schemas.state import StateManifest
-from schemas.update import TrainingLoss, UpdateManifest
-from stages.store.artifact import new_artifact, open_artifact, verify_artifact
+from schemas.update import UpdateManifest
+from stages.store.artifact import open_artifact, verify_artifact
 from stages.store.tensors import TENSORS_FILE, TensorFile, TensorWriter, header_bytes
+from tests import fleet
 
-ZERO = "sha256:" + "0" * 64
 NAMES = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.]{0,20}", fullmatch=True)
 FLOATS = arrays.arrays(
     np.float32, arrays.array_shapes(min_dims=0, max_dims=3, max_side=4), elements=st.floats(width=32, allow_nan=True)
@@ -39,23 +39,7 @@ def write(path: Path, tensors: dict[str, np.ndarray]) -> tuple[tuple[TensorRefer
 
 
 def make(folder: Path) -> UpdateManifest:
-    with new_artifact(folder, force=False) as draft:
-        tensors, files = draft.write_tensors(TENSORS)
-        manifest = UpdateManifest(
-            plan=ZERO,
-            state=ZERO,
-            round=0,
-            window=Window(start=0, stop=1),
-            device="phone",
-            inputs=ZERO,
-            example_count=3,
-            steps=1,
-            loss=TrainingLoss(first=1.0, last=1.0, mean=1.0, mean_local=1.0, mean_global=None),
-            tensors=tensors,
-            files=files,
-        )
-        draft.finish(manifest, None)
-    return manifest
+    return fleet.write_update(folder, TENSORS, measured=False).manifest
 
 
 @fast(max_examples=60, deadline=None, suppress_health_check=SHARED)

@@ -18,7 +18,6 @@ from schemas.errors import NotTrusted
 from schemas.refs import Window
 from schemas.state import StateManifest
 from stages.model.backbone import Backbone
-from stages.model.loading import LoadedModel
 from stages.model.skeleton import Batch
 from stages.store.artifact import Artifact
 from stages.store.cache_directory import CacheDirectory
@@ -31,9 +30,8 @@ from stages.train_window import Trainer
 from stages.training.resume import TrainingCheckpoint
 from stages.tuning.adapters import adapters_from_tensors
 from tests import fleet
-from tests.model.test_backbone import _flip_last_byte_of
 
-DEPTH = 3
+DEPTH = fleet.DEPTH
 
 
 class World:
@@ -50,8 +48,6 @@ class World:
         batch_size: int = 5,
         **sections: Any,
     ):
-        from stages import plan, profile
-
         self.folder = folder
         fleet.save_model(folder / "model", family)
         rows = fleet.texts(10)
@@ -62,22 +58,8 @@ class World:
             optimizer={"batch_size": batch_size, "epochs": 2},
             **sections,
         )
-        profile.run(
-            model_dir=folder / "model",
-            data=data,
-            settings=self.settings,
-            device="one",
-            memory_budget_bytes=2**31,
-            out=folder / "profile",
-        )
-        self.plan, self.state = plan.run(
-            [folder / "profile"],
-            model_dir=folder / "model",
-            settings=self.settings,
-            out=folder / "plan",
-            state_out=folder / "state",
-        )
-        self.model = LoadedModel.open(folder / "model", self.plan.manifest.settings)
+        self.plan, self.state = fleet.begin(folder, folder / "model", data, self.settings)
+        self.model = fleet.open_model(folder / "model", self.plan.manifest.settings)
         self.texts = EncodedTexts.encode(fleet.examples(rows), self.model.encoder, micro_batch)
         self.targets = torch.tensor([fleet.LABELS.index(row["label"]) for row in rows])
 
@@ -273,15 +255,15 @@ def many_layers(folder: Path, *, layers: int, width: int) -> Backbone:
     )
     AutoModel.from_config(config).save_pretrained(folder)
     fleet.save_tokenizer(folder)
-    return Backbone.open(folder, fleet.settings(), pad_id=0)
+    return fleet.open_backbone(folder)
 
 
 @pytest.mark.parametrize("prefetch", [True, False])
 def test_a_changed_weight_stops_the_stream_whatever_the_order(prefetch: bool, tmp_path: Path) -> None:
     fleet.save_model(tmp_path, "bert")
-    fingerprint = Backbone.open(tmp_path, fleet.settings(), pad_id=0).reader.fingerprint()
-    _flip_last_byte_of(tmp_path, "encoder.layer.1.output.dense.weight")
-    backbone = Backbone.open(tmp_path, fleet.settings(), pad_id=0, expected=fingerprint)
+    fingerprint = fleet.open_backbone(tmp_path).reader.fingerprint()
+    fleet.flip_weight(tmp_path, "encoder.layer.1.output.dense.weight")
+    backbone = fleet.open_backbone(tmp_path, expected=fingerprint)
     passed = []
     with pytest.raises(NotTrusted, match="layer 1"):
         passed += [layer for layer, _ in stream_layers(backbone, range(DEPTH), prefetch=prefetch)]
@@ -290,7 +272,7 @@ def test_a_changed_weight_stops_the_stream_whatever_the_order(prefetch: bool, tm
 
 def test_a_file_that_becomes_short_while_it_is_read_is_named_with_its_layer(tmp_path: Path) -> None:
     fleet.save_model(tmp_path, "bert")
-    backbone = Backbone.open(tmp_path, fleet.settings(), pad_id=0)
+    backbone = fleet.open_backbone(tmp_path)
     weights = tmp_path / "model.safetensors"
     os.truncate(weights, weights.stat().st_size // 2)
     with pytest.raises(NotTrusted, match=r"model\.safetensors") as caught:
@@ -301,16 +283,14 @@ def test_a_file_that_becomes_short_while_it_is_read_is_named_with_its_layer(tmp_
 @pytest.mark.parametrize("with_cache", [True, False])
 def test_once_checks_a_file_again_only_when_it_has_changed(with_cache: bool, tmp_path: Path) -> None:
     fleet.save_model(tmp_path / "model", "bert")
-    fingerprint = Backbone.open(tmp_path / "model", fleet.settings(), pad_id=0).reader.fingerprint()
+    fingerprint = fleet.open_backbone(tmp_path / "model").reader.fingerprint()
     cache = CacheDirectory(tmp_path / "cache") if with_cache else None
 
     def read_all(backbone: Backbone) -> None:
         list(stream_layers(backbone, range(DEPTH)))
 
     def opened(verify: Any = "once") -> Backbone:
-        return Backbone.open(
-            tmp_path / "model", fleet.settings(), pad_id=0, expected=fingerprint, verify=verify, cache=cache
-        )
+        return fleet.open_backbone(tmp_path / "model", expected=fingerprint, verify=verify, cache=cache)
 
     backbone = opened()
     read_all(backbone)
@@ -321,7 +301,7 @@ def test_once_checks_a_file_again_only_when_it_has_changed(with_cache: bool, tmp
     checked = _count_checks(later)
     read_all(later)
     assert checked == ([] if with_cache else ["layer 0", "layer 1", "layer 2"])
-    _flip_last_byte_of(tmp_path / "model", "encoder.layer.1.output.dense.weight")
+    fleet.flip_weight(tmp_path / "model", "encoder.layer.1.output.dense.weight")
     for one in (backbone, opened()):
         with pytest.raises(NotTrusted, match="layer 1"):
             read_all(one)
@@ -344,7 +324,7 @@ def _count_checks(backbone: Backbone) -> list[str]:
 
 def test_prefetch_and_disk_give_the_same_hidden_states(tmp_path: Path) -> None:
     fleet.save_model(tmp_path, "llama")
-    loaded = LoadedModel.open(tmp_path, fleet.settings())
+    loaded = fleet.open_model(tmp_path)
     texts = EncodedTexts.encode(fleet.examples(fleet.texts(7)), loaded.encoder, 3)
     results = []
     for prefetch in (True, False):
@@ -383,12 +363,10 @@ def test_weights_stored_in_half_compute_in_single_precision_as_transformers_woul
 ) -> None:
     fleet.save_model(tmp_path, "llama").to(stored).save_pretrained(tmp_path)
     own = AutoModel.from_pretrained(tmp_path, dtype=torch.float32)
-    backbone = Backbone.open(tmp_path, fleet.settings(), pad_id=0)
+    backbone = fleet.open_backbone(tmp_path)
     ids = torch.tensor([[1, 5, 6, 7]])
     batch = Batch(ids, torch.ones_like(ids))
+    hidden = fleet.stream(backbone, batch, {})
     with torch.no_grad():
-        hidden = backbone.embed(batch)
-        for layer, weights in stream_layers(backbone, range(DEPTH)):
-            hidden = backbone.run_layers({layer: weights}, hidden, batch, {})
         found = backbone.after_layers(hidden, batch).last_hidden_state
         assert torch.equal(found, own(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state)

@@ -19,7 +19,7 @@ from schemas.settings import Settings, TaskSettings
 from stages.model.backbone import Backbone
 from stages.model.language_head import IGNORED, LanguageHead
 from stages.streaming.check import check_architecture
-from stages.streaming.stream import load_layers, stream_layers
+from stages.streaming.stream import load_layers
 from stages.streaming.texts import EncodedTexts
 from stages.training.criterion import TokenCriterion
 from stages.training.objective import Objective
@@ -69,10 +69,7 @@ def ours(backbone: Backbone, encoded: EncodedTexts) -> tuple[float, list[Tensor]
     weights, total = load_layers(backbone, WINDOW.layers), 0.0
     for indices in encoded.micro_batches(range(len(encoded.rows))):
         batch = encoded.batch(indices)
-        with torch.no_grad():
-            hidden = backbone.embed(batch)
-            for layer, loaded in stream_layers(backbone, range(WINDOW.start)):
-                hidden = backbone.run_layers({layer: loaded}, hidden, batch, adapters)
+        hidden = fleet.stream(backbone, batch, adapters, WINDOW.start)
         total += objective.accumulate(weights, hidden, batch, encoded.targets(indices), count=count).total
     return total, gradients(adapters)
 
@@ -106,7 +103,7 @@ def gradients(adapters: dict[int, Adapter]) -> list[Tensor]:
 )
 def test_no_form_of_batch_changes_the_gradient(family: str, form: str, tmp_path: Path) -> None:
     model = fleet.save_model(tmp_path, family, factory=AutoModelForCausalLM)
-    backbone = Backbone.open(tmp_path, LANGUAGE, pad_id=0)
+    backbone = fleet.open_backbone(tmp_path, LANGUAGE)
     encoded = texts(*FORMS[form])
     expected_loss, expected = theirs(model, encoded)
     loss, found = ours(backbone, encoded)

@@ -4,18 +4,17 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from schemas.checkpoint import CheckpointManifest
 from schemas.update import UpdateManifest
-from stages import train_window
 from stages.store.artifact import Artifact, open_artifact
 from stages.training.optimizer import Optimizer
 from stages.training.resume import TrainingCheckpoint
 from tests import fleet
 
-ROOT = Path(__file__).resolve().parent.parent
 STEPS = 12  # 24 texts, 4 a step, two epochs
 
 
@@ -27,27 +26,13 @@ class Stopped(Exception):
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path) -> Path:
     folder = tmp_path_factory.mktemp("checkpoint")
     optimizer = {"name": request.param, "batch_size": 4, "epochs": 2, "momentum": 0.9}
-    recipe = fleet.write_recipe(folder / "recipe.toml", fleet.settings(optimizer=optimizer))
     data = fleet.save_texts(folder / "texts.jsonl", fleet.texts(24))
-    common = ("--model", tiny_bert, "--recipe", recipe)
-    fleet.chainctl(
-        *("profile", *common, "--data", data, "--device", "one", "--memory-budget", "2GiB"),
-        *("--out", folder / "profile"),
-    )
-    fleet.chainctl("plan", folder / "profile", *common, "--out", folder / "plan", "--state", folder / "state")
+    fleet.begin(folder, tiny_bert, data, fleet.settings(optimizer=optimizer))
     return folder
 
 
-def train(world: Path, model: Path, out: Path, **options: int) -> Artifact[UpdateManifest]:
-    return train_window.run(
-        model_dir=model,
-        plan=world / "plan",
-        state=world / "state",
-        data=world / "texts.jsonl",
-        device="one",
-        out=out,
-        **options,  # type: ignore[arg-type]
-    )
+def train(world: Path, model: Path, out: Path, **options: Any) -> Artifact[UpdateManifest]:
+    return fleet.run_train(world, model, world / "texts.jsonl", out, **options)
 
 
 def stop_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,9 +83,7 @@ def test_a_checkpoint_that_cannot_be_used_is_as_good_as_none(
             train(world, tiny_bert, out, checkpoint_every=2)
     tensors = checkpoint / "tensors.safetensors"
     if attack == "altered":
-        data = bytearray(tensors.read_bytes())
-        data[-5] ^= 1
-        tensors.write_bytes(bytes(data))
+        fleet.flip(tensors, -5)
     elif attack == "cut":
         tensors.write_bytes(tensors.read_bytes()[:-1])
     elif attack == "foreign":
@@ -132,11 +115,13 @@ def test_killed_for_real_between_checkpoints(world: Path, tiny_bert: Path, tmp_p
         *("train-window", "--model", tiny_bert, "--plan", world / "plan", "--state", world / "state"),
         *("--data", world / "texts.jsonl", "--device", "one", "--out", tmp_path / "out", "--checkpoint-every", 1),
     ]
-    killed = subprocess.run([sys.executable, "-c", script, str(ROOT), *map(str, arguments)], check=False, cwd=tmp_path)
+    killed = subprocess.run(
+        [sys.executable, "-c", script, str(fleet.ROOT), *map(str, arguments)], check=False, cwd=tmp_path
+    )
     assert killed.returncode == -9
     kept = open_artifact(tmp_path / ".out.checkpoint", CheckpointManifest).manifest
     assert len(kept.steps) == 6
-    fleet.chainctl(*arguments, cwd=ROOT)
+    fleet.chainctl(*arguments, cwd=fleet.ROOT)
     whole = train(world, tiny_bert, tmp_path / "whole")
     assert open_artifact(tmp_path / "out", UpdateManifest).digest == whole.digest
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "whole"]

@@ -1,5 +1,7 @@
 """A federation of one device whose state says something, to be taken home."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +12,15 @@ from transformers import AutoModelForCausalLM
 
 from schemas.settings import Settings
 from schemas.state import StateManifest
-from stages import plan, profile
 from stages.export.export import Source
-from stages.inference.full_chain import load_chain
 from stages.model.language_head import LanguageHead
 from stages.model.skeleton import Batch
-from stages.store.artifact import new_artifact, open_artifact
+from stages.store.artifact import open_artifact
 from stages.streaming.stream import stream_layers
 from stages.streaming.texts import EncodedTexts
 from tests import fleet
 
-LANGUAGE: dict[str, dict[str, Any]] = {"task": {"kind": "causal-lm", "labels": ()}, "head": {"form": "transformers"}}
+LANGUAGE: dict[str, dict[str, Any]] = fleet.LANGUAGE | {"head": {"form": "transformers"}}
 
 
 class Federation:
@@ -31,35 +31,14 @@ class Federation:
         language = chosen.task.kind == "causal-lm"
         fleet.save_model(self.model_dir, family, **({"factory": AutoModelForCausalLM} if language else {}), **model)
         self.data = fleet.save_texts(folder / "data.jsonl", fleet.texts(12))
-        profile.run(
-            model_dir=self.model_dir,
-            data=self.data,
-            settings=chosen,
-            device="one",
-            memory_budget_bytes=2**31,
-            out=folder / "profile",
-        )
-        plan.run(
-            [folder / "profile"],
-            model_dir=self.model_dir,
-            settings=chosen,
-            out=folder / "plan",
-            state_out=folder / "fresh",
-        )
-        self.state = self._trained(folder / "state")
-
-    def _trained(self, path: Path) -> Path:
-        """State 0 with random numbers in the place of its tensors."""
-        fresh = open_artifact(self.folder / "fresh", StateManifest)
+        _, fresh = fleet.begin(folder, self.model_dir, self.data, chosen, state="fresh")
         draw = np.random.Generator(np.random.PCG64(1))
         tensors = {one.name: draw.normal(0, 0.2, one.shape).astype(np.float32) for one in fresh.manifest.tensors}
-        with new_artifact(path, force=False) as draft:
-            references, files = draft.write_tensors(tensors)
-            draft.finish(fresh.manifest.model_copy(update={"tensors": references, "files": files}), None)
-        return path
+        self.state = folder / "state"
+        fleet.rewrite(open_artifact(folder / "fresh", StateManifest), self.state, tensors)
 
     def inputs(self) -> dict[str, Any]:
-        return {"model_dir": self.model_dir, "plan": self.folder / "plan", "state": self.state}
+        return fleet.places(self.folder, self.model_dir)
 
     @torch.no_grad()
     def answers(self) -> tuple[Batch, Tensor]:
@@ -68,11 +47,9 @@ class Federation:
         backbone = source.backbone
         texts = EncodedTexts.encode(fleet.examples(fleet.texts(5)), source.encoder, 5)
         batch = texts.batch(range(5))
-        chain = load_chain(backbone, source.state, source.plan.manifest)
         hidden = backbone.embed(batch)
         for layer, weights in stream_layers(backbone, range(backbone.num_layers)):
-            hidden = backbone.run_layers({layer: weights}, hidden, batch, chain)
+            hidden = backbone.run_layers({layer: weights}, hidden, batch, source.tuning)
         if self.settings.task.kind == "causal-lm":
             return batch, LanguageHead.of(backbone).logits(hidden, batch, chunk=10**6)
-        backbone.load_head(dict(source.tensors))
-        return batch, backbone.head(hidden, batch)
+        return batch, backbone.head(hidden, batch, source.tuning.head)

@@ -1,15 +1,12 @@
-"""Small real things to test with: models of many architectures, tokenizers, labelled texts, devices with folders.
+"""Small real models of many architectures with a word tokenizer, opened as the stages open them; random adapters.
 
-A device here is a folder; what it sees of the world are the files carried to it.
+Shapes: `_N` texts, `_T` tokens, `_D` hidden size.
 """
 
 from __future__ import annotations
 
 import json
-import random
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,24 +15,23 @@ import numpy as np
 import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoModel
 
 from schemas.refs import Window
 from schemas.settings import Settings
-from stages.data.encode import Encoder
-from stages.data.load import Example
-from stages.model.skeleton import find_layers
+from stages.model.backbone import Backbone
+from stages.model.loading import LoadedModel
+from stages.model.skeleton import Batch, find_layers
 from stages.streaming.check import VOCABULARY, tiny_config
-from stages.tuning.adapters import Adapter
+from stages.streaming.stream import stream_layers
+from stages.tuning.adapters import Adapter, adapters_from_tensors
+from stages.tuning.tensors import fresh_adapters
+from stages.tuning.tuning import BottleneckTuning
+from tests.fleet.labelled_texts import FILLER, LABELS, SPECIAL, WORDS
+from tests.fleet.recipes import settings
 
-LABELS = ("tide", "root")
-WORDS = {
-    "tide": ["wave", "salt", "moon", "harbour", "gull", "current", "sand", "foam"],
-    "root": ["soil", "leaf", "seed", "bark", "forest", "moss", "branch", "rain"],
-}
-FILLER = ["the", "a", "of", "and", "slow", "grey", "old", "near", "under", "again"]
-SPECIAL = ["[PAD]", "[CLS]", "[UNK]"]
+DEPTH, WIDTH, BOTTLENECK = 3, 64, 8  # of the tiny models and their adapters
 
 LANGUAGE_MODELS = ("llama", "qwen2", "qwen3", "gemma3", "gpt2", "opt", "phi3", "mixtral", "mamba")
 FINISHING = ("gemma2", "granite", "cohere")  # they cap or scale the logits of their head
@@ -98,25 +94,52 @@ def save_tokenizer(directory: Path) -> None:
     (directory / "tokenizer_config.json").write_text(json.dumps({"pad_token": "[PAD]"}))
 
 
-def texts(count: int, *, seed: int = 0) -> list[dict[str, str]]:
-    """Labelled texts whose words give the label away."""
-    draw = random.Random(seed)
-    rows = []
-    for index in range(count):
-        label = LABELS[index % len(LABELS)]
-        words = [draw.choice(WORDS[label] if draw.random() < 0.6 else FILLER) for _ in range(draw.randint(4, 12))]
-        rows.append({"text": " ".join(words), "label": label})
-    return rows
+def windows(depth: int) -> list[Window]:
+    """All windows of two layers."""
+    return [Window(start=start, stop=start + 2) for start in range(depth - 1)]
 
 
-def examples(rows: list[dict[str, str]]) -> list[Example]:
-    """Rows as the stages read them, without their labels."""
-    return [Example(row["text"], None) for row in rows]
+def open_backbone(directory: Path, chosen: Settings | None = None, *, pad_id: int = 0, **options: Any) -> Backbone:
+    """A saved model as the stages stream it."""
+    return Backbone.open(directory, chosen or settings(), pad_id=pad_id, **options)
 
 
-def token_ids(encoder: Encoder, texts: Sequence[str]) -> list[np.ndarray]:
-    """Plain texts as the stages encode them."""
-    return [one.ids for one in encoder.encode_examples([Example(text, None) for text in texts])]
+def open_model(directory: Path, chosen: Settings | None = None, **options: Any) -> LoadedModel:
+    """A saved model and its tokenizer."""
+    return LoadedModel.open(directory, chosen or settings(), **options)
+
+
+def batch(side: str = "right") -> Batch:
+    """Three texts of five, three and four tokens, padded to five."""
+    ids = torch.tensor([[1, 5, 6, 7, 8], [1, 9, 10, 0, 0], [1, 11, 12, 13, 0]])
+    mask = (ids != 0).long()
+    if side == "left":
+        order = torch.tensor([[0, 1, 2, 3, 4], [3, 4, 0, 1, 2], [4, 0, 1, 2, 3]])
+        ids, mask = ids.gather(1, order), mask.gather(1, order)
+    return Batch(ids, mask)
+
+
+def random_adapters(activation: str = "silu") -> dict[int, Adapter]:
+    """Non-zero everywhere, so that gradients flow through those behind a window too."""
+    draw = np.random.default_rng(3)
+    tensors = fresh_adapters(range(DEPTH), hidden_size=WIDTH, bottleneck=BOTTLENECK, seed=1)
+    noisy = {
+        name: (value + 0.2 * draw.standard_normal(value.shape)).astype(np.float32) for name, value in tensors.items()
+    }
+    adapters = adapters_from_tensors(noisy, activation)
+    for adapter in adapters.values():
+        for value in adapter.parameters():
+            value.requires_grad_()
+    return adapters
+
+
+@torch.no_grad()
+def stream(backbone: Backbone, texts: Batch, adapters: Mapping[int, Adapter], stop: int = DEPTH) -> Tensor:
+    """Hidden states (N, T, D) in front of layer `stop`, block by block from disk."""
+    hidden = backbone.embed(texts)
+    for layer, weights in stream_layers(backbone, range(stop)):
+        hidden = backbone.run_layers({layer: weights}, hidden, texts, BottleneckTuning(adapters, {}))
+    return hidden
 
 
 @contextmanager
@@ -138,46 +161,3 @@ def adapted(model: Any, adapters: Mapping[int, Adapter]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def save_texts(path: Path, rows: list[dict[str, str]]) -> Path:
-    """Write JSONL."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def settings(**sections: dict[str, Any]) -> Settings:
-    """Settings for the tiny models, with sections changed key by key."""
-    base: dict[str, dict[str, Any]] = {
-        "task": {"labels": LABELS},
-        "encoding": {"max_length": 16},
-        "head": {"form": "mean"},
-        "similarity": {"min_examples": 5, "max_examples": 16},
-        "chain": {"start": 0, "window_size": 2},
-        "adapter": {"reduction_factor": 8},
-        "optimizer": {"learning_rate": 1e-2},
-        "numerics": {"threads": 1, "micro_batch": 4},
-    }
-    for name, section in sections.items():
-        base.setdefault(name, {}).update(section)
-    return Settings.model_validate(base)
-
-
-def write_recipe(path: Path, chosen: Settings) -> Path:
-    """The settings as a recipe file."""
-    from stages.report.recipe import write_recipe as render
-
-    path.write_text(render(chosen))
-    return path
-
-
-def chainctl(*arguments: object, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a process of its own."""
-    command = [sys.executable, "-m", "chainctl", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=check, **options)
-
-
-def windows(depth: int) -> list[Window]:
-    """All windows of two layers."""
-    return [Window(start=start, stop=start + 2) for start in range(depth - 1)]

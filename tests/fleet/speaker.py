@@ -15,9 +15,9 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 from transformers import AutoModelForCausalLM
 
 from schemas.state import StateManifest
-from stages import plan, profile
-from stages.store.artifact import new_artifact, open_artifact, read_tensors
-from stages.tuning.adapters import LIVE_TENSORS, adapters_from_tensors
+from stages.store.artifact import open_artifact, read_tensors
+from stages.tuning.adapters import adapters_from_tensors
+from stages.tuning.tensors import LIVE_TENSORS
 from tests import fleet
 
 # All 96 tokens of the tiny models: four special ones and characters.
@@ -26,7 +26,7 @@ WINDOW = 512
 
 
 @dataclass(frozen=True)
-class World:
+class Speaker:
     """Folders of a federation of one, and the resident model."""
 
     folder: Path
@@ -35,7 +35,7 @@ class World:
     @property
     def places(self) -> dict[str, Any]:
         """What every stage takes."""
-        return {"model_dir": self.folder / "model", "plan": self.folder / "plan", "state": self.folder / "state"}
+        return fleet.places(self.folder, self.folder / "model")
 
     @contextmanager
     def adapted(self) -> Iterator[Any]:
@@ -46,7 +46,7 @@ class World:
             yield self.model
 
 
-def make_world(folder: Path, *, family: str = "llama", scale: float = 2.0) -> World:
+def make_speaker(folder: Path, *, family: str = "llama", scale: float = 2.0) -> Speaker:
     """A random model, and a state of it with random adapters.
 
     Weights are `scale` times as large as elsewhere, so that the model does not say the same whatever it is asked.
@@ -59,35 +59,17 @@ def make_world(folder: Path, *, family: str = "llama", scale: float = 2.0) -> Wo
             parameter.mul_(scale)
     model.save_pretrained(folder / "model")
     save_tokenizer(folder / "model")
-    chosen = fleet.settings(
-        task={"kind": "causal-lm", "labels": ()}, adapter={"activation": "silu"}, encoding={"max_length": 32}
-    )
+    chosen = fleet.settings(**fleet.LANGUAGE, adapter={"activation": "silu"}, encoding={"max_length": 32})
     data = fleet.save_texts(folder / "texts.jsonl", fleet.texts(8))
-    profile.run(
-        model_dir=folder / "model",
-        data=data,
-        settings=chosen,
-        device="one",
-        memory_budget_bytes=2**33,
-        out=folder / "profile",
-    )
-    plan.run(
-        [folder / "profile"],
-        model_dir=folder / "model",
-        settings=chosen,
-        out=folder / "plan",
-        state_out=folder / "fresh",
-    )
+    fleet.begin(folder, folder / "model", data, chosen, state="fresh")
     fresh = open_artifact(folder / "fresh", StateManifest)
     draw = np.random.default_rng(3)
     noisy = {
         name: (value + 0.05 * draw.standard_normal(value.shape)).astype(np.float32)
         for name, value in read_tensors(fresh).items()
     }
-    with new_artifact(folder / "state", force=False) as draft:
-        references, files = draft.write_tensors(noisy)
-        draft.finish(fresh.manifest.model_copy(update={"tensors": references, "files": files}), None)
-    return World(folder, model)
+    fleet.rewrite(fresh, folder / "state", noisy)
+    return Speaker(folder, model)
 
 
 def save_tokenizer(directory: Path) -> None:

@@ -1,0 +1,45 @@
+"""What each method adds to the contract: its settings, what a plan decides by them, what a state remembers.
+
+A method is chosen by `chain.method`.  Its three records are a tagged union by that name, open to registration: a plan
+holds `settings.chain` and `decisions`, a state holds `progress`.
+"""
+
+from schemas.methods.chain import ChainDecisions, ChainProgress, ChainSettings, Convergence
+from schemas.methods.references import FullAdaptersSettings, LinearProbeSettings, NoFineTuningSettings
+from schemas.methods.registry import (
+    ChosenDecisions,
+    ChosenProgress,
+    ChosenSettings,
+    MethodDecisions,
+    MethodProgress,
+    MethodSettings,
+    default_settings,
+    known_methods,
+    register,
+    settings_class,
+)
+
+register(ChainSettings, ChainDecisions, ChainProgress)
+register(FullAdaptersSettings)
+register(LinearProbeSettings)
+register(NoFineTuningSettings)
+
+__all__ = [
+    "ChainDecisions",
+    "ChainProgress",
+    "ChainSettings",
+    "ChosenDecisions",
+    "ChosenProgress",
+    "ChosenSettings",
+    "Convergence",
+    "FullAdaptersSettings",
+    "LinearProbeSettings",
+    "MethodDecisions",
+    "MethodProgress",
+    "MethodSettings",
+    "NoFineTuningSettings",
+    "default_settings",
+    "known_methods",
+    "register",
+    "settings_class",
+]

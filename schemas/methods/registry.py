@@ -1,0 +1,129 @@
+"""The tagged unions by `method`, and how a method joins them."""
+
+import json
+from typing import Annotated, Any, Generic, TypeVar
+
+from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from schemas.assignment import Assignment
+from schemas.base import Record
+
+DEFAULT_METHOD = "chain"
+
+
+class MethodSettings(Record):
+    """What a recipe chooses of a method.  Subclasses pin `method` with a `Literal` and a default."""
+
+    method: str
+
+    @property
+    def decided(self) -> bool:
+        """Whether nothing is left `auto`: a plan holds decisions."""
+        return True
+
+
+class MethodDecisions(Record):
+    """What a plan decided by a method.
+
+    Layers from `first_layer` on have tensors of their own; hidden states before it never change in a federation.
+    """
+
+    method: str
+    first_layer: Annotated[int, Field(ge=0)]
+
+    def assignments(self, num_layers: int) -> tuple[Assignment, ...]:
+        """What devices may be assigned, as far as the plan knows: memory is predicted for each of them."""
+        return (Assignment(layers=tuple(range(self.first_layer, num_layers))),)
+
+    def check(self, num_layers: int) -> None:
+        """The decisions fit a model of that many layers.  Raises `ValueError`."""
+        if self.first_layer > num_layers:
+            raise ValueError("the first layer is a layer of the model, or the head")
+
+
+class MethodProgress(Record):
+    """What a state remembers for a method from round to round."""
+
+    method: str
+
+
+R = TypeVar("R", MethodSettings, MethodDecisions, MethodProgress)
+
+
+class Union(Generic[R]):
+    """Records of one base by the name of their method; as the metadata of an annotation, their tagged union."""
+
+    def __init__(self, base: type[R]) -> None:
+        self.base: type[R] = base
+        self.records: dict[str, type[R]] = {}
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.with_info_plain_validator_function(
+            self._validate,
+            serialization=core_schema.plain_serializer_function_ser_schema(lambda value: value.model_dump()),
+        )
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        choices: dict[Any, CoreSchema] = {
+            name: record.__pydantic_core_schema__ for name, record in self.records.items()
+        }
+        schema = handler(core_schema.tagged_union_schema(choices, discriminator="method"))
+        if "oneOf" in schema:  # where `method` may be left out, a table may fit several
+            schema["anyOf"] = schema.pop("oneOf")
+        return schema
+
+    def _validate(self, value: Any, info: core_schema.ValidationInfo) -> R:
+        if isinstance(value, self.base):
+            return value
+        if not isinstance(value, dict):
+            raise PydanticCustomError("method", "a table of settings was expected")
+        name = value.get("method", DEFAULT_METHOD if self.base is MethodSettings else None)
+        if not isinstance(name, str) or name not in self.records:
+            raise PydanticCustomError("method", f"method is one of {', '.join(self.records)}")
+        if info.mode == "json":  # arrays arrive as lists, which a strict record takes from JSON only
+            return self.records[name].model_validate_json(json.dumps(value))
+        return self.records[name].model_validate(value)
+
+
+_SETTINGS = Union(MethodSettings)
+_DECISIONS = Union(MethodDecisions)
+_PROGRESS = Union(MethodProgress)
+
+ChosenSettings = Annotated[MethodSettings, _SETTINGS]
+ChosenDecisions = Annotated[MethodDecisions, _DECISIONS]
+ChosenProgress = Annotated[MethodProgress, _PROGRESS]
+
+
+def register(
+    settings: type[MethodSettings],
+    decisions: type[MethodDecisions] = MethodDecisions,
+    progress: type[MethodProgress] = MethodProgress,
+) -> None:
+    """Add a method, named by the default of `settings.method`."""
+    name: str = settings.model_fields["method"].default
+    _SETTINGS.records[name] = settings
+    _DECISIONS.records[name] = decisions
+    _PROGRESS.records[name] = progress
+
+
+def unregister(name: str) -> None:
+    """Forget a method, for tests that brought one of their own."""
+    for union in (_SETTINGS, _DECISIONS, _PROGRESS):
+        del union.records[name]
+
+
+def known_methods() -> tuple[str, ...]:
+    """Names of all methods, in order of registration."""
+    return tuple(_SETTINGS.records)
+
+
+def settings_class(method: str) -> type[MethodSettings]:
+    """The settings of a method.  Raises `KeyError`."""
+    return _SETTINGS.records[method]
+
+
+def default_settings(method: str) -> MethodSettings:
+    """A method with its default settings.  Raises `KeyError`."""
+    return _SETTINGS.records[method].model_validate({})

@@ -1,0 +1,1 @@
+"""The chain of the paper (ChainFed): a window of layers slides from a start layer to the last."""

@@ -1,0 +1,193 @@
+"""The chain's decisions: FOAT (where it starts), DLCT (which window is next), and Q from the memory budgets."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from schemas.assignment import Assignment
+from schemas.errors import BadInput, DoesNotFit
+from schemas.methods import ChainDecisions, ChainProgress, ChainSettings, Convergence
+from schemas.methods.chain import StartReason
+from schemas.plan import PlanManifest
+from schemas.profile import LayerSimilarity
+from schemas.refs import Window
+from schemas.state import StateManifest
+from schemas.update import UpdateManifest
+from stages.methods.server import Decided, Facts, Next, ServerMethod
+from stages.process.measure import mebibytes
+
+REASONS: dict[StartReason, str] = {
+    "below-threshold": "layer {start} is the first whose CKA falls below T = {threshold}",
+    "clamped": "CKA falls below T = {threshold} only behind layer {start}, the last that leaves room for a window",
+    "no-layer-below-threshold": "no layer falls below T = {threshold}; {start} is the last with room for a window",
+    "fixed": "layer {start} was fixed in the recipe (no FOAT)",
+}
+STREAMED_WINDOW = 2  # the widest that `auto` chooses where only one of its layers fits at a time
+EARLY_WINDOWS = (
+    "Warning: windows before the last one apply the language head to intermediate layers. Small models got worse by "
+    'it; chain.start = "last" trains the last window alone (docs/experiments.md).'
+)
+
+
+@dataclass(frozen=True)
+class Chain(ServerMethod):
+    """See the paper, section 4, and Eq. 2 to 4."""
+
+    name = "chain"
+
+    def decide(self, facts: Facts) -> Decided:
+        """Q and the micro-batch by memory, the start by FOAT, the windows by both."""
+        chain, depth = settings_of(facts), facts.model.num_layers
+        size, micro_batch, limited_by = choose_window_size(facts)
+        start, reason, start_range = choose_start(
+            chain, depth, facts.curve, size, facts.settings.similarity.min_examples
+        )
+        decisions = ChainDecisions(
+            first_layer=start,
+            start_reason=reason,
+            start_range=start_range,
+            windows=tuple(Window(start=first, stop=first + size) for first in range(start, depth - size + 1)),
+            limited_by=limited_by,
+        )
+        return Decided(chain.model_copy(update={"window_size": size}), decisions, micro_batch)
+
+    def first(self, plan: PlanManifest) -> Next:
+        """The first window."""
+        return Next(Assignment.of(decisions_of(plan).windows[0]), ChainProgress())
+
+    def next(
+        self, plan: PlanManifest, parent: StateManifest, accepted: Sequence[UpdateManifest], train_loss: float
+    ) -> Next:
+        """The window that follows, or the same one where it has not converged."""
+        progress = parent.progress
+        assert isinstance(progress, ChainProgress)
+        following = advance(plan, progress, train_loss)
+        return Next(Assignment.of(decisions_of(plan).windows[following.window_index]), following)
+
+    def may_train(self, assigned: Assignment, trained: Assignment) -> bool:
+        """The round's window, or its last layers: the head is applied to the output of the last one."""
+        count = len(trained.layers)
+        return not trained.extra and 0 < count <= len(assigned.layers) and trained.layers == assigned.layers[-count:]
+
+    def narrowed(self, assigned: Assignment, layers: int) -> Assignment | None:
+        """The last layers of the window."""
+        return Assignment(layers=assigned.layers[-layers:]) if 0 < layers <= len(assigned.layers) else None
+
+    def explain(self, plan: PlanManifest) -> list[str]:
+        """The start layer and why, how sure that is, Q and who limits it."""
+        decisions, chain = decisions_of(plan), plan.settings.chain
+        assert isinstance(chain, ChainSettings)
+        start = decisions.first_layer
+        reason = REASONS[decisions.start_reason].format(start=start, threshold=chain.cka_threshold)
+        lines = [f"Start layer {start}: {reason}."]
+        earliest, latest = decisions.start_range
+        if decisions.start_reason != "fixed":
+            allowed = "no other" if earliest == latest else f"{earliest} to {latest}"
+            lines.append(f"How certain: the intervals allow {allowed}.")
+        device = decisions.limited_by
+        limit = f"device {device} allows no more" if device else "no device's budget limits it"
+        return [*lines, f"Window size Q = {chain.window_size}: {limit}."]
+
+    def warnings(self, plan: PlanManifest) -> list[str]:
+        """A language head on intermediate layers."""
+        early = decisions_of(plan).windows[0].stop < plan.model.num_layers
+        return [EARLY_WINDOWS] if early and plan.settings.task.kind == "causal-lm" else []
+
+
+METHOD = Chain()
+
+
+def settings_of(facts: Facts) -> ChainSettings:
+    """The recipe's settings of the chain."""
+    chain = facts.settings.chain
+    assert isinstance(chain, ChainSettings)
+    return chain
+
+
+def decisions_of(plan: PlanManifest) -> ChainDecisions:
+    """A plan's decisions on the chain."""
+    assert isinstance(plan.decisions, ChainDecisions)
+    return plan.decisions
+
+
+def choose_window_size(facts: Facts) -> tuple[int, int, str | None]:
+    """Q, the micro-batch, and the device that limits them.
+
+    As fixed; where they are `auto`, the largest Q up to `max_window` that fits the smallest budget with some
+    micro-batch, and the largest micro-batch that goes with it.  Raises `BadInput` and `DoesNotFit`.
+    """
+    chain, depth, smallest = settings_of(facts), facts.model.num_layers, facts.smallest
+    whole = facts.micro_batch
+    shrinks = facts.settings.numerics.micro_batch == "auto"
+    micro_batches = [whole >> halvings for halvings in range(whole.bit_length() if shrinks else 1)]
+    most = max(2, depth // 4) if chain.max_window == "auto" else chain.max_window
+    sizes = range(min(most, depth), 0, -1) if chain.window_size == "auto" else [chain.window_size]
+    if max(sizes) > depth:
+        raise BadInput("the window is larger than the model", values={"window_size": max(sizes), "layers": depth})
+    peaks: list[int] = []
+    for size in sizes:
+        for micro_batch in micro_batches:
+            streamed = chain.window_size != "auto" or size <= STREAMED_WINDOW
+            peaks.append(facts.predict_peak(Window(start=0, stop=size), 0, micro_batch, streamed=streamed))
+            if peaks[-1] <= smallest.memory_budget_bytes:
+                return size, micro_batch, (smallest.device if len(peaks) > 1 else None)
+    raise DoesNotFit(
+        f"no window fits the memory budget of device {smallest.device}",
+        values={"budget": mebibytes(smallest.memory_budget_bytes), "needed": mebibytes(min(peaks))},
+        hint="leave that device out, or lower encoding.max_length or adapter size (raise adapter.reduction_factor)",
+    )
+
+
+def choose_start(
+    chain: ChainSettings, depth: int, curve: Sequence[LayerSimilarity], size: int, min_examples: int
+) -> tuple[int, StartReason, tuple[int, int]]:
+    """FOAT: the first layer whose mean CKA is below T, but at most L - Q; and the range that the intervals allow.
+
+    Raises `BadInput` where the curve is empty or the start leaves no room for a window of `size` layers.
+    """
+    last = depth - size
+    if chain.start != "foat":
+        fixed = last if chain.start == "last" else chain.start
+        if fixed > last:
+            raise BadInput(
+                "the start layer leaves no room for a window", values={"start": fixed, "latest possible": last}
+            )
+        return fixed, "fixed", (fixed, fixed)
+    if not curve:
+        raise BadInput(
+            "no device has enough texts for a curve, so FOAT cannot choose the start layer",
+            values={"min_examples": min_examples},
+            hint="lower similarity.min_examples, or fix the start with chain.start",
+        )
+
+    def first_below(values: Sequence[float]) -> int:
+        return next((layer for layer, value in enumerate(values) if value < chain.cka_threshold), depth)
+
+    found = first_below([layer.cka for layer in curve])
+    earliest = first_below([layer.low for layer in curve])
+    latest = first_below([layer.high for layer in curve])
+    reason: StartReason = "below-threshold"
+    if found == depth:
+        reason = "no-layer-below-threshold"
+    elif found > last:
+        reason = "clamped"
+    return min(found, last), reason, (min(earliest, last), min(latest, last))
+
+
+def advance(plan: PlanManifest, progress: ChainProgress, train_loss: float) -> ChainProgress:
+    """The next round's window, and the convergence counter that goes with it.
+
+    `every-round` slides on and cycles (DLCT).  `on-convergence` stays until the loss has improved by less than
+    `min_improvement` for `patience` rounds (the plain chain of §4.1).
+    """
+    chain = plan.settings.chain
+    assert isinstance(chain, ChainSettings)
+    following = (progress.window_index + 1) % len(decisions_of(plan).windows)
+    if chain.advance == "every-round":
+        return ChainProgress(window_index=following)
+    best = progress.convergence.best_loss
+    if best is None or best - train_loss > chain.min_improvement:
+        return progress.model_copy(update={"convergence": Convergence(best_loss=train_loss)})
+    stale = progress.convergence.stale_rounds + 1
+    if stale >= chain.patience:
+        return ChainProgress(window_index=following)
+    return progress.model_copy(update={"convergence": Convergence(best_loss=best, stale_rounds=stale)})

@@ -1,0 +1,97 @@
+"""The device's half of a method: what trains on a device, and what every stage applies under a state.
+
+The defaults are those of methods that train consecutive layers with adapters, and the head.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from schemas.assignment import Assignment
+from schemas.plan import PlanManifest
+from schemas.refs import Window
+from schemas.state import StateManifest
+from stages.memory.predict import MemoryModel
+from stages.model.backbone import Backbone
+from stages.store.artifact import Artifact, read_tensors
+from stages.store.cache_directory import CacheDirectory
+from stages.streaming.placement import Placement
+from stages.streaming.prefix_cache import prefix_cache
+from stages.training.layers import DeviceTexts, LayerTraining
+from stages.training.loop import Training
+from stages.training.optimizer import Optimizer
+from stages.tuning.tensors import LIVE_TENSORS
+from stages.tuning.tuning import BottleneckTuning, Tuning
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a device has before it: an assignment under a state, its texts, and what it may keep in memory."""
+
+    backbone: Backbone
+    plan: Artifact[PlanManifest]
+    state: Artifact[StateManifest]
+    assignment: Assignment
+    texts: DeviceTexts
+    placement: Placement
+    scratch: Path
+    cache: CacheDirectory | None
+
+
+@dataclass(frozen=True)
+class DeviceMethod:
+    """One method, on a device.  `reads`: prefixes of the names of a state's tensors that it needs there."""
+
+    reads: ClassVar[tuple[str, ...]] = LIVE_TENSORS
+
+    def tuning(self, plan: PlanManifest, tensors: Mapping[str, np.ndarray], dtype: torch.dtype) -> Tuning:
+        """What `eval`, `generate` and `export` apply under a state that holds `tensors`, to compute in `dtype`."""
+        return BottleneckTuning.of(plan, tensors, dtype)
+
+    def span(self, plan: PlanManifest, assignment: Assignment) -> Window:
+        """The layers that gradients pass: those assigned and all between them; none where the head trains alone."""
+        depth = plan.model.num_layers
+        return assignment.span or Window(start=depth, stop=depth)
+
+    def open(self, work: Work) -> Training:
+        """Ready to train the layers of the assignment."""
+        plan = work.plan.manifest
+        return layer_training(work, self.span(plan, work.assignment), global_weight=self.global_weight(plan))
+
+    def numbers(self, work: Work, training: Training) -> dict[str, float]:
+        """What the update reports beside its tensors."""
+        return {}
+
+    def global_weight(self, plan: PlanManifest) -> float:
+        """λ of Eq. 2; 0: no global branch."""
+        return 0.0
+
+    def peak_bytes(self, memory: MemoryModel, span: Window, placement: Placement, *, first_layer: int) -> int:
+        """Predicted peak in bytes of training all layers of a span; layers from `first_layer` on have adapters."""
+        return memory.train_layers(span, placement, first_layer=first_layer, foresight=False)
+
+
+def layer_training(work: Work, span: Window, *, global_weight: float) -> LayerTraining:
+    """Training of the assigned layers with gradients through every layer of `span`, and of the head."""
+    plan, settings = work.plan.manifest, work.plan.manifest.settings
+    tensors = read_tensors(work.state, *LIVE_TENSORS)
+    before = BottleneckTuning.of(plan, tensors, work.backbone.dtype)
+    tuning = before.training(tensors, work.assignment.layers).from_layer(span.start)
+    optimizer = Optimizer(list(tuning.trainable().values()), settings.optimizer, round_number=work.state.manifest.round)
+    return LayerTraining(
+        backbone=work.backbone,
+        texts=work.texts,
+        span=span,
+        before=before,
+        tuning=tuning,
+        optimizer=optimizer,
+        placement=work.placement,
+        scratch=work.scratch,
+        global_weight=global_weight,
+        cache=prefix_cache(work.cache, plan, before, work.texts.encoded),
+        keep=(plan.decisions.first_layer, span.start),
+    )

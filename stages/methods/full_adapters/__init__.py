@@ -1,0 +1,1 @@
+"""Every adapter trains end to end: the chain with one window of all layers."""

@@ -1,0 +1,5 @@
+"""Nothing differs from the defaults on a device."""
+
+from stages.methods.device import DeviceMethod
+
+METHOD = DeviceMethod()

@@ -1,0 +1,1 @@
+"""The head alone trains, on the hidden states of the frozen model."""

@@ -1,0 +1,187 @@
+"""A stage's engine, opened once: encoder, backbone, budget, cache, verification, progress.
+
+    machine = Machine(model_dir, memory_budget_bytes=budget)
+    with Session.open(machine, plan.settings, expected=plan.model, scratch=folder, progress=progress) as session:
+        texts = session.encode(examples)
+        placement = session.place(lambda memory, placement: memory.forward(placement), texts, bottleneck=0, what="…")
+        … session.backbone …
+    facts = session.measured(texts)
+
+The encoder is given up before the backbone is opened: a large vocabulary weighs as much as a layer.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from schemas.plan import PlanManifest
+from schemas.refs import ModelFingerprint
+from schemas.settings import Settings
+from schemas.state import StateManifest
+from stages.data.encode import Encoder
+from stages.data.load import Example
+from stages.data.prompts import PromptEncoder
+from stages.inference.full_chain import FullChain, stop_tokens
+from stages.memory.predict import MemoryModel, fit
+from stages.methods.registry import device_method
+from stages.model.backbone import Backbone
+from stages.model.loading import LoadedModel
+from stages.process.measure import MeasuredFacts, Stopwatch, device_memory_bytes, resident_bytes
+from stages.process.progress import Progress, silent
+from stages.store.artifact import Artifact, read_tensors
+from stages.store.cache_directory import CacheDirectory
+from stages.streaming.placement import FASTEST, Placement
+from stages.streaming.texts import EncodedTexts
+from stages.tuning.tuning import Tuning
+from stages.weights.reader import Verify
+
+PredictPeak = Callable[[MemoryModel, Placement], int]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a stage runs: the base model on it, and what a stage may use.
+
+    A simulating machine plays many devices in one process: they share an opened model, and the budget of none of them
+    is kept.
+    """
+
+    model_dir: Path
+    memory_budget_bytes: int | None = None  # None: what the machine or its control group has
+    verify: Verify = "once"
+    cache: CacheDirectory | None = None
+    shared: LoadedModel | None = None
+
+    @classmethod
+    def simulating(cls, model_dir: Path, shared: LoadedModel, cache: CacheDirectory | None = None) -> "Machine":
+        """One that plays devices with a model that is open already."""
+        return cls(model_dir, cache=cache, shared=shared)
+
+    @property
+    def simulates(self) -> bool:
+        """Whether this process is many devices."""
+        return self.shared is not None
+
+    @property
+    def budget_bytes(self) -> int:
+        """The memory budget that is kept, where one is."""
+        return self.memory_budget_bytes or device_memory_bytes()
+
+
+@dataclass
+class Session:
+    """One stage's work with one model.  `predicted_peak_bytes` is None until `place` was asked, and in simulations."""
+
+    machine: Machine
+    settings: Settings
+    expected: ModelFingerprint | None
+    scratch: Path
+    progress: Progress
+    watch: Stopwatch
+    pad_id: int | None = None
+    predicted_peak_bytes: int | None = None
+    _bytes_before: int = field(default=0)
+
+    @classmethod
+    @contextmanager
+    def open(
+        cls,
+        machine: Machine,
+        settings: Settings,
+        *,
+        expected: ModelFingerprint | None,
+        scratch: Path,
+        progress: Progress = silent,
+    ) -> Iterator["Session"]:
+        """Watch time, memory and the budget while the block runs.
+
+        `expected` is the fingerprint that every part of the model must have; files of no name are made in `scratch`.
+        Raises `DoesNotFit` at the next step of progress after the process went over its budget.
+        """
+        with Stopwatch(None if machine.simulates else machine.budget_bytes) as watch:
+            torch.set_num_threads(settings.numerics.threads)
+            yield cls(machine, settings, expected, scratch, watch.over(progress), watch)
+
+    def encoder(self) -> Encoder:
+        """The model's, as the settings want it.  Raises `BadInput`."""
+        shared = self.machine.shared
+        encoder = (
+            shared.encoder
+            if shared
+            else Encoder.load(self.machine.model_dir, self.settings.encoding, self.settings.prompt)
+        )
+        self.pad_id = encoder.pad_id
+        return encoder
+
+    def encode(self, examples: Sequence[Example]) -> EncodedTexts:
+        """Token ids of the examples, in order.  Raises `BadInput`."""
+        return EncodedTexts.encode(examples, self.encoder(), self.settings.numerics.rows)
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        """The model, opened when first asked for.  Raises `BadInput` and, where it is not `expected`, `NotTrusted`."""
+        if self.machine.shared:
+            backbone = self.machine.shared.backbone
+        else:
+            pad_id = self.encoder().pad_id if self.pad_id is None else self.pad_id
+            backbone = Backbone.open(
+                self.machine.model_dir,
+                self.settings,
+                pad_id=pad_id,
+                expected=self.expected,
+                verify=self.machine.verify,
+                cache=self.machine.cache,
+            )
+        self._bytes_before = backbone.reader.files.bytes_read
+        return backbone
+
+    def place(self, predict: PredictPeak, texts: EncodedTexts, *, bottleneck: int, what: str) -> Placement:
+        """What to keep in memory: the fastest choice whose predicted peak keeps the budget.  Raises `DoesNotFit`.
+
+        `what` names the work in the error.
+        """
+        if self.machine.simulates:
+            return FASTEST
+        memory = MemoryModel(
+            self.backbone, self.settings, bottleneck, texts.token_count, resident_bytes(), max(texts.lengths)
+        )
+        placement, peak = fit(lambda choice: predict(memory, choice), self.machine.budget_bytes, what=what)
+        self.predicted_peak_bytes = max(peak, self.predicted_peak_bytes or 0)
+        return placement
+
+    def tuning(self, plan: PlanManifest, state: Artifact[StateManifest]) -> Tuning:
+        """What the plan's method applies to the model under a state.  Raises `NotTrusted` for altered tensors."""
+        method = device_method(plan.settings.chain.method)
+        return method.tuning(plan, read_tensors(state, *method.reads), self.backbone.dtype)
+
+    def chain(self, plan: PlanManifest, state: Artifact[StateManifest]) -> FullChain:
+        """The whole tuned model, ready for questions.  Its encoder truncates no text from now on."""
+        encoder = self.encoder()
+        return FullChain(
+            backbone=self.backbone,
+            tuning=self.tuning(plan, state),
+            plan=plan,
+            encoder=PromptEncoder.of(encoder),
+            stop_ids=stop_tokens(self.machine.model_dir),
+            scratch=self.scratch,
+            budget_bytes=self.machine.budget_bytes,
+            progress=self.progress,
+        )
+
+    def measured(
+        self, texts: EncodedTexts | None = None, *, layer_seconds: tuple[float, ...] = (), predicted: int | None = None
+    ) -> MeasuredFacts:
+        """What the work cost, once the block has ended; `predicted` where a plan did that and not `place`."""
+        read = self.backbone.reader.files.bytes_read if "backbone" in self.__dict__ else 0
+        return MeasuredFacts(
+            seconds=self.watch.seconds,
+            predicted_peak_bytes=self.predicted_peak_bytes if predicted is None else predicted,
+            peak_bytes=self.watch.peak_bytes,
+            bytes_streamed=read - self._bytes_before,
+            texts=texts.counts() if texts else None,
+            layer_seconds=layer_seconds,
+        )

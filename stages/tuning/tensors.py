@@ -1,0 +1,34 @@
+"""Names, shapes and first values of what trains, without torch: what states and updates hold.
+
+Shapes: D hidden size, R bottleneck.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from stages.process.seeds import normal
+
+LIVE_TENSORS = ("adapters.", "head.")  # of a state; what else it holds is for the server alone
+SUFFIXES = ("down.weight", "down.bias", "up.weight", "up.bias")
+
+
+def adapter_names(layer: int) -> list[str]:
+    """Names of a layer's adapter tensors in states and updates, in the order of `Adapter.parameters`."""
+    return [f"adapters.{layer}.{suffix}" for suffix in SUFFIXES]
+
+
+def fresh_adapters(layers: Iterable[int], *, hidden_size: int, bottleneck: int, seed: int) -> dict[str, np.ndarray]:
+    """Tensors of untrained adapters.  Drawn by numpy's PCG64, whose stream is the same on every machine."""
+    tensors: dict[str, np.ndarray] = {}
+    for layer in layers:
+        down = normal(f"adapters.{layer}", seed, (bottleneck, hidden_size))
+        zeros = [np.zeros(shape, np.float32) for shape in (bottleneck, (hidden_size, bottleneck), hidden_size)]
+        tensors |= dict(zip(adapter_names(layer), [down, *zeros], strict=True))
+    return tensors
+
+
+def adapter_shapes(layers: Iterable[int], *, hidden_size: int, bottleneck: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors of `fresh_adapters`, by name."""
+    shapes = ((bottleneck, hidden_size), (bottleneck,), (hidden_size, bottleneck), (hidden_size,))
+    return {name: shape for layer in layers for name, shape in zip(adapter_names(layer), shapes, strict=True)}

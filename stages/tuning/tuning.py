@@ -1,0 +1,121 @@
+"""Everything that trains or has trained, with one owner: adapters after the layers, and the head.
+
+A tuning says what happens inside a layer (the weights that it computes with) and after it (what it gives), and holds
+the parameters of the head.  It is all that differs between the base model and a federation's model.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from schemas.plan import PlanManifest
+from stages.tuning.adapters import Adapter, adapters_from_tensors
+from stages.tuning.tensors import adapter_names
+from stages.weights.reader import Weights
+
+
+class Tuning(Protocol):
+    """What a federation changes of a frozen model."""
+
+    @property
+    def head(self) -> Mapping[str, Tensor]:
+        """Parameters of the head by name, float32; empty where the model's own head is frozen."""
+        ...
+
+    @property
+    def changes_layers(self) -> bool:
+        """Whether `inside` ever gives other weights than it gets."""
+        ...
+
+    def inside(self, layer: int, weights: Weights) -> Weights:
+        """The weights that a layer computes with, from the frozen ones."""
+        ...
+
+    def after(self, layer: int, hidden: Tensor) -> Tensor:
+        """What becomes of a layer's output (…, D)."""
+        ...
+
+    def below(self, depth: int) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor that the hidden states before layer `depth` depend on, by name, in a fixed order."""
+        ...
+
+
+@dataclass(frozen=True)
+class Untuned:
+    """The base model as it is."""
+
+    head: Mapping[str, Tensor] = field(default_factory=dict)
+    changes_layers = False
+
+    def inside(self, layer: int, weights: Weights) -> Weights:
+        """The frozen weights."""
+        return weights
+
+    def after(self, layer: int, hidden: Tensor) -> Tensor:
+        """The layer's output."""
+        return hidden
+
+    def below(self, depth: int) -> Iterator[tuple[str, Tensor]]:
+        """Nothing."""
+        yield from ()
+
+
+UNTUNED = Untuned()
+
+
+@dataclass(frozen=True)
+class BottleneckTuning:
+    """An adapter (Eq. 1) after each layer that has one, and the head."""
+
+    adapters: Mapping[int, Adapter]
+    head: Mapping[str, Tensor]
+    changes_layers = False
+
+    @classmethod
+    def of(cls, plan: PlanManifest, tensors: Mapping[str, Any], dtype: torch.dtype) -> "BottleneckTuning":
+        """Of the tensors of a state, frozen: adapters compute in `dtype`, the head is float32."""
+        stored = adapters_from_tensors(tensors, plan.settings.adapter.activation)
+        head = {one.name: torch.from_numpy(tensors[f"head.{one.name}"].copy()) for one in plan.head_parameters}
+        return cls({layer: adapter.frozen(dtype) for layer, adapter in stored.items()}, head)
+
+    def inside(self, layer: int, weights: Weights) -> Weights:
+        """The frozen weights."""
+        return weights
+
+    def after(self, layer: int, hidden: Tensor) -> Tensor:
+        """Through the layer's adapter, where it has one."""
+        return self.adapters[layer](hidden) if layer in self.adapters else hidden
+
+    def below(self, depth: int) -> Iterator[tuple[str, Tensor]]:
+        """The adapters of the layers before `depth`."""
+        for layer in sorted(layer for layer in self.adapters if layer < depth):
+            yield from zip(adapter_names(layer), self.adapters[layer].parameters(), strict=True)
+
+    def from_layer(self, first: int) -> "BottleneckTuning":
+        """Without the adapters before layer `first`."""
+        return replace(self, adapters={layer: one for layer, one in self.adapters.items() if layer >= first})
+
+    def training(self, tensors: Mapping[str, Any], layers: Iterable[int]) -> "BottleneckTuning":
+        """With float32 leaves, which gradients reach, in place of the adapters of `layers` and of the head."""
+        trained = {layer: tuple(_leaf(tensors[name]) for name in adapter_names(layer)) for layer in layers}
+        activation = {layer: self.adapters[layer].activation for layer in trained}
+        adapters = {layer: Adapter.of(leaves, activation[layer]) for layer, leaves in trained.items()}
+        head = {name: _leaf(tensors[f"head.{name}"]) for name in self.head}
+        return BottleneckTuning({**self.adapters, **adapters}, head)
+
+    def trainable(self) -> dict[str, Tensor]:
+        """The leaves, by their names in updates: adapters by layer, then the head."""
+        named = [
+            (name, value)
+            for layer in sorted(self.adapters)
+            for name, value in zip(adapter_names(layer), self.adapters[layer].parameters(), strict=True)
+        ]
+        named += [(f"head.{name}", value) for name, value in self.head.items()]
+        return {name: value for name, value in named if value.requires_grad}
+
+
+def _leaf(values: Any) -> Tensor:
+    return torch.from_numpy(values).clone().requires_grad_()

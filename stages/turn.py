@@ -1,0 +1,138 @@
+"""A device's turn in a round: plan and state opened and checked in one visit, and what this device is to train.
+
+turn = Turn.open(plan, state, "device-03", signer=signer)     # or an error that says why it has no turn
+examples = turn.read(data)
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from schemas.assignment import Assignment
+from schemas.base import canonical_json
+from schemas.errors import BadInput, UsageProblem
+from schemas.plan import PlanManifest
+from schemas.settings import Settings
+from schemas.state import StateManifest
+from schemas.update import UpdateManifest
+from stages.data.load import Example, data_digest, load_labelled
+from stages.federated.intake import check_example_count
+from stages.methods.registry import server_method
+from stages.store.artifact import Artifact
+from stages.store.signing import Signer
+from stages.store.trust import Trust, check_signer, open_trusted
+from stages.streaming.texts import training_batches
+from stages.training.resume import TrainingCheckpoint
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What a device trains, on what, for whom."""
+
+    plan: Artifact[PlanManifest]
+    state: Artifact[StateManifest]
+    device: str
+    assignment: Assignment
+
+    @classmethod
+    def open(
+        cls, plan: Path, state: Path, device: str, *, signer: Signer | None = None, window_size: int | None = None
+    ) -> "Turn":
+        """Check that both are trusted here, that it is this device's turn, and that `signer` is the key it enrolled.
+
+        `window_size`: how many of the assigned layers it trains, all where that is None.  Raises `BadInput`,
+        `NotTrusted` and `UsageProblem`.
+        """
+        planned, current = open_trusted(plan, state, newest=True)
+        method = server_method(planned.manifest.settings.chain.method)
+        if not method.trains:
+            raise UsageProblem(
+                "this plan trains nothing",
+                values={"chain.method": method.name},
+                hint="evaluate its state 0 with 'chainctl eval'",
+            )
+        if device not in current.manifest.participants:
+            raise BadInput(
+                f"device {device} does not take part in round {current.manifest.round}",
+                values={"expected": ", ".join(current.manifest.participants), "found": device},
+                hint="check --device, or wait for a round that names it",
+            )
+        enrolled = planned.manifest.trust.device(device)
+        check_signer(planned.manifest.trust, enrolled.key if enrolled else None, signer, whose=f"device {device}")
+        assigned = method.assignment(planned.manifest, current.manifest, device)
+        trained = assigned if window_size is None else method.narrowed(assigned, window_size)
+        if trained is None:
+            raise UsageProblem(
+                "the round's window has another size",
+                values={
+                    "this round trains": f"{len(assigned.layers)} layers, {assigned}",
+                    "--window-size": window_size,
+                },
+                hint="a device may train fewer layers of the window, not more",
+            )
+        return cls(planned, current, device, trained)
+
+    @property
+    def settings(self) -> Settings:
+        """Those of the plan."""
+        return self.plan.manifest.settings
+
+    def read(self, data: Path) -> list[Example]:
+        """The device's texts, no more than the plan lets it count.  Raises `BadInput`."""
+        examples = load_labelled(data, self.settings.task, self.settings.prompt)
+        check_example_count(self.device, len(examples), self.plan.manifest.most_examples(self.device))
+        return examples
+
+    def inputs(self, examples: Sequence[Example]) -> str:
+        """A digest of the texts, salted so that nobody can confirm a guess of them across plans or devices."""
+        salt = canonical_json(["update", self.plan.digest, self.device]).decode()
+        return data_digest(list(examples), salt=salt)
+
+    def made(self, inputs: str) -> Callable[[UpdateManifest], bool]:
+        """Whether an update was made in this turn, from the same texts."""
+        wanted = (self.plan.digest, self.state.digest, self.assignment, self.device, inputs)
+        return lambda found: (found.plan, found.state, found.assignment, found.device, found.inputs) == wanted
+
+    def batches(self, count: int) -> tuple[list[list[int]], list[int]]:
+        """What each step sees of `count` texts, numbered among those that any step sees; and which texts those are."""
+        round_number = self.state.manifest.round
+        order = training_batches(
+            count, self.settings.optimizer, seed=self.settings.seed, round_number=round_number, device=self.device
+        )
+        seen = sorted({index for batch in order for index in batch})
+        place = {index: position for position, index in enumerate(seen)}
+        return [[place[index] for index in batch] for batch in order], seen
+
+    def checkpoint(self, out: Path, every: int | None, inputs: str) -> TrainingCheckpoint:
+        """Where training is kept after every so many steps (None: never), for the update that is to be at `out`."""
+        return TrainingCheckpoint.beside(
+            out,
+            every,
+            plan=self.plan.digest,
+            state=self.state.digest,
+            assignment=self.assignment,
+            device=self.device,
+            inputs=inputs,
+        )
+
+    def predicted_peak_bytes(self) -> int | None:
+        """What the plan predicts for this assignment, where it does."""
+        memory = self.plan.manifest.memory
+        return next((one.predicted_peak_bytes for one in memory if one.assignment == self.assignment), None)
+
+    def update(self, inputs: str, facts: dict[str, Any]) -> UpdateManifest:
+        """The manifest of an update that was made in this turn; `facts` are the fields that training decides."""
+        return UpdateManifest(
+            plan=self.plan.digest,
+            state=self.state.digest,
+            round=self.state.manifest.round,
+            assignment=self.assignment,
+            device=self.device,
+            inputs=inputs,
+            **facts,
+        )
+
+    def remember(self) -> None:
+        """From now on this machine trains on no older state of the plan."""
+        Trust.of_this_machine().remember(self.plan, self.state)
