@@ -19,7 +19,7 @@ import multiprocessing
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -38,7 +38,10 @@ from stages.data.load import Example, label_set, load_labelled
 from stages.data.split import holdout_file, split_file, to_jsonl
 from stages.demo import ALPHA, DEVICES, MEMORY_BUDGET_BYTES
 from stages.demo import SETTINGS as DEMO
+from stages.federated.aggregation import Aggregation
+from stages.methods.registry import server_method
 from stages.model.loading import LoadedModel
+from stages.session import Machine
 from stages.store.artifact import Artifact, new_artifact, open_artifact, read_tensors
 from stages.store.cache_directory import CacheDirectory
 from stages.store.files import write_file
@@ -107,8 +110,10 @@ def combine(strategy: str, updates: Sequence[Path], *, plan: Path, state: Path, 
     opened = [open_artifact(path, UpdateManifest) for path in updates]
     accepted = sorted(opened, key=lambda update: update.manifest.device)
     with new_artifact(out, force=True) as draft:
-        manifest = aggregate.describe(planned, parent, accepted)
-        draft.finish(aggregate.combine_tensors(draft, STRATEGIES[strategy], parent, accepted, manifest), None)
+        method = server_method(planned.manifest.settings.chain.method)
+        manifest = aggregate.describe(planned, parent, accepted, method, moved=True)
+        combination = Aggregation(parent, accepted, STRATEGIES[strategy])
+        draft.finish(aggregate.write_tensors(draft, combination, [parent, *accepted], manifest), None)
     return open_artifact(out, StateManifest)
 
 
@@ -142,13 +147,11 @@ class Arena:
         for shard in sorted((self.out / "shards").iterdir()):
             profiles.append(self.out / "profiles" / shard.stem)
             profile.run(
-                model_dir=self.model_dir,
+                machine=replace(self.machine(model), memory_budget_bytes=MEMORY_BUDGET_BYTES),
                 data=shard,
                 settings=settings,
                 device=shard.stem,
-                memory_budget_bytes=MEMORY_BUDGET_BYTES,
                 out=profiles[-1],
-                model=model,
                 fingerprint=fingerprint,
             )
             moved_on = dict(zip(labels, labels[1:] + labels[:1], strict=True))
@@ -169,6 +172,10 @@ class Arena:
             if device in self.malicious():
                 self.train(model, self.state(0), device, self.out / "first-updates", flipped=True)
 
+    def machine(self, model: LoadedModel) -> Machine:
+        """One that plays every device."""
+        return Machine.simulating(self.model_dir, model, CacheDirectory(self.out / "cache"))
+
     def plan_settings(self) -> Settings:
         """Those of the plan, all decided."""
         return open_artifact(self.out / "plan", PlanManifest).manifest.settings
@@ -185,26 +192,22 @@ class Arena:
     def train(self, model: LoadedModel, state: State, device: str, out: Path, *, flipped: bool = False) -> Path:
         """An update, trained as it should be on the device's texts, which may be flipped."""
         return train_window.run(
-            model_dir=self.model_dir,
+            machine=self.machine(model),
             plan=self.out / "plan",
             state=state.path,
             data=self.out / ("flipped" if flipped else "shards") / f"{device}.jsonl",
             device=device,
             out=out / (f"{device}-flipped" if flipped else device),
-            model=model,
-            cache=CacheDirectory(self.out / "cache"),
         ).path
 
     def accuracy(self, state: State, model: LoadedModel) -> dict[str, float]:
         """On the other half of the texts, with its interval."""
         evaluation = eval.run(
-            model_dir=self.model_dir,
+            machine=self.machine(model),
             plan=self.out / "plan",
             state=state.path,
             data=self.out / "data" / "test.jsonl",
             out=self.out / "evals" / state.digest.removeprefix("sha256:")[:16],
-            model=model,
-            cache=CacheDirectory(self.out / "cache"),
         )
         assert isinstance(evaluation.manifest, EvaluationManifest)
         return evaluation.manifest.accuracy.model_dump()

@@ -14,11 +14,15 @@ from hypothesis import settings as fast
 from hypothesis import strategies as st
 from transformers import AutoModel
 
+from schemas.assignment import Assignment
 from schemas.errors import NotTrusted
 from schemas.refs import Window
 from schemas.state import StateManifest
+from stages.methods.device import Work
+from stages.methods.registry import device_method
 from stages.model.backbone import Backbone
 from stages.model.skeleton import Batch
+from stages.process.progress import silent
 from stages.store.artifact import Artifact
 from stages.store.cache_directory import CacheDirectory
 from stages.streaming.hidden_states import HiddenStates
@@ -26,9 +30,10 @@ from stages.streaming.placement import PLACEMENTS, SMALLEST, Placement
 from stages.streaming.prefix_cache import PrefixCache
 from stages.streaming.stream import run_prefix, stream_layers
 from stages.streaming.texts import EncodedTexts, training_batches
-from stages.train_window import Trainer
+from stages.training.layers import DeviceTexts
+from stages.training.loop import train
 from stages.training.resume import TrainingCheckpoint
-from stages.tuning.adapters import adapters_from_tensors
+from stages.tuning.tuning import UNTUNED, BottleneckTuning
 from tests import fleet
 
 DEPTH = fleet.DEPTH
@@ -48,7 +53,7 @@ class World:
         batch_size: int = 5,
         **sections: Any,
     ):
-        self.folder = folder
+        self.folder, self.window_size = folder, window_size
         fleet.save_model(folder / "model", family)
         rows = fleet.texts(10)
         data = fleet.save_texts(folder / "data.jsonl", rows)
@@ -67,17 +72,18 @@ class World:
         self, placement: Placement, *, start: int = 0, cache: CacheDirectory | None = None
     ) -> dict[str, np.ndarray]:
         """The tensors of one update for the window that begins at `start`."""
-        stop = start + self.settings.chain.window_size  # type: ignore[operator]
-        moved = self.state.manifest.model_copy(update={"window": Window(start=start, stop=stop)})
+        assignment = Assignment.of(Window(start=start, stop=start + self.window_size))
+        moved = self.state.manifest.model_copy(update={"assignment": assignment})
         state: Artifact[StateManifest] = Artifact(self.state.path, moved, self.state.digest)
-        checkpoints = TrainingCheckpoint(self.folder, None, "", "", moved.window, "one", "")
-        trainer = Trainer(
-            *(self.plan, state, moved.window, self.model.backbone, self.texts, self.targets, self.batches(state)),
-            *(placement, checkpoints, self.folder, cache),
+        texts, batches = DeviceTexts(self.texts, self.targets), self.batches(state)
+        training = device_method("chain").open(
+            Work(self.model.backbone, self.plan, state, assignment, texts, placement, self.folder, cache)
         )
-        tensors, loss = trainer.train(lambda *_: None)
-        self.first_loss = loss.first
-        return {name: value.copy() for name, value in tensors.items()}
+        counts = [texts.target_count(batch) for batch in batches]
+        checkpoints = TrainingCheckpoint(self.folder, None, "", "", assignment, "one", "")
+        tally = train(training, batches, counts, checkpoints, silent)
+        self.first_loss = tally.summary().first
+        return {name: value.copy() for name, value in training.tensors().items()}
 
     def batches(self, state: Artifact[StateManifest]) -> list[list[int]]:
         """Those of the plan's steps."""
@@ -124,29 +130,29 @@ def test_a_cached_prefix_trains_the_same_bytes_and_runs_no_layer_twice(tmp_path:
 def test_the_cache_knows_every_thing_that_decides_its_bytes(tmp_path: Path) -> None:
     world = World(tmp_path, "bert")
     manifest = world.plan.manifest
-    adapters = adapters_from_tensors(_tensors(world.state), "relu")
+    tuning = BottleneckTuning.of(manifest, _tensors(world.state), torch.float32)
+    adapters = tuning.adapters
     directory = CacheDirectory(tmp_path / "cache")
-    base = PrefixCache(directory, manifest, adapters, world.texts)
+    base = PrefixCache(directory, manifest, tuning, world.texts)
     names = {base._path(2)}
     numerics = manifest.settings.numerics
     for change in ({"micro_batch": 7}, {"threads": 5}, {"dtype": "bfloat16"}):
         settings = manifest.settings.model_copy(update={"numerics": numerics.model_copy(update=change)})
         plan = manifest.model_copy(update={"settings": settings})
-        names.add(PrefixCache(directory, plan, adapters, world.texts)._path(2))
+        names.add(PrefixCache(directory, plan, tuning, world.texts)._path(2))
     for part in ("config", "embeddings", "rest"):
         model = manifest.model.model_copy(update={part: "sha256:" + "1" * 64})
-        names.add(PrefixCache(directory, manifest.model_copy(update={"model": model}), adapters, world.texts)._path(2))
+        names.add(PrefixCache(directory, manifest.model_copy(update={"model": model}), tuning, world.texts)._path(2))
     layers = (manifest.model.layers[0], "sha256:" + "2" * 64, *manifest.model.layers[2:])
     changed = manifest.model_copy(update={"model": manifest.model.model_copy(update={"layers": layers})})
-    names.add(PrefixCache(directory, changed, adapters, world.texts)._path(2))
+    names.add(PrefixCache(directory, changed, tuning, world.texts)._path(2))
     rows = (world.texts.rows[0][:-1], *world.texts.rows[1:])
     names.add(
-        PrefixCache(directory, manifest, adapters, EncodedTexts(rows, 0, "right", 3))._path(2),
+        PrefixCache(directory, manifest, tuning, EncodedTexts(rows, 0, "right", 3))._path(2),
     )
     names.add(base._path(1))
-    moved = dict(adapters)
     adapters[1].up_DR[0, 0] += 1  # below depth 2
-    names.add(PrefixCache(directory, manifest, moved, world.texts)._path(2))
+    names.add(PrefixCache(directory, manifest, tuning, world.texts)._path(2))
     assert len(names) == 11
     before = base._path(2)
     adapters[2].up_DR[0, 0] += 1  # not below
@@ -333,7 +339,7 @@ def test_prefetch_and_disk_give_the_same_hidden_states(tmp_path: Path) -> None:
             with HiddenStates(
                 texts.lengths, 64, torch.float32, scratch=tmp_path, in_memory_limit_bytes=limit
             ) as hidden:
-                run_prefix(backbone, texts, hidden, {}, stop=DEPTH, prefetch=prefetch)
+                run_prefix(backbone, texts, hidden, UNTUNED, stop=DEPTH, prefetch=prefetch)
                 results.append(b"".join(bytes(chunk) for chunk in hidden.chunks()))
     assert len(set(results)) == 1
 
@@ -368,5 +374,5 @@ def test_weights_stored_in_half_compute_in_single_precision_as_transformers_woul
     batch = Batch(ids, torch.ones_like(ids))
     hidden = fleet.stream(backbone, batch, {})
     with torch.no_grad():
-        found = backbone.after_layers(hidden, batch).last_hidden_state
+        found = backbone.after_layers(hidden, batch, {}).last_hidden_state
         assert torch.equal(found, own(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state)
