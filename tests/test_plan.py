@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from schemas.errors import BadInput, DoesNotFit
 from schemas.refs import Window
 from schemas.settings import TaskSettings
-from stages.plan import check_profiles, choose_start, make_windows, mean_curve
+from stages.federated.profiles import gather
+from stages.plan import choose_start, make_windows
 from stages.report.explain import asks_for_words_too_early, explain_plan
 from tests import fleet
 
@@ -28,7 +29,7 @@ DEPTH = 6
 def test_the_chain_starts_at_the_first_layer_below_the_threshold(
     curve: list[float], size: int, start: int, reason: str
 ) -> None:
-    similarities = mean_curve([fleet.profile_manifest("a", curve)])
+    similarities = gather([fleet.profile_manifest("a", curve)], fleet.decided()).curve
     settings = fleet.decided(start="foat")
     found, why, (earliest, latest) = choose_start(settings, DEPTH, similarities, size)
     assert (found, why) == (start, reason)
@@ -47,13 +48,14 @@ def test_windows_slide_by_one_and_end_at_the_last_layer(depth: int, data: st.Dat
 
 
 def test_the_curve_is_weighted_by_example_counts_and_leaves_out_who_has_none() -> None:
-    curve = mean_curve(
+    curve = gather(
         [
             fleet.profile_manifest("a", [0.9] * 6, texts=30),
             fleet.profile_manifest("b", [0.5] * 6, texts=10),
             fleet.profile_manifest("c", [], texts=2),
-        ]
-    )
+        ],
+        fleet.decided(),
+    ).curve
     assert curve[0].cka == pytest.approx(0.8)
 
 
@@ -117,4 +119,4 @@ def test_a_window_larger_than_the_model_is_refused() -> None:
 
 def test_two_profiles_of_one_device_are_refused() -> None:
     with pytest.raises(BadInput, match="one device"):
-        check_profiles([fleet.profile_manifest("a", []), fleet.profile_manifest("a", [], texts=3)], fleet.decided())
+        gather([fleet.profile_manifest("a", []), fleet.profile_manifest("a", [], texts=3)], fleet.decided())

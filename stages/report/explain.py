@@ -1,9 +1,12 @@
 """Plans and artifacts in words."""
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from schemas.assignment import described
 from schemas.benchmark import BenchmarkManifest
+from schemas.devices import PlannedDevice
+from schemas.errors import some
 from schemas.evaluation import EvaluationManifest
 from schemas.perplexity import PerplexityManifest
 from schemas.plan import PlanManifest
@@ -13,25 +16,31 @@ from schemas.update import UpdateManifest
 from stages.methods.server import ServerMethod
 from stages.report.tables import format_bytes
 from stages.store.artifact import Artifact
+from stages.store.devices import accepted_updates, participants
 
 BAR = 40
+MOST_NAMED = 8
 
 
-def explain_plan(plan: PlanManifest, method: ServerMethod) -> str:
-    """The curve, what the method decided and why, and for each assignment its memory, passes and bytes."""
+def explain_plan(plan: PlanManifest, method: ServerMethod, devices: Iterable[PlannedDevice] = ()) -> str:
+    """The curve, what the method decided and why, and for each assignment its memory, passes and bytes.
+
+    `devices`: those of the plan, all of them.
+    """
     lines = ["CKA between the reference and each layer's output (mean over devices, 95 %):"]
     for layer, similarity in enumerate(plan.curve):
         bar = "█" * round(BAR * min(max(similarity.cka, 0), 1))
         mark = " <- start" if layer == plan.decisions.first_layer else ""
         lines.append(f"  {layer:>3}  {similarity.cka:6.3f} ±{similarity.high - similarity.cka:.3f}  {bar}{mark}")
     lines += [*method.explain(plan), *method.warnings(plan)]
-    for device in plan.devices:
-        if device.left_out:
-            lines.append(f"Not in the curve: {device.name}, {device.left_out}.")
-    smallest = min(plan.devices, key=lambda device: device.memory_budget_bytes)
+    left_out = [f"{device.name}, {device.left_out}" for device in devices if device.left_out]
+    lines += [f"Not in the curve: {one}." for one in left_out[:MOST_NAMED]]
+    if len(left_out) > MOST_NAMED:
+        lines.append(f"Not in the curve: {len(left_out)} devices in all.")
+    smallest = plan.smallest_budget
     budget = format_bytes(smallest.memory_budget_bytes)
     lines.append(
-        f"Smallest budget {budget}, {smallest.name}.  Per round and device; passes are layers per text and step:"
+        f"Smallest budget {budget}, {smallest.device}.  Per round and device; passes are layers per text and step:"
     )
     for entry in plan.memory:
         costs = method.costs(plan, entry.assignment)
@@ -46,7 +55,7 @@ def describe_artifact(artifact: Artifact[Any]) -> str:
     """A few lines on an artifact of any kind."""
     manifest = artifact.manifest
     lines = [f"{manifest.KIND} v{manifest.version}  {artifact.digest}"]
-    lines += [f"  {label:<13} {value}" for label, value in _facts(manifest)]
+    lines += [f"  {label:<13} {value}" for label, value in _facts(artifact)]
     measured = artifact.measured()
     if measured is not None:
         peak = format_bytes(measured.peak_bytes) if measured.peak_bytes else "unknown"
@@ -54,7 +63,8 @@ def describe_artifact(artifact: Artifact[Any]) -> str:
     return "\n".join(lines)
 
 
-def _facts(manifest: object) -> list[tuple[str, object]]:
+def _facts(artifact: Artifact[Any]) -> list[tuple[str, object]]:
+    manifest = artifact.manifest
     match manifest:
         case ProfileManifest():
             curve = " ".join(f"{layer.cka:.3f}" for layer in manifest.layers) or "none: too few texts"
@@ -68,7 +78,7 @@ def _facts(manifest: object) -> list[tuple[str, object]]:
             assignments = (entry.assignment for entry in manifest.memory)
             return [
                 ("model", f"{manifest.model.model_type}, {manifest.model.num_layers} layers, {manifest.model.digest}"),
-                ("devices", len(manifest.devices)),
+                ("devices", f"{manifest.device_count}, {manifest.example_count} texts"),
                 ("method", f"{manifest.settings.chain.method}, adapters from layer {manifest.decisions.first_layer}"),
                 ("layers", ", ".join(map(str, assignments))),
                 ("labels", ", ".join(manifest.settings.task.labels)),
@@ -78,9 +88,9 @@ def _facts(manifest: object) -> list[tuple[str, object]]:
                 ("plan", manifest.plan),
                 ("parent", manifest.parent or "none: fresh"),
                 ("round", manifest.round),
-                ("accepted", ", ".join(update.device for update in manifest.accepted) or "none"),
+                ("accepted", _named([update.name for update in accepted_updates(artifact)])),
                 ("next layers", described(manifest.assignment)),
-                ("next devices", ", ".join(manifest.participants)),
+                ("next devices", _named(participants(artifact))),
                 (
                     "tensors",
                     f"{len(manifest.tensors)}, {format_bytes(sum(file.size_bytes for file in manifest.files))}",
@@ -120,3 +130,7 @@ def _facts(manifest: object) -> list[tuple[str, object]]:
                 *((score.metric, f"{score.overall.value:.4f}") for score in manifest.scores),
             ]
     raise ValueError(f"no artifact: {type(manifest).__name__}")
+
+
+def _named(names: Sequence[str]) -> str:
+    return f"{len(names)}: {some(names, most=MOST_NAMED)}" if names else "none"

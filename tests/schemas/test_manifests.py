@@ -18,7 +18,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from schemas.base import Manifest, Record, canonical_json
 from schemas.errors import BadInput
-from schemas.kinds import DOCUMENTS, document_model
+from schemas.kinds import DOCUMENTS, LINES, document_model
+from schemas.methods import ChainDecisions
 from schemas.plan import PlanManifest
 from schemas.profile import ProfileManifest
 from schemas.refs import DeviceName, Digest, FileName, Window
@@ -26,19 +27,19 @@ from schemas.settings import Settings
 from stages.process.measure import peak_bytes, reset_peak, resident_bytes
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-CLASSES = {kind: cast("type[Manifest]", document_model(kind)) for kind in DOCUMENTS if kind != "recipe"}
+CLASSES = {kind: cast("type[Manifest]", document_model(kind)) for kind in DOCUMENTS if kind not in (*LINES, "recipe")}
 DIGESTS = {
     "profile": "e3934df9b2bc708a18a627d03a5fa04a07b19c8522083e5dca4ad10fe532ce9e",
-    "plan": "d79e7fe63e8bcb7673d9602d85380befc9f0a307e2d03aae38b100afef15800a",
-    "state": "c707ab4eb78d93c449cea4211073648df26c86d331fd16da25576f3c626fcfd0",
-    "update": "1ec4f6ef7dad120e210b10617c528e49590000faca4795c991f7da30f80f9c33",
-    "evaluation": "a1acc08cae29238ae6f55cd0cc8643c86c9e9ae11f3cf7771fe9daffc9bc0065",
-    "perplexity": "ab38f7fe3863ec444740608e10ef7e444b69998e87aae43af511a6ba5f3fd92d",
-    "benchmark": "3ee56f8808bc7a12575ba52b5c7dd4aef78a243bd2113273414b9f7054c6ff9f",
-    "measured": "c00938834a442c220e3b9406aee5529ef522da3c638a4054dab766b9025acc06",
-    "checkpoint": "d444f83eec633c3e111ca7566eb02ee6a480033d02da829ef59f3913895a8d1b",
-    "refusal": "3ac371feb5772de1466ae500e3c56788655227d5784fd59db96c59b421229646",
-    "bundle": "bf9804b08bf101563aaa1e325031271175270c36c861006df46f20f65a18f106",
+    "plan": "f73df99b14d1418bc6bc272d1bdc1c7b02f06f926b74387ad6cfe5a1a0d2aada",
+    "update": "bfc034c84b79a533f6d146f36c0f3516ee26a65c8b0b814269652e12407e81ea",
+    "state": "7602c466608ec83248bfae8eeedaea5f01bff92f6d05c7f69035c317e00d8974",
+    "measured": "674afd60f34a63764645605c0042e6a0eb2c366fd78860b289fa8615da54aff9",
+    "evaluation": "b9ac1ecf9682c59e1235106c20c494aedd94b68f593d1f90b87021da1348d2e9",
+    "perplexity": "51180544cde089f95967699f63e609f161d34cf200a84370468d7984051ff63e",
+    "benchmark": "52212bc1fcd399fb9dab593f2ef4ff27b734f5dccc592423a593a5090d269bbf",
+    "checkpoint": "9339db0a595d0913b9377d2c62fd8226d61ed74a59f9bcb963a30fa25a67b9e0",
+    "bundle": "c3e60029346b5f74de11a3717d29c8448bf65d35dbe95319d4bcc32fb59f248c",
+    "refusal": "daff767f0a5f317ef5c96b5c99b392a23cb89365964ccc7053612ca9c270af92",
 }
 OPEN = (("versions",), ("values",))  # objects whose keys are free
 SECRET = "Patient-Nr-4711"
@@ -53,6 +54,10 @@ def golden(kind: str) -> bytes:
 
 def document(kind: str) -> Any:
     return json.loads(golden(kind))
+
+
+def lines(file: str) -> list[Any]:
+    return [json.loads(line) for line in (GOLDEN / "v1" / file).read_bytes().splitlines()]
 
 
 def places(value: Any, path: Path_ = ()) -> Iterator[tuple[Path_, Any]]:
@@ -124,9 +129,9 @@ def test_nothing_was_released_so_everything_is_version_1() -> None:
 
 def test_golden_documents_name_one_another() -> None:
     name = {kind: f"sha256:{digest}" for kind, digest in DIGESTS.items()}
-    assert document("plan")["devices"][0]["profile"] == name["profile"]
+    assert lines("devices.jsonl")[0]["profile"] == name["profile"]
     assert document("update")["plan"] == document("state")["plan"] == name["plan"]
-    assert document("state")["accepted"][0]["update"] == document("measured")["artifact"] == name["update"]
+    assert lines("accepted.jsonl")[0]["update"] == document("measured")["artifact"] == name["update"]
     assert document("evaluation")["state"] == name["state"]
 
 
@@ -359,9 +364,11 @@ def edited(kind: str, edit: Callable[[Any], object]) -> bytes:
 
 def plan_with_windows(windows: list[tuple[int, int]], start: int | None = None) -> bytes:
     def edit(plan: Any) -> None:
-        plan["windows"] = [{"start": first, "stop": stop} for first, stop in windows]
-        plan["memory"] = [{"window": window, "predicted_peak_bytes": 1} for window in plan["windows"]]
-        plan["start_layer"] = (windows[0][0] if windows else 0) if start is None else start
+        decisions = plan["decisions"]
+        decisions["windows"] = [{"start": first, "stop": stop} for first, stop in windows]
+        decisions["first_layer"] = (windows[0][0] if windows else 0) if start is None else start
+        assignments = [{"extra": {}, "layers": list(range(first, stop))} for first, stop in windows]
+        plan["memory"] = [{"assignment": one, "predicted_peak_bytes": 1} for one in assignments]
 
     return edited("plan", edit)
 
@@ -371,7 +378,8 @@ def plan_with_windows(windows: list[tuple[int, int]], start: int | None = None) 
 )
 def test_windows_that_tile_the_tail_are_accepted(windows: list[tuple[int, int]]) -> None:
     plan = PlanManifest.from_bytes(plan_with_windows(windows), source="plan")
-    assert [(window.start, window.stop) for window in plan.windows] == windows
+    assert isinstance(plan.decisions, ChainDecisions)
+    assert [(window.start, window.stop) for window in plan.decisions.windows] == windows
 
 
 @pytest.mark.parametrize(
@@ -402,8 +410,6 @@ def test_windows_that_do_not_tile_the_tail_are_refused(
         (lambda plan: plan["memory"].pop(), "one predicted peak"),
         (lambda plan: plan["memory"].reverse(), "one predicted peak"),
         (lambda plan: plan["memory"].append(plan["memory"][-1]), "one predicted peak"),
-        (lambda plan: plan["devices"].reverse(), "once each, by name"),
-        (lambda plan: plan["devices"].append(plan["devices"][-1]), "once each, by name"),
         (lambda plan: plan["settings"]["similarity"].update(scale="auto"), "not auto"),
         (lambda plan: plan["settings"]["adapter"].update(activation="auto"), "not auto"),
         (lambda plan: plan["settings"]["chain"].update(window_size="auto"), "not auto"),
@@ -411,10 +417,15 @@ def test_windows_that_do_not_tile_the_tail_are_refused(
         (lambda plan: plan["settings"]["task"].update(labels=["a", "a"]), "listed twice"),
         (lambda plan: plan["model"]["layers"].pop(), "one digest for each layer"),
         (lambda plan: plan["curve"][0].update(low=0.99), "does not hold the value"),
-        (lambda plan: plan["start_range"].pop(), "start_range"),
-        (lambda plan: plan.update(start_reason="because"), "start_reason"),
-        (lambda plan: plan.update(limited_by="../x"), "limited_by"),
-        (lambda plan: plan["devices"][0].update(name="CON:"), "devices.0.name"),
+        (lambda plan: plan["decisions"]["start_range"].pop(), "start_range"),
+        (lambda plan: plan["decisions"].update(start_reason="because"), "start_reason"),
+        (lambda plan: plan["decisions"].update(limited_by="../x"), "limited_by"),
+        (lambda plan: plan.update(device_count=0), "device_count"),
+        (lambda plan: plan.update(device_count=100_001), "device_count"),
+        (lambda plan: plan["smallest_budget"].update(device="CON:"), "smallest_budget.device"),
+        (lambda plan: plan["files"].clear(), "lists devices.jsonl once"),
+        (lambda plan: plan["files"].append(plan["files"][0]), "lists devices.jsonl once"),
+        (lambda plan: plan["trust"].update(coordinator=None), "come together"),
         (lambda plan: plan["head_parameters"][0].update(shape=[0]), "shape"),
     ],
 )
@@ -431,7 +442,8 @@ def test_a_plan_that_contradicts_itself_is_refused(edit: Callable[[Any], object]
         ("profile", lambda d: d["similarity"].update(min_examples=9), "above max_examples"),
         ("state", lambda d: d.update(parent=None), "names its parent"),
         ("state", lambda d: d.update(round=0), "names its parent"),
-        ("state", lambda d: d["accepted"].append(d["accepted"][0]), "once for each device"),
+        ("state", lambda d: d["files"].pop(0), "accepted.jsonl and participants.jsonl once each"),
+        ("state", lambda d: d.update(participant_count=-1), "participant_count"),
         ("state", lambda d: d["tensors"][0].update(dtype="F16"), "tensors.0.dtype"),
         ("state", lambda d: d["files"][0].update(name="../tensors.safetensors"), "files.0.name"),
         ("update", lambda d: d.update(example_count=0), "example_count"),
@@ -536,7 +548,7 @@ def test_default_settings_are_valid() -> None:
 def bomb(kind: str, item: Any, count: int) -> bytes:
     """A canonical document with a list of `count` wrong items."""
     changed = document(kind)
-    changed[{"plan": "devices", "update": "tensors"}[kind]] = [item] * count
+    changed[{"plan": "curve", "update": "tensors"}[kind]] = [item] * count
     return canonical_json(changed)
 
 

@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 
-from schemas.kinds import DOCUMENTS
+from schemas.kinds import DOCUMENTS, LINES
+from schemas.methods.registry import DEFAULT_METHOD
 from schemas.published import json_schema
 from schemas.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT / "docs" / "schemas"
 GOLDEN = ROOT / "tests" / "golden"
-MANIFESTS = sorted(set(DOCUMENTS) - {"recipe"})
+MANIFESTS = sorted(set(DOCUMENTS) - {"recipe", *LINES})
 TYPES: dict[str, tuple[type, ...]] = {
     "object": (dict,),
     "array": (list,),
@@ -35,6 +36,10 @@ def misfits(value: Any, schema: Any, root: Any, path: str = "$") -> Iterator[str
     """Where `value` does not fit the types, constants, fields and items of `schema`."""
     if "$ref" in schema:
         yield from misfits(value, root["$defs"][schema["$ref"].rpartition("/")[2]], root, path)
+    if "discriminator" in schema and isinstance(value, dict):
+        tag = schema["discriminator"]
+        chosen = tag["mapping"].get(value.get(tag["propertyName"], DEFAULT_METHOD))
+        yield from [f"{path}: fits no alternative"] if chosen is None else misfits(value, {"$ref": chosen}, root, path)
     if "anyOf" in schema and all(list(misfits(value, one, root, path)) for one in schema["anyOf"]):
         yield f"{path}: fits no alternative"
     if "type" in schema and not isinstance(value, TYPES[schema["type"]]):
@@ -114,3 +119,15 @@ def test_default_settings_fit_the_schema_of_recipes() -> None:
     assert list(misfits(Settings().model_dump(mode="json"), schema, schema)) == []
     assert list(misfits({}, schema, schema)) == []
     assert list(misfits({"chain": {"window": 3}}, schema, schema)) == ["$.chain.window: is unknown"]
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("planned-device", "devices"), ("participant", "participants"), ("accepted-update", "accepted")],
+)
+def test_golden_lines_fit_their_published_schema(name: str, file: str) -> None:
+    schema = json.loads((PUBLISHED / f"{name}.json").read_text(encoding="utf-8"))
+    for line in (GOLDEN / "v1" / f"{file}.jsonl").read_bytes().splitlines():
+        document = json.loads(line)
+        assert list(misfits(document, schema, schema)) == []
+        assert document.keys() == schema["properties"].keys()
