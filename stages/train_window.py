@@ -5,9 +5,12 @@ Reads:  plan and state artifacts, the base model, the device's labelled texts.
 Writes: an update artifact: the tensors that it trained, and nothing else.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from schemas.errors import BadInput
@@ -20,8 +23,10 @@ from stages.process.progress import Progress, silent
 from stages.session import Machine, Session
 from stages.store.artifact import Artifact, existing, new_artifact
 from stages.store.signing import Signer
+from stages.streaming.texts import EncodedTexts
 from stages.training.layers import DeviceTexts
 from stages.training.loop import train
+from stages.training.resume import TrainingCheckpoint
 from stages.turn import Turn
 
 
@@ -47,7 +52,7 @@ def run(
     """
     turn = Turn.open(plan, state, device, signer=signer, window_size=window_size)
     examples = turn.read(data)
-    count, inputs = len(examples), turn.inputs(examples)
+    inputs = turn.inputs(examples)
     checkpoint = turn.checkpoint(out, checkpoint_every, inputs)
     found = existing(out, UpdateManifest, same=turn.made(inputs), force=force, signer=signer)
     if found is not None:
@@ -57,35 +62,39 @@ def run(
     out.parent.mkdir(parents=True, exist_ok=True)
     expected = turn.plan.manifest.model
     with Session.open(machine, turn.settings, expected=expected, scratch=out.parent, progress=progress) as session:
-        batches, seen = turn.batches(count)
-        texts = read_texts(session, [examples[index] for index in seen], turn.settings.task)
-        del examples  # as large as what is trained
-        method = device_method(turn.settings.chain.method)
-        work = place(session, turn, texts)
-        training = method.open(work)
-        counts = [texts.target_count(batch) for batch in batches]
-        tally = train(training, batches, counts, checkpoint, session.progress)
-    update = UpdateManifest(
-        plan=turn.plan.digest,
-        state=turn.state.digest,
-        round=turn.state.manifest.round,
-        assignment=turn.assignment,
-        device=device,
-        inputs=inputs,
-        example_count=count,
-        steps=len(batches),
-        loss=tally.summary(),
-        numbers=method.numbers(work, training),
-        tensors=(),
-        files=(),
-    )
+        trained = train_turn(session, turn, examples, checkpoint)
     predicted = turn.predicted_peak_bytes() if machine.simulates else None
     with new_artifact(out, force=force, signer=signer) as draft:
-        tensors, files = draft.write_tensors(training.tensors())
-        update = update.model_copy(update={"tensors": tensors, "files": files})
-        draft.finish(update, session.measured(texts.encoded, predicted=predicted))
+        tensors, files = draft.write_tensors(trained.tensors)
+        update = turn.update(inputs, trained.facts | {"tensors": tensors, "files": files})
+        draft.finish(update, session.measured(trained.texts, predicted=predicted))
     checkpoint.forget()
     return Artifact(out, update, update.digest)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a turn came to: its texts, the tensors of the update, and what its manifest says of the training."""
+
+    texts: EncodedTexts
+    tensors: Mapping[str, np.ndarray]
+    facts: dict[str, Any]
+
+
+def train_turn(session: Session, turn: Turn, examples: list[Example], checkpoint: TrainingCheckpoint) -> Trained:
+    """Train what the turn assigns.  `examples` are given up: they are as large as what is trained."""
+    count = len(examples)
+    batches, seen = turn.batches(count)
+    texts = read_texts(session, [examples[index] for index in seen], turn.settings.task)
+    examples.clear()
+    method = device_method(turn.settings.chain.method)
+    work = place(session, turn, texts)
+    training = method.open(work)
+    counts = [texts.target_count(batch) for batch in batches]
+    loss = train(training, batches, counts, checkpoint, session.progress).summary()
+    numbers = method.numbers(work, training)
+    facts = {"example_count": count, "steps": len(batches), "loss": loss, "numbers": numbers}
+    return Trained(texts.encoded, training.tensors(), facts)
 
 
 def read_texts(session: Session, examples: Sequence[Example], task: TaskSettings) -> DeviceTexts:

@@ -7,6 +7,7 @@ examples = turn.read(data)
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from schemas.assignment import Assignment
 from schemas.base import canonical_json
@@ -132,6 +133,18 @@ class Turn:
         """What the plan predicts for this assignment, where it does."""
         memory = self.plan.manifest.memory
         return next((one.predicted_peak_bytes for one in memory if one.assignment == self.assignment), None)
+
+    def update(self, inputs: str, facts: dict[str, Any]) -> UpdateManifest:
+        """The manifest of an update that was made in this turn; `facts` are the fields that training decides."""
+        return UpdateManifest(
+            plan=self.plan.digest,
+            state=self.state.digest,
+            round=self.state.manifest.round,
+            assignment=self.assignment,
+            device=self.device,
+            inputs=inputs,
+            **facts,
+        )
 
     def remember(self) -> None:
         """From now on this machine trains on no older state of the plan."""

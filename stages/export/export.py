@@ -21,6 +21,7 @@ from stages.export.card import TAGS, Evaluated, Subject, model_card
 from stages.export.huggingface import LOADER, write_folder
 from stages.methods.registry import device_method
 from stages.model.backbone import Backbone
+from stages.model.loading import LoadedModel
 from stages.store.artifact import Artifact, kind_and_version, open_artifact, read_tensors
 from stages.store.files import complete_directory
 from stages.store.lineage import history
@@ -57,9 +58,7 @@ class Source:
         """Raises `BadInput` and `NotTrusted`."""
         planned, current = open_trusted(plan, state)
         settings = planned.manifest.settings
-        encoder = Encoder.load(model_dir, settings.encoding, settings.prompt)
-        expected = planned.manifest.model
-        backbone = Backbone.open(model_dir, settings, pad_id=encoder.pad_id, expected=expected, verify=verify)
+        model = LoadedModel.open(model_dir, settings, expected=planned.manifest.model, verify=verify)
         method = device_method(settings.chain.method)
         tuning = method.tuning(planned.manifest, read_tensors(current, *method.reads), torch.float32)
         if not isinstance(tuning, BottleneckTuning):
@@ -68,7 +67,7 @@ class Source:
                 values={"expected": "bottleneck adapters", "chain.method": settings.chain.method},
                 hint="no format of 'chainctl export' holds what this method tunes",
             )
-        return cls(model_dir, planned, current, encoder, backbone, tuning)
+        return cls(model_dir, planned, current, model.encoder, model.backbone, tuning)
 
 
 def run(

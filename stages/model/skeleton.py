@@ -12,6 +12,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from transformers.utils import logging
 
 from schemas.errors import BadInput
 from schemas.settings import HeadForm
+from stages.model.held import Places
 
 logging.set_verbosity(logging.CRITICAL)  # what we refuse, we refuse with an error of our own
 logging.disable_progress_bar()
@@ -52,6 +54,7 @@ class Slot(nn.Module):
         super().__init__()
         # Past nn.Module's registry, so that the layer's parameters are no longer the model's.
         self.__dict__.update(index=index, layer=layer, host=host, returns_tuple=returns_tuple(layer))
+        self.__dict__["places"] = Places(layer)
 
     def __getattr__(self, name: str) -> Any:
         """Attributes that a model reads from its layers (`attention_type`, say) are those of the layer."""
@@ -66,7 +69,8 @@ class Slot(nn.Module):
         def apply(hidden: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
             # Masks and angles go where the hidden states are (the meta device, where memory is predicted).
             own_args, own_kwargs = tree_map_only(Tensor, lambda value: value.to(hidden.device), (args, kwargs))
-            output = torch.func.functional_call(self.__dict__["layer"], dict(weights), (hidden, *own_args), own_kwargs)
+            with self.places.holding(weights):
+                output = self.layer(hidden, *own_args, **own_kwargs)
             first: Tensor = output[0] if isinstance(output, tuple) else output
             return first
 
@@ -78,9 +82,12 @@ class Slot(nn.Module):
 class GatheredEmbedding(nn.Module):
     """The token embedding without its table: rows come from disk, or are zero where nobody looks at them."""
 
+    inner: Any  # past nn.Module's registry, as in a slot
+    places: Places
+
     def __init__(self, inner: nn.Module, width: int, dtype: torch.dtype) -> None:
         super().__init__()
-        self.__dict__["inner"] = inner
+        self.__dict__.update(inner=inner, places=Places(inner))
         self.width, self.dtype = width, dtype
         self.rows: tuple[Tensor, Tensor] | None = None  # (sorted token ids (U,), their rows (U, D))
 
@@ -89,9 +96,8 @@ class GatheredEmbedding(nn.Module):
         if self.rows is None:
             return torch.zeros(*ids.shape, self.width, dtype=self.dtype)
         known, table = self.rows
-        embedded: Tensor = torch.func.functional_call(
-            self.__dict__["inner"], {"weight": table}, (torch.searchsorted(known, ids),)
-        )
+        with self.places.holding({"weight": table}):
+            embedded: Tensor = self.inner(torch.searchsorted(known, ids))
         return embedded
 
 
@@ -174,6 +180,7 @@ class Skeleton:
 
     def fill(self, values: Mapping[str, Tensor]) -> None:
         """Make parameters outside the layers real."""
+        self.__dict__.pop("_places", None)
         for path, value in values.items():
             parent, _, name = path.rpartition(".")
             module = self.model.get_submodule(parent)
@@ -185,6 +192,11 @@ class Skeleton:
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a parameter or buffer, real or not."""
         return tuple(self.model.get_parameter_or_buffer(name).shape)
+
+    @cached_property
+    def _places(self) -> Places:
+        """Of what is no layer.  After `fill`, which unties what is filled."""
+        return Places(self.model)
 
     @contextmanager
     def visiting(self, visit: Visit) -> Iterator[None]:
@@ -198,7 +210,10 @@ class Skeleton:
     def run(self, batch: Batch, visit: Visit, parameters: Mapping[str, Tensor] | None = None) -> Any:
         """The model's own forward with `visit` in the slots, and `parameters` in place of its own: its output."""
         with self.visiting(visit):
-            return torch.func.functional_call(self.model, dict(parameters or {}), (), self._arguments(batch))
+            if not parameters:
+                return self.model(**self._arguments(batch))
+            with self._places.holding(parameters):
+                return self.model(**self._arguments(batch))
 
     def _arguments(self, batch: Batch) -> dict[str, Any]:
         """How the model's forward is called.  Without a mask it keeps apart what starts again at position 0."""

@@ -1,9 +1,12 @@
 """Plans and artifacts in words."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from functools import singledispatch
+from pathlib import Path
 from typing import Any
 
 from schemas.assignment import described
+from schemas.base import Manifest
 from schemas.benchmark import BenchmarkManifest
 from schemas.devices import PlannedDevice
 from schemas.errors import some
@@ -15,11 +18,11 @@ from schemas.state import StateManifest
 from schemas.update import UpdateManifest
 from stages.methods.server import ServerMethod
 from stages.report.tables import format_bytes
-from stages.store.artifact import Artifact
-from stages.store.devices import accepted_updates, participants
+from stages.store.artifact import Artifact, artifact_lines
 
 BAR = 40
 MOST_NAMED = 8
+Facts = list[tuple[str, object]]  # label and value
 
 
 def explain_plan(plan: PlanManifest, method: ServerMethod, devices: Iterable[PlannedDevice] = ()) -> str:
@@ -55,7 +58,7 @@ def describe_artifact(artifact: Artifact[Any]) -> str:
     """A few lines on an artifact of any kind."""
     manifest = artifact.manifest
     lines = [f"{manifest.KIND} v{manifest.version}  {artifact.digest}"]
-    lines += [f"  {label:<13} {value}" for label, value in _facts(artifact)]
+    lines += [f"  {label:<13} {value}" for label, value in [*facts(manifest), *listed(artifact)]]
     measured = artifact.measured()
     if measured is not None:
         peak = format_bytes(measured.peak_bytes) if measured.peak_bytes else "unknown"
@@ -63,74 +66,98 @@ def describe_artifact(artifact: Artifact[Any]) -> str:
     return "\n".join(lines)
 
 
-def _facts(artifact: Artifact[Any]) -> list[tuple[str, object]]:
-    manifest = artifact.manifest
-    match manifest:
-        case ProfileManifest():
-            curve = " ".join(f"{layer.cka:.3f}" for layer in manifest.layers) or "none: too few texts"
-            return [
-                ("device", f"{manifest.device}, budget {format_bytes(manifest.memory_budget_bytes)}"),
-                ("model", f"{manifest.model.model_type}, {manifest.model.num_layers} layers, {manifest.model.digest}"),
-                ("texts", f"{manifest.example_count}, {manifest.profiled_count} in the curve"),
-                ("CKA", curve),
-            ]
-        case PlanManifest():
-            assignments = (entry.assignment for entry in manifest.memory)
-            return [
-                ("model", f"{manifest.model.model_type}, {manifest.model.num_layers} layers, {manifest.model.digest}"),
-                ("devices", f"{manifest.device_count}, {manifest.example_count} texts"),
-                ("method", f"{manifest.settings.chain.method}, adapters from layer {manifest.decisions.first_layer}"),
-                ("layers", ", ".join(map(str, assignments))),
-                ("labels", ", ".join(manifest.settings.task.labels)),
-            ]
-        case StateManifest():
-            return [
-                ("plan", manifest.plan),
-                ("parent", manifest.parent or "none: fresh"),
-                ("round", manifest.round),
-                ("accepted", _named([update.name for update in accepted_updates(artifact)])),
-                ("next layers", described(manifest.assignment)),
-                ("next devices", _named(participants(artifact))),
-                (
-                    "tensors",
-                    f"{len(manifest.tensors)}, {format_bytes(sum(file.size_bytes for file in manifest.files))}",
-                ),
-            ]
-        case UpdateManifest():
-            return [
-                ("plan", manifest.plan),
-                ("state", f"{manifest.state} (round {manifest.round})"),
-                ("device", f"{manifest.device}, {manifest.example_count} texts, {manifest.steps} steps"),
-                ("layers", manifest.assignment),
-                ("loss", f"{manifest.loss.first:.4f} -> {manifest.loss.last:.4f}"),
-                (
-                    "tensors",
-                    f"{len(manifest.tensors)}, {format_bytes(sum(file.size_bytes for file in manifest.files))}",
-                ),
-            ]
-        case EvaluationManifest():
-            return [
-                ("plan", manifest.plan),
-                ("state", f"{manifest.state} (round {manifest.round})"),
-                ("accuracy", f"{manifest.accuracy.value:.4f} on {manifest.example_count} texts"),
-                ("macro-F1", f"{manifest.macro_f1.value:.4f}"),
-            ]
-        case PerplexityManifest():
-            return [
-                ("plan", manifest.plan),
-                ("state", f"{manifest.state} (round {manifest.round})"),
-                ("perplexity", f"{manifest.perplexity.value:.4f} on {manifest.example_count} texts"),
-                ("loss", f"{manifest.loss.value:.4f} nats on {manifest.token_count} tokens"),
-            ]
-        case BenchmarkManifest():
-            return [
-                ("plan", manifest.plan),
-                ("state", f"{manifest.state} (round {manifest.round})"),
-                ("benchmark", f"{manifest.benchmark}, {manifest.example_count} questions"),
-                *((score.metric, f"{score.overall.value:.4f}") for score in manifest.scores),
-            ]
-    raise ValueError(f"no artifact: {type(manifest).__name__}")
+def listed(artifact: Artifact[Any]) -> Facts:
+    """The first few names of each of an artifact's files of lines.  Raises `NotTrusted` and `BadInput`."""
+    found: Facts = []
+    for file in artifact.manifest.LINES:
+        names = [line.name for line in artifact_lines(artifact, file)]
+        found.append((Path(file).stem, f"{len(names)}: {some(names, most=MOST_NAMED)}" if names else "none"))
+    return found
 
 
-def _named(names: Sequence[str]) -> str:
-    return f"{len(names)}: {some(names, most=MOST_NAMED)}" if names else "none"
+@singledispatch
+def facts(manifest: Manifest) -> Facts:
+    """What is worth a line each, of a manifest of any kind.  Raises `ValueError` for what is not an artifact's."""
+    raise ValueError(f"not an artifact: {type(manifest).__name__}")
+
+
+@facts.register
+def _profile(manifest: ProfileManifest) -> Facts:
+    curve = " ".join(f"{layer.cka:.3f}" for layer in manifest.layers) or "none: too few texts"
+    return [
+        ("device", f"{manifest.device}, budget {format_bytes(manifest.memory_budget_bytes)}"),
+        ("model", f"{manifest.model.model_type}, {manifest.model.num_layers} layers, {manifest.model.digest}"),
+        ("texts", f"{manifest.example_count}, {manifest.profiled_count} in the curve"),
+        ("CKA", curve),
+    ]
+
+
+@facts.register
+def _plan(manifest: PlanManifest) -> Facts:
+    assignments = (entry.assignment for entry in manifest.memory)
+    return [
+        ("model", f"{manifest.model.model_type}, {manifest.model.num_layers} layers, {manifest.model.digest}"),
+        ("texts", f"{manifest.example_count} on {manifest.device_count} devices"),
+        ("method", f"{manifest.settings.chain.method}, adapters from layer {manifest.decisions.first_layer}"),
+        ("layers", ", ".join(map(str, assignments))),
+        ("labels", ", ".join(manifest.settings.task.labels)),
+    ]
+
+
+@facts.register
+def _state(manifest: StateManifest) -> Facts:
+    return [
+        ("plan", manifest.plan),
+        ("parent", manifest.parent or "none: fresh"),
+        ("round", manifest.round),
+        ("next layers", described(manifest.assignment)),
+        (
+            "tensors",
+            f"{len(manifest.tensors)}, {format_bytes(sum(file.size_bytes for file in manifest.files))}",
+        ),
+    ]
+
+
+@facts.register
+def _update(manifest: UpdateManifest) -> Facts:
+    return [
+        ("plan", manifest.plan),
+        ("state", f"{manifest.state} (round {manifest.round})"),
+        ("device", f"{manifest.device}, {manifest.example_count} texts, {manifest.steps} steps"),
+        ("layers", manifest.assignment),
+        ("loss", f"{manifest.loss.first:.4f} -> {manifest.loss.last:.4f}"),
+        (
+            "tensors",
+            f"{len(manifest.tensors)}, {format_bytes(sum(file.size_bytes for file in manifest.files))}",
+        ),
+    ]
+
+
+@facts.register
+def _evaluation(manifest: EvaluationManifest) -> Facts:
+    return [
+        ("plan", manifest.plan),
+        ("state", f"{manifest.state} (round {manifest.round})"),
+        ("accuracy", f"{manifest.accuracy.value:.4f} on {manifest.example_count} texts"),
+        ("macro-F1", f"{manifest.macro_f1.value:.4f}"),
+    ]
+
+
+@facts.register
+def _perplexity(manifest: PerplexityManifest) -> Facts:
+    return [
+        ("plan", manifest.plan),
+        ("state", f"{manifest.state} (round {manifest.round})"),
+        ("perplexity", f"{manifest.perplexity.value:.4f} on {manifest.example_count} texts"),
+        ("loss", f"{manifest.loss.value:.4f} nats on {manifest.token_count} tokens"),
+    ]
+
+
+@facts.register
+def _benchmark(manifest: BenchmarkManifest) -> Facts:
+    return [
+        ("plan", manifest.plan),
+        ("state", f"{manifest.state} (round {manifest.round})"),
+        ("benchmark", f"{manifest.benchmark}, {manifest.example_count} questions"),
+        *((score.metric, f"{score.overall.value:.4f}") for score in manifest.scores),
+    ]
