@@ -25,7 +25,7 @@ ACCEPTED_FILE = "accepted.jsonl"
 MOST_DEVICES = 100_000
 LINE_LIMIT_BYTES = 1024  # the longest line of a planned device takes about 600
 
-Reason = Annotated[str, StringConstraints(max_length=128)]
+Remark = Annotated[str, StringConstraints(pattern=r"^[ -~]{0,128}$")]
 
 
 class Line(Record):
@@ -50,7 +50,7 @@ class PlannedDevice(Line):
     example_count: Annotated[int, Field(ge=0)]
     max_example_count: Annotated[int, Field(ge=0)]  # that it may say it trained on: as enrolled, or else as profiled
     memory_budget_bytes: Annotated[int, Field(ge=1)]
-    left_out: Reason = ""  # why its curve is not in the average; empty when it is
+    left_out: Remark = ""  # why its curve is not in the average; empty when it is
     key: PublicKey | None = None  # None where nothing is signed
 
 

@@ -36,7 +36,7 @@ def participants(state: Artifact[StateManifest]) -> list[str]:
 
 def takes_part(state: Artifact[StateManifest], name: str) -> bool:
     """Whether a device trains in a state's round.  Raises `NotTrusted` and `BadInput`."""
-    return sum(line.name == name for line in artifact_lines(state, PARTICIPANTS_FILE)) > 0
+    return name in set(participants(state))
 
 
 def accepted_updates(state: Artifact[StateManifest]) -> Iterator[AcceptedUpdate]:

@@ -37,7 +37,7 @@ class Lines:
 def encode_lines(file: str, lines: Iterable[Line]) -> Lines:
     """Lines in order of name as a file of that name.
 
-    Raises `BadInput` where they are more than anybody reads, `ValueError` where they are out of order.
+    Raises `BadInput` where they are more, or longer, than anybody reads, `ValueError` where they are out of order.
     """
     return join_lines(file, ((line.name, line.canonical_bytes()) for line in lines))
 
@@ -48,7 +48,12 @@ def join_lines(file: str, lines: Iterable[tuple[str, bytes]]) -> Lines:
     for name, line in lines:
         if name <= last:
             raise ValueError(f"line {name} of {file} comes out of order")
-        assert len(line) <= LINE_LIMIT_BYTES, "a line is longer than anybody reads"
+        if len(line) > LINE_LIMIT_BYTES:
+            raise BadInput(
+                f"what is to be said of device {name} is too long",
+                values={"at most": f"{LINE_LIMIT_BYTES} bytes", "found": f"{len(line)} bytes"},
+                hint="it names numbers that no device has: leave that device out",
+            )
         data += line
         count, last = count + 1, name
     check_device_count(count)
