@@ -18,7 +18,7 @@ from schemas.base import describe_validation_error, sha256_digest
 from schemas.devices import LINE_LIMIT_BYTES, MOST_DEVICES, Line
 from schemas.errors import BadInput, ChainError, NotTrusted
 from schemas.refs import FileReference
-from stages.store.tensors import open_regular
+from stages.store.regular import open_regular
 
 CHUNK_BYTES = 2**16
 

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from schemas.kinds import DOCUMENTS, LINES
-from schemas.methods.registry import DEFAULT_METHOD
 from schemas.published import json_schema
 from schemas.settings import Settings
 
@@ -32,15 +31,19 @@ def newest(name: str) -> Any:
     return json.loads(max(GOLDEN.glob(f"v*/{name}.json")).read_bytes())
 
 
+def tag_of(value: Any, schema: Any) -> Any:
+    """What says which alternative of a tagged union a value is."""
+    return value.get(schema.get("discriminator", {}).get("propertyName")) if isinstance(value, dict) else None
+
+
 def misfits(value: Any, schema: Any, root: Any, path: str = "$") -> Iterator[str]:
     """Where `value` does not fit the types, constants, fields and items of `schema`."""
     if "$ref" in schema:
         yield from misfits(value, root["$defs"][schema["$ref"].rpartition("/")[2]], root, path)
-    if "discriminator" in schema and isinstance(value, dict):
-        tag = schema["discriminator"]
-        chosen = tag["mapping"].get(value.get(tag["propertyName"], DEFAULT_METHOD))
-        yield from [f"{path}: fits no alternative"] if chosen is None else misfits(value, {"$ref": chosen}, root, path)
-    if "anyOf" in schema and all(list(misfits(value, one, root, path)) for one in schema["anyOf"]):
+    chosen = schema.get("discriminator", {}).get("mapping", {}).get(tag_of(value, schema))
+    if chosen:
+        yield from misfits(value, {"$ref": chosen}, root, path)
+    elif "anyOf" in schema and all(list(misfits(value, one, root, path)) for one in schema["anyOf"]):
         yield f"{path}: fits no alternative"
     if "type" in schema and not isinstance(value, TYPES[schema["type"]]):
         yield f"{path}: is no {schema['type']}"
@@ -118,7 +121,10 @@ def test_default_settings_fit_the_schema_of_recipes() -> None:
     schema = json_schema("recipe")
     assert list(misfits(Settings().model_dump(mode="json"), schema, schema)) == []
     assert list(misfits({}, schema, schema)) == []
-    assert list(misfits({"chain": {"window": 3}}, schema, schema)) == ["$.chain.window: is unknown"]
+    assert list(misfits({"chain": {}}, schema, schema)) == []
+    assert list(misfits({"chain": {"window": 3}}, schema, schema)) == ["$.chain: fits no alternative"]
+    named = {"chain": {"method": "chain", "window": 3}}
+    assert list(misfits(named, schema, schema)) == ["$.chain.window: is unknown"]
 
 
 @pytest.mark.parametrize(
