@@ -44,6 +44,7 @@ from stages.model.loading import LoadedModel
 from stages.session import Machine
 from stages.store.artifact import Artifact, new_artifact, open_artifact, read_tensors
 from stages.store.cache_directory import CacheDirectory
+from stages.store.devices import participants
 from stages.store.files import write_file
 
 State = Artifact[StateManifest]
@@ -167,7 +168,7 @@ class Arena:
             model=model,
         )
         model = LoadedModel.open(self.model_dir, self.plan_settings())
-        for device in self.state(0).manifest.participants:
+        for device in participants(self.state(0)):
             self.train(model, self.state(0), device, self.out / "first-updates")
             if device in self.malicious():
                 self.train(model, self.state(0), device, self.out / "first-updates", flipped=True)
@@ -248,7 +249,7 @@ def sent(arena: Arena, model: LoadedModel, state: State, attack: str, arm: Path)
     """The updates of a round as they arrive."""
     number = state.manifest.round
     trained = arm / "updates" / f"{number:04d}" if number else arena.out / "first-updates"
-    for index, device in enumerate(state.manifest.participants):
+    for index, device in enumerate(participants(state)):
         lies = attack != "none" and device in arena.malicious()
         path = arena.train(model, state, device, trained, flipped=lies and attack == "label-flip")
         if lies and attack != "label-flip":

@@ -11,10 +11,10 @@ from schemas.methods import ChainDecisions, ChainSettings, default_settings
 from schemas.plan import PlanManifest
 from schemas.refs import Window
 from schemas.settings import TaskSettings
+from stages.federated.profiles import gather
 from stages.methods.chain import server as chain
 from stages.methods.registry import server_method
 from stages.methods.server import Facts, Smallest
-from stages.plan import check_profiles, mean_curve
 from stages.report.explain import explain_plan
 from tests import fleet
 
@@ -38,7 +38,7 @@ def explained(plan: PlanManifest) -> str:
 def test_the_chain_starts_at_the_first_layer_below_the_threshold(
     curve: list[float], size: int, start: int, reason: str
 ) -> None:
-    similarities = mean_curve([fleet.profile_manifest("a", curve)])
+    similarities = gather([fleet.profile_manifest("a", curve)], fleet.decided()).curve
     found, why, (earliest, latest) = chain.choose_start(ChainSettings(start="foat"), DEPTH, similarities, size, 5)
     assert (found, why) == (start, reason)
     assert earliest <= found <= latest
@@ -61,13 +61,14 @@ def test_windows_slide_by_one_and_end_at_the_last_layer(depth: int, data: st.Dat
 
 
 def test_the_curve_is_weighted_by_example_counts_and_leaves_out_who_has_none() -> None:
-    curve = mean_curve(
+    curve = gather(
         [
             fleet.profile_manifest("a", [0.9] * 6, texts=30),
             fleet.profile_manifest("b", [0.5] * 6, texts=10),
             fleet.profile_manifest("c", [], texts=2),
-        ]
-    )
+        ],
+        fleet.decided(),
+    ).curve
     assert curve[0].cka == pytest.approx(0.8)
 
 
@@ -139,4 +140,4 @@ def test_a_window_larger_than_the_model_is_refused() -> None:
 
 def test_two_profiles_of_one_device_are_refused() -> None:
     with pytest.raises(BadInput, match="one device"):
-        check_profiles([fleet.profile_manifest("a", []), fleet.profile_manifest("a", [], texts=3)], fleet.decided())
+        gather([fleet.profile_manifest("a", []), fleet.profile_manifest("a", [], texts=3)], fleet.decided())

@@ -16,7 +16,7 @@ from typing import Self
 
 import numpy as np
 
-from schemas.errors import NotTrusted
+from schemas.errors import BadInput, NotTrusted
 from schemas.refs import FileReference, TensorReference
 from stages.store.regular import open_regular
 from stages.store.safetensors_header import TensorSpec, encode_header, has_header
@@ -144,13 +144,23 @@ class TensorWriter:
     """Writes a tensor file in order of name, a chunk at a time, hashing as it goes: constant memory."""
 
     def __init__(self, path: Path, shapes: Shapes) -> None:
+        header = header_bytes(shapes)
+        if len(header) > HEADER_LIMIT_BYTES:
+            raise BadInput(
+                "these are too many tensors for one file",
+                values={
+                    "at most": f"{HEADER_LIMIT_BYTES} bytes of header",
+                    "given": f"{len(shapes)} tensors, {len(header)} bytes of header",
+                },
+                hint="train fewer layers; nothing would read such a file",
+            )
         self._shapes = dict(sorted(shapes.items()))
         self._path = path
         self._file = path.open("wb")
         self._file_hash = hashlib.sha256()
         self._hashes = {name: hashlib.sha256() for name in self._shapes}
         self._written = dict.fromkeys(self._shapes, 0)
-        self._put(header_bytes(shapes))
+        self._put(header)
 
     def write(self, name: str, values: np.ndarray) -> None:
         """The next elements of `name`.  Tensors must come in order of name, each whole before the next."""

@@ -366,7 +366,7 @@ def test_half_precision_trains_near_single_precision(family: str, dtype: str, to
         seen = {value.dtype for layer in load_layers(backbone, range(DEPTH)).values() for value in layer.values()}
         for module in (module for layer in backbone.skeleton.layers for module in layer.modules()):
             if isinstance(module, nn.Linear):
-                module.register_forward_hook(lambda _module, _arguments, output: seen.add(output.dtype))
+                module.register_forward_hook(lambda _module, _arguments, output, seen=seen: seen.add(output.dtype))
         assert same(world.train(PLACEMENTS[0]), world.train(SMALLEST))
         assert seen == {getattr(torch, name)}
         losses[name] = world.first_loss
