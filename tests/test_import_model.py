@@ -160,9 +160,9 @@ def test_gguf_files_that_are_none_or_parts_or_too_many_are_refused(tmp_path: Pat
     refused(write_gguf(tmp_path / "part.gguf", parts=3), BadInput, "one of several parts")
     cut = tmp_path / "cut.gguf"
     cut.write_bytes((tmp_path / "part.gguf").read_bytes()[:3000])
-    refused(cut, BadInput, "not a whole GGUF file")
+    refused(cut, BadInput, "not a complete GGUF file")
     (tmp_path / "text.gguf").write_text("hello")
-    refused(tmp_path / "text.gguf", BadInput, "not a whole GGUF file")
+    refused(tmp_path / "text.gguf", BadInput, "not a complete GGUF file")
     refused(tmp_path, BadInput, "3 GGUF files")
 
 

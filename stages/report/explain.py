@@ -111,33 +111,25 @@ def _state(manifest: StateManifest) -> Facts:
         ("parent", manifest.parent or "none: fresh"),
         ("round", manifest.round),
         ("next layers", described(manifest.assignment)),
-        (
-            "tensors",
-            f"{len(manifest.tensors)}, {format_bytes(sum(file.size_bytes for file in manifest.files))}",
-        ),
+        _tensors(manifest),
     ]
 
 
 @facts.register
 def _update(manifest: UpdateManifest) -> Facts:
     return [
-        ("plan", manifest.plan),
-        ("state", f"{manifest.state} (round {manifest.round})"),
+        *_subject(manifest),
         ("device", f"{manifest.device}, {manifest.example_count} texts, {manifest.steps} steps"),
         ("layers", manifest.assignment),
         ("loss", f"{manifest.loss.first:.4f} -> {manifest.loss.last:.4f}"),
-        (
-            "tensors",
-            f"{len(manifest.tensors)}, {format_bytes(sum(file.size_bytes for file in manifest.files))}",
-        ),
+        _tensors(manifest),
     ]
 
 
 @facts.register
 def _evaluation(manifest: EvaluationManifest) -> Facts:
     return [
-        ("plan", manifest.plan),
-        ("state", f"{manifest.state} (round {manifest.round})"),
+        *_subject(manifest),
         ("accuracy", f"{manifest.accuracy.value:.4f} on {manifest.example_count} texts"),
         ("macro-F1", f"{manifest.macro_f1.value:.4f}"),
     ]
@@ -146,8 +138,7 @@ def _evaluation(manifest: EvaluationManifest) -> Facts:
 @facts.register
 def _perplexity(manifest: PerplexityManifest) -> Facts:
     return [
-        ("plan", manifest.plan),
-        ("state", f"{manifest.state} (round {manifest.round})"),
+        *_subject(manifest),
         ("perplexity", f"{manifest.perplexity.value:.4f} on {manifest.example_count} texts"),
         ("loss", f"{manifest.loss.value:.4f} nats on {manifest.token_count} tokens"),
     ]
@@ -156,8 +147,16 @@ def _perplexity(manifest: PerplexityManifest) -> Facts:
 @facts.register
 def _benchmark(manifest: BenchmarkManifest) -> Facts:
     return [
-        ("plan", manifest.plan),
-        ("state", f"{manifest.state} (round {manifest.round})"),
+        *_subject(manifest),
         ("benchmark", f"{manifest.benchmark}, {manifest.example_count} questions"),
         *((score.metric, f"{score.overall.value:.4f}") for score in manifest.scores),
     ]
+
+
+def _subject(manifest: UpdateManifest | EvaluationManifest | PerplexityManifest | BenchmarkManifest) -> Facts:
+    return [("plan", manifest.plan), ("state", f"{manifest.state} (round {manifest.round})")]
+
+
+def _tensors(manifest: StateManifest | UpdateManifest) -> tuple[str, object]:
+    size = format_bytes(sum(file.size_bytes for file in manifest.files))
+    return "tensors", f"{len(manifest.tensors)}, {size}"

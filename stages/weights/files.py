@@ -171,16 +171,21 @@ def stored_tensors(file: Path, descriptor: int) -> list[StoredTensor]:
     try:
         return [_stored(file, place) for place in read_header(descriptor)]
     except ValueError as error:
-        raise BadInput(
-            f"{file} is not a complete safetensors file: {error}",
-            values={"file has": f"{os.fstat(descriptor).st_size} bytes"},
-            hint="the model was truncated or altered: copy it again",
-        ) from None
+        raise incomplete(file, "safetensors file", str(error)) from None
 
 
 def _stored(file: Path, place: Place) -> StoredTensor:
     spec = place.spec
     return StoredTensor(spec.name, file, DTYPES[spec.dtype], spec.shape, place.offset, spec.size_bytes)
+
+
+def incomplete(file: Path, kind: str, reason: str) -> BadInput:
+    """What to say of a file of weights that cannot be read as a whole."""
+    return BadInput(
+        f"{file} is not a complete {kind}",
+        values={"reason": reason, "file has": f"{file.stat().st_size if file.exists() else 0} bytes"},
+        hint="the model was truncated or altered: copy it again",
+    )
 
 
 def config_digest(path: Path) -> str:
