@@ -19,11 +19,11 @@ from stages.data.template import Span, Template, choose_template, read_object, s
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids (S,) of an example, which of them are learned (S,), and whether it was longer."""
+    """Token ids (S,) of an example, which of them are in the loss (S,), and whether it was longer."""
 
     ids: np.ndarray
-    learned: np.ndarray
-    cut: bool
+    in_loss: np.ndarray
+    truncated: bool
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,8 @@ class Encoder:
     def _encoded(self, encoding: Any, responses: Sequence[Span] | None) -> Encoded:
         # A text that no token stands for still needs one real position; its token is the padding token.
         ids = np.array(encoding.ids or [self.pad_id], dtype=np.int64)
-        learned = np.ones(len(ids), dtype=bool) if responses is None else _within(encoding.offsets, responses)
-        return Encoded(ids, learned, bool(encoding.overflowing))
+        in_loss = np.ones(len(ids), dtype=bool) if responses is None else _within(encoding.offsets, responses)
+        return Encoded(ids, in_loss, bool(encoding.overflowing))
 
 
 def _within(offsets: Sequence[Span], spans: Sequence[Span]) -> np.ndarray:

@@ -34,11 +34,11 @@ DIGESTS = {
     "update": "1ec4f6ef7dad120e210b10617c528e49590000faca4795c991f7da30f80f9c33",
     "evaluation": "a1acc08cae29238ae6f55cd0cc8643c86c9e9ae11f3cf7771fe9daffc9bc0065",
     "perplexity": "ab38f7fe3863ec444740608e10ef7e444b69998e87aae43af511a6ba5f3fd92d",
-    "benchmark": "3ee56f8808bc7a12575ba52b5c7dd4aef78a243bd2113273414b9f7054c6ff9f",
-    "measured": "c00938834a442c220e3b9406aee5529ef522da3c638a4054dab766b9025acc06",
+    "benchmark": "afc5221310bef9ccf56ce5a3f187fb78aa0e020214fb428eefbfe8ecf86bf581",
+    "measured": "8abbecf029b6b1d80e9f9fadd8fc3f63ec9051000ae7fb476f8ea1058a47c4d5",
     "checkpoint": "d444f83eec633c3e111ca7566eb02ee6a480033d02da829ef59f3913895a8d1b",
     "refusal": "3ac371feb5772de1466ae500e3c56788655227d5784fd59db96c59b421229646",
-    "bundle": "bf9804b08bf101563aaa1e325031271175270c36c861006df46f20f65a18f106",
+    "bundle": "e50ebc2a094cd719993909591205450a7367737b12ae3e42b83ebe639f30704e",
 }
 OPEN = (("versions",), ("values",))  # objects whose keys are free
 SECRET = "Patient-Nr-4711"
