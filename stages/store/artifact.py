@@ -8,7 +8,6 @@
 Nothing else may lie in the directory.  Bytes are hashed and then parsed: the same bytes, read once.
 """
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -27,13 +26,13 @@ from schemas.refs import FileReference, TensorReference
 from schemas.state import StateManifest
 from stages.process.measure import MeasuredFacts
 from stages.store.files import complete_directory, write_file
+from stages.store.regular import file_digest, file_size, open_regular
 from stages.store.signing import SIGNATURE_FILE, Signer, check_signature
-from stages.store.tensors import TENSORS_FILE, Shapes, TensorFile, TensorWriter, open_regular
+from stages.store.tensors import TENSORS_FILE, Shapes, TensorFile, TensorWriter
 
 MANIFEST_FILE = "manifest.json"
 MEASURED_FILE = "measured.json"
 UNLISTED_FILES = (MANIFEST_FILE, MEASURED_FILE, SIGNATURE_FILE)  # what may lie beside the files of a manifest
-CHUNK_BYTES = 2**20
 
 M = TypeVar("M", bound=Manifest)
 
@@ -182,24 +181,6 @@ def _sign(artifact: Artifact[Any], signer: Signer) -> None:
         check_signature(artifact.path, manifest, signer.public, whose=signer.name)
     else:
         write_file(artifact.path / SIGNATURE_FILE, signer.envelope(manifest))
-
-
-def file_size(path: Path) -> int:
-    """Bytes of a regular file; a link is none."""
-    descriptor = open_regular(path)
-    try:
-        return os.fstat(descriptor).st_size
-    finally:
-        os.close(descriptor)
-
-
-def file_digest(path: Path) -> str:
-    """`sha256:<64 hex digits>` of a regular file of any size."""
-    digest = hashlib.sha256()
-    with os.fdopen(open_regular(path), "rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return f"sha256:{digest.hexdigest()}"
 
 
 class Draft:

@@ -15,7 +15,7 @@ from pathlib import Path
 from schemas.errors import NotTrusted
 from schemas.ledger import LINE_LIMIT_BYTES, Accepted, Closed, Event, Planned, line_bytes, line_digest, parse_line
 from stages.store.files import sync_directory
-from stages.store.tensors import open_regular
+from stages.store.regular import open_regular
 
 LEDGER_FILE = "ledger.jsonl"
 

@@ -10,7 +10,8 @@ from schemas.evaluation import EvaluationManifest
 from schemas.perplexity import PerplexityManifest
 from schemas.plan import PlanManifest
 from schemas.state import StateManifest
-from stages.store.artifact import MANIFEST_FILE, Artifact, file_digest, kind_and_version, open_artifact, verify_artifact
+from stages.store.artifact import MANIFEST_FILE, Artifact, kind_and_version, open_artifact, verify_artifact
+from stages.store.regular import file_digest
 
 MOST_DIRECTORIES = 10_000
 

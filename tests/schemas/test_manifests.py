@@ -24,23 +24,24 @@ from schemas.profile import ProfileManifest
 from schemas.refs import DeviceName, Digest, FileName, Window
 from schemas.settings import Settings
 from stages.process.measure import peak_bytes, reset_peak, resident_bytes
+from tests import fleet
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CLASSES = {kind: cast("type[Manifest]", document_model(kind)) for kind in DOCUMENTS if kind != "recipe"}
 DIGESTS = {
     "profile": "e3934df9b2bc708a18a627d03a5fa04a07b19c8522083e5dca4ad10fe532ce9e",
-    "plan": "d79e7fe63e8bcb7673d9602d85380befc9f0a307e2d03aae38b100afef15800a",
-    "state": "c707ab4eb78d93c449cea4211073648df26c86d331fd16da25576f3c626fcfd0",
-    "update": "1ec4f6ef7dad120e210b10617c528e49590000faca4795c991f7da30f80f9c33",
-    "evaluation": "a1acc08cae29238ae6f55cd0cc8643c86c9e9ae11f3cf7771fe9daffc9bc0065",
-    "perplexity": "ab38f7fe3863ec444740608e10ef7e444b69998e87aae43af511a6ba5f3fd92d",
-    "benchmark": "afc5221310bef9ccf56ce5a3f187fb78aa0e020214fb428eefbfe8ecf86bf581",
-    "measured": "8abbecf029b6b1d80e9f9fadd8fc3f63ec9051000ae7fb476f8ea1058a47c4d5",
-    "checkpoint": "d444f83eec633c3e111ca7566eb02ee6a480033d02da829ef59f3913895a8d1b",
-    "refusal": "3ac371feb5772de1466ae500e3c56788655227d5784fd59db96c59b421229646",
-    "bundle": "e50ebc2a094cd719993909591205450a7367737b12ae3e42b83ebe639f30704e",
+    "plan": "739863adff91eb293c6af8d87f20c800651da389708381b44f919a73a67d997c",
+    "state": "f307fb69780b9077cc876e2c632ee6cbd5dc1bb476f6588370c9c578bed04bba",
+    "update": "cd057270be38299996f481ba13acd2e5f6d95af7213bbb64dcc90506c3cb8dd7",
+    "evaluation": "410067145bcc45cca8168e88a4f8b4041b4f0f48fd39f17a53b80dfd796f3497",
+    "perplexity": "617e5d27b7bd12897fb8b17981c73f4615de93011ac17aa1ab12b4a50aa3d501",
+    "benchmark": "d87a30adb76fc5208f6ad6473c233ae24285d69ea06018476ce53752a2b88414",
+    "measured": "47b3d4741365a24b5f1fe9b8f64d422fde086eaa2d28e99df52daa17a273c45a",
+    "checkpoint": "17ef2286465ec0bc06fa564943b16b7c177a8fd15823a638150f7287a3cba7c7",
+    "refusal": "d2115c5acb068c7808ee7bdff529c4df9ed726783d3cdb201dc4ef8ad61ad350",
+    "bundle": "e918f7cd2660fffc7cf1131e08a783765c95c69af4c7ff4f62f9f497c926b940",
 }
-OPEN = (("versions",), ("values",))  # objects whose keys are free
+OPEN = ("versions", "values", "extra", "numbers")  # objects whose keys are free
 SECRET = "Patient-Nr-4711"
 Path_ = tuple[str | int, ...]
 
@@ -316,7 +317,7 @@ def test_another_encoding_is_refused(kind: str) -> None:
 @every_kind
 def test_an_unknown_field_is_refused_at_every_depth_without_its_value(kind: str) -> None:
     for path, value in places(document(kind)):
-        if not isinstance(value, dict) or path in OPEN:
+        if not isinstance(value, dict) or (path and path[-1] in OPEN):
             continue
         changed = document(kind)
         at(changed, path)["surprise"] = SECRET
@@ -328,7 +329,7 @@ def test_an_unknown_field_is_refused_at_every_depth_without_its_value(kind: str)
 @every_kind
 def test_a_missing_field_is_refused_at_every_depth(kind: str) -> None:
     for path, _ in places(document(kind)):
-        if not path or not isinstance(path[-1], str) or (path[:1] in OPEN and len(path) == 2):
+        if not path or not isinstance(path[-1], str) or (len(path) > 1 and path[-2] in OPEN):
             continue
         changed = document(kind)
         del at(changed, path[:-1])[path[-1]]
@@ -359,9 +360,11 @@ def edited(kind: str, edit: Callable[[Any], object]) -> bytes:
 
 def plan_with_windows(windows: list[tuple[int, int]], start: int | None = None) -> bytes:
     def edit(plan: Any) -> None:
-        plan["windows"] = [{"start": first, "stop": stop} for first, stop in windows]
-        plan["memory"] = [{"window": window, "predicted_peak_bytes": 1} for window in plan["windows"]]
-        plan["start_layer"] = (windows[0][0] if windows else 0) if start is None else start
+        decisions = plan["decisions"]
+        decisions["windows"] = [{"start": first, "stop": stop} for first, stop in windows]
+        trained = [{"layers": list(range(first, stop)), "extra": {}} for first, stop in windows]
+        plan["memory"] = [{"assignment": assignment, "predicted_peak_bytes": 1} for assignment in trained]
+        decisions["first_layer"] = (windows[0][0] if windows else 0) if start is None else start
 
     return edited("plan", edit)
 
@@ -371,7 +374,7 @@ def plan_with_windows(windows: list[tuple[int, int]], start: int | None = None) 
 )
 def test_windows_that_tile_the_tail_are_accepted(windows: list[tuple[int, int]]) -> None:
     plan = PlanManifest.from_bytes(plan_with_windows(windows), source="plan")
-    assert [(window.start, window.stop) for window in plan.windows] == windows
+    assert [(window.start, window.stop) for window in fleet.windows_of(plan)] == windows
 
 
 @pytest.mark.parametrize(
@@ -411,9 +414,12 @@ def test_windows_that_do_not_tile_the_tail_are_refused(
         (lambda plan: plan["settings"]["task"].update(labels=["a", "a"]), "listed twice"),
         (lambda plan: plan["model"]["layers"].pop(), "one digest for each layer"),
         (lambda plan: plan["curve"][0].update(low=0.99), "does not hold the value"),
-        (lambda plan: plan["start_range"].pop(), "start_range"),
-        (lambda plan: plan.update(start_reason="because"), "start_reason"),
-        (lambda plan: plan.update(limited_by="../x"), "limited_by"),
+        (lambda plan: plan["decisions"]["start_range"].pop(), "start_range"),
+        (lambda plan: plan["decisions"].update(start_reason="because"), "start_reason"),
+        (lambda plan: plan["decisions"].update(limited_by="../x"), "limited_by"),
+        (lambda plan: plan["decisions"].update(method="no-ft"), "decisions"),
+        (lambda plan: plan["decisions"].update(method="surprise"), "method is one of"),
+        (lambda plan: plan["settings"].update(chain={"method": "no-ft"}), "those of the method"),
         (lambda plan: plan["devices"][0].update(name="CON:"), "devices.0.name"),
         (lambda plan: plan["head_parameters"][0].update(shape=[0]), "shape"),
     ],
@@ -436,6 +442,10 @@ def test_a_plan_that_contradicts_itself_is_refused(edit: Callable[[Any], object]
         ("state", lambda d: d["files"][0].update(name="../tensors.safetensors"), "files.0.name"),
         ("update", lambda d: d.update(example_count=0), "example_count"),
         ("update", lambda d: d.update(steps=0), "steps"),
+        ("update", lambda d: d["assignment"].update(layers=[3, 2]), "once each, in order"),
+        ("update", lambda d: d["assignment"].update(layers=[2, 2]), "once each, in order"),
+        ("update", lambda d: d["assignment"]["extra"].update({"Ranks": [1]}), "assignment.extra"),
+        ("update", lambda d: d["numbers"].update({"../x": 1.0}), "numbers"),
         ("update", lambda d: d.update(plan=d["plan"].upper()), "plan"),
         ("evaluation", lambda d: d["confusion"][0].reverse() or d["confusion"].pop(), "row and a column"),
         ("evaluation", lambda d: d["confusion"][0].append(0), "row and a column"),

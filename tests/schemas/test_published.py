@@ -31,11 +31,19 @@ def newest(name: str) -> Any:
     return json.loads(max(GOLDEN.glob(f"v*/{name}.json")).read_bytes())
 
 
+def tag_of(value: Any, schema: Any) -> Any:
+    """What says which alternative of a tagged union a value is."""
+    return value.get(schema.get("discriminator", {}).get("propertyName")) if isinstance(value, dict) else None
+
+
 def misfits(value: Any, schema: Any, root: Any, path: str = "$") -> Iterator[str]:
     """Where `value` does not fit the types, constants, fields and items of `schema`."""
     if "$ref" in schema:
         yield from misfits(value, root["$defs"][schema["$ref"].rpartition("/")[2]], root, path)
-    if "anyOf" in schema and all(list(misfits(value, one, root, path)) for one in schema["anyOf"]):
+    chosen = schema.get("discriminator", {}).get("mapping", {}).get(tag_of(value, schema))
+    if chosen:
+        yield from misfits(value, {"$ref": chosen}, root, path)
+    elif "anyOf" in schema and all(list(misfits(value, one, root, path)) for one in schema["anyOf"]):
         yield f"{path}: fits no alternative"
     if "type" in schema and not isinstance(value, TYPES[schema["type"]]):
         yield f"{path}: is no {schema['type']}"
@@ -113,4 +121,7 @@ def test_default_settings_fit_the_schema_of_recipes() -> None:
     schema = json_schema("recipe")
     assert list(misfits(Settings().model_dump(mode="json"), schema, schema)) == []
     assert list(misfits({}, schema, schema)) == []
-    assert list(misfits({"chain": {"window": 3}}, schema, schema)) == ["$.chain.window: is unknown"]
+    assert list(misfits({"chain": {}}, schema, schema)) == []
+    assert list(misfits({"chain": {"window": 3}}, schema, schema)) == ["$.chain: fits no alternative"]
+    named = {"chain": {"method": "chain", "window": 3}}
+    assert list(misfits(named, schema, schema)) == ["$.chain.window: is unknown"]
