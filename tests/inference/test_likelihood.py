@@ -117,7 +117,7 @@ def test_rows_hold_what_is_foretold(requests: list[Request], window: int) -> Non
         whole = [*context, *continuation]
         assert row == whole[:-1][-window:]
         assert [*row[asked.first + 1 :], continuation[-1]] == list(continuation) == list(asked.continuation)
-    assert prepared.cut == len({tuple(one) for one, other in requests if len(one) + len(other) - 1 > window})
+    assert prepared.truncated == len({tuple(one) for one, other in requests if len(one) + len(other) - 1 > window})
     assert len({tuple(row) for row in prepared.rows.rows}) == len(prepared.rows.rows)
 
 
