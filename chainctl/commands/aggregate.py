@@ -11,7 +11,7 @@ from chainctl.options import Force, Key, Out, Plan, State, open_key
 from schemas.errors import some
 
 if TYPE_CHECKING:
-    from stages.federated.intake import RefusedUpdate
+    from stages.federated.delivery import RefusedUpdate
 
 
 @with_console
