@@ -39,7 +39,7 @@ def aggregate(
     refusals: list[dict[str, object]] = []
 
     def refuse(refused: "RefusedUpdate", place: Path | None) -> None:
-        where = f"moved to {place}" if place else "left where it is"
+        where = f"moved to {place}" if place else "left in place"
         print(f"refused ({refused.reason}): {refused.error.fact}; {where}", file=sys.stderr)
         refusals.append({"path": refused.path, "reason": refused.reason, "device": refused.device, "place": place})
 
