@@ -57,7 +57,7 @@ class BenchmarkManifest(Manifest):
     shots: Annotated[int, Field(ge=0)] | None  # None: as many as the data has
     limit: Annotated[int, Field(ge=1)] | None  # questions of a group, at most; None: all
     example_count: Annotated[int, Field(ge=1)]
-    cut_count: Annotated[int, Field(ge=0)]  # prompts that lost their beginning, being longer than the model's window
+    truncated_count: Annotated[int, Field(ge=0)]  # prompts longer than the model's window: their beginning is lost
     scores: Many[Score]
 
     @model_validator(mode="after")

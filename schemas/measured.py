@@ -12,8 +12,8 @@ class TextCounts(Record):
     """What encoding did to a device's texts."""
 
     read: Annotated[int, Field(ge=0)]
-    cut: Annotated[int, Field(ge=0)]  # longer than encoding.max_length
-    unlearned: Annotated[int, Field(ge=0)]  # nothing left to learn from: the whole response was cut off
+    truncated: Annotated[int, Field(ge=0)]  # longer than encoding.max_length
+    without_loss: Annotated[int, Field(ge=0)]  # truncation left no token in the loss
 
 
 class Measured(Manifest):

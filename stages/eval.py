@@ -140,7 +140,7 @@ def judge_tokens(subject: Subject, losses: np.ndarray, texts: EncodedTexts) -> P
     if counts.sum() == 0:
         raise BadInput(
             "no text has a token to predict",
-            values={"texts": len(counts), "truncated at max_length": texts.cut},
+            values={"texts": len(counts), "truncated at max_length": texts.truncated},
             hint="raise encoding.max_length: the responses begin behind it, or texts have one token only",
         )
     loss = ratio_with_interval(losses[:, 0].astype(np.float64), counts)

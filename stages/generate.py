@@ -28,12 +28,12 @@ from stages.tuning.tuning import UNTUNED, Tuning
 class Answer:
     """What follows a prompt under a state, and under the base model (None where not asked for).
 
-    `cut`: the prompt was longer than the plan allows, and its end was read.
+    `truncated`: the prompt was longer than the plan allows, and its end was read.
     """
 
     after: str
     before: str | None
-    cut: bool
+    truncated: bool
 
     def __repr__(self) -> str:
         return f"Answer({len(self.after)} characters)"  # a text may repeat what it was asked
@@ -67,7 +67,10 @@ def run(
         for passing in [chains] if together else [[chain] for chain in chains]:
             written += _write(session, planned.manifest, passing, [row for row, _ in encoded], sampling, stops)
     said = [[encoder.decode(one) for one in chain] for chain in written]
-    return [Answer(said[0][index], said[1][index] if before else None, cut) for index, (_, cut) in enumerate(encoded)]
+    return [
+        Answer(said[0][index], said[1][index] if before else None, truncated)
+        for index, (_, truncated) in enumerate(encoded)
+    ]
 
 
 def _write(

@@ -75,7 +75,7 @@ def run(
         shots=shots,
         limit=limit,
         example_count=sum(len({sample["doc_id"] for sample in found}) for found in samples.values()),
-        cut_count=chain.cut_count,
+        truncated_count=chain.truncated_count,
         scores=summarise(list(marked(samples))),
     )
     there = existing(out, BenchmarkManifest, same=lambda there: there == manifest, force=force, signer=signer)

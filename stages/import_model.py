@@ -24,14 +24,13 @@ from stages.process.measure import mebibytes
 from stages.process.progress import Progress
 from stages.store.files import complete_directory
 from stages.streaming.whole import check_whole, published_model
-from stages.weights.files import WeightFiles, checkpoint_files
+from stages.weights.files import FLOAT_DTYPES, WeightFiles, checkpoint_files
 from stages.weights.importing.gguf import GgufFile, entries_of
 from stages.weights.importing.pickles import pickle_files, read_pickle
 from stages.weights.writer import Entry, entry_on_disk, group, shard_name, write_index, write_shard
 
 Kind = Literal["gguf", "bin", "safetensors"]
 Shard = Callable[[], dict[str, Entry]]  # its tensors by name, valid while they are held
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 TOKENIZER = "tokenizer.json"
 COPIED = (
     "tokenizer.json",
@@ -65,7 +64,7 @@ def run(
     """
     _refuse_overlap(source, out)
     kind, path = find_source(source)
-    stored = DTYPES[dtype] if dtype else None
+    stored = FLOAT_DTYPES[dtype] if dtype else None
     with complete_directory(out, force=force) as directory:
         if kind == "gguf":
             file = GgufFile.open(path)

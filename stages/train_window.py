@@ -105,7 +105,7 @@ def read_texts(session: Session, examples: Sequence[Example], task: TaskSettings
     if not any(encoded.target_counts):
         raise BadInput(
             "no text has a token in the loss",
-            values={"texts": len(encoded.rows), "truncated at max_length": encoded.cut},
+            values={"texts": len(encoded.rows), "truncated at max_length": encoded.truncated},
             hint="raise encoding.max_length: the responses begin behind it, or texts have one token only",
         )
     return DeviceTexts(encoded, None)

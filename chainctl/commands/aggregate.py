@@ -8,6 +8,7 @@ import typer
 
 from chainctl.console import Console, with_console
 from chainctl.options import Force, Key, Out, Plan, State, open_key
+from schemas.errors import some
 
 if TYPE_CHECKING:
     from stages.federated.intake import RefusedUpdate
@@ -33,6 +34,7 @@ def aggregate(
     """
     from schemas.assignment import described
     from stages.aggregate import run
+    from stages.store.devices import accepted_updates, participants
 
     refusals: list[dict[str, object]] = []
 
@@ -51,9 +53,9 @@ def aggregate(
         force=force,
         on_refusal=refuse,
     )
-    manifest = artifact.manifest
-    console.say(f"round {manifest.round}: {len(manifest.accepted)} updates, training loss {manifest.train_loss:.4f}")
-    console.say(f"next: layers {described(manifest.assignment)} on {', '.join(manifest.participants)}")
+    manifest, names = artifact.manifest, participants(artifact)
+    console.say(f"round {manifest.round}: {manifest.accepted_count} updates, training loss {manifest.train_loss:.4f}")
+    console.say(f"next: layers {described(manifest.assignment)} on {some(names)}")
     console.say(f"state {artifact.digest[:19]} -> {out}")
     console.result(
         path=out,
@@ -62,7 +64,7 @@ def aggregate(
         train_loss=manifest.train_loss,
         layers=manifest.assignment.layers if manifest.assignment else None,
         moved=manifest.moved,
-        participants=manifest.participants,
-        accepted=[update.device for update in manifest.accepted],
+        participants=names,
+        accepted=[update.name for update in accepted_updates(artifact)],
         refused=refusals,
     )

@@ -127,8 +127,8 @@ def say_scores(console: Console, artifact: "Artifact[BenchmarkManifest]") -> Non
         )
         if len(score.groups) > 1:
             console.table(("", "questions", score.metric), [(one.name, one.count, one.value) for one in score.groups])
-    if manifest.cut_count:
-        console.say(f"{manifest.cut_count} prompts lost their beginning: they are longer than the model's window")
+    if manifest.truncated_count:
+        console.say(f"{manifest.truncated_count} prompts lost their beginning: they are longer than the model's window")
     scores = [score.model_dump() for score in manifest.scores]
     console.result(path=artifact.path, digest=artifact.digest, round=manifest.round, scores=scores)
 

@@ -66,9 +66,11 @@ def generate(
             progress=progress,
         )
     for number, answer in enumerate(answers, 1):
-        cut = " (only the end of the prompt was read: it is longer than the plan allows)" if answer.cut else ""
-        console.say(f"[{number}]{cut}")
+        truncated = (
+            " (only the end of the prompt was read: it is longer than the plan allows)" if answer.truncated else ""
+        )
+        console.say(f"[{number}]{truncated}")
         if answer.before is not None:
             console.say(f"  before  {answer.before}")
         console.say(f"  after   {answer.after}" if before else f"  {answer.after}")
-    console.result(texts=[{"before": one.before, "after": one.after, "cut": one.cut} for one in answers])
+    console.result(texts=[{"before": one.before, "after": one.after, "truncated": one.truncated} for one in answers])

@@ -69,7 +69,10 @@ class Union(Generic[R]):
         choices: dict[Any, CoreSchema] = {
             name: record.__pydantic_core_schema__ for name, record in self.records.items()
         }
-        return handler(core_schema.tagged_union_schema(choices, discriminator="method"))
+        schema = handler(core_schema.tagged_union_schema(choices, discriminator="method"))
+        if "oneOf" in schema:  # where `method` may be left out, a table may fit several
+            schema["anyOf"] = schema.pop("oneOf")
+        return schema
 
     def _validate(self, value: Any, info: core_schema.ValidationInfo) -> R:
         if isinstance(value, self.base):

@@ -9,6 +9,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import repeat
 from pathlib import Path
 from typing import Protocol
@@ -16,13 +17,14 @@ from typing import Protocol
 import numpy as np
 
 from schemas.assignment import Assignment
-from schemas.errors import BadInput, ChainError, NotTrusted, UsageProblem
+from schemas.errors import BadInput, ChainError, NotTrusted, UsageProblem, some
 from schemas.kinds import ARTIFACTS
 from schemas.plan import PlanManifest
 from schemas.refusal import Reason
 from schemas.state import StateManifest
 from schemas.update import UpdateManifest
 from stages.store.artifact import MANIFEST_FILE, Artifact, kind_and_version, open_artifact, tensor_file
+from stages.store.devices import participants, planned_devices
 from stages.store.tensors import Shapes, elements
 from stages.store.trust import check_device_signature
 
@@ -80,6 +82,14 @@ class Expected:
     numbers: frozenset[str] = frozenset()
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What updates of a device are judged by: its key, None where nothing is signed, and the texts it may have."""
+
+    key: str | None
+    max_example_count: int
+
+
 @dataclass(frozen=True)
 class Intake:
     """The round that updates are for.  `counted`: digests of updates that counted in earlier rounds."""
@@ -89,8 +99,22 @@ class Intake:
     counted: Mapping[str, int]
     rules: Rules
 
+    @cached_property
+    def devices(self) -> dict[str, "Known"]:
+        """The participants of the round that the plan knows, by name; read once, however many updates arrive.
+
+        Raises `NotTrusted` and `BadInput` where plan or state cannot be read.
+        """
+        names = set(participants(self.parent))
+        return {
+            device.name: Known(device.key, device.max_example_count)
+            for device in planned_devices(self.plan)
+            if device.name in names
+        }
+
     def take(self, paths: Sequence[Path]) -> Delivery:
         """Sort what arrived.  Neither the order of `paths` nor the same update twice makes a difference."""
+        assert self.devices is not None  # read first: what is wrong with plan or state is not an update's fault
         delivery = Delivery()
         whole: dict[str, Update] = {}
         for path in candidates(paths, delivery.ignored):
@@ -151,12 +175,11 @@ class Intake:
         ]
 
     def _check_device(self, update: Update) -> None:
-        participants = self.parent.manifest.participants
-        if update.manifest.device not in participants or self.plan.manifest.device(update.manifest.device) is None:
+        if update.manifest.device not in self.devices:
             raise BadInput(
                 f"{update.path}: device {update.manifest.device} does not take part in round "
                 f"{self.parent.manifest.round}",
-                values={"expected": ", ".join(participants), "found": update.manifest.device},
+                values={"expected": some(list(self.devices)), "found": update.manifest.device},
                 hint="its turn will come, or it is of another federation",
             )
 
@@ -172,12 +195,11 @@ class Intake:
             )
 
     def _check_signature(self, update: Update) -> None:
-        policy = self.plan.manifest.trust
-        if policy.required:
-            check_device_signature(update, policy)
+        if self.plan.manifest.trust.required:
+            check_device_signature(update, self.devices[update.manifest.device].key)
 
     def _check_example_count(self, update: Update) -> None:
-        most = self.plan.manifest.most_examples(update.manifest.device)
+        most = self.devices[update.manifest.device].max_example_count
         check_example_count(update.manifest.device, update.manifest.example_count, most)
 
     def _check_steps(self, update: Update) -> None:

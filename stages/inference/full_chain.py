@@ -30,7 +30,7 @@ from stages.tuning.tuning import Tuning
 class FullChain:
     """A base model as a federation tuned it, with what a plan says of it.
 
-    Counts as it goes: `cut_count`, prompts whose beginning was truncated, and the largest peak that was predicted.
+    Counts while it runs: prompts that lost their beginning (`truncated_count`), and the largest predicted peak.
     """
 
     backbone: Backbone
@@ -41,7 +41,7 @@ class FullChain:
     scratch: Path
     budget_bytes: int
     progress: Progress = silent
-    cut_count: int = 0
+    truncated_count: int = 0
     predicted_peak_bytes: int | None = None
 
     @property
@@ -57,7 +57,7 @@ class FullChain:
         prepared = Requests.of(
             requests, pad_id=self.encoder.pad_id, micro_batch=settings.numerics.rows, window=self.window
         )
-        self.cut_count += prepared.cut
+        self.truncated_count += prepared.truncated
         rows, bottleneck = prepared.rows, self.plan.bottleneck
         memory = MemoryModel(self.backbone, settings, bottleneck, rows.token_count, resident_bytes(), max(rows.lengths))
         placement, peak = fit(
@@ -83,7 +83,7 @@ class FullChain:
                 values={"window": self.window, "tokens of an answer": most_tokens},
             )
         order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
-        self.cut_count += sum(len(prompt) > room for prompt in prompts)
+        self.truncated_count += sum(len(prompt) > room for prompt in prompts)
         ids = [np.array(prompts[index][-room:], dtype=np.int64) for index in order]
         sampling, written = Sampling(most_tokens), list[list[int]]()
         for group in groups(self.backbone, self.plan, ids, sampling, chains=1, budget_bytes=self.budget_bytes):

@@ -46,12 +46,12 @@ class Asked:
 class Requests:
     """Requests, with whatever special tokens their contexts begin with, as distinct rows of tokens.
 
-    `cut`: how many contexts lost their beginning.
+    `truncated`: how many contexts lost their beginning.
     """
 
     rows: EncodedTexts
     asked: tuple[Asked, ...]
-    cut: int
+    truncated: int
 
     @classmethod
     def of(cls, requests: Sequence[Request], *, pad_id: int, micro_batch: int, window: int) -> "Requests":
@@ -60,7 +60,7 @@ class Requests:
         Raises `BadInput` where a continuation alone is longer, `ValueError` where a context or continuation is empty.
         """
         rows: dict[bytes, tuple[int, np.ndarray]] = {}
-        cut: set[bytes] = set()
+        truncated: set[bytes] = set()
         asked = []
         for context, continuation in requests:
             if len(context) == 0 or len(continuation) == 0:
@@ -68,12 +68,12 @@ class Requests:
             _check_fits(continuation, window)
             whole = np.concatenate([np.asarray(part, dtype=np.int64) for part in (context, continuation[:-1])])
             if len(whole) > window:
-                cut.add(_key(np.asarray(context)))
+                truncated.add(_key(np.asarray(context)))
             row = whole[-window:]
             number, _ = rows.setdefault(_key(row), (len(rows), row))
             asked.append(Asked(number, len(row) - len(continuation), tuple(map(int, continuation))))
         distinct = tuple(row for _, row in rows.values())
-        return cls(EncodedTexts(distinct, pad_id, "right", micro_batch), tuple(asked), len(cut))
+        return cls(EncodedTexts(distinct, pad_id, "right", micro_batch), tuple(asked), len(truncated))
 
 
 def _key(row: np.ndarray) -> bytes:

@@ -21,11 +21,9 @@ from schemas.settings import Settings
 from stages.model.skeleton import Batch, Skeleton, build_skeleton, load_config
 from stages.process.seeds import normal
 from stages.store.cache_directory import CacheDirectory
-from stages.weights.files import WeightFiles
+from stages.weights.files import FLOAT_DTYPES, WeightFiles
 from stages.weights.names import resolve
 from stages.weights.reader import Reader, Verify, Weights
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class LayerTuning(Protocol):
@@ -71,7 +69,7 @@ class Backbone:
         config = load_config(model_dir)
         config.num_labels = max(len(settings.task.labels), 2)
         config.pad_token_id = pad_id  # heads of decoders find the last real token by it
-        skeleton = build_skeleton(config, settings.head_form, dtype=DTYPES[settings.numerics.dtype])
+        skeleton = build_skeleton(config, settings.head_form, dtype=FLOAT_DTYPES[settings.numerics.dtype])
         checkpoint = WeightFiles.open(model_dir)
         where = {"layer_prefix": skeleton.layer_prefix, "embedding": skeleton.embedding_name}
         names = resolve(skeleton.model, checkpoint, **where)

@@ -24,11 +24,11 @@ from stages.model.skeleton import parameters_on_meta
 from stages.process import seeds
 from stages.process.progress import Progress, silent
 from stages.store.files import complete_directory
+from stages.weights.files import FLOAT_DTYPES
 from stages.weights.writer import SHARD_BYTES, Entry, group, shard_name, write_index, write_shard
 
 STD = 0.02
 BLOCK = 1_048_573  # values drawn for a tensor, then repeated; a prime, so that no two rows are equal
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def write_random_model(
         raise UsageProblem("there is no such model", values={"expected": ", ".join(LIKE), "found": like})
     depth = {} if layers is None else {"num_hidden_layers": layers}
     config = getattr(transformers, likeness.config)(**{**likeness.values, **depth})  # which lists its layers' types
-    stored = DTYPES[dtype or likeness.dtype]
+    stored = FLOAT_DTYPES[dtype or likeness.dtype]
     config.dtype = stored
     factory = AutoModelForCausalLM if likeness.language_model else AutoModel
     with parameters_on_meta(), no_init_weights():

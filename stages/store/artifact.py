@@ -3,12 +3,11 @@
     manifest.json         deterministic; its digest is the artifact's name
     measured.json         what it cost; names that digest, decides nothing; may be absent
     manifest.dsse.json    who signed the manifest, where somebody did
-    tensors.safetensors   where the manifest lists it
+    tensors.safetensors   where the manifest lists it, and files of lines (`lines.py`)
 
 Nothing else may lie in the directory.  Bytes are hashed and then parsed: the same bytes, read once.
 """
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -27,13 +26,14 @@ from schemas.refs import FileReference, TensorReference
 from schemas.state import StateManifest
 from stages.process.measure import MeasuredFacts
 from stages.store.files import complete_directory, write_file
+from stages.store.lines import Lines, read_lines
+from stages.store.regular import file_digest, file_size, open_regular
 from stages.store.signing import SIGNATURE_FILE, Signer, check_signature
-from stages.store.tensors import TENSORS_FILE, Shapes, TensorFile, TensorWriter, open_regular
+from stages.store.tensors import TENSORS_FILE, Shapes, TensorFile, TensorWriter
 
 MANIFEST_FILE = "manifest.json"
 MEASURED_FILE = "measured.json"
 UNLISTED_FILES = (MANIFEST_FILE, MEASURED_FILE, SIGNATURE_FILE)  # what may lie beside the files of a manifest
-CHUNK_BYTES = 2**20
 
 M = TypeVar("M", bound=Manifest)
 
@@ -117,6 +117,30 @@ def read_tensors(artifact: Artifact[Any], *prefixes: str) -> dict[str, np.ndarra
     return tensors
 
 
+def artifact_lines(artifact: Artifact[Any], file: str) -> Iterator[Any]:
+    """The lines of one of the artifact's `LINES`, each strictly parsed.  Whoever iterates goes to the end.
+
+    Raises `NotTrusted` where the file was altered, `BadInput` where it cannot be used or contradicts the manifest.
+    """
+    manifest = artifact.manifest
+    reference = next(one for one in manifest.files if one.name == file)
+    lines = read_lines(artifact.path / file, reference, manifest.LINES[file])
+    try:
+        yield from manifest.checked_lines(file, lines)
+    except ValueError as error:
+        raise BadInput(
+            f"{artifact.path / file} and its manifest contradict each other: {error}",
+            hint="whoever made it made it wrong: make the artifact again with a current chainctl",
+        ) from None
+
+
+def check_lines(artifact: Artifact[Any]) -> None:
+    """Every file of lines, to the last byte.  Raises `NotTrusted` and `BadInput`."""
+    for file in artifact.manifest.LINES:
+        for _ in artifact_lines(artifact, file):
+            pass
+
+
 def tensor_file(artifact: Artifact[Any]) -> TensorFile:
     """The artifact's tensor file, opened and its header checked."""
     return TensorFile.open(artifact.path / TENSORS_FILE, artifact.manifest.tensors)
@@ -136,7 +160,9 @@ def verify_artifact(path: Path) -> Artifact[Any]:
         )
     artifact = open_artifact(path, artifact_model(kind))
     for reference in getattr(artifact.manifest, "files", ()):
-        _check_hash(path, reference)
+        if reference.name not in artifact.manifest.LINES:
+            _check_hash(path, reference)
+    check_lines(artifact)
     if getattr(artifact.manifest, "tensors", ()):
         with tensor_file(artifact) as file:
             for name in file.references:
@@ -184,24 +210,6 @@ def _sign(artifact: Artifact[Any], signer: Signer) -> None:
         write_file(artifact.path / SIGNATURE_FILE, signer.envelope(manifest))
 
 
-def file_size(path: Path) -> int:
-    """Bytes of a regular file; a link is none."""
-    descriptor = open_regular(path)
-    try:
-        return os.fstat(descriptor).st_size
-    finally:
-        os.close(descriptor)
-
-
-def file_digest(path: Path) -> str:
-    """`sha256:<64 hex digits>` of a regular file of any size."""
-    digest = hashlib.sha256()
-    with os.fdopen(open_regular(path), "rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return f"sha256:{digest.hexdigest()}"
-
-
 class Draft:
     """An artifact in the making, in a hidden directory."""
 
@@ -224,13 +232,25 @@ class Draft:
         """A writer for tensors too large to hold at once."""
         return TensorWriter(self.path / TENSORS_FILE, shapes)
 
+    def write_lines(self, *files: Lines) -> None:
+        """Write files of lines; the manifest lists their references."""
+        for lines in files:
+            (self.path / lines.reference.name).write_bytes(lines.data)
+
     def finish(self, manifest: Manifest, measured: MeasuredFacts | None) -> None:
-        """Write `measured.json` and the signature, then the manifest, last."""
+        """Write `measured.json` and the signature, then the manifest, last; and read it all back.
+
+        What nobody could read is never put in place: raises `BadInput` where the manifest is larger than its readers
+        take, or contradicts itself or the files beside it.
+        """
+        data = manifest.readable_bytes()
         if measured is not None:
-            (self.path / MEASURED_FILE).write_bytes(measured.to_measured(manifest.digest).canonical_bytes())
+            facts = measured.to_measured(sha256_digest(data))
+            (self.path / MEASURED_FILE).write_bytes(facts.readable_bytes())
         if self.signer is not None:
-            (self.path / SIGNATURE_FILE).write_bytes(self.signer.envelope(manifest.canonical_bytes()))
-        (self.path / MANIFEST_FILE).write_bytes(manifest.canonical_bytes())
+            (self.path / SIGNATURE_FILE).write_bytes(self.signer.envelope(data))
+        (self.path / MANIFEST_FILE).write_bytes(data)
+        check_lines(open_artifact(self.path, type(manifest)))
         self.finished = True
 
 

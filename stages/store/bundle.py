@@ -36,11 +36,11 @@ from schemas.bundle import (
     names_a_device,
 )
 from schemas.errors import BadInput, ChainError, NotTrusted, UsageProblem
-from stages.store.artifact import MANIFEST_FILE, Artifact, file_digest, file_size, verify_artifact
+from stages.store.artifact import MANIFEST_FILE, Artifact, verify_artifact
 from stages.store.bundle_file import INDEX_LIMIT_BYTES, head_bytes, open_bundle, parts_of, total_bytes
 from stages.store.files import complete_entries
 from stages.store.parts import CHUNK_BYTES, Part, cut, outputs, whole_path
-from stages.store.tensors import open_regular
+from stages.store.regular import file_digest, file_size, open_regular
 from stages.store.ustar import END, header, padding
 
 DEFAULT_LIMIT_BYTES = 16 * 2**30

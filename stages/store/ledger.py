@@ -7,7 +7,7 @@ first whether it was said.
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +15,26 @@ from pathlib import Path
 from schemas.errors import NotTrusted
 from schemas.ledger import LINE_LIMIT_BYTES, Accepted, Closed, Event, Planned, line_bytes, line_digest, parse_line
 from stages.store.files import sync_directory
-from stages.store.tensors import open_regular
+from stages.store.regular import open_regular
 
 LEDGER_FILE = "ledger.jsonl"
 
 Entry = Callable[[str | None], Event]  # makes an event that follows the line of that digest
+
+
+@dataclass
+class _End:
+    """Where the whole lines of a ledger end, and the digest of the last one."""
+
+    size: int = 0
+    digest: str | None = None
+
+    def watch(self, events: Iterator[Event]) -> Iterator[Event]:
+        """The events as they come."""
+        for event in events:
+            line = line_bytes(event)
+            self.size, self.digest = self.size + len(line), line_digest(line)
+            yield event
 
 
 @dataclass(frozen=True)
@@ -48,31 +63,39 @@ class Ledger:
                 yield parse_line(line, number=number, previous=previous, source=str(self.path))
                 previous = line_digest(line)
 
-    def append(self, entries: Callable[[Sequence[Event]], Sequence[Entry]]) -> None:
-        """Add what `entries` makes of the events so far, in one durable write.  One writer at a time."""
+    def append(self, entries: Callable[[Iterable[Event]], Sequence[Entry]]) -> None:
+        """Add what `entries` makes of the events so far, in one durable write.  One writer at a time.
+
+        The events pass once, one after the other: a ledger has a line for each update of each round.
+        """
         with self._locked() as descriptor:
-            events = list(self.events())
-            lines = b"".join(line_bytes(event) for event in events)
-            previous = line_digest(line_bytes(events[-1])) if events else None
-            new = b""
-            for entry in entries(events):
+            end = _End()
+            events = end.watch(self.events())
+            made = entries(events)
+            for _ in events:  # those that `entries` had no need of
+                pass
+            previous, new = end.digest, bytearray()
+            for entry in made:
                 line = line_bytes(entry(previous))
+                assert len(line) <= LINE_LIMIT_BYTES, "a line is longer than anybody reads"
                 previous = line_digest(line)
                 new += line
             if not new:
                 return
-            os.ftruncate(descriptor, len(lines))
-            os.pwrite(descriptor, new, len(lines))
+            os.ftruncate(descriptor, end.size)
+            os.pwrite(descriptor, new, end.size)
             os.fsync(descriptor)
         sync_directory(self.path.parent)
 
-    def planned(self, plan: str, state: str, participants: tuple[str, ...]) -> None:
+    def planned(self, plan: str, state: str, participant_count: int) -> None:
         """A federation begins, unless that is known."""
 
-        def entries(events: Sequence[Event]) -> Sequence[Entry]:
+        def entries(events: Iterable[Event]) -> Sequence[Entry]:
             if any(isinstance(event, Planned) and event.state == state for event in events):
                 return []
-            return [lambda previous: Planned(previous=previous, plan=plan, state=state, participants=participants)]
+            return [
+                lambda previous: Planned(previous=previous, plan=plan, state=state, participant_count=participant_count)
+            ]
 
         self.append(entries)
 

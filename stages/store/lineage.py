@@ -5,14 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from schemas.assignment import described
+from schemas.devices import MOST_DEVICES
 from schemas.errors import ChainError
 from schemas.evaluation import EvaluationManifest
 from schemas.perplexity import PerplexityManifest
 from schemas.plan import PlanManifest
 from schemas.state import StateManifest
-from stages.store.artifact import MANIFEST_FILE, Artifact, file_digest, kind_and_version, open_artifact, verify_artifact
+from stages.store.artifact import MANIFEST_FILE, Artifact, kind_and_version, open_artifact, verify_artifact
+from stages.store.regular import file_digest
 
-MOST_DIRECTORIES = 10_000
+MOST_DIRECTORIES = MOST_DEVICES  # a folder of profiles has one for each device
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,8 @@ def history(state: Path, search: Sequence[Path]) -> list[HistoryLine]:
                 round=manifest.round,
                 state=current.digest,
                 trained=described(parent.manifest.assignment) if parent else "",
-                devices=len(manifest.accepted),
-                texts=sum(update.example_count for update in manifest.accepted),
+                devices=manifest.accepted_count,
+                texts=manifest.example_count,
                 train_loss=manifest.train_loss,
                 accuracy=accuracies.get(current.digest),
                 perplexity=perplexities.get(current.digest),
@@ -116,4 +118,4 @@ def _scores(found: dict[str, Path]) -> tuple[dict[str, float], dict[str, float]]
 
 
 def _profiles(found: dict[str, Path], plan: str) -> int | None:
-    return len(open_artifact(found[plan], PlanManifest).manifest.devices) if plan in found else None
+    return open_artifact(found[plan], PlanManifest).manifest.device_count if plan in found else None

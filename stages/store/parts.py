@@ -15,7 +15,7 @@ from typing import Self
 
 from schemas.bundle import MOST_PARTS
 from schemas.errors import BadInput, NotTrusted
-from stages.store.tensors import open_regular
+from stages.store.regular import open_regular
 
 CHUNK_BYTES = 2**20
 NUMBERED = re.compile(r"(.+)\.\d{3}")

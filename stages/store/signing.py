@@ -24,7 +24,7 @@ from schemas.base import LARGE_MANIFEST_LIMIT_BYTES, canonical_json
 from schemas.errors import NotTrusted, UsageProblem
 from schemas.trust import KEY_PATTERN, Envelope, Signature
 from stages.store.files import write_file
-from stages.store.tensors import open_regular
+from stages.store.regular import open_regular
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey

@@ -7,10 +7,8 @@ single value is looked at.  What is written here, the library reads.
 """
 
 import hashlib
-import json
 import math
 import os
-import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +18,8 @@ import numpy as np
 
 from schemas.errors import BadInput, NotTrusted
 from schemas.refs import FileReference, TensorReference
+from stages.store.regular import open_regular
+from stages.store.safetensors_header import TensorSpec, encode_header, has_header
 
 TENSORS_FILE = "tensors.safetensors"
 FLOAT32 = np.dtype("<f4")
@@ -31,15 +31,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 def header_bytes(shapes: Shapes) -> bytes:
     """The header of a file of float32 tensors, in order of name, padded to eight bytes."""
-    entries: dict[str, object] = {}
-    offset = 0
-    for name in sorted(shapes):
-        size = elements(shapes[name]) * FLOAT32.itemsize
-        entries[name] = {"dtype": "F32", "shape": list(shapes[name]), "data_offsets": [offset, offset + size]}
-        offset += size
-    text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
+    return encode_header(TensorSpec(name, "F32", shapes[name]) for name in sorted(shapes))
 
 
 def elements(shape: Sequence[int]) -> int:
@@ -137,7 +129,7 @@ class TensorFile:
         if found_size != self.size_bytes:
             raise self._altered(f"{self.size_bytes} bytes", f"{found_size} bytes")
         expected = header_bytes(self._shapes())
-        if len(expected) > HEADER_LIMIT_BYTES or os.pread(self._descriptor, len(expected), 0) != expected:
+        if len(expected) > HEADER_LIMIT_BYTES or not has_header(self._descriptor, expected):
             raise self._altered("the header that the manifest implies", "another header")
 
     def _altered(self, expected: str, found: str, what: str = "") -> NotTrusted:
@@ -148,33 +140,27 @@ class TensorFile:
         )
 
 
-def open_regular(path: Path) -> int:
-    """A descriptor of a regular file.  Links, devices and pipes are refused, before anything is read."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise BadInput(
-            f"{path} cannot be opened as a regular file",
-            values={"expected": "a regular file", "found": os.strerror(error.errno or 0)},
-            hint="copy the artifact again, without links",
-        ) from None
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise BadInput(f"{path} is no regular file", hint="copy the artifact again")
-    return descriptor
-
-
 class TensorWriter:
     """Writes a tensor file in order of name, a chunk at a time, hashing as it goes: constant memory."""
 
     def __init__(self, path: Path, shapes: Shapes) -> None:
+        header = header_bytes(shapes)
+        if len(header) > HEADER_LIMIT_BYTES:
+            raise BadInput(
+                "these are too many tensors for one file",
+                values={
+                    "at most": f"{HEADER_LIMIT_BYTES} bytes of header",
+                    "given": f"{len(shapes)} tensors, {len(header)} bytes of header",
+                },
+                hint="train fewer layers; nothing would read such a file",
+            )
         self._shapes = dict(sorted(shapes.items()))
         self._path = path
         self._file = path.open("wb")
         self._file_hash = hashlib.sha256()
         self._hashes = {name: hashlib.sha256() for name in self._shapes}
         self._written = dict.fromkeys(self._shapes, 0)
-        self._put(header_bytes(shapes))
+        self._put(header)
 
     def write(self, name: str, values: np.ndarray) -> None:
         """The next elements of `name`.  Tensors must come in order of name, each whole before the next."""

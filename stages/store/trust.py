@@ -25,6 +25,7 @@ from schemas.state import StateManifest
 from schemas.trust import NewestState, Pin, Pins, TrustPolicy
 from schemas.update import UpdateManifest
 from stages.store.artifact import Artifact, check_same_plan, open_artifact
+from stages.store.devices import find_device
 from stages.store.files import write_file
 from stages.store.signing import KeyRing, Signer, check_signature
 
@@ -198,19 +199,19 @@ def check_signer(policy: TrustPolicy, key: str | None, signer: Signer | None, *,
         )
 
 
-def check_device_signature(artifact: Artifact[ProfileManifest] | Artifact[UpdateManifest], policy: TrustPolicy) -> None:
-    """A profile or an update is signed by the device it names.  Raises `NotTrusted`."""
-    enrolled = policy.device(artifact.manifest.device)
-    if enrolled is None:
+def check_device_signature(artifact: Artifact[ProfileManifest] | Artifact[UpdateManifest], key: str | None) -> None:
+    """A profile or an update is signed by the device it names, whose key that is; None: it is not enrolled.
+
+    Raises `NotTrusted`.
+    """
+    device = artifact.manifest.device
+    if key is None:
         raise NotTrusted(
             f"{artifact.path} is of a device that is not enrolled",
-            values={
-                "enrolled": ", ".join(device.name for device in policy.devices) or "none",
-                "found": artifact.manifest.device,
-            },
+            values={"expected": "a device of the roster", "found": device},
             hint="add it to the roster, or leave out what it sent",
         )
-    check_signature(artifact.path, artifact.bytes(), enrolled.key, whose=f"device {enrolled.name}")
+    check_signature(artifact.path, artifact.bytes(), key, whose=f"device {device}")
 
 
 def check_signed(artifact: Artifact[Any], plan: Artifact[PlanManifest]) -> str:
@@ -225,7 +226,8 @@ def check_signed(artifact: Artifact[Any], plan: Artifact[PlanManifest]) -> str:
     if not policy.required:
         return "nobody: the plan asks for no signatures"
     if isinstance(manifest, ProfileManifest | UpdateManifest):
-        check_device_signature(artifact, policy)
+        device = find_device(plan, manifest.device)
+        check_device_signature(artifact, device.key if device else None)
         return f"device {manifest.device}"
     assert policy.coordinator is not None
     check_signature(artifact.path, artifact.bytes(), policy.coordinator, whose="the coordinator")

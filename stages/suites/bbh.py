@@ -10,7 +10,7 @@ a shot is one of the first examples with its target, and those do not count.
 from pathlib import Path
 
 from schemas.errors import BadInput
-from stages.suites.files import a_list, a_text, an_object, files_of, read_json, read_text
+from stages.suites.files import a_list, a_text, an_object, check_shots, files_of, read_json, read_text
 from stages.suites.questions import OpenQuestion
 
 DASHES = "-----\n"
@@ -31,8 +31,7 @@ def read_bbh(folder: Path, shots: int | None) -> list[OpenQuestion]:
         else:
             skip = shots or 0
             before, asking = "".join(f"Q: {asked}\nA: {target}\n\n" for asked, target in examples[:skip]), "Q: {}\nA:"
-        if skip >= len(examples):
-            raise BadInput(f"{path} has too few examples", values={"--shots": skip, "examples": len(examples)})
+        check_shots(path, "examples", skip, len(examples), leaving=1)
         most = REASONING_TOKENS if prompt.is_file() else ANSWER_TOKENS
         questions += [
             OpenQuestion(before + asking.format(asked), ((target,),), path.stem, STOP, most)
@@ -51,8 +50,7 @@ def _reasoning(path: Path, shots: int | None) -> str:
             values={"expected": "a line of dashes, a description, exemplars that begin with 'Q: '"},
         )
     count = len(exemplars) if shots is None else shots
-    if not 0 <= count <= len(exemplars):
-        raise BadInput(f"{path} has too few exemplars", values={"--shots": count, "found": len(exemplars)})
+    check_shots(path, "exemplars", count, len(exemplars))
     return "".join([description, "\n\n", *(f"Q: {exemplar}\n\n" for exemplar in exemplars[:count])])
 
 

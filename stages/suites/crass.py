@@ -13,7 +13,7 @@ from pathlib import Path
 
 from schemas.errors import BadInput
 from stages.process import seeds
-from stages.suites.files import files_of, read_csv
+from stages.suites.files import check_shots, file_or_in, read_csv
 from stages.suites.mmlu import lettered, letters
 from stages.suites.questions import Choice
 
@@ -25,10 +25,9 @@ COLUMNS = ("Premise", "QCC", *ANSWERS)
 
 def read_crass(path: Path, shots: int) -> list[Choice]:
     """Every record after the shots, in order.  `path` is the file or its folder.  Raises `BadInput`."""
-    file = files_of(path, FILE, expected=FILE)[0] if path.is_dir() else path
+    file = file_or_in(path, FILE)
     asked = [_ask(number, where, record) for number, (where, record) in enumerate(_records(file))]
-    if not 0 <= shots < len(asked):
-        raise BadInput(f"{file} has too few records", values={"--shots": shots, "records": len(asked)})
+    check_shots(file, "records", shots, len(asked), leaving=1)
     shown = "".join(f"{one.prompt}{one.choices[one.answer_index]}\n\n" for one in asked[:shots])
     return [Choice(shown + one.prompt, one.choices, one.answer_index, one.group) for one in asked[shots:]]
 

@@ -10,8 +10,7 @@ first questions of the first passages, and those passages do not count.
 from pathlib import Path
 from typing import Any
 
-from schemas.errors import BadInput
-from stages.suites.files import a_list, a_text, an_object, files_of, read_json
+from stages.suites.files import a_list, a_text, an_object, check_shots, file_or_in, read_json
 from stages.suites.questions import OpenQuestion, Spans
 
 FILE = "drop_dataset_dev.json"
@@ -21,11 +20,10 @@ MOST_TOKENS = 32
 
 def read_drop(path: Path, shots: int) -> list[OpenQuestion]:
     """Every question of every passage after the shots'.  `path` is the file or its folder.  Raises `BadInput`."""
-    file = files_of(path, FILE, expected=FILE)[0] if path.is_dir() else path
+    file = file_or_in(path, FILE)
     passages = [_passage(f"{file}, passage {number}", body) for number, body in enumerate(_bodies(file), 1)]
     passages = [passage for passage in passages if passage]
-    if not 0 <= shots < len(passages):
-        raise BadInput(f"{file} has too few passages", values={"--shots": shots, "passages": len(passages)})
+    check_shots(file, "passages", shots, len(passages), leaving=1)
     shown = "".join(_shown(questions[0]) for questions in passages[:shots])
     return [
         OpenQuestion(shown + asked.prompt, asked.references, asked.group, STOP, MOST_TOKENS)

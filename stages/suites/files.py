@@ -69,6 +69,17 @@ def files_of(folder: Path, pattern: str, *, expected: str) -> list[Path]:
     return found
 
 
+def file_or_in(path: Path, name: str) -> Path:
+    """`path`, or the file called `name` where it is a folder.  Raises `BadInput` where there is none."""
+    return files_of(path, name, expected=name)[0] if path.is_dir() else path
+
+
+def check_shots(path: Path, what: str, shots: int, found: int, *, leaving: int = 0) -> None:
+    """Refuse more shots than a file has records, less those that must be left to ask.  Raises `BadInput`."""
+    if not 0 <= shots <= found - leaving:
+        raise BadInput(f"{path} has too few {what}", values={"--shots": shots, "found": found})
+
+
 def an_object(value: object, where: str) -> dict[str, Any]:
     """`value` if it is a JSON object.  Raises `BadInput`."""
     if isinstance(value, dict):

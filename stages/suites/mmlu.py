@@ -11,7 +11,7 @@ answer is the likeliest of " A", " B", " C", " D".
 from pathlib import Path
 
 from schemas.errors import BadInput
-from stages.suites.files import files_of, read_csv
+from stages.suites.files import check_shots, files_of, read_csv
 from stages.suites.questions import Choice
 
 LETTERS = "ABCD"
@@ -52,8 +52,7 @@ def _shots(folder: Path, subject: str, count: int) -> str:
         return ""
     path = folder / "dev" / f"{subject}_dev.csv"
     rows = _rows(path)
-    if len(rows) < count:
-        raise BadInput(f"{path} has too few shots", values={"--shots": count, "found": len(rows)})
+    check_shots(path, "shots", count, len(rows))
     return "".join(f"{lettered(question, choices)} {LETTERS[answer]}\n\n" for question, choices, answer in rows[:count])
 
 

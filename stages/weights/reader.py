@@ -17,7 +17,7 @@ from torch import Tensor
 from schemas.errors import BadInput, NotTrusted
 from schemas.refs import ModelFingerprint
 from stages.store.cache_directory import CacheDirectory
-from stages.weights.files import PartHasher, StoredTensor, WeightFiles, file_digest
+from stages.weights.files import PartHasher, StoredTensor, WeightFiles, config_digest
 from stages.weights.names import Architecture, Load, Names, stored
 
 Weights = Mapping[str, Tensor]  # a layer's parameters by their names inside the layer
@@ -49,8 +49,8 @@ class Reader:
             model_type=config.model_type,
             num_layers=len(self.names.layers),
             hidden_size=config.hidden_size,
-            config=file_digest(self.model_dir / "config.json"),
-            tokenizer=file_digest(self.model_dir / "tokenizer.json"),
+            config=config_digest(self.model_dir / "config.json"),
+            tokenizer=config_digest(self.model_dir / "tokenizer.json"),
             embeddings=self.files.digest(stored([self.names.embeddings])),
             layers=tuple(self.files.digest(self.names.stored_layer(layer)) for layer in range(len(self.names.layers))),
             rest=self.files.digest(self.names.stored_rest()),
@@ -61,8 +61,8 @@ class Reader:
         if self.expected is None:
             return
         expected, model = self.expected, self.model_dir
-        self._check("config.json", expected.config, file_digest(model / "config.json"))
-        self._check("tokenizer.json", expected.tokenizer, file_digest(model / "tokenizer.json"))
+        self._check("config.json", expected.config, config_digest(model / "config.json"))
+        self._check("tokenizer.json", expected.tokenizer, config_digest(model / "tokenizer.json"))
         for part, wanted, tensors in (
             ("the token embedding table", expected.embeddings, stored([self.names.embeddings])),
             ("what stands around the layers", expected.rest, self.names.stored_rest()),

@@ -8,12 +8,12 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from schemas.errors import BadInput
+from stages.store.safetensors_header import TensorSpec, encode_header
 from stages.weights.files import DTYPES, StoredTensor, WeightFiles, bytes_of
 
 BLOCK_VALUES = 2**18
@@ -103,16 +103,9 @@ def shard_name(index: int, count: int) -> str:
 
 def write_shard(path: Path, entries: Sequence[Entry]) -> None:
     """Write one safetensors file, inside a directory of `complete_directory`."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for entry in entries:
-        place = [offset, offset + entry.size]
-        header[entry.name] = {"dtype": STORED_AS[entry.dtype], "shape": entry.shape, "data_offsets": place}
-        offset += entry.size
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
+    specs = [TensorSpec(entry.name, STORED_AS[entry.dtype], entry.shape) for entry in entries]
     with path.open("xb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
+        file.write(encode_header(specs, metadata={"format": "pt"}))
         for entry in entries:
             written = sum(file.write(bytes_of(block)) for block in entry.blocks())
             assert written == entry.size, entry.name

@@ -193,7 +193,7 @@ def test_a_round_may_close_without_moving_the_model(ran: Path) -> None:
     assert digests[1] != digests[0]
     assert digests[2] == digests[1]
     assert digests[3] != digests[2]
-    assert len(found[2].manifest.accepted) == 4
+    assert found[2].manifest.accepted_count == 4
 
 
 def test_updates_are_combined_as_the_method_says(ran: Path) -> None:

@@ -18,29 +18,30 @@ from pydantic import TypeAdapter, ValidationError
 
 from schemas.base import Manifest, Record, canonical_json
 from schemas.errors import BadInput
-from schemas.kinds import DOCUMENTS, document_model
+from schemas.kinds import DOCUMENTS, LINES, document_model
 from schemas.plan import PlanManifest
 from schemas.profile import ProfileManifest
 from schemas.refs import DeviceName, Digest, FileName, Window
 from schemas.settings import Settings
 from stages.process.measure import peak_bytes, reset_peak, resident_bytes
+from tests import fleet
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-CLASSES = {kind: cast("type[Manifest]", document_model(kind)) for kind in DOCUMENTS if kind != "recipe"}
+CLASSES = {kind: cast("type[Manifest]", document_model(kind)) for kind in DOCUMENTS if kind not in (*LINES, "recipe")}
 DIGESTS = {
     "profile": "e3934df9b2bc708a18a627d03a5fa04a07b19c8522083e5dca4ad10fe532ce9e",
-    "plan": "d79e7fe63e8bcb7673d9602d85380befc9f0a307e2d03aae38b100afef15800a",
-    "state": "c707ab4eb78d93c449cea4211073648df26c86d331fd16da25576f3c626fcfd0",
-    "update": "1ec4f6ef7dad120e210b10617c528e49590000faca4795c991f7da30f80f9c33",
-    "evaluation": "a1acc08cae29238ae6f55cd0cc8643c86c9e9ae11f3cf7771fe9daffc9bc0065",
-    "perplexity": "ab38f7fe3863ec444740608e10ef7e444b69998e87aae43af511a6ba5f3fd92d",
-    "benchmark": "3ee56f8808bc7a12575ba52b5c7dd4aef78a243bd2113273414b9f7054c6ff9f",
-    "measured": "c00938834a442c220e3b9406aee5529ef522da3c638a4054dab766b9025acc06",
-    "checkpoint": "d444f83eec633c3e111ca7566eb02ee6a480033d02da829ef59f3913895a8d1b",
-    "refusal": "3ac371feb5772de1466ae500e3c56788655227d5784fd59db96c59b421229646",
-    "bundle": "bf9804b08bf101563aaa1e325031271175270c36c861006df46f20f65a18f106",
+    "plan": "f73df99b14d1418bc6bc272d1bdc1c7b02f06f926b74387ad6cfe5a1a0d2aada",
+    "update": "113eca299e947ab8c18c05a7cd707f0ad6af909dea57864f910d18f310fe7580",
+    "state": "31b2b0eaec8cbb2957b7b502aaded155f71be488f28f7aa96c6bf62483f5e7a9",
+    "measured": "6ac7528b0a3eaba63b2e5e3b49aea4968a9c85cd2263b56a8c4efd02a3d94372",
+    "evaluation": "5b81569611ffcb818516781d1c3e9ce92d3ac888b9b4abf6d0fede5d739f8773",
+    "perplexity": "2f16aac1dbc762210441fc4c46d203b47a510589e8c050557b1886b67b9fe7e7",
+    "benchmark": "300f76b9a86d0f84c4d71964d75ebcf945b987a1ec6311bdddf299245d190ac4",
+    "checkpoint": "e86f3eec52578d0ee40906cfac604bb4acecccbc26755cdab4b7ba65a9adb547",
+    "bundle": "603afbacab0666e05f2ad327ae35a459c85313588c8cc057a7b6c1733be7a9b6",
+    "refusal": "dcb9bfe9d6f7b9b779184d2f7dc54899e01b36e5fc02fcdbc01dd8ebaf8b04e3",
 }
-OPEN = (("versions",), ("values",))  # objects whose keys are free
+OPEN = ("versions", "values", "extra", "numbers")  # objects whose keys are free
 SECRET = "Patient-Nr-4711"
 Path_ = tuple[str | int, ...]
 
@@ -53,6 +54,10 @@ def golden(kind: str) -> bytes:
 
 def document(kind: str) -> Any:
     return json.loads(golden(kind))
+
+
+def lines(file: str) -> list[Any]:
+    return [json.loads(line) for line in (GOLDEN / "v1" / file).read_bytes().splitlines()]
 
 
 def places(value: Any, path: Path_ = ()) -> Iterator[tuple[Path_, Any]]:
@@ -124,9 +129,9 @@ def test_nothing_was_released_so_everything_is_version_1() -> None:
 
 def test_golden_documents_name_one_another() -> None:
     name = {kind: f"sha256:{digest}" for kind, digest in DIGESTS.items()}
-    assert document("plan")["devices"][0]["profile"] == name["profile"]
+    assert lines("devices.jsonl")[0]["profile"] == name["profile"]
     assert document("update")["plan"] == document("state")["plan"] == name["plan"]
-    assert document("state")["accepted"][0]["update"] == document("measured")["artifact"] == name["update"]
+    assert lines("accepted.jsonl")[0]["update"] == document("measured")["artifact"] == name["update"]
     assert document("evaluation")["state"] == name["state"]
 
 
@@ -316,7 +321,7 @@ def test_another_encoding_is_refused(kind: str) -> None:
 @every_kind
 def test_an_unknown_field_is_refused_at_every_depth_without_its_value(kind: str) -> None:
     for path, value in places(document(kind)):
-        if not isinstance(value, dict) or path in OPEN:
+        if not isinstance(value, dict) or (path and path[-1] in OPEN):
             continue
         changed = document(kind)
         at(changed, path)["surprise"] = SECRET
@@ -328,7 +333,7 @@ def test_an_unknown_field_is_refused_at_every_depth_without_its_value(kind: str)
 @every_kind
 def test_a_missing_field_is_refused_at_every_depth(kind: str) -> None:
     for path, _ in places(document(kind)):
-        if not path or not isinstance(path[-1], str) or (path[:1] in OPEN and len(path) == 2):
+        if not path or not isinstance(path[-1], str) or (len(path) > 1 and path[-2] in OPEN):
             continue
         changed = document(kind)
         del at(changed, path[:-1])[path[-1]]
@@ -359,9 +364,11 @@ def edited(kind: str, edit: Callable[[Any], object]) -> bytes:
 
 def plan_with_windows(windows: list[tuple[int, int]], start: int | None = None) -> bytes:
     def edit(plan: Any) -> None:
-        plan["windows"] = [{"start": first, "stop": stop} for first, stop in windows]
-        plan["memory"] = [{"window": window, "predicted_peak_bytes": 1} for window in plan["windows"]]
-        plan["start_layer"] = (windows[0][0] if windows else 0) if start is None else start
+        decisions = plan["decisions"]
+        decisions["windows"] = [{"start": first, "stop": stop} for first, stop in windows]
+        trained = [{"layers": list(range(first, stop)), "extra": {}} for first, stop in windows]
+        plan["memory"] = [{"assignment": assignment, "predicted_peak_bytes": 1} for assignment in trained]
+        decisions["first_layer"] = (windows[0][0] if windows else 0) if start is None else start
 
     return edited("plan", edit)
 
@@ -371,7 +378,7 @@ def plan_with_windows(windows: list[tuple[int, int]], start: int | None = None) 
 )
 def test_windows_that_tile_the_tail_are_accepted(windows: list[tuple[int, int]]) -> None:
     plan = PlanManifest.from_bytes(plan_with_windows(windows), source="plan")
-    assert [(window.start, window.stop) for window in plan.windows] == windows
+    assert [(window.start, window.stop) for window in fleet.windows_of(plan)] == windows
 
 
 @pytest.mark.parametrize(
@@ -402,8 +409,6 @@ def test_windows_that_do_not_tile_the_tail_are_refused(
         (lambda plan: plan["memory"].pop(), "one predicted peak"),
         (lambda plan: plan["memory"].reverse(), "one predicted peak"),
         (lambda plan: plan["memory"].append(plan["memory"][-1]), "one predicted peak"),
-        (lambda plan: plan["devices"].reverse(), "once each, by name"),
-        (lambda plan: plan["devices"].append(plan["devices"][-1]), "once each, by name"),
         (lambda plan: plan["settings"]["similarity"].update(scale="auto"), "not auto"),
         (lambda plan: plan["settings"]["adapter"].update(activation="auto"), "not auto"),
         (lambda plan: plan["settings"]["chain"].update(window_size="auto"), "not auto"),
@@ -411,10 +416,18 @@ def test_windows_that_do_not_tile_the_tail_are_refused(
         (lambda plan: plan["settings"]["task"].update(labels=["a", "a"]), "listed twice"),
         (lambda plan: plan["model"]["layers"].pop(), "one digest for each layer"),
         (lambda plan: plan["curve"][0].update(low=0.99), "does not hold the value"),
-        (lambda plan: plan["start_range"].pop(), "start_range"),
-        (lambda plan: plan.update(start_reason="because"), "start_reason"),
-        (lambda plan: plan.update(limited_by="../x"), "limited_by"),
-        (lambda plan: plan["devices"][0].update(name="CON:"), "devices.0.name"),
+        (lambda plan: plan["decisions"]["start_range"].pop(), "start_range"),
+        (lambda plan: plan["decisions"].update(start_reason="because"), "start_reason"),
+        (lambda plan: plan["decisions"].update(limited_by="../x"), "limited_by"),
+        (lambda plan: plan["decisions"].update(method="no-ft"), "decisions"),
+        (lambda plan: plan["decisions"].update(method="surprise"), "method is one of"),
+        (lambda plan: plan["settings"].update(chain={"method": "no-ft"}), "those of the method"),
+        (lambda plan: plan.update(device_count=0), "device_count"),
+        (lambda plan: plan.update(device_count=100_001), "device_count"),
+        (lambda plan: plan["smallest_budget"].update(device="CON:"), "smallest_budget.device"),
+        (lambda plan: plan["files"].clear(), "lists devices.jsonl once"),
+        (lambda plan: plan["files"].append(plan["files"][0]), "lists devices.jsonl once"),
+        (lambda plan: plan["trust"].update(coordinator=None), "come together"),
         (lambda plan: plan["head_parameters"][0].update(shape=[0]), "shape"),
     ],
 )
@@ -431,11 +444,16 @@ def test_a_plan_that_contradicts_itself_is_refused(edit: Callable[[Any], object]
         ("profile", lambda d: d["similarity"].update(min_examples=9), "above max_examples"),
         ("state", lambda d: d.update(parent=None), "names its parent"),
         ("state", lambda d: d.update(round=0), "names its parent"),
-        ("state", lambda d: d["accepted"].append(d["accepted"][0]), "once for each device"),
+        ("state", lambda d: d["files"].pop(0), "accepted.jsonl and participants.jsonl once each"),
+        ("state", lambda d: d.update(participant_count=-1), "participant_count"),
         ("state", lambda d: d["tensors"][0].update(dtype="F16"), "tensors.0.dtype"),
         ("state", lambda d: d["files"][0].update(name="../tensors.safetensors"), "files.0.name"),
         ("update", lambda d: d.update(example_count=0), "example_count"),
         ("update", lambda d: d.update(steps=0), "steps"),
+        ("update", lambda d: d["assignment"].update(layers=[3, 2]), "once each, in order"),
+        ("update", lambda d: d["assignment"].update(layers=[2, 2]), "once each, in order"),
+        ("update", lambda d: d["assignment"]["extra"].update({"Ranks": [1]}), "assignment.extra"),
+        ("update", lambda d: d["numbers"].update({"../x": 1.0}), "numbers"),
         ("update", lambda d: d.update(plan=d["plan"].upper()), "plan"),
         ("evaluation", lambda d: d["confusion"][0].reverse() or d["confusion"].pop(), "row and a column"),
         ("evaluation", lambda d: d["confusion"][0].append(0), "row and a column"),
@@ -536,7 +554,7 @@ def test_default_settings_are_valid() -> None:
 def bomb(kind: str, item: Any, count: int) -> bytes:
     """A canonical document with a list of `count` wrong items."""
     changed = document(kind)
-    changed[{"plan": "devices", "update": "tensors"}[kind]] = [item] * count
+    changed[{"plan": "curve", "update": "tensors"}[kind]] = [item] * count
     return canonical_json(changed)
 
 

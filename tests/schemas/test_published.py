@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from schemas.kinds import DOCUMENTS
+from schemas.kinds import DOCUMENTS, LINES
 from schemas.published import json_schema
 from schemas.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT / "docs" / "schemas"
 GOLDEN = ROOT / "tests" / "golden"
-MANIFESTS = sorted(set(DOCUMENTS) - {"recipe"})
+MANIFESTS = sorted(set(DOCUMENTS) - {"recipe", *LINES})
 TYPES: dict[str, tuple[type, ...]] = {
     "object": (dict,),
     "array": (list,),
@@ -31,11 +31,19 @@ def newest(name: str) -> Any:
     return json.loads(max(GOLDEN.glob(f"v*/{name}.json")).read_bytes())
 
 
+def tag_of(value: Any, schema: Any) -> Any:
+    """What says which alternative of a tagged union a value is."""
+    return value.get(schema.get("discriminator", {}).get("propertyName")) if isinstance(value, dict) else None
+
+
 def misfits(value: Any, schema: Any, root: Any, path: str = "$") -> Iterator[str]:
     """Where `value` does not fit the types, constants, fields and items of `schema`."""
     if "$ref" in schema:
         yield from misfits(value, root["$defs"][schema["$ref"].rpartition("/")[2]], root, path)
-    if "anyOf" in schema and all(list(misfits(value, one, root, path)) for one in schema["anyOf"]):
+    chosen = schema.get("discriminator", {}).get("mapping", {}).get(tag_of(value, schema))
+    if chosen:
+        yield from misfits(value, {"$ref": chosen}, root, path)
+    elif "anyOf" in schema and all(list(misfits(value, one, root, path)) for one in schema["anyOf"]):
         yield f"{path}: fits no alternative"
     if "type" in schema and not isinstance(value, TYPES[schema["type"]]):
         yield f"{path}: is no {schema['type']}"
@@ -113,4 +121,19 @@ def test_default_settings_fit_the_schema_of_recipes() -> None:
     schema = json_schema("recipe")
     assert list(misfits(Settings().model_dump(mode="json"), schema, schema)) == []
     assert list(misfits({}, schema, schema)) == []
-    assert list(misfits({"chain": {"window": 3}}, schema, schema)) == ["$.chain.window: is unknown"]
+    assert list(misfits({"chain": {}}, schema, schema)) == []
+    assert list(misfits({"chain": {"window": 3}}, schema, schema)) == ["$.chain: fits no alternative"]
+    named = {"chain": {"method": "chain", "window": 3}}
+    assert list(misfits(named, schema, schema)) == ["$.chain.window: is unknown"]
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("planned-device", "devices"), ("participant", "participants"), ("accepted-update", "accepted")],
+)
+def test_golden_lines_fit_their_published_schema(name: str, file: str) -> None:
+    schema = json.loads((PUBLISHED / f"{name}.json").read_text(encoding="utf-8"))
+    for line in (GOLDEN / "v1" / f"{file}.jsonl").read_bytes().splitlines():
+        document = json.loads(line)
+        assert list(misfits(document, schema, schema)) == []
+        assert document.keys() == schema["properties"].keys()

@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from schemas.errors import BadInput, DoesNotFit
 from stages.process.measure import device_memory_bytes, mebibytes, resident_bytes
+from stages.weights.files import incomplete
 from stages.weights.writer import Entry, entry_of
 
 NEEDED = ("gguf", "accelerate")
@@ -54,11 +55,7 @@ class GgufFile:
                 raise ValueError("no GGUF file")
             reader: Any = GGUFReader(path)
         except (ValueError, OSError, IndexError, KeyError) as error:
-            raise BadInput(
-                f"{path} is not a whole GGUF file",
-                values={"reason": type(error).__name__, "file has": f"{path.stat().st_size} bytes"},
-                hint="the file was cut short or altered: get it again",
-            ) from None
+            raise incomplete(path, "GGUF file", type(error).__name__) from None
 
         def field(name: str, otherwise: Any) -> Any:
             return reader.fields[name].contents() if name in reader.fields else otherwise

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from schemas.errors import BadInput, NotTrusted
-from stages.weights.files import files_of_index
+from stages.weights.files import files_of_index, incomplete
 from stages.weights.writer import STORED_AS, Entry, entry_of
 
 INDEX = "pytorch_model.bin.index.json"
@@ -57,11 +57,7 @@ def _load(file: Path) -> Any:
             hint="get the model as safetensors; never unpickle what you do not trust",
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise BadInput(
-            f"{file} is not a whole PyTorch file of weights",
-            values={"reason": type(error).__name__, "file has": f"{file.stat().st_size} bytes"},
-            hint="the model was cut short or altered: copy it again",
-        ) from None
+        raise incomplete(file, "PyTorch file of weights", type(error).__name__) from None
 
 
 def _no_weights(file: Path, found: str) -> BadInput:
