@@ -137,7 +137,7 @@ def commands() -> dict[str, Any]:
 
 def command_of(words: list[str]) -> tuple[set[str], Any]:
     """The options of the command that `words` begin with, and the command; None where there is none."""
-    command = commands().get(words[0])
+    command: Any = commands().get(words[0])
     for word in words[1:2]:
         command = command.commands.get(word) if hasattr(command, "commands") else command
     if command is None or hasattr(command, "commands"):
