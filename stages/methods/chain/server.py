@@ -176,8 +176,8 @@ def choose_start(
 def advance(plan: PlanManifest, progress: ChainProgress, train_loss: float) -> ChainProgress:
     """The next round's window, and its convergence counter.
 
-    `every-round` moves to the next window, cyclically (DLCT).  `on-convergence` stays until the loss has improved by less
-    than `min_improvement` for `patience` rounds (the plain chain of §4.1).
+    `every-round` moves to the next window, cyclically (DLCT).  `on-convergence` stays until the loss has improved by
+    less than `min_improvement` for `patience` rounds (the plain chain of §4.1).
     """
     chain = plan.settings.chain
     assert isinstance(chain, ChainSettings)
