@@ -187,7 +187,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         for row in worst.values()
     ]
     return markdown(
-        ("arm", "peak, MiB", "predicted", "anonymous", "seconds a step", "against the smallest budget"), cells
+        ("arm", "peak, MiB", "predicted", "anonymous", "seconds per step", "against the smallest budget"), cells
     )
 
 

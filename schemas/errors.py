@@ -5,7 +5,14 @@ out.  The class decides the exit code, which is part of the public contract (see
 A caller's bug is a `ValueError`; a broken invariant is an `assert`; neither is a `ChainError`.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
+
+
+def some(names: Sequence[str], *, most: int = 8) -> str:
+    """The first few names of many, and how many more there are: an error is not a list of ten thousand devices."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 class ChainError(Exception):

@@ -19,6 +19,8 @@ FileName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}
 
 TensorName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.]{0,254}$")]
 
+PublicKey = Annotated[str, StringConstraints(pattern=r"^ed25519:[0-9a-f]{64}$")]
+
 Label = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 

@@ -19,6 +19,7 @@ from schemas.state import StateManifest
 from stages.federated.intake import Intake
 from stages.methods.registry import server_method
 from stages.store.artifact import Artifact, open_artifact
+from stages.store.devices import participants
 from stages.store.ledger import LEDGER_FILE, Ledger
 from stages.store.lineage import index
 
@@ -74,7 +75,7 @@ def run(run_directory: Path, *, inboxes: Sequence[Path] = ()) -> Status:
         round=state.manifest.round,
         assignment=described(state.manifest.assignment),
         delivered=tuple(sorted(delivered)),
-        missing=tuple(device for device in state.manifest.participants if device not in delivered),
+        missing=tuple(device for device in participants(state) if device not in delivered),
         refused=tuple(f"{device} ({reason})" for device, reason in sorted(said)),
         rounds_closed=sum(isinstance(event, Closed) for event in events),
         updates_counted=sum(isinstance(event, Accepted) for event in events),

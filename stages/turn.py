@@ -11,7 +11,8 @@ from typing import Any
 
 from schemas.assignment import Assignment
 from schemas.base import canonical_json
-from schemas.errors import BadInput, UsageProblem
+from schemas.devices import PlannedDevice
+from schemas.errors import BadInput, UsageProblem, some
 from schemas.plan import PlanManifest
 from schemas.settings import Settings
 from schemas.state import StateManifest
@@ -20,6 +21,7 @@ from stages.data.load import Example, data_digest, load_labelled
 from stages.federated.intake import check_example_count
 from stages.methods.registry import server_method
 from stages.store.artifact import Artifact
+from stages.store.devices import find_device, participants, takes_part
 from stages.store.signing import Signer
 from stages.store.trust import Trust, check_signer, open_trusted
 from stages.streaming.texts import training_batches
@@ -32,7 +34,7 @@ class Turn:
 
     plan: Artifact[PlanManifest]
     state: Artifact[StateManifest]
-    device: str
+    planned: PlannedDevice
     assignment: Assignment
 
     @classmethod
@@ -52,14 +54,20 @@ class Turn:
                 values={"chain.method": method.name},
                 hint="evaluate its state 0 with 'chainctl eval'",
             )
-        if device not in current.manifest.participants:
+        if not takes_part(current, device):
             raise BadInput(
                 f"device {device} does not take part in round {current.manifest.round}",
-                values={"expected": ", ".join(current.manifest.participants), "found": device},
+                values={"expected": some(participants(current)), "found": device},
                 hint="check --device, or wait for a round that names it",
             )
-        enrolled = planned.manifest.trust.device(device)
-        check_signer(planned.manifest.trust, enrolled.key if enrolled else None, signer, whose=f"device {device}")
+        known = find_device(planned, device)
+        if known is None:
+            raise BadInput(
+                f"{state} names a device that its plan does not know",
+                values={"expected": f"one of {planned.manifest.device_count} planned devices", "found": device},
+                hint="ask the coordinator for plan and state of one federation",
+            )
+        check_signer(planned.manifest.trust, known.key, signer, whose=f"device {device}")
         assigned = method.assignment(planned.manifest, current.manifest, device)
         trained = assigned if window_size is None else method.narrowed(assigned, window_size)
         if trained is None:
@@ -71,7 +79,12 @@ class Turn:
                 },
                 hint="a device may train fewer layers of the window, not more",
             )
-        return cls(planned, current, device, trained)
+        return cls(planned, current, known, trained)
+
+    @property
+    def device(self) -> str:
+        """Its name."""
+        return self.planned.name
 
     @property
     def settings(self) -> Settings:
@@ -81,7 +94,7 @@ class Turn:
     def read(self, data: Path) -> list[Example]:
         """The device's texts.  Raises `BadInput`, also if there are more than the plan allows this device."""
         examples = load_labelled(data, self.settings.task, self.settings.prompt)
-        check_example_count(self.device, len(examples), self.plan.manifest.most_examples(self.device))
+        check_example_count(self.device, len(examples), self.planned.max_example_count)
         return examples
 
     def inputs(self, examples: Sequence[Example]) -> str:

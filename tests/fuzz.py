@@ -25,8 +25,8 @@ from schemas.kinds import ARTIFACTS, artifact_model
 from schemas.trust import parse_roster
 from schemas.update import UpdateManifest
 from stages.federated.intake import Intake
-from stages.process.measure import peak_bytes, reset_peak, resident_bytes
 from stages.methods.registry import server_method
+from stages.process.measure import peak_bytes, reset_peak, resident_bytes
 from stages.store.artifact import open_artifact, read_tensors, verify_artifact
 from stages.store.ledger import Ledger
 from stages.store.signing import SIGNATURE_FILE, KeyRing, check_signature

@@ -15,7 +15,7 @@ from schemas.settings import FederationSettings
 from schemas.state import StateManifest
 from stages.federated.combine import Shares, combine, is_plain, settle
 from stages.federated.geometry import Geometry, squared_norms
-from stages.federated.intake import Update
+from stages.federated.rules import Update
 from stages.federated.server_optimizer import MOMENTS, server_step
 from stages.federated.weighted_mean import weighted_mean
 from stages.store.artifact import Artifact

@@ -13,7 +13,7 @@ from pathlib import Path
 from schemas.plan import PlanManifest
 from schemas.refusal import RefusalManifest
 from schemas.state import StateManifest
-from stages.federated.intake import RefusedUpdate
+from stages.federated.delivery import RefusedUpdate
 from stages.store.artifact import Artifact
 from stages.store.files import move, write_file
 

@@ -19,7 +19,7 @@ from schemas.settings import Settings
 from schemas.state import StateManifest
 from schemas.update import UpdateManifest
 from stages.federated.aggregation import CHUNK_ELEMENTS, Aggregation
-from stages.federated.intake import Expected, Update
+from stages.federated.rules import Expected, Update
 from stages.store.artifact import Artifact
 from stages.store.tensors import Shapes, TensorFile, elements
 from stages.tuning.tensors import adapter_shapes, fresh_adapters

@@ -169,7 +169,7 @@ def test_a_template_that_forgets_is_refused_for_responses_only(tmp_path: Path) -
 
 def test_a_dialogue_that_the_template_refuses_is_an_error_without_its_text(tmp_path: Path) -> None:
     encoder = Encoder.load(save(tmp_path, LLAMA2), EncodingSettings(), CHAT)
-    with pytest.raises(BadInput, match="does not take this dialogue") as caught:
+    with pytest.raises(BadInput, match="does not accept this dialogue") as caught:
         encoder.encode_examples([Example("", None, (("system", SECRET), ("user", SECRET), ("assistant", SECRET)))])
     assert SECRET not in str(caught.value)
 
@@ -179,7 +179,7 @@ def test_a_template_has_no_clock_and_cannot_leave_its_sandbox(tmp_path: Path) ->
     assert choose_template(save(tmp_path, clock), CHAT)[0].prompt(question("then")) == "then"
     hostile = "{{ messages.__class__.__mro__[1].__subclasses__() }}"
     (tmp_path / "chat_template.jinja").write_text(hostile)
-    with pytest.raises(BadInput, match="does not take this dialogue"):
+    with pytest.raises(BadInput, match="does not accept this dialogue"):
         choose_template(tmp_path, CHAT)[0].prompt(question("x"))
 
 
@@ -235,7 +235,7 @@ def write(path: Path, *records: Any) -> Path:
         (CHAT, {"messages": [{"role": SECRET, "content": "x"}]}, "the role is not known"),
         (CHAT, {"messages": [{"role": "user", "content": None}]}, "not a text"),
         (CHAT, {"messages": [{"role": "user", "content": ""}]}, "the text is empty"),
-        (CHAT, {"messages": [{"role": "user", "content": SECRET}]}, "nobody answers"),
+        (CHAT, {"messages": [{"role": "user", "content": SECRET}]}, "has no answer"),
         (CHAT, {"messages": [{"role": "user", "content": f"{SECRET}\0"}]}, "NUL"),
     ],
 )
@@ -253,7 +253,7 @@ def test_a_record_that_cannot_be_used_is_refused_with_its_place(
 def test_a_folder_of_texts_is_no_instruction_data(tmp_path: Path) -> None:
     (tmp_path / "tide").mkdir()
     (tmp_path / "tide" / "1.txt").write_text("x")
-    with pytest.raises(BadInput, match="no data that can be read"):
+    with pytest.raises(BadInput, match="not data that can be read"):
         load_examples(tmp_path, label_column=None, prompt=ALPACA)
 
 

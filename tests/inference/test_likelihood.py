@@ -18,6 +18,7 @@ from stages.model.backbone import Backbone
 from stages.model.language_head import LanguageHead
 from stages.streaming.placement import FASTEST, PLACEMENTS, Placement
 from stages.tuning.adapters import Adapter
+from stages.tuning.tuning import BottleneckTuning
 from tests import fleet
 
 LANGUAGE = fleet.settings(**fleet.LANGUAGE)
@@ -53,7 +54,7 @@ def streamed(
     placement: Placement = FASTEST,
 ) -> list[Likelihood]:
     prepared = Requests.of(requests, pad_id=0, micro_batch=micro_batch, window=window_of(backbone))
-    return score(backbone, fleet.random_adapters(), prepared, placement=placement, scratch=folder)
+    return score(backbone, BottleneckTuning(fleet.random_adapters(), {}), prepared, placement=placement, scratch=folder)
 
 
 def opened(folder: Path, family: str, **changes: Any) -> tuple[Backbone, Any]:

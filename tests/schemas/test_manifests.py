@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from schemas.base import Manifest, Record, canonical_json
 from schemas.errors import BadInput
-from schemas.kinds import DOCUMENTS, document_model
+from schemas.kinds import DOCUMENTS, LINES, document_model
 from schemas.plan import PlanManifest
 from schemas.profile import ProfileManifest
 from schemas.refs import DeviceName, Digest, FileName, Window
@@ -27,19 +27,19 @@ from stages.process.measure import peak_bytes, reset_peak, resident_bytes
 from tests import fleet
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-CLASSES = {kind: cast("type[Manifest]", document_model(kind)) for kind in DOCUMENTS if kind != "recipe"}
+CLASSES = {kind: cast("type[Manifest]", document_model(kind)) for kind in DOCUMENTS if kind not in (*LINES, "recipe")}
 DIGESTS = {
     "profile": "e3934df9b2bc708a18a627d03a5fa04a07b19c8522083e5dca4ad10fe532ce9e",
-    "plan": "739863adff91eb293c6af8d87f20c800651da389708381b44f919a73a67d997c",
-    "state": "f307fb69780b9077cc876e2c632ee6cbd5dc1bb476f6588370c9c578bed04bba",
-    "update": "cd057270be38299996f481ba13acd2e5f6d95af7213bbb64dcc90506c3cb8dd7",
-    "evaluation": "410067145bcc45cca8168e88a4f8b4041b4f0f48fd39f17a53b80dfd796f3497",
-    "perplexity": "617e5d27b7bd12897fb8b17981c73f4615de93011ac17aa1ab12b4a50aa3d501",
-    "benchmark": "d87a30adb76fc5208f6ad6473c233ae24285d69ea06018476ce53752a2b88414",
-    "measured": "47b3d4741365a24b5f1fe9b8f64d422fde086eaa2d28e99df52daa17a273c45a",
-    "checkpoint": "17ef2286465ec0bc06fa564943b16b7c177a8fd15823a638150f7287a3cba7c7",
-    "refusal": "d2115c5acb068c7808ee7bdff529c4df9ed726783d3cdb201dc4ef8ad61ad350",
-    "bundle": "e918f7cd2660fffc7cf1131e08a783765c95c69af4c7ff4f62f9f497c926b940",
+    "plan": "f73df99b14d1418bc6bc272d1bdc1c7b02f06f926b74387ad6cfe5a1a0d2aada",
+    "update": "113eca299e947ab8c18c05a7cd707f0ad6af909dea57864f910d18f310fe7580",
+    "state": "31b2b0eaec8cbb2957b7b502aaded155f71be488f28f7aa96c6bf62483f5e7a9",
+    "measured": "6ac7528b0a3eaba63b2e5e3b49aea4968a9c85cd2263b56a8c4efd02a3d94372",
+    "evaluation": "5b81569611ffcb818516781d1c3e9ce92d3ac888b9b4abf6d0fede5d739f8773",
+    "perplexity": "2f16aac1dbc762210441fc4c46d203b47a510589e8c050557b1886b67b9fe7e7",
+    "benchmark": "300f76b9a86d0f84c4d71964d75ebcf945b987a1ec6311bdddf299245d190ac4",
+    "checkpoint": "e86f3eec52578d0ee40906cfac604bb4acecccbc26755cdab4b7ba65a9adb547",
+    "bundle": "603afbacab0666e05f2ad327ae35a459c85313588c8cc057a7b6c1733be7a9b6",
+    "refusal": "dcb9bfe9d6f7b9b779184d2f7dc54899e01b36e5fc02fcdbc01dd8ebaf8b04e3",
 }
 OPEN = ("versions", "values", "extra", "numbers")  # objects whose keys are free
 SECRET = "Patient-Nr-4711"
@@ -54,6 +54,10 @@ def golden(kind: str) -> bytes:
 
 def document(kind: str) -> Any:
     return json.loads(golden(kind))
+
+
+def lines(file: str) -> list[Any]:
+    return [json.loads(line) for line in (GOLDEN / "v1" / file).read_bytes().splitlines()]
 
 
 def places(value: Any, path: Path_ = ()) -> Iterator[tuple[Path_, Any]]:
@@ -125,9 +129,9 @@ def test_nothing_was_released_so_everything_is_version_1() -> None:
 
 def test_golden_documents_name_one_another() -> None:
     name = {kind: f"sha256:{digest}" for kind, digest in DIGESTS.items()}
-    assert document("plan")["devices"][0]["profile"] == name["profile"]
+    assert lines("devices.jsonl")[0]["profile"] == name["profile"]
     assert document("update")["plan"] == document("state")["plan"] == name["plan"]
-    assert document("state")["accepted"][0]["update"] == document("measured")["artifact"] == name["update"]
+    assert lines("accepted.jsonl")[0]["update"] == document("measured")["artifact"] == name["update"]
     assert document("evaluation")["state"] == name["state"]
 
 
@@ -405,8 +409,6 @@ def test_windows_that_do_not_tile_the_tail_are_refused(
         (lambda plan: plan["memory"].pop(), "one predicted peak"),
         (lambda plan: plan["memory"].reverse(), "one predicted peak"),
         (lambda plan: plan["memory"].append(plan["memory"][-1]), "one predicted peak"),
-        (lambda plan: plan["devices"].reverse(), "once each, by name"),
-        (lambda plan: plan["devices"].append(plan["devices"][-1]), "once each, by name"),
         (lambda plan: plan["settings"]["similarity"].update(scale="auto"), "not auto"),
         (lambda plan: plan["settings"]["adapter"].update(activation="auto"), "not auto"),
         (lambda plan: plan["settings"]["chain"].update(window_size="auto"), "not auto"),
@@ -420,7 +422,12 @@ def test_windows_that_do_not_tile_the_tail_are_refused(
         (lambda plan: plan["decisions"].update(method="no-ft"), "decisions"),
         (lambda plan: plan["decisions"].update(method="surprise"), "method is one of"),
         (lambda plan: plan["settings"].update(chain={"method": "no-ft"}), "those of the method"),
-        (lambda plan: plan["devices"][0].update(name="CON:"), "devices.0.name"),
+        (lambda plan: plan.update(device_count=0), "device_count"),
+        (lambda plan: plan.update(device_count=100_001), "device_count"),
+        (lambda plan: plan["smallest_budget"].update(device="CON:"), "smallest_budget.device"),
+        (lambda plan: plan["files"].clear(), "lists devices.jsonl once"),
+        (lambda plan: plan["files"].append(plan["files"][0]), "lists devices.jsonl once"),
+        (lambda plan: plan["trust"].update(coordinator=None), "come together"),
         (lambda plan: plan["head_parameters"][0].update(shape=[0]), "shape"),
     ],
 )
@@ -437,7 +444,8 @@ def test_a_plan_that_contradicts_itself_is_refused(edit: Callable[[Any], object]
         ("profile", lambda d: d["similarity"].update(min_examples=9), "above max_examples"),
         ("state", lambda d: d.update(parent=None), "names its parent"),
         ("state", lambda d: d.update(round=0), "names its parent"),
-        ("state", lambda d: d["accepted"].append(d["accepted"][0]), "once for each device"),
+        ("state", lambda d: d["files"].pop(0), "accepted.jsonl and participants.jsonl once each"),
+        ("state", lambda d: d.update(participant_count=-1), "participant_count"),
         ("state", lambda d: d["tensors"][0].update(dtype="F16"), "tensors.0.dtype"),
         ("state", lambda d: d["files"][0].update(name="../tensors.safetensors"), "files.0.name"),
         ("update", lambda d: d.update(example_count=0), "example_count"),
@@ -546,7 +554,7 @@ def test_default_settings_are_valid() -> None:
 def bomb(kind: str, item: Any, count: int) -> bytes:
     """A canonical document with a list of `count` wrong items."""
     changed = document(kind)
-    changed[{"plan": "devices", "update": "tensors"}[kind]] = [item] * count
+    changed[{"plan": "curve", "update": "tensors"}[kind]] = [item] * count
     return canonical_json(changed)
 
 

@@ -24,6 +24,7 @@ from stages.streaming.texts import EncodedTexts
 from stages.training.criterion import TokenCriterion
 from stages.training.objective import Objective
 from stages.tuning.adapters import Adapter
+from stages.tuning.tuning import BottleneckTuning
 from tests import fleet
 
 DEPTH, WIDTH = 3, 64
@@ -65,7 +66,7 @@ def ours(backbone: Backbone, encoded: EncodedTexts) -> tuple[float, list[Tensor]
     adapters = random_adapters()
     count = sum(encoded.target_counts)
     criterion = TokenCriterion(LanguageHead.of(backbone))
-    objective = Objective(backbone, WINDOW, adapters, 0.0, criterion)
+    objective = Objective(backbone, WINDOW, BottleneckTuning(adapters, {}), 0.0, criterion)
     weights, total = load_layers(backbone, WINDOW.layers), 0.0
     for indices in encoded.micro_batches(range(len(encoded.rows))):
         batch = encoded.batch(indices)
