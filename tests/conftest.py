@@ -1,4 +1,4 @@
-"""One thread for each test process, and fixtures that many tests share: a tiny BERT, and a chainctl home that is nobody's.
+"""One thread for each test process, and what many tests share: a tiny BERT, and a chainctl home that is nobody's.
 
 Tests run side by side, one process for each core; each computes with one thread, and so do the commands it starts.
 Numbers are read when a library is loaded, so they are set before anything else is imported.
