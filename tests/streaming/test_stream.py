@@ -362,15 +362,20 @@ def test_half_precision_trains_near_single_precision(family: str, dtype: str, to
     losses = {}
     for name in ("float32", dtype):
         world = World(tmp_path / name, family, dtype=name, batch_size=10)
-        backbone = world.model.backbone
-        seen = {value.dtype for layer in load_layers(backbone, range(DEPTH)).values() for value in layer.values()}
-        for module in (module for layer in backbone.skeleton.layers for module in layer.modules()):
-            if isinstance(module, nn.Linear):
-                module.register_forward_hook(lambda _module, _arguments, output, seen=seen: seen.add(output.dtype))
+        seen = dtypes_seen(world.model.backbone)
         assert same(world.train(PLACEMENTS[0]), world.train(SMALLEST))
         assert seen == {getattr(torch, name)}
         losses[name] = world.first_loss
     assert losses[dtype] == pytest.approx(losses["float32"], rel=tolerance)
+
+
+def dtypes_seen(backbone: Backbone) -> set[torch.dtype]:
+    """Dtypes of the layers' weights; from here on also of whatever a linear module of theirs gives."""
+    seen = {value.dtype for layer in load_layers(backbone, range(DEPTH)).values() for value in layer.values()}
+    for module in (module for layer in backbone.skeleton.layers for module in layer.modules()):
+        if isinstance(module, nn.Linear):
+            module.register_forward_hook(lambda _module, _arguments, output: seen.add(output.dtype))
+    return seen
 
 
 @pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16])
