@@ -24,8 +24,10 @@ from schemas.plan import PlanManifest
 from schemas.refusal import Reason
 from schemas.settings import FederationSettings
 from schemas.state import Coverage, ServerSteps, StateManifest
-from stages.federated.intake import Delivery, Intake, RefusedUpdate, Update
+from stages.federated.delivery import Delivery, RefusedUpdate
+from stages.federated.intake import Intake
 from stages.federated.quarantine import refusal_of, set_aside
+from stages.federated.rules import Update
 from stages.federated.sampling import sample_participants
 from stages.methods.registry import server_method
 from stages.methods.server import Combination, ServerMethod, Unmoved

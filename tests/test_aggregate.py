@@ -23,7 +23,8 @@ from schemas.refusal import RefusalManifest
 from schemas.settings import OptimizerSettings
 from schemas.state import StateManifest
 from schemas.update import UpdateManifest
-from stages.federated.intake import Intake, RefusedUpdate
+from stages.federated.delivery import RefusedUpdate
+from stages.federated.intake import Intake
 from stages.federated.sampling import sample_devices
 from stages.federated.weighted_mean import weighted_mean
 from stages.methods.chain.server import advance

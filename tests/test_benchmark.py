@@ -73,7 +73,7 @@ def test_choices_are_those_of_the_resident_model(speaker: Speaker, tmp_path: Pat
     assert 0 < sum(right) < 24
     assert score.overall.value == sum(right) / 24
     assert [group.value for group in score.groups] == [sum(right[:12]) / 12, sum(right[12:]) / 12]
-    assert (found.example_count, found.cut_count, found.shots) == (24, 0, 0)
+    assert (found.example_count, found.truncated_count, found.shots) == (24, 0, 0)
 
 
 def test_a_long_prompt_loses_its_beginning_and_is_counted(speaker: Speaker, tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_a_long_prompt_loses_its_beginning_and_is_counted(speaker: Speaker, tmp_
     found = ask(speaker, "mmlu", tmp_path / "mmlu", tmp_path / "out").manifest
     questions = [one for one in read_questions("mmlu", tmp_path / "mmlu") if isinstance(one, Choice)]
     longer = [len(ids(one.prompt)) > WINDOW - 1 for one in questions]
-    assert found.cut_count == sum(longer) == 2
+    assert found.truncated_count == sum(longer) == 2
     with speaker.adapted() as model:
         right = [chosen(model, one) == one.answer_index for one in questions]
     assert found.scores[0].overall.value == sum(right) / len(right)

@@ -16,7 +16,7 @@ import pytest
 from schemas.errors import TooFewUpdates
 from schemas.ledger import Accepted, Closed
 from schemas.state import StateManifest
-from stages.federated.intake import RefusedUpdate
+from stages.federated.delivery import RefusedUpdate
 from stages.store.artifact import Artifact, open_artifact
 from stages.store.ledger import Ledger
 from tests import fleet

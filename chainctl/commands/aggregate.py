@@ -11,7 +11,7 @@ from chainctl.options import Force, Key, Out, Plan, State, open_key
 from schemas.errors import some
 
 if TYPE_CHECKING:
-    from stages.federated.intake import RefusedUpdate
+    from stages.federated.delivery import RefusedUpdate
 
 
 @with_console
@@ -39,7 +39,7 @@ def aggregate(
     refusals: list[dict[str, object]] = []
 
     def refuse(refused: "RefusedUpdate", place: Path | None) -> None:
-        where = f"moved to {place}" if place else "left where it is"
+        where = f"moved to {place}" if place else "left in place"
         print(f"refused ({refused.reason}): {refused.error.fact}; {where}", file=sys.stderr)
         refusals.append({"path": refused.path, "reason": refused.reason, "device": refused.device, "place": place})
 

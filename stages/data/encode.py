@@ -22,8 +22,8 @@ class Encoded:
     """Token ids (S,) int64 of an example, which of them are in the loss (S,) bool, and whether it was truncated."""
 
     ids: np.ndarray
-    learned: np.ndarray
-    cut: bool
+    in_loss: np.ndarray
+    truncated: bool
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,8 @@ class Encoder:
     def _encoded(self, encoding: Any, responses: Sequence[Span] | None) -> Encoded:
         # A text without tokens still needs one position; it gets the padding token.
         ids = np.array(encoding.ids or [self.pad_id], dtype=np.int64)
-        learned = np.ones(len(ids), dtype=bool) if responses is None else _within(encoding.offsets, responses)
-        return Encoded(ids, learned, bool(encoding.overflowing))
+        in_loss = np.ones(len(ids), dtype=bool) if responses is None else _within(encoding.offsets, responses)
+        return Encoded(ids, in_loss, bool(encoding.overflowing))
 
 
 def _within(offsets: Sequence[Span], spans: Sequence[Span]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Who takes part in a round.  A function of the seed, the round and the names, so everyone can work it out."""
+"""Which devices take part in a round: a function of seed, round and names, so that anyone can recompute it."""
 
 from collections.abc import Sequence
 

@@ -77,7 +77,7 @@ def listed(artifact: Artifact[Any]) -> Facts:
 
 @singledispatch
 def facts(manifest: Manifest) -> Facts:
-    """What is worth a line each, of a manifest of any kind.  Raises `ValueError` for what is not an artifact's."""
+    """The lines that describe a manifest of any kind.  Raises `ValueError` for what is not an artifact's."""
     raise ValueError(f"not an artifact: {type(manifest).__name__}")
 
 

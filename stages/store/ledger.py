@@ -1,8 +1,8 @@
 """The coordinator's append-only record, beside its states: `states/ledger.jsonl`.
 
-Each line names the digest of the line before, so that nothing can be altered, left out or put in unseen.  A line
-that a power cut left half is taken away by the next writer; what it said is said again, because every writer asks
-first whether it was said.
+Each line names the digest of the line before, so that nothing can be altered, left out or inserted unnoticed.  An
+incomplete line that a power cut left is removed by the next writer; the event is then recorded again, because every
+writer checks first whether it was.
 """
 
 import fcntl
@@ -19,7 +19,7 @@ from stages.store.regular import open_regular
 
 LEDGER_FILE = "ledger.jsonl"
 
-Entry = Callable[[str | None], Event]  # makes an event that follows the line of that digest
+Entry = Callable[[str | None], Event]  # makes an event that follows the line with that digest
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Ledger:
 
     @classmethod
     def beside(cls, state: Path) -> "Ledger":
-        """The one that a state artifact at `state` is recorded in."""
+        """The ledger that a state artifact at `state` is recorded in."""
         return cls(state.parent / LEDGER_FILE)
 
     def events(self) -> Iterator[Event]:
@@ -64,7 +64,7 @@ class Ledger:
                 previous = line_digest(line)
 
     def append(self, entries: Callable[[Iterable[Event]], Sequence[Entry]]) -> None:
-        """Add what `entries` makes of the events so far, in one durable write.  One writer at a time.
+        """Append what `entries` derives from the events so far, in one durable write.  One writer at a time.
 
         The events pass once, one after the other: a ledger has a line for each update of each round.
         """
@@ -88,7 +88,7 @@ class Ledger:
         sync_directory(self.path.parent)
 
     def planned(self, plan: str, state: str, participant_count: int) -> None:
-        """A federation begins, unless that is known."""
+        """Record that a federation begins, unless it is recorded."""
 
         def entries(events: Iterable[Event]) -> Sequence[Entry]:
             if any(isinstance(event, Planned) and event.state == state for event in events):
@@ -105,7 +105,7 @@ class Ledger:
         return {event.update: event.round for event in accepted if event.state != before}
 
     def successor(self, plan: str, state: str) -> Closed | None:
-        """What closed the round that trains `state`; None where it is open."""
+        """The event that closed the round that trains `state`; None while it is open."""
         closings = (event for event in self.events() if isinstance(event, Closed))
         return next((event for event in closings if (event.plan, event.parent) == (plan, state)), None)
 

@@ -1,4 +1,4 @@
-"""The history of a state: state, parent state, …, plan, profiles.  Found by name, as a commit finds its parents."""
+"""The history of a state: state, parent state, …, plan, profiles.  Found by digest, as a commit finds its parents."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -30,18 +30,18 @@ class HistoryLine:
     accuracy: float | None
     perplexity: float | None
     plan: str
-    profiles: int | None  # None where the plan is not at hand
-    missing_parent: str  # digest of a parent that is not at hand; empty otherwise
+    profiles: int | None  # None where the plan was not found
+    missing_parent: str  # digest of a parent that was not found; empty otherwise
 
     def cells(self) -> tuple[object, ...]:
-        """For a table."""
+        """The cells of a table's row."""
         loss = "" if self.train_loss is None else f"{self.train_loss:.4f}"
         scores = [f"{score:.4f}" for score in (self.accuracy, self.perplexity) if score is not None]
         return (self.round, self.state[:19], self.trained, self.devices, self.texts, loss, " ".join(scores))
 
 
 def history(state: Path, search: Sequence[Path]) -> list[HistoryLine]:
-    """Walk from `state` to round 0, or to the first parent that is not at hand.
+    """Walk from `state` to round 0, or to the first parent that was not found.
 
     Looks in the folders around the state and in `search`.  Every artifact on the way is verified.
     """
@@ -94,7 +94,7 @@ def _candidates(directory: Path) -> Iterator[Path]:
 
 
 def _beside(state: Path) -> list[Path]:
-    """The folders that lie beside the state's own: `plan`, `evals`, …"""
+    """The folders beside the state's own: `plan`, `evals`, …"""
     around = state.resolve().parent.parent
     return [entry for entry in sorted(around.iterdir()) if entry.is_dir() and not entry.name.startswith(".")]
 

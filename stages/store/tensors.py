@@ -1,9 +1,9 @@
-"""safetensors files as artifacts hold them: float32, expected to the letter, read and written a chunk at a time.
+"""safetensors files as artifacts hold them: float32, in exactly one layout, read and written a chunk at a time.
 
 The safetensors library accepts duplicate names, NUL, `../../`, NaN and a header of any size, and writes its
 metadata in random order.  Here a file holds exactly the tensors its manifest lists, in order of name, without
 metadata and without holes, so the same tensors are always the same bytes, and a header can be checked before a
-single value is looked at.  What is written here, the library reads.
+single value is read.  The library reads what is written here.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ def elements(shape: Sequence[int]) -> int:
 
 
 class TensorFile:
-    """A tensor file, open, its header known to be exactly the one that `references` ask for."""
+    """An open tensor file whose header is exactly the one that `references` imply."""
 
     def __init__(self, path: Path, descriptor: int, references: Sequence[TensorReference]) -> None:
         self.path = path
@@ -77,7 +77,7 @@ class TensorFile:
         os.close(self._descriptor)
 
     def chunk(self, name: str, start: int, count: int) -> np.ndarray:
-        """`count` elements of a tensor from element `start` on, float32, as they lie in the file."""
+        """`count` elements of a tensor from element `start` on, float32 (`count`,), as stored."""
         size = count * FLOAT32.itemsize
         buffer = bytearray(size)
         view = memoryview(buffer)
@@ -90,13 +90,13 @@ class TensorFile:
         return np.frombuffer(buffer, FLOAT32)
 
     def chunks(self, name: str, count: int) -> Iterator[np.ndarray]:
-        """All elements of a tensor in order, at most `count` at a time.  Not compared with the manifest."""
+        """All elements of a tensor in order, float32, at most `count` at a time.  Not compared with the manifest."""
         size = elements(self.references[name].shape)
         for start in range(0, size, count):
             yield self.chunk(name, start, min(count, size - start))
 
     def checked_chunks(self, name: str, count: int) -> Iterator[np.ndarray]:
-        """The same; when the last was taken the tensor's SHA-256 is checked.  Raises `NotTrusted`."""
+        """The same; when the last was read the tensor's SHA-256 is checked.  Raises `NotTrusted`."""
         digest = hashlib.sha256()
         for chunk in self.chunks(name, count):
             digest.update(chunk.data)
@@ -134,7 +134,7 @@ class TensorFile:
 
     def _altered(self, expected: str, found: str, what: str = "") -> NotTrusted:
         return NotTrusted(
-            f"{what}{self.path} was altered or cut short",
+            f"{what}{self.path} was altered or truncated",
             values={"manifest says": expected, "file has": found},
             hint="copy the artifact again, then run 'chainctl verify' on it",
         )
@@ -173,7 +173,7 @@ class TensorWriter:
         self._put(data)
 
     def finish(self) -> tuple[tuple[TensorReference, ...], FileReference]:
-        """Close the file: what the manifest says of it."""
+        """Close the file; the references that the manifest holds, to its tensors and to the file."""
         if any(self._left(name) for name in self._shapes):
             raise ValueError("a tensor is not whole")
         size = self._file.tell()

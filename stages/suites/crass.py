@@ -3,10 +3,10 @@
 `CRASS_FTM_main_data_set.csv`: semicolons, a header, columns PCTID, Premise, QCC (the questionised counterfactual),
 CorrectAnswer, Answer1, Answer2, PossibleAnswer3 (may be empty).
 
-Asked as MMLU is, as InstructEval does (Chia et al. 2023, arXiv 2306.04757): premise and question, the answers by
-letter.  In the file the right answer is always the first; here the order is drawn from the record's place, so that no
-preference for a letter, nor a tie, is worth anything.  There is no second file for shots: they are the first records,
-which then do not count.
+Asked like MMLU, as in InstructEval (Chia et al. 2023, arXiv 2306.04757): premise and question, the answers by
+letter.  In the file the right answer is always the first; here the order is drawn from the record's index, so that
+neither a preference for a letter nor a tie gains anything.  There is no second file for shots: they are the first
+records, which are then not scored.
 """
 
 from pathlib import Path
@@ -54,7 +54,7 @@ def _ask(number: int, where: str, record: dict[str, str]) -> Choice:
 
 
 def _order(number: int, count: int) -> list[int]:
-    """A permutation drawn from SHA-256 of the record's place by numpy's PCG64: the same on every machine."""
+    """A permutation by numpy's PCG64, seeded with SHA-256 of the record's index: the same on every machine."""
     generator = seeds.generator("crass", number)
     order: list[int] = generator.permutation(count).tolist()
     return order

@@ -3,8 +3,8 @@
 {passage id: {"passage": …, "qa_pairs": [{"question": …, "answer": {"number", "date", "spans"}, "validated_answers"}]}}
 
 Any of the validated answers counts as right.  Groups are the kinds of answer that the official script reports:
-number, date, span, spans.  Asked as InstructEval does (arXiv 2306.04757): passage, question, "Answer:".  Shots are the
-first questions of the first passages, and those passages do not count.
+number, date, span, spans.  Asked as in InstructEval (arXiv 2306.04757): passage, question, "Answer:".  Shots are the
+first questions of the first passages, and those passages are not scored.
 """
 
 from pathlib import Path
@@ -61,7 +61,7 @@ def _passage(where: str, body: object) -> list[OpenQuestion]:
         pair = an_object(record, place)
         given = [pair.get("answer"), *a_list(pair, "validated_answers", place)]
         answers = [answer_spans(an_object(answer, place), place) for answer in given]
-        # As the official script has it: a reference whose first span is blank is none.  (One without any scores 0.)
+        # As in the official script: a reference whose first span is blank is ignored.  (With none left the score is 0.)
         references = tuple(dict.fromkeys(spans for spans, _ in answers if spans[0].strip()))
         prompt = f"{passage} {a_text(pair, 'question', place).strip()}\nAnswer:"
         questions.append(OpenQuestion(prompt, references, answers[0][1], STOP, MOST_TOKENS))

@@ -1,4 +1,4 @@
-"""Files of benchmarks, read with the same care as private texts: an error names file, line and lengths, no value."""
+"""Files of benchmarks, read with the same care as private texts: errors name file, line and lengths, never a value."""
 
 import codecs
 import csv
@@ -58,7 +58,7 @@ def read_csv(path: Path, *, delimiter: str = ",") -> Iterator[tuple[str, list[st
 
 
 def files_of(folder: Path, pattern: str, *, expected: str) -> list[Path]:
-    """The files of a folder that fit, by name.  Raises `BadInput` where there are none."""
+    """The files of a folder that match `pattern`, by name.  Raises `BadInput` where there are none."""
     found = sorted(path for path in folder.glob(pattern) if path.is_file())
     if not found:
         raise BadInput(
@@ -98,7 +98,7 @@ def a_list(record: dict[str, Any], key: str, where: str) -> Sequence[Any]:
 
 
 def a_text(record: dict[str, Any], key: str, where: str, *, default: str | None = None) -> str:
-    """A string of an object.  Raises `BadInput` where it is absent (and there is no default) or none."""
+    """A string of an object.  Raises `BadInput` where it is absent (and there is no default) or not a string."""
     value = record.get(key, default)
     if isinstance(value, str):
         return check_characters(value, where)

@@ -1,7 +1,7 @@
-"""A base model's weights where they lie on disk: found by name, read by `pread`, hashed as they are read.
+"""A base model's weights on disk: found by name, read by `pread`, hashed as they are read.
 
-A checkpoint is one or more safetensors files.  Nothing is ever loaded whole: a caller asks for the bytes of some
-tensors and says where to put them.  `WeightFiles` knows nothing of layers; `names.py` does.
+A checkpoint is one or more safetensors files.  No file is ever loaded whole: a caller names the tensors that it needs
+and where to put their bytes.  `WeightFiles` knows nothing of layers; `names.py` does.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ DTYPES = {  # as safetensors names them
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where one tensor lies: `size` bytes at `offset` of `file`."""
+    """Where one tensor is: `size` bytes at `offset` of `file`."""
 
     name: str
     file: Path
@@ -81,7 +81,7 @@ class WeightFiles:
         self.close()
 
     def read_into(self, tensor: StoredTensor, target: memoryview, *, start: int = 0) -> None:
-        """Fill `target` with the tensor's bytes from `start` on.  Raises `NotTrusted` where the file is short."""
+        """Fill `target` with the tensor's bytes from `start` on.  Raises `NotTrusted` where the file ends before."""
         filled = 0
         descriptor = self._descriptors[tensor.file]
         while filled < len(target):
@@ -90,13 +90,13 @@ class WeightFiles:
                 raise NotTrusted(
                     f"{tensor.file.name} ends inside tensor {tensor.name}",
                     values={"expected": f"{len(target)} bytes", "found": f"{filled} bytes"},
-                    hint="the model was cut short: copy it again",
+                    hint="the model was truncated: copy it again",
                 )
             filled += count
         self.bytes_read += filled
 
     def identities(self, files: Iterable[Path]) -> list[list[object]]:
-        """What changes when a file does: its device, inode, size and times."""
+        """What changes when a file does: its name, device, inode, size and times."""
         stats = [(file.name, os.fstat(self._descriptors[file])) for file in sorted(files)]
         return [
             [name, stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns] for name, stat in stats
@@ -144,7 +144,7 @@ def checkpoint_files(model_dir: Path) -> list[Path]:
         raise BadInput(
             f"{model_dir} holds no safetensors weights",
             values={"expected": "model.safetensors or model.safetensors.index.json"},
-            hint="'chainctl model import' makes them of PyTorch's .bin files and of GGUF files",
+            hint="'chainctl model import' converts PyTorch's .bin files and GGUF files",
         )
     return files_of_index(index)
 
@@ -180,7 +180,7 @@ def _stored(file: Path, place: Place) -> StoredTensor:
 
 
 def incomplete(file: Path, kind: str, reason: str) -> BadInput:
-    """What to say of a file of weights that cannot be read as a whole."""
+    """The error for a file of weights that is damaged or truncated."""
     return BadInput(
         f"{file} is not a complete {kind}",
         values={"reason": reason, "file has": f"{file.stat().st_size if file.exists() else 0} bytes"},
@@ -194,5 +194,5 @@ def config_digest(path: Path) -> str:
 
 
 def bytes_of(tensor: Tensor) -> memoryview:
-    """The memory of a contiguous tensor."""
+    """The bytes of a contiguous tensor, without a copy."""
     return tensor.detach().view(torch.uint8).numpy().data.cast("B")

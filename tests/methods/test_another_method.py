@@ -25,7 +25,8 @@ from schemas.refs import Window
 from schemas.state import StateManifest
 from schemas.update import UpdateManifest
 from stages import aggregate
-from stages.federated.intake import Expected, RefusedUpdate, Update
+from stages.federated.delivery import RefusedUpdate
+from stages.federated.rules import Expected, Update
 from stages.federation.simulate import Federation, run
 from stages.methods import registry
 from stages.methods.device import DeviceMethod, Work, layer_training

@@ -131,8 +131,8 @@ def test_targets_are_the_next_real_tokens_on_either_side() -> None:
     assert right.targets([0, 1]).tolist() == [[5, 6, IGNORED], [8, IGNORED, IGNORED]]
     assert left.targets([0, 1]).tolist() == [[5, 6, IGNORED], [IGNORED, 8, IGNORED]]
     assert right.target_counts == left.target_counts == [2, 1, 0]
-    learned = (np.array([False, False, True]), np.array([True, False]), np.array([True]))
-    assert EncodedTexts(rows, 0, "right", 3, learned).targets([0, 1]).tolist() == [[IGNORED, 6, IGNORED], [IGNORED] * 3]
+    in_loss = (np.array([False, False, True]), np.array([True, False]), np.array([True]))
+    assert EncodedTexts(rows, 0, "right", 3, in_loss).targets([0, 1]).tolist() == [[IGNORED, 6, IGNORED], [IGNORED] * 3]
 
 
 @pytest.mark.parametrize("family", ["bert", "distilbert"])

@@ -1,7 +1,7 @@
 """PyTorch's older files of weights (`pytorch_model.bin`), which are pickles, read as weights and nothing else.
 
-torch's own restricted unpickler makes tensors and refuses whatever else a pickle asks for, so no code of a stranger
-runs.  Files are mapped, not loaded; those from before torch 1.6 cannot be mapped, and are in memory one at a time.
+torch's own restricted unpickler makes tensors and refuses whatever else a pickle asks for, so no foreign code runs.
+Files are mapped, not loaded; those from before torch 1.6 cannot be mapped and are loaded one at a time.
 """
 
 import pickle
@@ -32,7 +32,7 @@ def pickle_files(model_dir: Path) -> list[Path]:
 def read_pickle(file: Path) -> dict[str, Entry]:
     """The tensors of one file by name.
 
-    Raises `NotTrusted` for a pickle that asks for more than weights, `BadInput` for what is not a file of weights.
+    Raises `NotTrusted` for a pickle that asks for more than weights, `BadInput` for other files that are not weights.
     """
     content = _load(file)
     if not isinstance(content, dict):
