@@ -23,6 +23,10 @@ class MethodSettings(Record):
         """Whether nothing is left `auto`: a plan holds decisions."""
         return True
 
+    def freezes(self, layer: int, cka: float) -> bool:  # noqa: ARG002 -- for methods that look at either
+        """Whether a layer of that similarity (Eq. 3) is likely to be left as it is, going by one device's curve."""
+        return False
+
 
 class MethodDecisions(Record):
     """What a plan decided by a method.
