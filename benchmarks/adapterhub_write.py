@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 from stages.export.export import Source, run
-from stages.inference.full_chain import load_chain
 from stages.streaming.stream import stream_layers
 from stages.streaming.texts import EncodedTexts
 from tests import fleet
@@ -44,10 +43,9 @@ def last_hidden(federation: Federation) -> tuple[np.ndarray, np.ndarray, np.ndar
     source = Source.open(federation.model_dir, federation.folder / "plan", federation.state, verify="always")
     backbone = source.backbone
     batch = EncodedTexts.encode(fleet.examples(fleet.texts(5)), source.encoder, 5).batch(range(5))
-    chain = load_chain(backbone, source.state, source.plan.manifest)
     hidden = backbone.embed(batch)
     for layer, weights in stream_layers(backbone, range(backbone.num_layers)):
-        hidden = backbone.run_layers({layer: weights}, hidden, batch, chain)
+        hidden = backbone.run_layers({layer: weights}, hidden, batch, source.tuning)
     if backbone.skeleton.head_form == "language-model":
         hidden = backbone.skeleton.run_to_vocabulary(
             batch, lambda index, flowing, apply: hidden if index == backbone.num_layers - 1 else flowing

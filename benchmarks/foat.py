@@ -25,20 +25,22 @@ import torch
 from benchmarks import foat_page
 from benchmarks.attention_sinks import Sinks
 from benchmarks.harness import RESULTS, save
+from schemas.methods import ChainSettings
 from schemas.profile import LayerSimilarity
-from schemas.settings import ChainSettings, NumericsSettings, Settings, SimilaritySettings, TaskSettings
+from schemas.settings import NumericsSettings, Settings, SimilaritySettings, TaskSettings
 from stages import import_model
 from stages.assets import ASSETS, get_asset
 from stages.data.load import Example, load_examples
+from stages.methods.chain.server import choose_start
 from stages.model.backbone import Backbone
 from stages.model.loading import LoadedModel
-from stages.plan import choose_start
 from stages.similarity.cka import cka, cka_with_interval, gram
 from stages.similarity.pooling import draw_rows, features
 from stages.streaming.hidden_states import HiddenStates
 from stages.streaming.placement import FASTEST
 from stages.streaming.stream import hidden_states, run_prefix
 from stages.streaming.texts import EncodedTexts
+from stages.tuning.tuning import UNTUNED
 
 TEXTS = 256
 WINDOW_SIZE = 2
@@ -115,14 +117,14 @@ def measure(
         print(f"layer {layer + 1} of {backbone.num_layers}", end="\r", file=sys.stderr, flush=True)
 
     with hidden_states(backbone, texts, FASTEST, scratch=scratch) as hidden:
-        run_prefix(backbone, texts, hidden, {}, stop=backbone.num_layers, after_layer=after_layer)
+        run_prefix(backbone, texts, hidden, UNTUNED, stop=backbone.num_layers, after_layer=after_layer)
     return curves.curves, sinks
 
 
 def start_layer(curve: Sequence[LayerSimilarity], threshold: float) -> dict[str, Any]:
     """What `plan` would choose: the layer, why, and the range that the intervals allow."""
-    settings = SETTINGS.model_copy(update={"chain": ChainSettings(cka_threshold=threshold)})
-    start, reason, between = choose_start(settings, len(curve), curve, WINDOW_SIZE)
+    chain, few = ChainSettings(cka_threshold=threshold), SETTINGS.similarity.min_examples
+    start, reason, between = choose_start(chain, len(curve), curve, WINDOW_SIZE, few)
     return {"start": start, "reason": reason, "between": list(between)}
 
 

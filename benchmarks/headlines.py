@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import call, markdown, save
+from schemas.methods import ChainSettings, FullAdaptersSettings, MethodSettings
 from schemas.plan import PlanManifest
 from schemas.settings import (
-    ChainSettings,
     EncodingSettings,
     FederationSettings,
     NumericsSettings,
@@ -41,6 +41,8 @@ from stages.data.load import load_examples
 from stages.data.template import as_fields
 from stages.federation import simulate
 from stages.inference.generate import Sampling
+from stages.methods.registry import server_method
+from stages.session import Machine
 from stages.store.artifact import open_artifact
 from stages.store.files import write_file
 from stages.suites.scores import rouge_l
@@ -56,11 +58,11 @@ SETTINGS = Settings(
     numerics=NumericsSettings(dtype="bfloat16", threads=1),
     federation=FederationSettings(devices_per_round=2),
 )
-METHODS = {
+METHODS: dict[str, MethodSettings] = {
     "chain, Q = 2, layers 26 to 29": ChainSettings(window_size=2, start=26),
     "chain, Q = 3, layers 26 to 29": ChainSettings(window_size=3, start=26),
     "chain, Q = 4, layers 26 to 29": ChainSettings(window_size=4, start=26),
-    "full adapters": ChainSettings(method="full-adapters"),
+    "full adapters": FullAdaptersSettings(),
     "chain, Q = 2, start by FOAT with T = 0.8": ChainSettings(window_size=2, cka_threshold=0.8),
 }
 
@@ -107,7 +109,7 @@ class Bench:
                 write_file(out / f"{name}.jsonl", lines.encode())
         return cls(out, model, rounds)
 
-    def measure(self, name: str, chain: ChainSettings, seed: int) -> dict[str, Any]:
+    def measure(self, name: str, chain: MethodSettings, seed: int) -> dict[str, Any]:
         """One federation, and what it learned."""
         folder = self.out / f"{name.replace(', ', '-').replace(' ', '')}-{seed}"
         finished = folder / "measured.json"
@@ -130,10 +132,10 @@ class Bench:
         result: dict[str, Any] = {
             "method": name,
             "seed": seed,
-            "start_layer": plan.start_layer,
+            "start_layer": plan.decisions.first_layer,
             "perplexity": {0: summary.perplexity_before}
             | {line.round: line.perplexity for line in summary.rounds if line.perplexity is not None},
-            "layer_passes": [passes(plan, index % len(plan.windows)) for index in range(self.rounds)],
+            "layer_passes": [passes(plan, index % len(plan.memory)) for index in range(self.rounds)],
             "train_seconds": sum(line.seconds for line in summary.rounds),
             "bytes_up": summary.totals()["bytes_up"],
             "predicted_peak_bytes": summary.totals()["predicted_peak_bytes"],
@@ -147,7 +149,7 @@ class Bench:
         """Greedy headlines of the last state and, where asked, of the base model; and their ROUGE-L."""
         examples = load_examples(self.out / "test.jsonl", label_column=None, prompt=SETTINGS.prompt)
         answers = generate.run(
-            model_dir=self.model,
+            machine=Machine(self.model),
             plan=folder / "plan",
             state=folder / "states" / f"{self.rounds:04d}",
             prompts=examples,
@@ -177,8 +179,8 @@ def articles(folder: Path) -> Iterator[dict[str, str]]:
 
 def passes(plan: PlanManifest, index: int) -> int:
     """Passes of a token through a layer in one round: forward to the window's end, and back through the window."""
-    window = plan.windows[index]
-    return window.stop + len(window.layers)
+    costs = server_method(plan.settings.chain.method).costs(plan, plan.memory[index].assignment)
+    return costs.forward_passes + costs.backward_passes
 
 
 def mean_rouge(found: Sequence[str], wanted: Sequence[str]) -> float:

@@ -19,8 +19,7 @@ from benchmarks.harness import RESULTS
 from schemas.plan import PlanManifest
 from schemas.state import StateManifest
 from stages import harness
-from stages.data.encode import Encoder
-from stages.inference.full_chain import FullChain
+from stages.session import Machine, Session
 from stages.store.artifact import open_artifact
 from tests import fleet
 from tests.fleet.speaker import Speaker, make_speaker
@@ -112,9 +111,9 @@ def ours(world: Speaker, tasks: Path) -> dict[str, Any]:
 
     plan = open_artifact(world.folder / "plan", PlanManifest).manifest
     state = open_artifact(world.folder / "state", StateManifest)
-    encoder = Encoder.load(world.folder / "model", plan.settings.encoding, plan.settings.prompt)
-    chain = FullChain.open(world.folder / "model", plan, state, encoder, scratch=world.folder)
-    return ask(StreamedLM(chain), tasks)
+    machine = Machine(world.folder / "model")
+    with Session.open(machine, plan.settings, expected=plan.model, scratch=world.folder) as session:
+        return ask(StreamedLM(session.chain(plan, state)), tasks)
 
 
 def compare(family: str, scale: float, folder: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import multiprocessing
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -38,9 +38,13 @@ from stages.data.load import Example, label_set, load_labelled
 from stages.data.split import holdout_file, split_file, to_jsonl
 from stages.demo import ALPHA, DEVICES, MEMORY_BUDGET_BYTES
 from stages.demo import SETTINGS as DEMO
+from stages.federated.aggregation import Aggregation
+from stages.methods.registry import server_method
 from stages.model.loading import LoadedModel
+from stages.session import Machine
 from stages.store.artifact import Artifact, new_artifact, open_artifact, read_tensors
 from stages.store.cache_directory import CacheDirectory
+from stages.store.devices import participants
 from stages.store.files import write_file
 
 State = Artifact[StateManifest]
@@ -107,8 +111,10 @@ def combine(strategy: str, updates: Sequence[Path], *, plan: Path, state: Path, 
     opened = [open_artifact(path, UpdateManifest) for path in updates]
     accepted = sorted(opened, key=lambda update: update.manifest.device)
     with new_artifact(out, force=True) as draft:
-        manifest = aggregate.describe(planned, parent, accepted)
-        draft.finish(aggregate.combine_tensors(draft, STRATEGIES[strategy], parent, accepted, manifest), None)
+        method = server_method(planned.manifest.settings.chain.method)
+        manifest = aggregate.describe(planned, parent, accepted, method, moved=True)
+        combination = Aggregation(parent, accepted, STRATEGIES[strategy])
+        draft.finish(aggregate.write_tensors(draft, combination, [parent, *accepted], manifest), None)
     return open_artifact(out, StateManifest)
 
 
@@ -142,13 +148,11 @@ class Arena:
         for shard in sorted((self.out / "shards").iterdir()):
             profiles.append(self.out / "profiles" / shard.stem)
             profile.run(
-                model_dir=self.model_dir,
+                machine=replace(self.machine(model), memory_budget_bytes=MEMORY_BUDGET_BYTES),
                 data=shard,
                 settings=settings,
                 device=shard.stem,
-                memory_budget_bytes=MEMORY_BUDGET_BYTES,
                 out=profiles[-1],
-                model=model,
                 fingerprint=fingerprint,
             )
             moved_on = dict(zip(labels, labels[1:] + labels[:1], strict=True))
@@ -164,10 +168,14 @@ class Arena:
             model=model,
         )
         model = LoadedModel.open(self.model_dir, self.plan_settings())
-        for device in self.state(0).manifest.participants:
+        for device in participants(self.state(0)):
             self.train(model, self.state(0), device, self.out / "first-updates")
             if device in self.malicious():
                 self.train(model, self.state(0), device, self.out / "first-updates", flipped=True)
+
+    def machine(self, model: LoadedModel) -> Machine:
+        """One that plays every device."""
+        return Machine.simulating(self.model_dir, model, CacheDirectory(self.out / "cache"))
 
     def plan_settings(self) -> Settings:
         """Those of the plan, all decided."""
@@ -185,26 +193,22 @@ class Arena:
     def train(self, model: LoadedModel, state: State, device: str, out: Path, *, flipped: bool = False) -> Path:
         """An update, trained as it should be on the device's texts, which may be flipped."""
         return train_window.run(
-            model_dir=self.model_dir,
+            machine=self.machine(model),
             plan=self.out / "plan",
             state=state.path,
             data=self.out / ("flipped" if flipped else "shards") / f"{device}.jsonl",
             device=device,
             out=out / (f"{device}-flipped" if flipped else device),
-            model=model,
-            cache=CacheDirectory(self.out / "cache"),
         ).path
 
     def accuracy(self, state: State, model: LoadedModel) -> dict[str, float]:
         """On the other half of the texts, with its interval."""
         evaluation = eval.run(
-            model_dir=self.model_dir,
+            machine=self.machine(model),
             plan=self.out / "plan",
             state=state.path,
             data=self.out / "data" / "test.jsonl",
             out=self.out / "evals" / state.digest.removeprefix("sha256:")[:16],
-            model=model,
-            cache=CacheDirectory(self.out / "cache"),
         )
         assert isinstance(evaluation.manifest, EvaluationManifest)
         return evaluation.manifest.accuracy.model_dump()
@@ -245,7 +249,7 @@ def sent(arena: Arena, model: LoadedModel, state: State, attack: str, arm: Path)
     """The updates of a round as they arrive."""
     number = state.manifest.round
     trained = arm / "updates" / f"{number:04d}" if number else arena.out / "first-updates"
-    for index, device in enumerate(state.manifest.participants):
+    for index, device in enumerate(participants(state)):
         lies = attack != "none" and device in arena.malicious()
         path = arena.train(model, state, device, trained, flipped=lies and attack == "label-flip")
         if lies and attack != "label-flip":

@@ -24,6 +24,7 @@ from stages.model.backbone import Backbone
 from stages.streaming.hidden_states import HiddenStates
 from stages.streaming.stream import load_layers, run_prefix
 from stages.streaming.texts import EncodedTexts
+from stages.tuning.tuning import UNTUNED
 from stages.weights.reader import Verify
 
 SIZES = {"roberta-large": ("float32", 8, 256), "tinyllama-1.1b": ("bfloat16", 8, 64)}
@@ -68,7 +69,7 @@ def compare(like: str, model: Path, scratch: Path, rounds: int) -> dict[str, flo
 
         def run() -> None:
             with HiddenStates(texts.lengths, backbone.hidden_size, backbone.dtype, scratch=scratch) as hidden:
-                run_prefix(backbone, texts, hidden, {}, stop=backbone.num_layers, prefetch=prefetch)
+                run_prefix(backbone, texts, hidden, UNTUNED, stop=backbone.num_layers, prefetch=prefetch)
 
         return run
 
@@ -80,7 +81,7 @@ def compare(like: str, model: Path, scratch: Path, rounds: int) -> dict[str, flo
             for layer in range(first.num_layers):
                 for indices in texts.chunks():
                     arriving = hidden.gather(indices, texts.layout(indices))
-                    output = first.run_layers({layer: resident[layer]}, arriving, texts.batch(indices), {})
+                    output = first.run_layers({layer: resident[layer]}, arriving, texts.batch(indices), UNTUNED)
                     hidden.scatter(indices, output, texts.layout(indices))
 
     arms: dict[str, Callable[[], None]] = {

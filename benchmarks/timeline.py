@@ -24,6 +24,7 @@ import json, sys, time
 from pathlib import Path
 from stages.process.footprint import keep_small
 keep_small()
+from stages.session import Machine
 from stages.train_window import run
 began, phases = float(sys.argv[1]), []
 def progress(phase, done, total):
@@ -31,9 +32,9 @@ def progress(phase, done, total):
         phases.append((time.perf_counter() - began, phase))
 values = dict(zip(sys.argv[3::2], sys.argv[4::2]))
 artifact = run(
-    model_dir=Path(values["--model"]), plan=Path(values["--plan"]), state=Path(values["--state"]),
-    data=Path(values["--data"]), device=values["--device"], out=Path(values["--out"]),
-    memory_budget_bytes=int(sys.argv[2]), progress=progress,
+    machine=Machine(Path(values["--model"]), memory_budget_bytes=int(sys.argv[2])), plan=Path(values["--plan"]),
+    state=Path(values["--state"]), data=Path(values["--data"]), device=values["--device"], out=Path(values["--out"]),
+    progress=progress,
 )
 print(json.dumps({"phases": phases, "predicted": artifact.measured().predicted_peak_bytes / 2**20}))
 """
@@ -85,7 +86,7 @@ def panel_of(panel: Any, title: str, run: Run) -> None:
     panel.stackplot(seconds, anonymous, files, labels=("own memory", "code, from files"), colors=("#4477aa", "#bbccee"))
     predicted = run.answer["predicted"]
     panel.axhline(predicted, color="#cc3311", linewidth=1.2, label=f"predicted peak, {predicted:.0f} MiB")
-    names = {"layers": "prefix", "texts": "window"}
+    names = {"layers": "prefix", "steps": "window"}
     for moment, phase in run.answer["phases"]:
         panel.axvline(moment, color="#555555", linewidth=0.8, linestyle="--")
         panel.text(moment, 8, f" {names.get(phase, phase)}", fontsize=8, color="#333333")

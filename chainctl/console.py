@@ -42,10 +42,10 @@ class Console:
         if measured is None or measured.texts is None:
             return {}
         texts = measured.texts
-        if texts.cut:
-            lost = f"; {texts.unlearned} have no response left" if texts.unlearned else ""
-            self.say(f"{texts.cut} of {texts.read} texts were truncated at encoding.max_length{lost}")
-        return {"texts": texts.read, "cut": texts.cut, "unlearned": texts.unlearned}
+        if texts.truncated:
+            lost = f"; {texts.without_loss} have no response left" if texts.without_loss else ""
+            self.say(f"{texts.truncated} of {texts.read} texts were truncated at encoding.max_length{lost}")
+        return {"texts": texts.read, "truncated": texts.truncated, "without_loss": texts.without_loss}
 
     def result(self, **fields: Any) -> None:
         """The command's outcome for machines: one JSON object on stdout, with `--json` only."""

@@ -13,7 +13,7 @@ The rules, which every document on disk obeys:
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, FailFast, ValidationError
@@ -21,11 +21,12 @@ from pydantic import BaseModel, ConfigDict, FailFast, ValidationError
 from schemas.errors import BadInput
 
 # Bounds for hostile documents, far above real ones: parsing takes tens of bytes of memory for each byte on disk.
+# What is written keeps them too (`Manifest.readable_bytes`); what grows with devices is not in a manifest.
 MANIFEST_LIMIT_BYTES = 2**20
-LARGE_MANIFEST_LIMIT_BYTES = 4 * 2**20  # of what the coordinator makes, with a line for each of its devices
+LARGE_MANIFEST_LIMIT_BYTES = 4 * 2**20
 
 SMALL_BYTES = 2**16  # documents up to here can be parsed whatever they hold
-LINE_LIMIT = 32_768  # a plan of 2,500 enrolled devices
+LINE_LIMIT = 32_768
 # A line of canonical JSON: one key or none, one scalar, or an opening or closing bracket.
 STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'  # possessive: nothing is remembered for each character
 CANONICAL_LINE = re.compile(
@@ -58,10 +59,33 @@ class Manifest(Record):
     VERSION: ClassVar[int] = 1
     LIMIT_BYTES: ClassVar[int] = MANIFEST_LIMIT_BYTES
     OLDER: ClassVar[Mapping[int, Upgrade]] = {}  # version -> what makes it a document of VERSION
+    LINES: ClassVar[
+        Mapping[str, type[Record]]
+    ] = {}  # files of lines beside it, and what a line is (schemas/devices.py)
+    SMALLER: ClassVar[str] = "this is a limit of chainctl: please report what you did"  # the way out if it is too large
 
     def canonical_bytes(self) -> bytes:
         """The only byte string that stands for this manifest."""
         return canonical_json(self.model_dump(mode="json"))
+
+    def readable_bytes(self) -> bytes:
+        """The canonical bytes, known to keep the bounds of whoever reads them.  Raises `BadInput`."""
+        data = self.canonical_bytes()
+        lines = data.count(b"\n")
+        if len(data) > self.LIMIT_BYTES or lines > LINE_LIMIT:
+            raise BadInput(
+                f"this {self.KIND} would be too large to be read again",
+                values={
+                    "at most": f"{self.LIMIT_BYTES} bytes, {LINE_LIMIT} lines",
+                    "it has": f"{len(data)} bytes, {lines} lines",
+                },
+                hint=self.SMALLER,
+            )
+        return data
+
+    def checked_lines(self, file: str, lines: Iterator[Any]) -> Iterator[Any]:  # noqa: ARG002 -- for subclasses
+        """The lines of one of `LINES` as they come; raises `ValueError` where they contradict the manifest."""
+        return lines
 
     @property
     def digest(self) -> str:

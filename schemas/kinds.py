@@ -28,13 +28,19 @@ ARTIFACTS: Mapping[str, str] = {
 # What is said of a state's quality.
 EVALUATIONS = ("evaluation", "perplexity", "benchmark")
 
-# Every document with a JSON Schema: the manifests of artifacts, single files, and the recipe, which a person writes.
+# What is not a manifest: lines of files beside one (schemas/devices.py), and the recipe, which a person writes.
+LINES = ("planned-device", "participant", "accepted-update")
+
+# Every document with a JSON Schema.
 DOCUMENTS: Mapping[str, str] = {
     **ARTIFACTS,
     "measured": "schemas.measured:Measured",
     "bundle": "schemas.bundle:BundleManifest",
     "refusal": "schemas.refusal:RefusalManifest",
     "recipe": "schemas.settings:Settings",
+    "planned-device": "schemas.devices:PlannedDevice",
+    "participant": "schemas.devices:Participant",
+    "accepted-update": "schemas.devices:AcceptedUpdate",
 }
 
 

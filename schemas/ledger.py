@@ -9,12 +9,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from schemas.base import Many, Record, describe_validation_error, sha256_digest
+from schemas.base import Record, describe_validation_error, sha256_digest
 from schemas.errors import NotTrusted
 from schemas.refs import DeviceName, Digest
 from schemas.refusal import Reason
 
-LINE_LIMIT_BYTES = 2**20
+LINE_LIMIT_BYTES = 2**10  # of any event: none grows with the number of devices
 
 
 class Planned(Record):
@@ -25,7 +25,7 @@ class Planned(Record):
     previous: Digest | None
     plan: Digest
     state: Digest  # of round 0
-    participants: Many[DeviceName]
+    participant_count: Annotated[int, Field(ge=0)]  # that state names them
 
 
 class OfRound(Record):
@@ -65,7 +65,7 @@ class Closed(Record):
     parent: Digest
     round: Annotated[int, Field(ge=0)]  # of the parent: the round that was trained
     state: Digest  # the new one
-    participants: Many[DeviceName]  # of the next round
+    participant_count: Annotated[int, Field(ge=0)]  # of the next round; that state names them
 
 
 Event = Planned | Refused | Accepted | Closed

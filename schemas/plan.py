@@ -1,26 +1,25 @@
-"""Plan v1: everything a federation agreed on before the first round."""
+"""Plan v1: everything a federation agreed on before the first round.  Its devices are lines of a file beside it."""
 
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from schemas.assignment import Assignment
 from schemas.base import LARGE_MANIFEST_LIMIT_BYTES, Manifest, Many, Record
+from schemas.devices import (
+    DEVICES_FILE,
+    MOST_DEVICES,
+    PlannedDevice,
+    SmallestBudget,
+    checked_devices,
+    listed_once,
+)
 from schemas.methods import ChosenDecisions
 from schemas.profile import LayerSimilarity
-from schemas.refs import DeviceName, Digest, ModelFingerprint, TensorName
+from schemas.refs import FileReference, ModelFingerprint, TensorName
 from schemas.settings import Settings
 from schemas.trust import TrustPolicy
-
-
-class PlannedDevice(Record):
-    """A device that may take part, by the profile it sent."""
-
-    name: DeviceName
-    profile: Digest
-    example_count: Annotated[int, Field(ge=0)]
-    memory_budget_bytes: Annotated[int, Field(ge=1)]
-    left_out: str = ""  # why its curve is not in the average; empty when it is
 
 
 class AssignmentMemory(Record):
@@ -42,18 +41,23 @@ class PlanManifest(Manifest):
 
     KIND: ClassVar[str] = "plan"
     LIMIT_BYTES: ClassVar[int] = LARGE_MANIFEST_LIMIT_BYTES
+    LINES: ClassVar[Mapping[str, type[Record]]] = {DEVICES_FILE: PlannedDevice}
+    SMALLER: ClassVar[str] = "a plan grows with the labels of its task and the layers of its model: use fewer labels"
 
     kind: Literal["plan"] = "plan"
     version: Literal[1] = 1
     model: ModelFingerprint
     settings: Settings
-    devices: Many[PlannedDevice]
+    device_count: Annotated[int, Field(ge=1, le=MOST_DEVICES)]  # lines of devices.jsonl
+    example_count: Annotated[int, Field(ge=0)]  # texts on all devices together
+    smallest_budget: SmallestBudget
     curve: Many[LayerSimilarity]  # mean over devices, weighted by their example counts
     decisions: ChosenDecisions  # of the method
     bottleneck: Annotated[int, Field(ge=1)]  # r of Eq. 1
     head_parameters: Many[HeadParameter]
     memory: Many[AssignmentMemory]  # one for each assignment that the decisions list
     trust: TrustPolicy = TrustPolicy()
+    files: Many[FileReference]
 
     @model_validator(mode="after")
     def _decisions_fit_method_and_model(self) -> "PlanManifest":
@@ -69,10 +73,9 @@ class PlanManifest(Manifest):
         return self
 
     @model_validator(mode="after")
-    def _devices_are_distinct_and_sorted(self) -> "PlanManifest":
-        names = [device.name for device in self.devices]
-        if names != sorted(set(names)):
-            raise ValueError("devices are listed once each, by name")
+    def _lists_its_devices(self) -> "PlanManifest":
+        if not listed_once(self.files, self.LINES):
+            raise ValueError(f"a plan lists {DEVICES_FILE} once")
         return self
 
     @model_validator(mode="after")
@@ -85,19 +88,13 @@ class PlanManifest(Manifest):
             raise ValueError("a plan fixes the label set")
         return self
 
-    @model_validator(mode="after")
-    def _who_signs_is_enrolled(self) -> "PlanManifest":
-        enrolled = {device.name for device in self.trust.devices}
-        if self.trust.required and not {device.name for device in self.devices} <= enrolled:
-            raise ValueError("a plan that requires signatures enrols every device")
-        return self
-
-    def most_examples(self, name: str) -> int:
-        """How many texts a device may say it trained on: as enrolled, or else as it profiled."""
-        enrolled = self.trust.device(name)
-        planned = self.device(name)
-        return enrolled.max_example_count if enrolled else planned.example_count if planned else 0
-
-    def device(self, name: str) -> PlannedDevice | None:
-        """The planned device called `name`, if there is one."""
-        return next((device for device in self.devices if device.name == name), None)
+    def checked_lines(self, file: str, lines: Iterator[Any]) -> Iterator[Any]:
+        """The planned devices; raises `ValueError` where they contradict the manifest."""
+        assert file == DEVICES_FILE
+        return checked_devices(
+            lines,
+            count=self.device_count,
+            example_count=self.example_count,
+            smallest=self.smallest_budget,
+            coordinator=self.trust.coordinator,
+        )

@@ -1,22 +1,27 @@
-"""State v1: all adapters and the head after some rounds, and what the next round is to train."""
+"""State v1: all adapters and the head after some rounds, and what the next round is to train.
 
-from typing import Annotated, ClassVar, Literal
+Who takes part in it, and whose updates went in, are lines of files beside the manifest.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from schemas.assignment import Assignment
 from schemas.base import LARGE_MANIFEST_LIMIT_BYTES, Manifest, Many, Record
+from schemas.devices import (
+    ACCEPTED_FILE,
+    MOST_DEVICES,
+    PARTICIPANTS_FILE,
+    AcceptedUpdate,
+    Participant,
+    checked_participants,
+    checked_updates,
+    listed_once,
+)
 from schemas.methods import ChosenProgress
-from schemas.refs import DeviceName, Digest, FileReference, TensorName, TensorReference
-
-
-class AcceptedUpdate(Record):
-    """An update that went into the state."""
-
-    device: DeviceName
-    update: Digest
-    example_count: Annotated[int, Field(ge=1)]
-    train_loss: float
+from schemas.refs import Digest, FileReference, TensorName, TensorReference
 
 
 class Coverage(Record):
@@ -39,6 +44,8 @@ class StateManifest(Manifest):
 
     KIND: ClassVar[str] = "state"
     LIMIT_BYTES: ClassVar[int] = LARGE_MANIFEST_LIMIT_BYTES
+    LINES: ClassVar[Mapping[str, type[Record]]] = {ACCEPTED_FILE: AcceptedUpdate, PARTICIPANTS_FILE: Participant}
+    SMALLER: ClassVar[str] = "a state has about ten lines for each of its tensors: it cannot hold more than 3,000"
 
     kind: Literal["state"] = "state"
     version: Literal[1] = 1
@@ -48,8 +55,9 @@ class StateManifest(Manifest):
     assignment: Assignment | None  # of every participant of the next round; None where it differs by device
     progress: ChosenProgress  # of the method
     moved: bool  # whether any tensor differs from the parent's: a round may close without moving the model
-    participants: Many[DeviceName]
-    accepted: Many[AcceptedUpdate]
+    participant_count: Annotated[int, Field(ge=0, le=MOST_DEVICES)]  # of the next round; lines of participants.jsonl
+    accepted_count: Annotated[int, Field(ge=0, le=MOST_DEVICES)]  # updates that went into it; lines of accepted.jsonl
+    example_count: Annotated[int, Field(ge=0)]  # texts behind those updates
     coverage: Many[Coverage] = ()  # of the round that made it, by layer; empty for round 0
     train_loss: float | None  # mean over the accepted updates, weighted by their example counts
     server_steps: Many[ServerSteps] = ()  # by tensor; empty without a server optimiser
@@ -63,8 +71,14 @@ class StateManifest(Manifest):
         return self
 
     @model_validator(mode="after")
-    def _a_device_counts_once(self) -> "StateManifest":
-        devices = [update.device for update in self.accepted]
-        if devices != sorted(set(devices)):
-            raise ValueError("accepted updates are listed once for each device, by name")
+    def _lists_its_devices(self) -> "StateManifest":
+        if not listed_once(self.files, self.LINES):
+            raise ValueError(f"a state lists {' and '.join(self.LINES)} once each")
         return self
+
+    def checked_lines(self, file: str, lines: Iterator[Any]) -> Iterator[Any]:
+        """Participants or accepted updates; raises `ValueError` where they contradict the manifest."""
+        if file == PARTICIPANTS_FILE:
+            return checked_participants(lines, count=self.participant_count)
+        assert file == ACCEPTED_FILE
+        return checked_updates(lines, count=self.accepted_count, example_count=self.example_count)

@@ -1,22 +1,22 @@
-"""Who is believed: the policy inside a plan, the roster it is made from, and what a device has pinned."""
+"""Who is trusted: the policy inside a plan, the roster of its devices, and what a device has pinned."""
 
 import re
 import tomllib
+from collections.abc import Iterable
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from schemas.base import Many, Record, describe_validation_error
 from schemas.errors import BadInput
-from schemas.refs import DeviceName, Digest
+from schemas.refs import DeviceName, Digest, PublicKey
 
-PublicKey = Annotated[str, StringConstraints(pattern=r"^ed25519:[0-9a-f]{64}$")]
 Moment = Annotated[str, StringConstraints(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]  # UTC
 KEY_PATTERN = re.compile(r"ed25519:[0-9a-f]{64}")
 
 
 class EnrolledDevice(Record):
-    """A device by its key, and how many texts it may say it has."""
+    """A line of the roster: a device by its key, and how many texts it may say it has."""
 
     name: DeviceName
     key: PublicKey
@@ -28,7 +28,6 @@ class TrustPolicy(Record):
 
     signatures: Literal["none", "required"] = "none"
     coordinator: PublicKey | None = None
-    devices: Many[EnrolledDevice] = ()
     expires: Moment | None = None  # the only time that is ever compared with a clock
 
     @property
@@ -36,24 +35,10 @@ class TrustPolicy(Record):
         """Whether anything unsigned is refused."""
         return self.signatures == "required"
 
-    def device(self, name: str) -> EnrolledDevice | None:
-        """The enrolled device called `name`, if there is one."""
-        return next((device for device in self.devices if device.name == name), None)
-
     @model_validator(mode="after")
     def _who_signs_has_a_key(self) -> Self:
-        if self.required != (self.coordinator is not None) or (self.devices and not self.required):
-            raise ValueError("signatures, the coordinator's key and enrolled devices come together")
-        return self
-
-    @model_validator(mode="after")
-    def _a_key_is_of_one_device(self) -> Self:
-        names = [device.name for device in self.devices]
-        if names != sorted(set(names)):
-            raise ValueError("devices are enrolled once each, by name")
-        keys = {device.key for device in self.devices} | {self.coordinator}
-        if self.devices and len(keys) != len(names) + 1:
-            raise ValueError("every device, and the coordinator, has a key of its own")
+        if self.required != (self.coordinator is not None):
+            raise ValueError("signatures and the coordinator's key come together")
         return self
 
 
@@ -120,3 +105,16 @@ def parse_roster(text: str, *, source: str) -> tuple[EnrolledDevice, ...]:
             f"{source} is no roster of devices",
             values={"expected": '[device-00], key = "ed25519:…", max_examples = 500', "found": "something else"},
         ) from None
+
+
+def check_keys(roster: Iterable[EnrolledDevice], coordinator: str) -> None:
+    """Every device, and the coordinator, has a key of its own.  Raises `BadInput` with who shares one."""
+    owners = {coordinator: "the coordinator"}
+    for device in roster:
+        other = owners.setdefault(device.key, device.name)
+        if other != device.name:
+            raise BadInput(
+                "two machines are enrolled with one key",
+                values={"key": device.key, "of": f"{other} and {device.name}"},
+                hint="make a key on each machine with 'chainctl keys new', and put its own line into the roster",
+            )

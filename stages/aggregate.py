@@ -10,28 +10,34 @@ Tensors pass through in chunks, every byte hashed on its way; nothing is publish
 does not grow with the number of updates or the size of the tensors.  numpy alone: no torch.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from schemas.errors import TooFewUpdates, UsageProblem
+from schemas.devices import ACCEPTED_FILE, AcceptedUpdate
+from schemas.errors import TooFewUpdates, UsageProblem, some
 from schemas.ledger import Accepted, Closed, Event, Refused
 from schemas.plan import PlanManifest
 from schemas.refusal import Reason
 from schemas.settings import FederationSettings
-from schemas.state import AcceptedUpdate, Coverage, ServerSteps, StateManifest
-from stages.federated.intake import Delivery, Intake, RefusedUpdate, Update
+from schemas.state import Coverage, ServerSteps, StateManifest
+from stages.federated.delivery import Delivery, RefusedUpdate
+from stages.federated.intake import Intake
 from stages.federated.quarantine import refusal_of, set_aside
-from stages.federated.sampling import sample_devices
+from stages.federated.rules import Update
+from stages.federated.sampling import sample_participants
 from stages.methods.registry import server_method
 from stages.methods.server import Combination, ServerMethod, Unmoved
 from stages.process.measure import MeasuredFacts, Stopwatch
 from stages.store.artifact import Artifact, Draft, existing, new_artifact, tensor_file
+from stages.store.devices import accepted_updates, participants
 from stages.store.ledger import Entry, Ledger
+from stages.store.lines import Lines, encode_lines
 from stages.store.signing import Signer
+from stages.store.tensors import TENSORS_FILE
 from stages.store.trust import check_signer, open_trusted
 
 # Where these are all that arrived, the wrong plan or state was given, and nothing is moved.
@@ -65,18 +71,21 @@ def run(
     delivery = Intake(planned, parent, ledger.counted(before=parent.digest), method).take(updates)
     _put_aside(delivery, planned, parent, ledger, on_refusal)
     accepted = delivery.accepted
-    check_quorum(delivery, planned.manifest, parent.manifest, quorum)
+    check_quorum(delivery, planned.manifest, parent, quorum)
     if not force:
         _check_open(ledger, planned.digest, parent.digest, accepted)
     combination = method.combine(planned.manifest, parent, accepted)
-    manifest = describe(planned, parent, accepted, method, moved=combination is not None)
+    listed, coming = accepted_lines(accepted), sample_participants(planned, parent.manifest.round + 1)
+    manifest = describe(planned, parent, accepted, method, (listed, coming), moved=combination is not None)
 
     def same(there: StateManifest) -> bool:
-        return there.model_copy(update={"tensors": (), "files": ()}) == manifest
+        lines = tuple(file for file in there.files if file.name != TENSORS_FILE)
+        return there.model_copy(update={"tensors": (), "files": lines}) == manifest
 
     made = existing(out, StateManifest, same=same, force=force, signer=signer)
     if made is None:
         with new_artifact(out, force=force, signer=signer) as draft:
+            draft.write_lines(listed, coming)
             with Stopwatch() as watch:
                 manifest = write_tensors(draft, combination or Unmoved(parent), [parent, *accepted], manifest)
             draft.finish(manifest, MeasuredFacts(seconds=watch.seconds, peak_bytes=watch.peak_bytes))
@@ -85,18 +94,21 @@ def run(
     return made
 
 
-def check_quorum(delivery: Delivery, plan: PlanManifest, parent: StateManifest, quorum: int | None = None) -> None:
+def check_quorum(
+    delivery: Delivery, plan: PlanManifest, parent: Artifact[StateManifest], quorum: int | None = None
+) -> None:
     """Enough updates were accepted to close the round.  Raises `TooFewUpdates` with who is missing and why."""
     chosen = quorum or plan.settings.federation.quorum
-    needed = len(parent.participants) if chosen == "all" else min(chosen, len(parent.participants))
+    expected = parent.manifest.participant_count
+    needed = expected if chosen == "all" else min(chosen, expected)
     if len(delivery.accepted) >= needed:
         return
     there = {update.manifest.device for update in delivery.accepted}
-    missing = [device for device in parent.participants if device not in there]
+    missing = [device for device in participants(parent) if device not in there]
     values: dict[str, object] = {
-        "needed": f"{needed} of {len(parent.participants)}",
+        "needed": f"{needed} of {expected}",
         "accepted": len(delivery.accepted),
-        "missing": ", ".join(missing),
+        "missing": some(missing),
     }
     for refused in delivery.refused[:8]:
         values[f"refused {refused.path.name}"] = refused.error.fact
@@ -105,7 +117,7 @@ def check_quorum(delivery: Delivery, plan: PlanManifest, parent: StateManifest, 
     if delivery.ignored:
         values["ignored"] = f"{len(delivery.ignored)} that are no updates"
     raise TooFewUpdates(
-        f"round {parent.round} cannot close yet",
+        f"round {parent.manifest.round} cannot close yet",
         values=values,
         hint="bring the missing updates and run the same command, or close with fewer by --quorum",
     )
@@ -127,7 +139,7 @@ def _put_aside(
 
 
 def _refusals(
-    events: Sequence[Event],
+    events: Iterable[Event],
     refused: Sequence[RefusedUpdate],
     plan: Artifact[PlanManifest],
     parent: Artifact[StateManifest],
@@ -164,11 +176,15 @@ def _check_open(ledger: Ledger, plan: str, parent: str, accepted: Sequence[Updat
         )
 
 
-def _closing(events: Sequence[Event], parent: Artifact[StateManifest], state: Artifact[StateManifest]) -> list[Entry]:
+def _closing(events: Iterable[Event], parent: Artifact[StateManifest], state: Artifact[StateManifest]) -> list[Entry]:
     """What the ledger says of a round that has become `state`, unless it says so."""
     manifest = state.manifest
-    if any(isinstance(event, Closed) and event.state == state.digest for event in events):
-        return []
+    said: set[str] = set()
+    for event in events:
+        if isinstance(event, Closed) and event.state == state.digest:
+            return []
+        if isinstance(event, Accepted) and event.state == parent.digest:
+            said.add(event.update)
 
     def acceptance(one: AcceptedUpdate) -> Entry:
         return lambda previous: Accepted(
@@ -177,7 +193,7 @@ def _closing(events: Sequence[Event], parent: Artifact[StateManifest], state: Ar
             state=parent.digest,
             round=parent.manifest.round,
             update=one.update,
-            device=one.device,
+            device=one.name,
         )
 
     def closing(previous: str | None) -> Closed:
@@ -187,11 +203,10 @@ def _closing(events: Sequence[Event], parent: Artifact[StateManifest], state: Ar
             parent=parent.digest,
             round=parent.manifest.round,
             state=state.digest,
-            participants=manifest.participants,
+            participant_count=manifest.participant_count,
         )
 
-    said = {event.update for event in events if isinstance(event, Accepted) and event.state == parent.digest}
-    return [*(acceptance(one) for one in manifest.accepted if one.update not in said), closing]
+    return [*(acceptance(one) for one in accepted_updates(state) if one.update not in said), closing]
 
 
 def server_steps(
@@ -204,6 +219,22 @@ def server_steps(
     for name in {tensor.name for update in accepted for tensor in update.manifest.tensors}:
         steps[name] = steps.get(name, 0) + 1
     return tuple(ServerSteps(tensor=name, steps=steps[name]) for name in sorted(steps))
+
+
+def accepted_lines(accepted: Sequence[Update]) -> Lines:
+    """A line of the next state for each update that goes into it."""
+    return encode_lines(
+        ACCEPTED_FILE,
+        (
+            AcceptedUpdate(
+                name=update.manifest.device,
+                update=update.digest,
+                example_count=update.manifest.example_count,
+                train_loss=update.manifest.loss.mean,
+            )
+            for update in accepted
+        ),
+    )
 
 
 def coverage(accepted: Sequence[Update]) -> tuple[Coverage, ...]:
@@ -225,39 +256,31 @@ def describe(
     parent: Artifact[StateManifest],
     accepted: Sequence[Update],
     method: ServerMethod,
+    lines: tuple[Lines, Lines],
     *,
     moved: bool,
 ) -> StateManifest:
-    """The next state, but for its tensors.  Pure."""
+    """The next state, but for its tensors.  `lines`: the accepted updates, and the participants of the next round."""
+    listed, coming = lines
     weights = [update.manifest.example_count for update in accepted]
     losses = [update.manifest.loss.mean for update in accepted]
     train_loss = float(np.average(losses, weights=weights))
-    coming = method.next(plan.manifest, parent.manifest, [update.manifest for update in accepted], train_loss)
-    names = [device.name for device in plan.manifest.devices if device.example_count > 0]
-    count = plan.manifest.settings.federation.devices_per_round
-    following = parent.manifest.round + 1
+    next_round = method.next(plan.manifest, parent.manifest, [update.manifest for update in accepted], train_loss)
     return StateManifest(
         plan=plan.digest,
         parent=parent.digest,
-        round=following,
-        assignment=coming.assignment,
-        progress=coming.progress,
+        round=parent.manifest.round + 1,
+        assignment=next_round.assignment,
+        progress=next_round.progress,
         moved=moved,
-        participants=sample_devices(plan.manifest.settings.seed, following, names, count),
-        accepted=tuple(
-            AcceptedUpdate(
-                device=update.manifest.device,
-                update=update.digest,
-                example_count=update.manifest.example_count,
-                train_loss=update.manifest.loss.mean,
-            )
-            for update in accepted
-        ),
+        participant_count=coming.count,
+        accepted_count=listed.count,
+        example_count=sum(weights),
         coverage=coverage(accepted),
         server_steps=server_steps(plan.manifest.settings.federation, parent.manifest, accepted),
         train_loss=train_loss,
         tensors=(),
-        files=(),
+        files=(listed.reference, coming.reference),
     )
 
 
@@ -274,4 +297,4 @@ def write_tensors(
             for values in combination.chunks(name, files):
                 writer.write(name, values)
     references, file = writer.finish()
-    return manifest.model_copy(update={"tensors": references, "files": (file,)})
+    return manifest.model_copy(update={"tensors": references, "files": (*manifest.files, file)})

@@ -1,4 +1,4 @@
-"""A device's turn in a round: plan and state opened and checked in one visit, and what this device is to train.
+"""A device's turn in a round: opens and checks plan and state once, and says what this device trains.
 
 turn = Turn.open(plan, state, "device-03", signer=signer)     # or an error that says why it has no turn
 examples = turn.read(data)
@@ -11,7 +11,8 @@ from typing import Any
 
 from schemas.assignment import Assignment
 from schemas.base import canonical_json
-from schemas.errors import BadInput, UsageProblem
+from schemas.devices import PlannedDevice
+from schemas.errors import BadInput, UsageProblem, some
 from schemas.plan import PlanManifest
 from schemas.settings import Settings
 from schemas.state import StateManifest
@@ -20,6 +21,7 @@ from stages.data.load import Example, data_digest, load_labelled
 from stages.federated.intake import check_example_count
 from stages.methods.registry import server_method
 from stages.store.artifact import Artifact
+from stages.store.devices import find_device, participants, takes_part
 from stages.store.signing import Signer
 from stages.store.trust import Trust, check_signer, open_trusted
 from stages.streaming.texts import training_batches
@@ -28,21 +30,21 @@ from stages.training.resume import TrainingCheckpoint
 
 @dataclass(frozen=True)
 class Turn:
-    """What a device trains, on what, for whom."""
+    """A device's assignment in a round, with the plan and state that it belongs to."""
 
     plan: Artifact[PlanManifest]
     state: Artifact[StateManifest]
-    device: str
+    planned: PlannedDevice
     assignment: Assignment
 
     @classmethod
     def open(
         cls, plan: Path, state: Path, device: str, *, signer: Signer | None = None, window_size: int | None = None
     ) -> "Turn":
-        """Check that both are trusted here, that it is this device's turn, and that `signer` is the key it enrolled.
+        """Check that both are trusted here, that `device` takes part, and that `signer` is the key it enrolled.
 
-        `window_size`: how many of the assigned layers it trains, all where that is None.  Raises `BadInput`,
-        `NotTrusted` and `UsageProblem`.
+        `window_size`: how many of the assigned layers to train (None: all).  Raises `BadInput`, `NotTrusted` and
+        `UsageProblem`.
         """
         planned, current = open_trusted(plan, state, newest=True)
         method = server_method(planned.manifest.settings.chain.method)
@@ -52,14 +54,20 @@ class Turn:
                 values={"chain.method": method.name},
                 hint="evaluate its state 0 with 'chainctl eval'",
             )
-        if device not in current.manifest.participants:
+        if not takes_part(current, device):
             raise BadInput(
                 f"device {device} does not take part in round {current.manifest.round}",
-                values={"expected": ", ".join(current.manifest.participants), "found": device},
+                values={"expected": some(participants(current)), "found": device},
                 hint="check --device, or wait for a round that names it",
             )
-        enrolled = planned.manifest.trust.device(device)
-        check_signer(planned.manifest.trust, enrolled.key if enrolled else None, signer, whose=f"device {device}")
+        known = find_device(planned, device)
+        if known is None:
+            raise BadInput(
+                f"{state} names a device that its plan does not know",
+                values={"expected": f"one of {planned.manifest.device_count} planned devices", "found": device},
+                hint="ask the coordinator for plan and state of one federation",
+            )
+        check_signer(planned.manifest.trust, known.key, signer, whose=f"device {device}")
         assigned = method.assignment(planned.manifest, current.manifest, device)
         trained = assigned if window_size is None else method.narrowed(assigned, window_size)
         if trained is None:
@@ -71,31 +79,36 @@ class Turn:
                 },
                 hint="a device may train fewer layers of the window, not more",
             )
-        return cls(planned, current, device, trained)
+        return cls(planned, current, known, trained)
+
+    @property
+    def device(self) -> str:
+        """Its name."""
+        return self.planned.name
 
     @property
     def settings(self) -> Settings:
-        """Those of the plan."""
+        """The plan's settings."""
         return self.plan.manifest.settings
 
     def read(self, data: Path) -> list[Example]:
-        """The device's texts, no more than the plan lets it count.  Raises `BadInput`."""
+        """The device's texts.  Raises `BadInput`, also if there are more than the plan allows this device."""
         examples = load_labelled(data, self.settings.task, self.settings.prompt)
-        check_example_count(self.device, len(examples), self.plan.manifest.most_examples(self.device))
+        check_example_count(self.device, len(examples), self.planned.max_example_count)
         return examples
 
     def inputs(self, examples: Sequence[Example]) -> str:
-        """A digest of the texts, salted so that nobody can confirm a guess of them across plans or devices."""
+        """A digest of the texts, salted by plan and device so that equal texts give different digests elsewhere."""
         salt = canonical_json(["update", self.plan.digest, self.device]).decode()
         return data_digest(list(examples), salt=salt)
 
     def made(self, inputs: str) -> Callable[[UpdateManifest], bool]:
-        """Whether an update was made in this turn, from the same texts."""
+        """A check whether an update was made in this turn, from the same texts."""
         wanted = (self.plan.digest, self.state.digest, self.assignment, self.device, inputs)
         return lambda found: (found.plan, found.state, found.assignment, found.device, found.inputs) == wanted
 
     def batches(self, count: int) -> tuple[list[list[int]], list[int]]:
-        """What each step sees of `count` texts, numbered among those that any step sees; and which texts those are."""
+        """Each step's batch, as indices into the texts that any step uses; and those texts, as indices of all."""
         round_number = self.state.manifest.round
         order = training_batches(
             count, self.settings.optimizer, seed=self.settings.seed, round_number=round_number, device=self.device
@@ -105,7 +118,7 @@ class Turn:
         return [[place[index] for index in batch] for batch in order], seen
 
     def checkpoint(self, out: Path, every: int | None, inputs: str) -> TrainingCheckpoint:
-        """Where training is kept after every so many steps (None: never), for the update that is to be at `out`."""
+        """The checkpoint of the update at `out`, written after every `every` steps (None: never)."""
         return TrainingCheckpoint.beside(
             out,
             every,
@@ -117,12 +130,12 @@ class Turn:
         )
 
     def predicted_peak_bytes(self) -> int | None:
-        """What the plan predicts for this assignment, where it does."""
+        """The peak that the plan predicts for this assignment; None if it predicts none."""
         memory = self.plan.manifest.memory
         return next((one.predicted_peak_bytes for one in memory if one.assignment == self.assignment), None)
 
     def update(self, inputs: str, facts: dict[str, Any]) -> UpdateManifest:
-        """The manifest of an update that was made in this turn; `facts` are the fields that training decides."""
+        """The manifest of this turn's update; `facts` are the fields that training decides."""
         return UpdateManifest(
             plan=self.plan.digest,
             state=self.state.digest,
@@ -134,5 +147,5 @@ class Turn:
         )
 
     def remember(self) -> None:
-        """From now on this machine trains on no older state of the plan."""
+        """Record the state: from now on this machine refuses older states of the plan."""
         Trust.of_this_machine().remember(self.plan, self.state)

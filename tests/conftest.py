@@ -1,10 +1,26 @@
-"""Fixtures that many tests share: one tiny BERT on disk, and a chainctl home that is nobody's."""
+"""One thread for each test process, and fixtures that many tests share: a tiny BERT, a chainctl home of its own.
+
+Tests run side by side, one process for each core; each computes with one thread, and so do the commands it starts.
+Numbers are read when a library is loaded, so they are set before anything else is imported.
+"""
+
+# ruff: noqa: E402
+import os
+
+for _library in ("OMP", "MKL", "OPENBLAS"):
+    os.environ[f"{_library}_NUM_THREADS"] = "1"
 
 from pathlib import Path
 
 import pytest
+import torch
+from hypothesis import settings
 
 from tests import fleet
+
+# An example that waits for a processor is not a slow example.
+settings.register_profile("side by side", deadline=None)
+settings.load_profile("side by side")
 
 
 @pytest.fixture(autouse=True)
@@ -13,6 +29,12 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     directory = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("CHAINCTL_HOME", str(directory))
     return directory
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Whatever the test before set."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,7 @@ from schemas.kinds import ARTIFACTS, artifact_model
 from schemas.trust import parse_roster
 from schemas.update import UpdateManifest
 from stages.federated.intake import Intake
+from stages.methods.registry import server_method
 from stages.process.measure import peak_bytes, reset_peak, resident_bytes
 from stages.store.artifact import open_artifact, read_tensors, verify_artifact
 from stages.store.ledger import Ledger
@@ -119,7 +120,7 @@ def restructure(data: bytes, draw: random.Random) -> bytes:
 def targets(folder: Path) -> dict[str, Target]:
     """What is fuzzed, by name, over real things that are made in `folder` first."""
     plan, state = make_world(folder / "world")
-    intake = Intake(plan, state, {})
+    intake = Intake(plan, state, {}, server_method("chain"))
     for seed, device in enumerate(DEVICES):
         make_update(folder / "world" / "in" / device, state, device, seed=seed)
     combine(folder / "world", [folder / "world" / "in"])

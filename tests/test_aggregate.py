@@ -15,17 +15,23 @@ from hypothesis import settings as fast
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from schemas.assignment import Assignment
 from schemas.errors import TooFewUpdates, UsageProblem
+from schemas.methods import ChainProgress
 from schemas.plan import PlanManifest
-from schemas.refs import Window
 from schemas.refusal import RefusalManifest
 from schemas.settings import OptimizerSettings
-from schemas.state import Convergence, StateManifest
+from schemas.state import StateManifest
 from schemas.update import UpdateManifest
-from stages.federated.intake import Intake, RefusedUpdate, is_trained
-from stages.federated.sampling import next_window, sample_devices
+from stages.federated.delivery import RefusedUpdate
+from stages.federated.intake import Intake
+from stages.federated.sampling import sample_devices
 from stages.federated.weighted_mean import weighted_mean
+from stages.methods.chain.server import advance
+from stages.methods.registry import server_method
+from stages.methods.server import trains
 from stages.store.artifact import Artifact, open_artifact, read_tensors, verify_artifact
+from stages.store.devices import accepted_updates
 from stages.store.ledger import Ledger
 from stages.store.lineage import history
 from stages.tuning.tensors import adapter_names
@@ -52,8 +58,9 @@ def test_weights_are_example_counts(tmp_path: Path) -> None:
     found = read_tensors(combine(tmp_path, paths))
     updates = [open_artifact(path, UpdateManifest) for path in paths]
     before = read_tensors(state)
+    layers = set(fleet.assigned(state).layers)
     for name in found:
-        if is_trained(name, state.manifest.window):
+        if trains(name, layers):
             parts = [
                 read_tensors(update)[name].astype(np.float64) * update.manifest.example_count for update in updates
             ]
@@ -85,7 +92,8 @@ def test_equal_updates_and_untrained_tensors_come_back_by_digest_even_negative_z
     shutil.rmtree(tmp_path / "state")
     fleet.rewrite(state, tmp_path / "state", tensors)
     state = open_artifact(tmp_path / "state", StateManifest)
-    trained = {name: values for name, values in tensors.items() if is_trained(name, state.manifest.window)}
+    layers = set(fleet.assigned(state).layers)
+    trained = {name: values for name, values in tensors.items() if trains(name, layers)}
     paths = [make_update(tmp_path / name, state, name, seed=0, count=3, tensors=trained) for name in DEVICES]
     before = {reference.name: reference.sha256 for reference in state.manifest.tensors}
     after = {reference.name: reference.sha256 for reference in combine(tmp_path, paths).manifest.tensors}
@@ -107,11 +115,14 @@ def test_order_and_repetition_do_not_matter(tmp_path: Path) -> None:
         ({"plan": "sha256:" + "1" * 64}, "another-plan", "another plan"),
         ({"state": "sha256:" + "1" * 64}, "another-state", "another state"),
         ({"round": 7}, "another-round", "another round"),
-        ({"window": Window(start=1, stop=3)}, "another-assignment", "another window"),
-        ({"window": Window(start=2, stop=2)}, "another-assignment", "another window"),
+        ({"assignment": Assignment(layers=(1, 2))}, "another-assignment", "something else"),
+        ({"assignment": Assignment(layers=(0,))}, "another-assignment", "something else"),
+        ({"assignment": Assignment()}, "another-assignment", "something else"),
+        ({"assignment": Assignment(layers=(0, 1), extra={"ranks": (1,)})}, "another-assignment", "something else"),
         ({"device": "stranger"}, "another-device", "does not take part"),
         ({"example_count": 1001}, "example-count", "more texts"),
         ({"steps": 2}, "step-count", "number of steps"),
+        ({"numbers": {"score": 1.0}}, "numbers", "numbers"),
         ({"value": np.nan}, "not-finite", "head.classifier.weight"),
         ({"value": -np.inf}, "not-finite", "head.classifier.weight"),
         ({"value": 1e30}, "norm", "further from the state"),
@@ -126,7 +137,7 @@ def test_an_update_that_does_not_belong_is_refused_and_the_others_count(
     make_update(inbox / "b", state, "b", seed=1, changes=changes)
     seen: list[tuple[RefusedUpdate, Path | None]] = []
     made = combine(tmp_path, [inbox], on_refusal=lambda refused, place: seen.append((refused, place)))
-    assert [update.device for update in made.manifest.accepted] == ["a"]
+    assert fleet.accepted_devices(made) == ["a"]
     ((refused, place),) = seen
     assert (refused.reason, refused.path) == (reason, inbox / "b")
     assert says in refused.error.fact
@@ -153,7 +164,7 @@ def test_two_different_updates_of_a_device_are_refused_and_wait_for_a_person(tmp
     assert not (tmp_path / "next").exists()
     kept = {verify_artifact(path).digest: path for path in (tmp_path / "in" / ".refused").iterdir() if path.is_dir()}
     assert sorted(kept) == sorted(digests)
-    assert combine(tmp_path, [kept[digests[0]]]).manifest.accepted[0].update == digests[0]
+    assert [one.update for one in accepted_updates(combine(tmp_path, [kept[digests[0]]]))] == digests[:1]
 
 
 @pytest.mark.parametrize("first", ["whole", "altered"])
@@ -165,7 +176,7 @@ def test_an_altered_copy_is_refused_whatever_the_order_and_the_whole_one_counts(
     paths = sorted([whole, altered], key=lambda path: path.name != first)
     seen: list[str] = []
     made = combine(tmp_path, paths, on_refusal=lambda refused, place: seen.append(refused.reason))
-    assert [update.device for update in made.manifest.accepted] == ["a"]
+    assert fleet.accepted_devices(made) == ["a"]
     assert seen == ["altered"]
 
 
@@ -184,7 +195,7 @@ def test_the_tensors_of_another_device_count_once(tmp_path: Path) -> None:
     paths = [make_update(tmp_path / name, state, name, seed=0) for name in ("b", "a", "c")]
     seen: list[tuple[str | None, str]] = []
     made = combine(tmp_path, paths, on_refusal=lambda refused, place: seen.append((refused.device, refused.reason)))
-    assert [update.device for update in made.manifest.accepted] == ["a"]
+    assert fleet.accepted_devices(made) == ["a"]
     assert sorted(seen) == [("b", "copy"), ("c", "copy")]
 
 
@@ -204,7 +215,7 @@ def test_what_counted_in_a_round_before_is_passed_over(tmp_path: Path) -> None:
     following = combine(tmp_path, [tmp_path / "in"])
     new = make_update(tmp_path / "in" / "new-a", following, "a", seed=7)
     made = combine(tmp_path, [tmp_path / "in"], "third", "next")
-    assert [update.update for update in made.manifest.accepted] == [open_artifact(new, UpdateManifest).digest]
+    assert [update.update for update in accepted_updates(made)] == [open_artifact(new, UpdateManifest).digest]
     assert all(path.exists() for path in old)
 
 
@@ -228,7 +239,7 @@ def test_a_quorum_decides_whether_a_round_closes(tmp_path: Path) -> None:
     with pytest.raises(TooFewUpdates):
         combine(tmp_path, paths[:2], quorum=3)
     made = combine(tmp_path, paths[:2])
-    assert len(made.manifest.accepted) == 2
+    assert made.manifest.accepted_count == 2
     assert [(one.layer, one.devices, one.example_count) for one in made.manifest.coverage] == [(0, 2, 10), (1, 2, 10)]
 
 
@@ -250,7 +261,7 @@ def test_junk_among_the_updates_is_passed_over(tmp_path: Path) -> None:
         (inbox / f"odd-{number}").mkdir()
         (inbox / f"odd-{number}" / "manifest.json").write_text(f'{{"kind": {kind}, "version": [1]}}')
     os.mkfifo(inbox / "pipe")
-    assert len(combine(tmp_path, [inbox]).manifest.accepted) == 1
+    assert combine(tmp_path, [inbox]).manifest.accepted_count == 1
     assert len(list(inbox.iterdir())) == 10_004  # the odd ones are set aside
 
 
@@ -265,9 +276,10 @@ def test_the_automatic_cap_is_above_what_adamw_can_do(optimizer: dict[str, Any],
     plan, state = make_world(tmp_path)
     settings = plan.manifest.settings.model_copy(update={"optimizer": chosen})
     plan = Artifact(plan.path, plan.manifest.model_copy(update={"settings": settings}), plan.digest)
-    intake = Intake(plan, state, {})
+    intake = Intake(plan, state, {}, server_method("chain"))
     before = read_tensors(state)
-    names = [name for name in before if is_trained(name, state.manifest.window)]
+    names = [name for name in before if trains(name, set(fleet.assigned(state).layers))]
+    update = fleet.update_manifest(device="a", assignment=state.manifest.assignment, tensors=(), files=())
     for pattern in ("late", "constant", "growing"):
         parameters = [torch.from_numpy(before[name].copy()).requires_grad_() for name in names]
         learner = Optimizer(parameters, chosen)
@@ -278,7 +290,7 @@ def test_the_automatic_cap_is_above_what_adamw_can_do(optimizer: dict[str, Any],
             for parameter in parameters:
                 parameter.grad = torch.full_like(parameter, size)
             learner.step()
-            cap = intake.norm_cap(step)
+            cap = intake.norm_cap(Artifact(tmp_path, update.model_copy(update={"steps": step}), fleet.ZERO))
             assert cap is not None
             moved = sum(
                 float(((parameter.detach().double() - torch.from_numpy(before[name]).double()) ** 2).sum())
@@ -361,20 +373,20 @@ def test_moments_rest_while_a_tensor_is_out_of_the_window(name: str, tmp_path: P
 def test_devices_with_narrower_windows_are_averaged_by_layer(tmp_path: Path) -> None:
     """`b` could hold the second layer of the window only: the first is the mean of `a` and `c`."""
     _, state = make_world(tmp_path)
-    narrow = Window(start=state.manifest.window.stop - 1, stop=state.manifest.window.stop)
+    whole = fleet.assigned(state)
+    wide, shared = whole.layers
     paths = []
     for seed, name in enumerate(DEVICES):
-        window = narrow if name == "b" else state.manifest.window
+        assignment = Assignment(layers=(shared,)) if name == "b" else whole
         tensors = {
             tensor: values + np.float32(0.01 * (seed + 1))
             for tensor, values in read_tensors(state).items()
-            if is_trained(tensor, window)
+            if trains(tensor, set(assignment.layers))
         }
-        changes: dict[str, object] = {"window": window}
+        changes: dict[str, object] = {"assignment": assignment}
         paths.append(make_update(tmp_path / name, state, name, seed=seed, tensors=tensors, changes=changes))
     made = combine(tmp_path, paths)
     before, after = read_tensors(state), read_tensors(made)
-    wide, shared = state.manifest.window.layers
     for tensor in after:
         expected = 0.0
         if tensor in adapter_names(wide):
@@ -388,19 +400,19 @@ def test_devices_with_narrower_windows_are_averaged_by_layer(tmp_path: Path) -> 
 
 def test_the_window_slides_every_round_and_cycles(tmp_path: Path) -> None:
     plan, _ = make_world(tmp_path)
-    index, seen = 0, []
-    for _ in range(2 * len(plan.manifest.windows)):
-        seen.append(index)
-        index, _ = next_window(plan.manifest, index, Convergence(), 1.0)
+    progress, seen = ChainProgress(), []
+    for _ in range(2 * len(fleet.windows_of(plan.manifest))):
+        seen.append(progress.window_index)
+        progress = advance(plan.manifest, progress, 1.0)
     assert seen == [0, 1, 2, 3, 4] * 2
 
 
 def test_the_plain_chain_waits_for_convergence(tmp_path: Path) -> None:
     plan, _ = make_world(tmp_path, advance="on-convergence", patience=2, window_size=1)
-    index, convergence, seen = 0, Convergence(), []
+    progress, seen = ChainProgress(), []
     for loss in (1.0, 0.5, 0.5, 0.4, 0.4, 0.4, 2.0):
-        index, convergence = next_window(plan.manifest, index, convergence, loss)
-        seen.append(index)
+        progress = advance(plan.manifest, progress, loss)
+        seen.append(progress.window_index)
     assert seen == [0, 0, 0, 0, 0, 1, 1]
 
 
@@ -416,17 +428,17 @@ def test_a_window_is_left_when_patience_rounds_brought_too_little(
     """Oracle: the whole record of losses since the window began, looked through afresh each round."""
     with tempfile.TemporaryDirectory() as folder:
         plan, _ = make_world(Path(folder), advance="on-convergence", patience=patience, min_improvement=floor)
-    index, convergence = 0, Convergence()
+    progress = ChainProgress()
     expected, since = 0, list[float]()
     for loss in losses:
-        index, convergence = next_window(plan.manifest, index, convergence, loss)
+        progress = advance(plan.manifest, progress, loss)
         since.append(loss)
         best, stale = since[0], 0
         for value in since[1:]:
             best, stale = (value, 0) if value < best - floor else (best, stale + 1)
         if stale == patience:
-            expected, since = (expected + 1) % len(plan.manifest.windows), []
-        assert index == expected
+            expected, since = (expected + 1) % len(fleet.windows_of(plan.manifest)), []
+        assert progress.window_index == expected
 
 
 @fast(max_examples=50, deadline=None)
@@ -470,7 +482,7 @@ def test_the_history_goes_back_to_round_zero_and_names_a_parent_that_is_gone(tmp
         (1, following.digest, 3, 15),
         (0, state.digest, 0, 0),
     ]
-    assert lines[0].trained == str(state.manifest.window)
-    assert [line.profiles for line in lines] == [len(plan.manifest.devices)] * 2
+    assert lines[0].trained == str(fleet.windows_of(plan.manifest)[0])
+    assert [line.profiles for line in lines] == [plan.manifest.device_count] * 2
     shutil.rmtree(folder / "state")
     assert [line.missing_parent for line in history(folder / "next", [])] == [state.digest]

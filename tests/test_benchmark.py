@@ -13,7 +13,7 @@ from schemas.errors import DoesNotFit, UsageProblem
 from stages.benchmark import run
 from stages.data.encode import Encoder
 from stages.data.prompts import PromptEncoder
-from stages.inference.full_chain import FullChain
+from stages.session import Session
 from stages.store.artifact import Artifact, verify_artifact
 from stages.store.trust import open_trusted
 from stages.suites.questions import Choice, OpenQuestion, cut_at
@@ -73,7 +73,7 @@ def test_choices_are_those_of_the_resident_model(speaker: Speaker, tmp_path: Pat
     assert 0 < sum(right) < 24
     assert score.overall.value == sum(right) / 24
     assert [group.value for group in score.groups] == [sum(right[:12]) / 12, sum(right[12:]) / 12]
-    assert (found.example_count, found.cut_count, found.shots) == (24, 0, 0)
+    assert (found.example_count, found.truncated_count, found.shots) == (24, 0, 0)
 
 
 def test_a_long_prompt_loses_its_beginning_and_is_counted(speaker: Speaker, tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_a_long_prompt_loses_its_beginning_and_is_counted(speaker: Speaker, tmp_
     found = ask(speaker, "mmlu", tmp_path / "mmlu", tmp_path / "out").manifest
     questions = [one for one in read_questions("mmlu", tmp_path / "mmlu") if isinstance(one, Choice)]
     longer = [len(ids(one.prompt)) > WINDOW - 1 for one in questions]
-    assert found.cut_count == sum(longer) == 2
+    assert found.truncated_count == sum(longer) == 2
     with speaker.adapted() as model:
         right = [chosen(model, one) == one.answer_index for one in questions]
     assert found.scores[0].overall.value == sum(right) / len(right)
@@ -129,22 +129,21 @@ def test_an_answer_ends_at_its_stop(speaker: Speaker, tmp_path: Path) -> None:
 
 def test_no_pass_is_made_behind_a_stop(speaker: Speaker, tmp_path: Path) -> None:
     plan, state = open_trusted(speaker.places["plan"], speaker.places["state"])
-    encoder = Encoder.load(speaker.folder / "model", plan.manifest.settings.encoding)
     passes: list[int] = []
-    chain = FullChain.open(
-        speaker.folder / "model",
-        plan.manifest,
-        state,
-        encoder,
+    with Session.open(
+        speaker.places["machine"],
+        plan.manifest.settings,
+        expected=plan.manifest.model,
         scratch=tmp_path,
         progress=lambda phase, done, total: passes.append(done),
-    )
-    prompts = [chain.encoder.prompt(text) for text in ("Wet sand ", "grey", "Who?", "7+8=")]
-    whole = chain.write(prompts, most_tokens=40, stop=())
-    text, prompt = max(zip(whole, prompts, strict=True), key=lambda pair: len(pair[0]))
-    assert len(passes) >= len(text) > 5
-    passes.clear()
-    (cut,) = chain.write([prompt], most_tokens=40, stop=(text[4],))
+    ) as session:
+        chain = session.chain(plan.manifest, state)
+        prompts = [chain.encoder.prompt(text) for text in ("Wet sand ", "grey", "Who?", "7+8=")]
+        whole = chain.write(prompts, most_tokens=40, stop=())
+        text, prompt = max(zip(whole, prompts, strict=True), key=lambda pair: len(pair[0]))
+        assert len(passes) >= len(text) > 5
+        passes.clear()
+        (cut,) = chain.write([prompt], most_tokens=40, stop=(text[4],))
     assert text.startswith(cut)
     assert len(passes) == len(cut) <= 5
 

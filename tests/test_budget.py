@@ -92,7 +92,7 @@ class Bench:
         refused = self.train("never", "1MiB")
         assert refused.code == 5
         assert not (self.folder / "never").exists()
-        return int(refused.answer["error"]["values"]["smallest that would do"].split()[0])
+        return int(refused.answer["error"]["values"]["smallest budget that fits"].split()[0])
 
     @cached_property
     def free(self) -> Outcome:

@@ -13,8 +13,8 @@ import pytest
 
 from schemas.errors import UsageProblem
 from schemas.state import StateManifest
-from stages import train_window
 from stages.store.artifact import open_artifact, verify_artifact
+from stages.turn import Turn
 from tests import fleet
 from tests.fleet import ROOT
 
@@ -113,12 +113,13 @@ def test_a_device_with_less_memory_trains_the_last_layers_of_the_window(world: d
         out = tmp_path / "in" / device
         fleet.run_train(run, world["model"], data, out, device=device, state="states/0000", window_size=size)
     made = fleet.combine(run, [tmp_path / "in"], tmp_path / "states" / "0001", "states/0000").manifest
-    window = open_artifact(run / "states" / "0000", StateManifest).manifest.window
+    window = fleet.assigned(open_artifact(run / "states" / "0000", StateManifest)).span
+    assert window is not None
     assert [(entry.layer, entry.devices) for entry in made.coverage] == [(window.start, 2), (window.stop - 1, 3)]
     narrow = verify_artifact(tmp_path / "in" / "device-00").manifest
-    assert (narrow.window.start, narrow.window.stop) == (window.stop - 1, window.stop)
+    assert narrow.assignment.layers == (window.stop - 1,)
     with pytest.raises(UsageProblem, match="another size") as caught:
-        train_window.narrowed(window, 3)
+        Turn.open(run / "plan", run / "states" / "0000", "device-00", window_size=3)
     assert caught.value.values == {"this round trains": f"2 layers, {window}", "--window-size": 3}
 
 
@@ -154,11 +155,11 @@ def test_a_run_of_something_else_is_not_continued(world: dict[str, Path]) -> Non
 def test_nothing_outside_the_window_changes(world: dict[str, Path]) -> None:
     states = [read(world["run"] / "states" / f"{number:04d}") for number in range(ROUNDS + 1)]
     for before, after in itertools.pairwise(states):
-        start, stop = before["window"]["start"], before["window"]["stop"]
+        layers = before["assignment"]["layers"]
         tensors = {tensor["name"]: tensor["sha256"] for tensor in after["tensors"]}
         for tensor in before["tensors"]:
             group, _, rest = tensor["name"].partition(".")
-            trained = group == "head" or start <= int(rest.split(".")[0]) < stop
+            trained = group == "head" or int(rest.split(".")[0]) in layers
             assert (tensors[tensor["name"]] != tensor["sha256"]) == trained
 
 

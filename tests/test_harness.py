@@ -58,7 +58,7 @@ def test_a_digest_covers_documents_prompts_and_tasks() -> None:
 
 
 def test_a_folder_that_is_not_there_is_refused(speaker: Speaker, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="no folder of task files"):
+    with pytest.raises(BadInput, match="not a folder of task files"):
         run(**speaker.places, tasks=["x"], tasks_dir=tmp_path / "absent", out=tmp_path / "out")
 
 
@@ -103,10 +103,10 @@ def test_the_command_asks_says_and_prints_one_object(speaker: Speaker, tmp_path:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ([], "say what to evaluate on"),
-        (["--benchmark", "mmlu"], "say what to evaluate on"),
-        (["--lm-eval", "x"], "--lm-eval goes with --lm-eval-path alone"),
-        (["--lm-eval", "x", "--lm-eval-path", ".", "--data", "y"], "--lm-eval goes with --lm-eval-path alone"),
+        ([], "nothing to evaluate on"),
+        (["--benchmark", "mmlu"], "nothing to evaluate on"),
+        (["--lm-eval", "x"], "--lm-eval needs --lm-eval-path"),
+        (["--lm-eval", "x", "--lm-eval-path", ".", "--data", "y"], "--lm-eval needs --lm-eval-path"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(options: list[str], says: str, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from stages.model.language_head import LanguageHead
 from stages.model.skeleton import Batch
 from stages.streaming.check import SETTINGS
 from stages.streaming.stream import stream_layers
+from stages.tuning.tuning import UNTUNED
 from stages.weights.importing import gguf as gguf_module
 from tests import fleet
 from tests.fleet.gguf_file import TEMPLATE, TOKENS, tensors, write_gguf
@@ -57,7 +58,7 @@ def streamed_logits(model_dir: Path, ids: torch.Tensor = IDS) -> torch.Tensor:
     with torch.no_grad():
         hidden = backbone.embed(batch)
         for layer, weights in stream_layers(backbone, range(backbone.num_layers)):
-            hidden = backbone.run_layers({layer: weights}, hidden, batch, {})
+            hidden = backbone.run_layers({layer: weights}, hidden, batch, UNTUNED)
         return LanguageHead.of(backbone).logits(hidden, batch, chunk=100_000)
 
 
@@ -150,7 +151,7 @@ def test_what_transformers_would_leave_out_silently_is_refused(tmp_path: Path) -
     refused(write_gguf(tmp_path / "rotary.gguf", weights | rotary), BadInput, "rotary")
     refused(write_gguf(tmp_path / "scaled.gguf", scaling="yarn"), BadInput, "rotary")
     bias = {"blk.0.attn_post.bias": weights["output_norm.weight"]}
-    refused(write_gguf(tmp_path / "more.gguf", weights | bias), BadInput, "leaves a part")
+    refused(write_gguf(tmp_path / "more.gguf", weights | bias), BadInput, "leaves out a part")
     ones = {"rope_freqs.weight": weights["output_norm.weight"][:8] * 0 + 1}
     import_model.run(write_gguf(tmp_path / "ones.gguf", weights | ones), tmp_path / "model")
 
@@ -159,9 +160,9 @@ def test_gguf_files_that_are_none_or_parts_or_too_many_are_refused(tmp_path: Pat
     refused(write_gguf(tmp_path / "part.gguf", parts=3), BadInput, "one of several parts")
     cut = tmp_path / "cut.gguf"
     cut.write_bytes((tmp_path / "part.gguf").read_bytes()[:3000])
-    refused(cut, BadInput, "not a whole GGUF file")
+    refused(cut, BadInput, "not a complete GGUF file")
     (tmp_path / "text.gguf").write_text("hello")
-    refused(tmp_path / "text.gguf", BadInput, "not a whole GGUF file")
+    refused(tmp_path / "text.gguf", BadInput, "not a complete GGUF file")
     refused(tmp_path, BadInput, "3 GGUF files")
 
 
@@ -360,7 +361,7 @@ def test_code_of_the_models_own_is_not_run(tmp_path: Path) -> None:
     config |= {"model_type": "own", "auto_map": {"AutoConfig": "modeling_own.OwnConfig"}}
     (tmp_path / "own" / "config.json").write_text(json.dumps(config))
     (tmp_path / "own" / "modeling_own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    refused(tmp_path / "own", BadInput, "no architecture")
+    refused(tmp_path / "own", BadInput, "does not have")
     assert not (tmp_path / "ran").exists()
 
 
@@ -415,7 +416,7 @@ def test_the_source_is_never_replaced(tmp_path: Path) -> None:
     language_model(tmp_path / "own")
     before = digests(tmp_path / "own")
     for out in (tmp_path / "own", tmp_path):
-        with pytest.raises(UsageProblem, match="the source lies where"):
+        with pytest.raises(UsageProblem, match="the source is inside"):
             import_model.run(tmp_path / "own", out, force=True)
     assert digests(tmp_path / "own") == before
 

@@ -5,14 +5,24 @@ from hypothesis import given
 from hypothesis import settings as fast
 from hypothesis import strategies as st
 
+from schemas.assignment import Assignment
 from schemas.errors import BadInput, DoesNotFit
+from schemas.methods import ChainDecisions, ChainSettings, default_settings
+from schemas.plan import PlanManifest
 from schemas.refs import Window
 from schemas.settings import TaskSettings
-from stages.plan import check_profiles, choose_start, make_windows, mean_curve
-from stages.report.explain import asks_for_words_too_early, explain_plan
+from stages.federated.profiles import gather
+from stages.methods.chain import server as chain
+from stages.methods.registry import server_method
+from stages.methods.server import Facts, Smallest
+from stages.report.explain import explain_plan
 from tests import fleet
 
 DEPTH = 6
+
+
+def explained(plan: PlanManifest) -> str:
+    return explain_plan(plan, server_method(plan.settings.chain.method))
 
 
 @pytest.mark.parametrize(
@@ -28,9 +38,8 @@ DEPTH = 6
 def test_the_chain_starts_at_the_first_layer_below_the_threshold(
     curve: list[float], size: int, start: int, reason: str
 ) -> None:
-    similarities = mean_curve([fleet.profile_manifest("a", curve)])
-    settings = fleet.decided(start="foat")
-    found, why, (earliest, latest) = choose_start(settings, DEPTH, similarities, size)
+    similarities = gather([fleet.profile_manifest("a", curve)], fleet.decided()).curve
+    found, why, (earliest, latest) = chain.choose_start(ChainSettings(start="foat"), DEPTH, similarities, size, 5)
     assert (found, why) == (start, reason)
     assert earliest <= found <= latest
 
@@ -40,20 +49,26 @@ def test_the_chain_starts_at_the_first_layer_below_the_threshold(
 def test_windows_slide_by_one_and_end_at_the_last_layer(depth: int, data: st.DataObject) -> None:
     size = data.draw(st.integers(1, depth))
     start = data.draw(st.integers(0, depth - size))
-    windows = make_windows(fleet.decided(), depth, start, size)
+    model = fleet.profile_manifest("a", []).model
+    model = model.model_copy(update={"num_layers": depth, "layers": (fleet.ZERO,) * depth})
+    settings = fleet.decided(start=start, window_size=size)
+    decided = chain.METHOD.decide(Facts(model, settings, (), Smallest("a", 2**60), fleet.peak))
+    assert isinstance(decided.decisions, ChainDecisions)
+    windows = decided.decisions.windows
     assert [window.start for window in windows] == list(range(start, depth - size + 1))
     assert {len(window.layers) for window in windows} == {size}
     assert windows[-1].stop == depth
 
 
 def test_the_curve_is_weighted_by_example_counts_and_leaves_out_who_has_none() -> None:
-    curve = mean_curve(
+    curve = gather(
         [
             fleet.profile_manifest("a", [0.9] * 6, texts=30),
             fleet.profile_manifest("b", [0.5] * 6, texts=10),
             fleet.profile_manifest("c", [], texts=2),
-        ]
-    )
+        ],
+        fleet.decided(),
+    ).curve
     assert curve[0].cka == pytest.approx(0.8)
 
 
@@ -65,8 +80,10 @@ def test_the_window_is_the_largest_that_fits_the_smallest_budget() -> None:
             fleet.profile_manifest("small", [0.9] * 6, budget=budget * fleet.MIB),
         ]
         plan = fleet.plan_manifest(profiles, settings)
-        assert (plan.settings.chain.window_size, plan.limited_by) == expected
-        assert str(expected[0]) in explain_plan(plan)
+        assert isinstance(plan.settings.chain, ChainSettings)
+        assert isinstance(plan.decisions, ChainDecisions)
+        assert (plan.settings.chain.window_size, plan.decisions.limited_by) == expected
+        assert f"Q = {expected[0]}:" in explained(plan)
 
 
 def test_a_budget_below_one_layer_is_refused_with_what_would_do() -> None:
@@ -80,10 +97,15 @@ def test_a_budget_below_one_layer_is_refused_with_what_would_do() -> None:
 
 
 @pytest.mark.parametrize("method", ["full-adapters", "linear-probe", "no-ft"])
-def test_references_have_one_window(method: str) -> None:
-    settings = fleet.decided(method=method)
-    plan = fleet.plan_manifest([fleet.profile_manifest("a", [0.9] * 6)], settings)
-    assert plan.windows == ((Window(start=0, stop=6),) if method == "full-adapters" else (Window(start=6, stop=6),))
+def test_references_have_one_assignment(method: str) -> None:
+    settings = fleet.decided().model_copy(update={"chain": default_settings(method)})
+    plan = fleet.plan_manifest([fleet.profile_manifest("a", [0.9] * 6, budget=400 * fleet.MIB)], settings)
+    everything = method == "full-adapters"
+    assert plan.decisions.first_layer == (0 if everything else 6)
+    expected = Assignment(layers=tuple(range(6)) if everything else ())
+    assert [entry.assignment for entry in plan.memory] == [expected]
+    assert server_method(method).first(plan).assignment == expected
+    assert f"Method {method}" in explained(plan)
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 6])
@@ -91,8 +113,9 @@ def test_last_is_the_last_window_alone(size: int) -> None:
     settings = fleet.decided(start="last", window_size=size)
     roomy = fleet.profile_manifest("a", [], budget=400 * fleet.MIB)
     plan = fleet.plan_manifest([roomy], settings)
-    assert plan.windows == (Window(start=DEPTH - size, stop=DEPTH),)
-    assert plan.start_reason == "fixed"
+    assert fleet.windows_of(plan) == (Window(start=DEPTH - size, stop=DEPTH),)
+    assert isinstance(plan.decisions, ChainDecisions)
+    assert plan.decisions.start_reason == "fixed"
 
 
 def test_a_language_model_is_not_asked_for_words_too_early_without_a_word() -> None:
@@ -100,13 +123,13 @@ def test_a_language_model_is_not_asked_for_words_too_early_without_a_word() -> N
     for start, early in (("last", False), (0, True)):
         settings = fleet.decided(start=start).model_copy(update={"task": task})
         plan = fleet.plan_manifest([fleet.profile_manifest("a", [])], settings)
-        assert asks_for_words_too_early(plan) is early
-        assert ("Mind:" in explain_plan(plan)) is early
+        assert bool(chain.METHOD.warnings(plan)) is early
+        assert (chain.EARLY_WINDOWS in explained(plan)) is early
 
 
 def test_foat_without_a_curve_says_how_to_go_on() -> None:
     with pytest.raises(BadInput, match="FOAT"):
-        choose_start(fleet.decided(start="foat"), DEPTH, (), 2)
+        chain.choose_start(ChainSettings(start="foat"), DEPTH, (), 2, 5)
 
 
 def test_a_window_larger_than_the_model_is_refused() -> None:
@@ -117,4 +140,4 @@ def test_a_window_larger_than_the_model_is_refused() -> None:
 
 def test_two_profiles_of_one_device_are_refused() -> None:
     with pytest.raises(BadInput, match="one device"):
-        check_profiles([fleet.profile_manifest("a", []), fleet.profile_manifest("a", [], texts=3)], fleet.decided())
+        gather([fleet.profile_manifest("a", []), fleet.profile_manifest("a", [], texts=3)], fleet.decided())

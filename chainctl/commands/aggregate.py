@@ -8,9 +8,10 @@ import typer
 
 from chainctl.console import Console, with_console
 from chainctl.options import Force, Key, Out, Plan, State, open_key
+from schemas.errors import some
 
 if TYPE_CHECKING:
-    from stages.federated.intake import RefusedUpdate
+    from stages.federated.delivery import RefusedUpdate
 
 
 @with_console
@@ -33,11 +34,12 @@ def aggregate(
     """
     from schemas.assignment import described
     from stages.aggregate import run
+    from stages.store.devices import accepted_updates, participants
 
     refusals: list[dict[str, object]] = []
 
     def refuse(refused: "RefusedUpdate", place: Path | None) -> None:
-        where = f"moved to {place}" if place else "left where it is"
+        where = f"moved to {place}" if place else "left in place"
         print(f"refused ({refused.reason}): {refused.error.fact}; {where}", file=sys.stderr)
         refusals.append({"path": refused.path, "reason": refused.reason, "device": refused.device, "place": place})
 
@@ -51,9 +53,9 @@ def aggregate(
         force=force,
         on_refusal=refuse,
     )
-    manifest = artifact.manifest
-    console.say(f"round {manifest.round}: {len(manifest.accepted)} updates, training loss {manifest.train_loss:.4f}")
-    console.say(f"next: layers {described(manifest.assignment)} on {', '.join(manifest.participants)}")
+    manifest, names = artifact.manifest, participants(artifact)
+    console.say(f"round {manifest.round}: {manifest.accepted_count} updates, training loss {manifest.train_loss:.4f}")
+    console.say(f"next: layers {described(manifest.assignment)} on {some(names)}")
     console.say(f"state {artifact.digest[:19]} -> {out}")
     console.result(
         path=out,
@@ -62,7 +64,7 @@ def aggregate(
         train_loss=manifest.train_loss,
         layers=manifest.assignment.layers if manifest.assignment else None,
         moved=manifest.moved,
-        participants=manifest.participants,
-        accepted=[update.device for update in manifest.accepted],
+        participants=names,
+        accepted=[update.name for update in accepted_updates(artifact)],
         refused=refusals,
     )

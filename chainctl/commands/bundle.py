@@ -26,14 +26,14 @@ def pack(
     *,
     console: Console,
 ) -> None:
-    """Verify artifacts and write them to one file, or to parts of it."""
+    """Verify artifacts and write them to one file, or to several parts."""
     from stages.report.tables import format_bytes
     from stages.store.bundle import pack as pack_bundle
 
     packed = pack_bundle(directories, out, part_bytes=split, force=force)
     names = [artifact.name for artifact in packed.index.artifacts]
     parts = f", {len(packed.paths)} parts" if packed.index.parts else ""
-    note = "" if packed.is_new else " (there already)"
+    note = "" if packed.is_new else " (existed already)"
     console.say(f"{len(names)} artifacts, {format_bytes(packed.size_bytes)}{parts} -> {out}{note}")
     console.result(
         paths=packed.paths,
@@ -47,7 +47,7 @@ def pack(
 @app.command()
 @with_console
 def unpack(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The bundle; of a split one, FILE or FILE.001.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The bundle; if it is split, FILE or FILE.001.")],
     into: Annotated[Path, typer.Option("--into", metavar="DIR", help="Each artifact goes to DIR/name.")],
     limit: Annotated[
         int,
@@ -62,13 +62,13 @@ def unpack(
     *,
     console: Console,
 ) -> None:
-    """Check a bundle to the last byte and put its artifacts in place, each complete or absent."""
+    """Check a bundle down to the last byte and put its artifacts in place, each complete or absent."""
     from stages.store.bundle import unpack as unpack_bundle
 
     found = unpack_bundle(file, into, limit_bytes=limit, force=force)
     for one in found:
         artifact = one.artifact
-        note = "" if one.is_new else " (there already)"
+        note = "" if one.is_new else " (existed already)"
         console.say(f"whole  {artifact.manifest.KIND:<10} {artifact.digest[:19]}  {artifact.path}{note}")
     console.result(
         artifacts=[

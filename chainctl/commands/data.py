@@ -11,7 +11,7 @@ from schemas.errors import UsageProblem
 app = command_group(help="Split labelled texts over devices, or hold some out for testing.")
 
 LabelColumn = Annotated[
-    str | None, typer.Option(help="Column of the label. Default: label; none where the data is instructions.")
+    str | None, typer.Option(help="Column of the label. Default: label; none for instruction data.")
 ]
 
 
@@ -34,7 +34,7 @@ def split(
 ) -> None:
     """Write one JSONL file per device: DIR/device-00.jsonl, …"""
     if (alpha is None) != iid:
-        raise UsageProblem("say how to split", values={"expected": "either --alpha A or --iid"})
+        raise UsageProblem("--alpha or --iid is needed, and not both", values={"expected": "either --alpha A or --iid"})
     from schemas.settings import PromptSettings
     from stages.data.split import split_file
 

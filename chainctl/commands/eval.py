@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class Benchmark(StrEnum):
-    """Files of these layouts can be read."""
+    """Benchmarks whose published files can be read."""
 
     MMLU = "mmlu"
     CRASS = "crass"
@@ -55,14 +55,15 @@ def evaluate(
         Benchmark | None, typer.Option("--benchmark", help="Ask the questions of a benchmark (causal-lm).")
     ] = None,
     lm_eval: Annotated[
-        str | None, typer.Option("--lm-eval", metavar="TASKS", help="Tasks of lm-evaluation-harness, with commas.")
+        str | None,
+        typer.Option("--lm-eval", metavar="TASKS", help="Tasks of lm-evaluation-harness, separated by commas."),
     ] = None,
     lm_eval_path: Annotated[
         Path | None,
-        typer.Option("--lm-eval-path", metavar="DIR", help="Folder of the task files; their code is run."),
+        typer.Option("--lm-eval-path", metavar="DIR", help="Folder of the task files. Code in them is run."),
     ] = None,
-    shots: Annotated[int | None, typer.Option("--shots", min=0, help="Examples before a question.")] = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Questions of a task, at most.")] = None,
+    shots: Annotated[int | None, typer.Option("--shots", min=0, help="Examples before each question.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Most questions per task.")] = None,
     memory_budget: MemoryBudget = None,
     cache_dir: CacheDir = None,
     cache_limit: CacheLimit = DEFAULT_CACHE_LIMIT,
@@ -78,7 +79,7 @@ def evaluate(
     """
     chosen = choose_subject(data, benchmark, lm_eval, lm_eval_path)
     if (shots, limit) != (None, None) and benchmark is None and lm_eval is None:
-        raise UsageProblem("--shots and --limit are of benchmarks", hint="name one with --benchmark or --lm-eval")
+        raise UsageProblem("--shots and --limit are for benchmarks", hint="name one with --benchmark or --lm-eval")
     cache = cache_directory(cache_dir, cache_limit)
     from stages.process.footprint import keep_small
 
@@ -106,18 +107,21 @@ def evaluate(
 def choose_subject(
     data: Path | None, benchmark: Benchmark | None, lm_eval: str | None, lm_eval_path: Path | None
 ) -> dict[str, Any]:
-    """What is evaluated on what.  Raises `UsageProblem`."""
+    """The arguments that say what to evaluate on.  Raises `UsageProblem`."""
     if lm_eval is not None:
         if lm_eval_path is None or data is not None or benchmark is not None:
-            raise UsageProblem("--lm-eval goes with --lm-eval-path alone", hint="name the folder of the task files")
+            raise UsageProblem(
+                "--lm-eval needs --lm-eval-path, and excludes --data and --benchmark",
+                hint="name the folder of the task files",
+            )
         return {"tasks": [task.strip() for task in lm_eval.split(",") if task.strip()], "tasks_dir": lm_eval_path}
     if data is None:
-        raise UsageProblem("say what to evaluate on", values={"expected": "--data PATH, or --lm-eval TASKS"})
+        raise UsageProblem("there is nothing to evaluate on", values={"expected": "--data PATH, or --lm-eval TASKS"})
     return {"data": data, **({"benchmark": benchmark.value} if benchmark else {})}
 
 
 def say_scores(console: Console, artifact: "Artifact[BenchmarkManifest]") -> None:
-    """Each metric overall and by group."""
+    """Print each metric, overall and by group."""
     manifest = artifact.manifest
     for score in manifest.scores:
         value, macro = score.overall, score.macro
@@ -127,14 +131,17 @@ def say_scores(console: Console, artifact: "Artifact[BenchmarkManifest]") -> Non
         )
         if len(score.groups) > 1:
             console.table(("", "questions", score.metric), [(one.name, one.count, one.value) for one in score.groups])
-    if manifest.cut_count:
-        console.say(f"{manifest.cut_count} prompts lost their beginning: they are longer than the model's window")
+    if manifest.truncated_count:
+        console.say(
+            f"{manifest.truncated_count} prompts were truncated at their beginning: "
+            "they are longer than the model's window"
+        )
     scores = [score.model_dump() for score in manifest.scores]
     console.result(path=artifact.path, digest=artifact.digest, round=manifest.round, scores=scores)
 
 
 def say_evaluation(console: Console, artifact: "Artifact[EvaluationManifest | PerplexityManifest]") -> None:
-    """Accuracy and its kin, or perplexity."""
+    """Print accuracy, macro-F1 and the confusion matrix, or perplexity."""
     from schemas.evaluation import EvaluationManifest
 
     manifest, counts = artifact.manifest, console.say_truncated(artifact)
@@ -142,7 +149,7 @@ def say_evaluation(console: Console, artifact: "Artifact[EvaluationManifest | Pe
     if not isinstance(manifest, EvaluationManifest):
         value = manifest.perplexity
         console.say(f"perplexity {value.value:.4f} (95 %: {value.low:.4f} to {value.high:.4f})")
-        console.say(f"loss {manifest.loss.value:.4f} nats a token, {manifest.token_count} tokens")
+        console.say(f"loss {manifest.loss.value:.4f} nats per token, {manifest.token_count} tokens")
         console.result(**common, perplexity=value.model_dump(), loss=manifest.loss.model_dump())
         return
     for name, estimate in (("accuracy", manifest.accuracy), ("macro-F1", manifest.macro_f1)):

@@ -11,7 +11,7 @@ from chainctl.options import Force, ModelDir, OutFolder, Plan, State, Verify, Ve
 
 
 class Format(StrEnum):
-    """What others load."""
+    """Formats that other libraries load."""
 
     HF = "hf"
     ADAPTERHUB = "adapterhub"

@@ -16,18 +16,18 @@ def generate(
     plan: Plan,
     state: State,
     prompt: Annotated[
-        list[str] | None, typer.Option("--prompt", metavar="TEXT", help="What to go on with; may be repeated.")
+        list[str] | None, typer.Option("--prompt", metavar="TEXT", help="The text to continue; may be repeated.")
     ] = None,
     prompts: Annotated[
         Path | None,
         typer.Option("--prompts", metavar="PATH", help="Data in the plan's format, without its responses."),
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only that many of --prompts.")] = None,
-    before: Annotated[bool, typer.Option("--before", help="Also what the base model says, side by side.")] = False,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens a text, at most.")] = 64,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0: always the likeliest token.")] = 0.0,
-    top_k: Annotated[int, typer.Option(min=0, help="Draw from that many; 0: all.")] = 0,
-    top_p: Annotated[float, typer.Option(help="Draw from the likeliest that share this.")] = 1.0,
+    limit: Annotated[int | None, typer.Option(min=1, help="Most texts of --prompts.")] = None,
+    before: Annotated[bool, typer.Option("--before", help="Also continue with the base model, side by side.")] = False,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Most new tokens per text.")] = 64,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 always takes the likeliest token.")] = 0.0,
+    top_k: Annotated[int, typer.Option(min=0, help="Sample from that many likeliest tokens; 0: all.")] = 0,
+    top_p: Annotated[float, typer.Option(help="Sample from the likeliest tokens with this total probability.")] = 1.0,
     seed: Seed = 0,
     memory_budget: MemoryBudget = None,
     verify: VerifyWeights = Verify.ONCE,
@@ -39,9 +39,11 @@ def generate(
     The model is streamed layer by layer.  With --before the base model answers too, side by side.
     """
     if (prompt is None) == (prompts is None):
-        raise UsageProblem("say what to go on with", values={"expected": "either --prompt or --prompts"})
+        raise UsageProblem(
+            "there is nothing to continue, or too much", values={"expected": "either --prompt or --prompts"}
+        )
     if not 0 < top_p <= 1:
-        raise UsageProblem("top_p is a share", values={"expected": "above 0, at most 1", "found": top_p})
+        raise UsageProblem("top_p is a probability", values={"expected": "above 0, at most 1", "found": top_p})
     from stages.process.footprint import keep_small
 
     keep_small()
@@ -66,9 +68,13 @@ def generate(
             progress=progress,
         )
     for number, answer in enumerate(answers, 1):
-        cut = " (only the end of the prompt was read: it is longer than the plan allows)" if answer.cut else ""
-        console.say(f"[{number}]{cut}")
+        truncated = (
+            " (the prompt was truncated at its beginning: it is longer than the plan allows)"
+            if answer.truncated
+            else ""
+        )
+        console.say(f"[{number}]{truncated}")
         if answer.before is not None:
             console.say(f"  before  {answer.before}")
         console.say(f"  after   {answer.after}" if before else f"  {answer.after}")
-    console.result(texts=[{"before": one.before, "after": one.after, "cut": one.cut} for one in answers])
+    console.result(texts=[{"before": one.before, "after": one.after, "truncated": one.truncated} for one in answers])

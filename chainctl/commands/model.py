@@ -78,7 +78,7 @@ def info(
         )
         for fit in found.fits
     ]
-    console.table(("Q", "streamed, MiB", "everything kept, MiB", *extra), rows)
+    console.table(("Q", "streamed, MiB", "all in memory, MiB", *extra), rows)
     if memory_budget:
         console.say(f"largest of these that fits: Q = {found.largest_window}" if found.largest_window else "none fits")
     console.result(**asdict(found), largest_window=found.largest_window)
@@ -90,7 +90,7 @@ def random(
     out: Out,
     like: Annotated[str, typer.Option("--like", metavar="NAME", help="Such as roberta-large or llama-2-7b.")],
     layers: Annotated[int | None, typer.Option(min=1, help="Fewer layers, or more; default: the model's own.")] = None,
-    dtype: Annotated[Dtype | None, typer.Option(help="Default: as the model is published.")] = None,
+    dtype: Annotated[Dtype | None, typer.Option(help="Default: the published model's.")] = None,
     seed: Seed = 0,
     force: Force = False,
     *,

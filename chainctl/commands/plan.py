@@ -10,7 +10,7 @@ from chainctl.options import Force, Key, ModelDir, Out, RecipeFile, Set, load_se
 from schemas.errors import UsageProblem
 
 if TYPE_CHECKING:
-    from schemas.trust import TrustPolicy
+    from schemas.trust import EnrolledDevice, TrustPolicy
     from stages.store.signing import Signer
 
 
@@ -49,25 +49,29 @@ def plan(
     from stages.methods.registry import server_method
     from stages.plan import run
     from stages.report.explain import explain_plan
+    from stages.store.devices import participants, planned_devices
 
     signer = open_key(key)
+    policy, enrolled = trust_policy(roster, expires, signer)
     planned, first = run(
         profiles,
         model_dir=model,
         settings=settings,
         out=out,
         state_out=state,
-        policy=trust_policy(roster, expires, signer),
+        policy=policy,
+        roster=enrolled,
         signer=signer,
         force=force,
     )
     manifest = planned.manifest
     method = server_method(manifest.settings.chain.method)
-    for line in [explain_plan(manifest, method)] if explain else method.warnings(manifest):
+    said = [explain_plan(manifest, method, planned_devices(planned))] if explain else method.warnings(manifest)
+    for line in said:
         console.say(line)
     assignments = [entry.assignment for entry in manifest.memory]
     first_layer, trains = manifest.decisions.first_layer, ", ".join(map(str, assignments))
-    console.say(f"{len(manifest.devices)} devices, adapters from layer {first_layer}, rounds train layers {trains}")
+    console.say(f"{manifest.device_count} devices, adapters from layer {first_layer}, rounds train layers {trains}")
     console.say(f"plan {planned.digest[:19]} -> {out}, state {first.digest[:19]} -> {state}")
     console.result(
         plan=out,
@@ -77,18 +81,20 @@ def plan(
         method=method.name,
         decisions=manifest.decisions.model_dump(mode="json"),
         assignments=[assignment.layers for assignment in assignments],
-        participants=first.manifest.participants,
+        participants=participants(first),
     )
 
 
-def trust_policy(roster: Path | None, expires: str | None, signer: "Signer | None") -> "TrustPolicy":
+def trust_policy(
+    roster: Path | None, expires: str | None, signer: "Signer | None"
+) -> "tuple[TrustPolicy, tuple[EnrolledDevice, ...]]":
     """Whose signatures the plan asks for: a roster and the coordinator's key go together."""
     from schemas.trust import TrustPolicy, parse_roster
     from stages.store.trust import read_moment
 
     until = read_moment(expires) if expires else None
     if roster is None and signer is None:
-        return TrustPolicy(expires=until)
+        return TrustPolicy(expires=until), ()
     if roster is None or signer is None:
         raise UsageProblem(
             "a signed plan needs a roster and a key",
@@ -96,4 +102,4 @@ def trust_policy(roster: Path | None, expires: str | None, signer: "Signer | Non
             hint="'chainctl keys show NAME' on each device prints its line for the roster",
         )
     devices = parse_roster(read_text(roster, "roster"), source=str(roster))
-    return TrustPolicy(signatures="required", coordinator=signer.public, devices=devices, expires=until)
+    return TrustPolicy(signatures="required", coordinator=signer.public, expires=until), devices

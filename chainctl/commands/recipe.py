@@ -14,7 +14,7 @@ app = command_group(help="Write recipes: the settings of a federation.")
 
 
 class Preset(StrEnum):
-    """Settings to begin with."""
+    """Settings to start from."""
 
     DEFAULT = "default"
     INSTRUCTION = "instruction"
@@ -30,7 +30,7 @@ def recipe() -> None:
 def new(
     out: Annotated[Path, typer.Argument(metavar="FILE", help="Where the recipe goes; - prints it.")],
     data: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="Labelled texts to take the label set from.")
+        Path | None, typer.Option(metavar="PATH", help="Labelled texts; the recipe gets their label set.")
     ] = None,
     text_column: TextColumn = "text",
     label_column: Annotated[str, typer.Option(help="Column of the label.")] = "label",

@@ -26,7 +26,7 @@ def simulate(
     eval_every: Annotated[int, typer.Option(min=1, help="Rounds between evaluations.")] = 1,
     memory_budget: MemoryBudget = None,
     method: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Instead of the recipe's method, such as linear-probe.")
+        str | None, typer.Option(metavar="NAME", help="Method to use instead of the recipe's, such as linear-probe.")
     ] = None,
     no_dlct: Annotated[bool, typer.Option("--no-dlct", help="Ablation: one layer at a time, on convergence.")] = False,
     no_gpo: Annotated[bool, typer.Option("--no-gpo", help="Ablation: no global loss.")] = False,

@@ -27,8 +27,8 @@ def status(
 
     found = read_status(run, inboxes=inbox or [])
     console.say(f"round {found.round}, layers {found.assignment}, state {found.state[:19]}")
-    console.say(f"delivered  {', '.join(found.delivered) or 'nobody'}")
-    console.say(f"missing    {', '.join(found.missing) or 'nobody'}")
+    console.say(f"delivered  {', '.join(found.delivered) or 'none'}")
+    console.say(f"missing    {', '.join(found.missing) or 'none'}")
     if found.refused:
         console.say(f"refused    {', '.join(found.refused)}")
     if found.metric:

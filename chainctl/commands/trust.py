@@ -8,7 +8,7 @@ from chainctl.console import Console, with_console
 from chainctl.options import check_name, command_group
 
 app = command_group(help="Choose the coordinators whose signed plans this machine accepts.")
-Name = Annotated[str, typer.Argument(metavar="NAME", help="What to call the coordinator here.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Local name of the coordinator.")]
 
 
 @app.command()

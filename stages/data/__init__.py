@@ -1,1 +1,1 @@
-"""Texts and labels: loading, splitting, encoding.  What a text says never leaves this package in an error."""
+"""Texts and labels: loading, splitting, encoding.  The contents of a text never appear in an error."""

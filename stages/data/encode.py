@@ -1,7 +1,7 @@
 """Texts to token ids, by the model's own `tokenizer.json`.
 
-The `tokenizers` library alone: transformers' wrapper adds nothing that a fixed plan needs, and its import is memory
-that a small device does not have.
+Only the `tokenizers` library is used: transformers' wrapper adds nothing that a fixed plan needs, and importing it
+takes memory that a small device does not have.
 """
 
 import hashlib
@@ -24,11 +24,11 @@ ENTRY_BYTES = 400  # two arrays, their record and its place
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids (S,) of an example, which of them are learned (S,), and whether it was longer."""
+    """Token ids (S,) int64 of an example, which of them are in the loss (S,) bool, and whether it was truncated."""
 
     ids: np.ndarray
-    learned: np.ndarray
-    cut: bool
+    in_loss: np.ndarray
+    truncated: bool
 
 
 class Remembered:
@@ -58,7 +58,10 @@ def _digest(example: Example) -> bytes:
 
 @dataclass(frozen=True)
 class Encoder:
-    """A tokenizer with the plan's length and padding, and a template with the decisions that led to it."""
+    """A tokenizer with the plan's length and padding, and a template.
+
+    `prompt` are the settings with `template` decided: never "auto".
+    """
 
     settings: EncodingSettings
     pad_id: int
@@ -71,7 +74,8 @@ class Encoder:
     def load(cls, model_dir: Path, settings: EncodingSettings, prompt: PromptSettings | None = None) -> "Encoder":
         """Read `tokenizer.json`, and the template that `prompt` asks for.
 
-        Raises `BadInput` where there is none or it cannot be read, `NotTrusted` for another template than agreed on.
+        Raises `BadInput` where there is no tokenizer or it cannot be read, `NotTrusted` where the chat template is not
+        the one that the plan fixed.
         """
         from tokenizers import Tokenizer
 
@@ -92,9 +96,9 @@ class Encoder:
         return cls(settings, _pad_id(model_dir, tokenizer), tokenizer, template, decided)
 
     def encode_examples(self, examples: Sequence[Example]) -> list[Encoded]:
-        """Examples as the template reads them, at most `max_length` tokens of each and at least one.
+        """Examples rendered by the template and encoded: at most `max_length` tokens of each, and at least one.
 
-        Raises `BadInput`.
+        Raises `BadInput` where the template does not fit an example.
         """
         if self.remembered is None:
             return self._encode(examples)
@@ -122,7 +126,7 @@ class Encoder:
         ]
 
     def encode_prompt(self, example: Example) -> tuple[np.ndarray, bool]:
-        """Token ids of everything up to the response, its last `max_length` tokens; and whether it was longer."""
+        """Token ids (S,) int64 of what precedes the response, the last `max_length`; whether there were more."""
         self.tokenizer.no_truncation()
         try:
             encoding = self.tokenizer.encode(
@@ -139,14 +143,14 @@ class Encoder:
         return text
 
     def _encoded(self, encoding: Any, responses: Sequence[Span] | None) -> Encoded:
-        # A text that no token stands for still needs one real position; its token is the padding token.
+        # A text without tokens still needs one position; it gets the padding token.
         ids = np.array(encoding.ids or [self.pad_id], dtype=np.int64)
-        learned = np.ones(len(ids), dtype=bool) if responses is None else _within(encoding.offsets, responses)
-        return Encoded(ids, learned, bool(encoding.overflowing))
+        in_loss = np.ones(len(ids), dtype=bool) if responses is None else _within(encoding.offsets, responses)
+        return Encoded(ids, in_loss, bool(encoding.overflowing))
 
 
 def _within(offsets: Sequence[Span], spans: Sequence[Span]) -> np.ndarray:
-    """Which tokens begin inside one of the spans of characters.  A token of no characters is in none."""
+    """Which tokens start inside one of the spans of characters, (S,) bool.  A token without characters is in none."""
     begins = np.array([begin if begin < end else -1 for begin, end in offsets] or [-1])
     inside = np.zeros(len(begins), dtype=bool)
     for begin, end in spans:
@@ -155,7 +159,7 @@ def _within(offsets: Sequence[Span], spans: Sequence[Span]) -> np.ndarray:
 
 
 def _pad_id(model_dir: Path, tokenizer: Any) -> int:
-    """The padding token: of the model, else of the tokenizer, else the end-of-text token, as is common for decoders."""
+    """The model's padding token, else the tokenizer's, else the end-of-text token, as is common for decoders."""
     config = read_object(model_dir / "config.json")
     if isinstance(config.get("pad_token_id"), int):
         return int(config["pad_token_id"])

@@ -1,4 +1,4 @@
-"""Where texts lie in a batch: a row each, padded left or right, or several in a row.
+"""Where texts are in a batch: one per row, padded left or right, or several per row.
 
 Shapes: B rows, S columns.
 """
@@ -11,7 +11,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Layout:
-    """`rows` rows of `width` tokens; the i-th text lies in row `places[i][0]` from column `places[i][1]` on."""
+    """`rows` rows of `width` tokens; text i is in row `places[i][0]`, from column `places[i][1]` on."""
 
     rows: int
     width: int
@@ -19,14 +19,14 @@ class Layout:
 
     @classmethod
     def padded(cls, lengths: Sequence[int], side: str) -> "Layout":
-        """A row a text, as wide as the longest; `side` is where the padding goes."""
+        """One row per text, as wide as the longest; `side` says where the padding goes."""
         width = max(lengths)
         places = ((row, 0 if side == "right" else width - length) for row, length in enumerate(lengths))
         return cls(len(lengths), width, tuple(places))
 
     @classmethod
     def packed(cls, lengths: Sequence[int], limit: int) -> "Layout":
-        """Texts one behind the other in rows of at most `limit` tokens."""
+        """Texts one after the other, in rows of at most `limit` tokens."""
         places = [(0, 0)] * len(lengths)
         bins = pack(lengths, limit)
         width = 0
@@ -39,7 +39,7 @@ class Layout:
         return cls(len(bins), width, tuple(places))
 
     def lay(self, texts: Sequence[np.ndarray], fill: int) -> np.ndarray:
-        """(B, S) int64: each text (tokens,) in its place, `fill` elsewhere."""
+        """(B, S) int64: each text (S_i,) in its place, `fill` elsewhere."""
         batch = np.full((self.rows, self.width), fill, dtype=np.int64)
         for (row, column), text in zip(self.places, texts, strict=True):
             batch[row, column : column + len(text)] = text

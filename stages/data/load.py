@@ -1,7 +1,7 @@
 """Texts and dialogues, with their labels, from JSONL, CSV, Parquet or a folder per class.
 
-An error names the file, the line (or row), the column, a length and what was expected; never a value, because the
-values are what must not leave the device.
+An error names the file, the line (or row), the column, a length and what was expected.  It never shows a value,
+because values must not leave the device.
 """
 
 import hashlib
@@ -21,19 +21,21 @@ READERS = {".jsonl": read_jsonl, ".ndjson": read_jsonl, ".csv": read_csv, ".parq
 ROLES = ("system", "user", "assistant")
 PLAIN = PromptSettings()
 
-Turn = tuple[str, str]  # who, or which column of an Alpaca record, and what
+Turn = tuple[str, str]  # (role, or column of an Alpaca record; content)
 
 
 @dataclass(frozen=True)
 class Example:
-    """A text or a dialogue, and its label; the label is None where labels were not asked for."""
+    """A text or a dialogue, and its label; the label is None where labels are not read."""
 
     text: str
     label: str | None
     turns: tuple[Turn, ...] = ()  # of instruction data; `text` is empty then
 
     def __repr__(self) -> str:
-        return f"Example({len(self.text)} characters, {len(self.turns)} turns)"  # never the text, nor in a traceback
+        return (
+            f"Example({len(self.text)} characters, {len(self.turns)} turns)"  # never the text, not even in a traceback
+        )
 
 
 def load_examples(
@@ -46,7 +48,7 @@ def load_examples(
 ) -> list[Example]:
     """Every example of `path`, in order, in the format that `prompt` names.
 
-    `label_column = None` leaves labels unread; `labels`, where given, are the only ones allowed.  Raises `BadInput`.
+    With `label_column = None` labels are not read; `labels`, if given, are the only ones allowed.  Raises `BadInput`.
     """
     reading = _Reading(text_column, label_column, frozenset(labels), prompt.format)
     examples = [reading.example(record) for record in _records(path, reading.columns)]
@@ -56,9 +58,9 @@ def load_examples(
 
 
 def load_labelled(path: Path, task: TaskSettings, prompt: PromptSettings = PLAIN) -> list[Example]:
-    """Every example of `path` with its label, as `task` names the columns and, where it does, the labels.
+    """Every example of `path` with its label; `task` names the columns and possibly the allowed labels.
 
-    A task without labels (causal-lm) leaves them unread.
+    For a task without labels (causal-lm) they are not read.  Raises `BadInput`.
     """
     label_column = task.label_column if task.kind == "text-classification" else None
     return load_examples(
@@ -73,9 +75,9 @@ def label_indices(examples: Iterable[Example], labels: Sequence[str]) -> list[in
 
 
 def data_digest(examples: Iterable[Example], *, salt: str = "") -> str:
-    """SHA-256 over the texts and labels in order, whatever file they came from.
+    """SHA-256 over the texts and labels in order, independent of the file format.
 
-    A salt that names the plan and the device keeps the digest from being compared across federations.
+    A salt with the plan and the device keeps digests from being compared across federations.
     """
     digest = hashlib.sha256(canonical_json(["chainctl data", salt]))
     for example in examples:
@@ -95,7 +97,7 @@ def _records(path: Path, columns: Columns) -> Iterator[Record]:
     reader = READERS.get(path.suffix.lower())
     if not path.exists() or reader is None:
         raise BadInput(
-            f"{path} is no data that can be read",
+            f"{path} is not data that can be read",
             values={
                 "expected": f"a file ending in {', '.join(READERS)}, or a folder with a folder per class",
                 "found": "a file of another kind" if path.exists() else "nothing",
@@ -106,7 +108,7 @@ def _records(path: Path, columns: Columns) -> Iterator[Record]:
 
 @dataclass(frozen=True)
 class _Reading:
-    """What is taken from a record."""
+    """Which columns of a record become an example."""
 
     text_column: str
     label_column: str | None
@@ -115,14 +117,14 @@ class _Reading:
 
     @property
     def columns(self) -> Columns:
-        """Those that are read."""
+        """The columns that are read."""
         label = (self.label_column,) if self.label_column else ()
         if self.format == "alpaca":
             return Columns(("instruction", "output", *label), ("input",))
         return Columns(("messages" if self.format == "chat" else self.text_column, *label))
 
     def example(self, record: Record) -> Example:
-        """Raises `BadInput`, with the place and never a value."""
+        """A record as an example.  Raises `BadInput`, which names the place and never a value."""
         if self.format == "alpaca":
             return Example("", self._label(record), _alpaca_turns(record))
         if self.format == "chat":
@@ -165,7 +167,7 @@ def _alpaca_turns(record: Record) -> tuple[Turn, ...]:
 
 
 def _chat_turns(record: Record) -> tuple[Turn, ...]:
-    """Roles and contents.  Somebody must answer, or there is nothing to learn."""
+    """Roles and contents.  At least one message must be the assistant's, or there is nothing to train on."""
     messages = record.values["messages"]
     expected = "a list of objects with role and content"
     if not isinstance(messages, list):
@@ -176,7 +178,7 @@ def _chat_turns(record: Record) -> tuple[Turn, ...]:
     turns = tuple(_turn(record.where, number, message) for number, message in enumerate(messages, 1))
     if not any(role == "assistant" for role, _ in turns):
         raise BadInput(
-            f"{record.where}: nobody answers in this dialogue",
+            f"{record.where}: the dialogue has no answer",
             values={"expected": "a message of role assistant", "found": f"{len(turns)} messages of other roles"},
         )
     return turns

@@ -2,7 +2,7 @@
 
 Label skew follows Hsu, Qi & Brown (2019), "Measuring the effects of non-identical data distribution": each class is
 spread over the devices in proportions drawn from Dirichlet(α).  α → ∞ is IID, α → 0 gives each class to one device.
-Every draw comes from numpy's PCG64 with a seed derived by SHA-256, so a split is the same on every machine.
+Every draw is made by numpy's PCG64 with a seed derived by SHA-256, so a split is the same on every machine.
 """
 
 import heapq
@@ -19,14 +19,14 @@ from stages.process import seeds
 def partition(
     labels: Sequence[str], *, devices: int, alpha: float | None, seed: int, allow_empty: bool = False
 ) -> list[list[int]]:
-    """Indices of each device, sorted; every index is on exactly one device.  `alpha = None` is IID.
+    """Indices per device, sorted; every index is on exactly one device.  `alpha = None` is IID.
 
-    No device stays empty unless `allow_empty`: the richest give one example each.  Raises `BadInput`
+    No device stays empty unless `allow_empty`: the largest give one example each.  Raises `BadInput`
     where there are fewer examples than devices.
     """
     if devices < 1 or (alpha is not None and not 0 < alpha < math.inf):
         raise BadInput(
-            "such a split is not possible",
+            "this split is not possible",
             values={"devices": devices, "alpha": alpha},
             hint="both must be positive and finite",
         )
@@ -50,19 +50,19 @@ def partition(
 def holdout(labels: Sequence[str], *, fraction: float, seed: int) -> tuple[list[int], list[int]]:
     """Indices to train on and to test on, each sorted: `fraction` of every class is held out, at least one."""
     if not 0 < fraction < 1:
-        raise BadInput("the held-out fraction lies between 0 and 1", values={"found": fraction})
+        raise BadInput("the held-out fraction must be between 0 and 1", values={"found": fraction})
     random = _generator("holdout", seed)
     test: list[int] = []
     for label in sorted(set(labels)):
         members = [index for index, other in enumerate(labels) if other == label]
-        count = min(max(1, round(fraction * len(members))), len(members) - 1)  # a class is never held out whole
+        count = min(max(1, round(fraction * len(members))), len(members) - 1)  # never a whole class
         test += random.permutation(members)[:count].tolist()
     held = set(test)
     return [index for index in range(len(labels)) if index not in held], sorted(test)
 
 
 def drop_duplicates(examples: Sequence[Example]) -> list[Example]:
-    """The first of every text, in order: a text that is in training must not be tested on."""
+    """The first of equal texts, in order: a text that is trained on must not be in the test set."""
     first: dict[object, Example] = {}
     for example in examples:
         first.setdefault((example.text, example.turns), example)

@@ -1,4 +1,4 @@
-"""Prompts and their continuations as tokens, uncut: what a benchmark asks is longer than what a plan trains on.
+"""Prompts and their continuations as tokens, not truncated: benchmark prompts are longer than training texts.
 
 A continuation's tokens are those that stand behind the context's when both are encoded as one text, as
 lm-evaluation-harness has it; spaces at the end of a context belong to the continuation.
@@ -17,28 +17,28 @@ Ids = np.ndarray  # (S,) int64: a benchmark has millions of tokens, and a list t
 
 @dataclass(frozen=True)
 class PromptEncoder:
-    """A tokenizer that cuts nothing, and puts nothing behind a text that shall go on."""
+    """A tokenizer that does not truncate, and adds no special token after a text that is to be continued."""
 
     tokenizer: Any
     pad_id: int
 
     @classmethod
     def of(cls, encoder: Encoder) -> "PromptEncoder":
-        """Takes the encoder's tokenizer over, which will cut no text from now on."""
+        """Take over the encoder's tokenizer, which does not truncate from now on."""
         encoder.tokenizer.no_truncation()
         return cls(encoder.tokenizer, encoder.pad_id)
 
     def prompt(self, text: str, *, special: bool = True) -> Ids:
-        """Token ids of a text that shall go on; with `special`, the tokens that begin a text stand before it."""
+        """Token ids (S,) int64 of a text to be continued; with `special`, preceded by the tokens that start a text."""
         return self._prompts([text], special=special)[0]
 
     def pairs(self, context: str, continuations: Sequence[str], *, special: bool = True) -> list[tuple[Ids, Ids]]:
-        """Token ids of a context and of each of its continuations, which are not empty."""
+        """Token ids of a context and of each of its continuations, none of which is empty."""
         bare = context.rstrip()
         spaces = context[len(bare) :]
         before, *whole = self._prompts([bare, *(bare + spaces + one for one in continuations)], special=special)
-        # Where the tokenizer joins both into one token, none is left for the continuation: it is then one by itself.
-        behind = [ids[len(before) :].copy() for ids in whole]  # not a view, which would keep all of the whole
+        # Where the tokenizer merges both into one token, none is left for the continuation: it is then encoded alone.
+        behind = [ids[len(before) :].copy() for ids in whole]  # not a view, which would keep the whole row in memory
         alone = [
             ids if len(ids) else self.prompt(one, special=False) for ids, one in zip(behind, continuations, strict=True)
         ]
@@ -55,7 +55,7 @@ class PromptEncoder:
 
 
 def _without_end(encoding: Any) -> list[int]:
-    """The ids without special tokens behind the text; one that begins a text stays."""
+    """The ids without special tokens after the text; those that start a text stay."""
     ids, special = list(encoding.ids), list(encoding.special_tokens_mask)
     while ids and special[len(ids) - 1] and not all(special[: len(ids)]):
         ids.pop()

@@ -1,4 +1,4 @@
-"""One reader a format, each yielding rows in order and naming file and line where it cannot."""
+"""One reader per format, yielding records in order; errors name file and line."""
 
 import csv
 import json
@@ -16,7 +16,7 @@ CSV_FIELD_LIMIT = 2**31 - 1  # the csv module's own default is 131,072 character
 
 @dataclass(frozen=True)
 class Columns:
-    """What a record must have, and what it may have; everything else is left unread."""
+    """The columns that a record must have, and those that it may have; others are not read."""
 
     required: tuple[str, ...]
     optional: tuple[str, ...] = ()
@@ -24,7 +24,7 @@ class Columns:
 
 @dataclass(frozen=True)
 class Record:
-    """What lies in a file, by column; `where` is "file, line 3"."""
+    """One record of a file, by column; `where` is "file, line 3"."""
 
     where: str
     values: Mapping[str, Any]
@@ -38,7 +38,7 @@ class Record:
 
 
 def read_jsonl(path: Path, columns: Columns) -> Iterator[Record]:
-    """One JSON object a line.  Blank lines at the end are allowed."""
+    """One JSON object per line.  Blank lines are skipped."""
     for number, line in _utf8_lines(path):
         where = f"{path}, line {number}"
         if not line.strip():
@@ -48,7 +48,7 @@ def read_jsonl(path: Path, columns: Columns) -> Iterator[Record]:
         except (ValueError, RecursionError) as error:
             raise BadInput(
                 f"{where}: not a JSON object",
-                values={"expected": "one JSON object a line", "length": f"{len(line)} characters"},
+                values={"expected": "one JSON object per line", "length": f"{len(line)} characters"},
                 hint=str(error) if isinstance(error, _DuplicateKeyError) else "",
             ) from None
         if not isinstance(record, dict):
@@ -57,7 +57,7 @@ def read_jsonl(path: Path, columns: Columns) -> Iterator[Record]:
 
 
 def read_csv(path: Path, columns: Columns) -> Iterator[Record]:
-    """Comma separated, first line the column names, quoted as RFC 4180 has it."""
+    """Comma separated, column names in the first line, quoted as in RFC 4180."""
     csv.field_size_limit(CSV_FIELD_LIMIT)
     lines = (line for _, line in _utf8_lines(path))
     reader = csv.reader(lines, strict=True)
@@ -68,7 +68,7 @@ def read_csv(path: Path, columns: Columns) -> Iterator[Record]:
         if len(set(names)) != len(names):
             distinct = f"{len(set(names))} distinct names"
             raise BadInput(
-                f"{path}, line 1: a column stands twice",
+                f"{path}, line 1: a column name appears twice",
                 values={"expected": f"{len(names)} names", "found": distinct},
             )
         for fields in reader:
@@ -84,7 +84,7 @@ def read_csv(path: Path, columns: Columns) -> Iterator[Record]:
 
 
 def read_parquet(path: Path, columns: Columns) -> Iterator[Record]:
-    """Batch by batch.  Needs the extra `[data]`."""
+    """Records of a Parquet file, batch by batch.  Needs the extra `[data]`."""
     try:
         import pyarrow
         from pyarrow import parquet
@@ -108,7 +108,7 @@ def read_parquet(path: Path, columns: Columns) -> Iterator[Record]:
 def read_folder(path: Path, columns: Columns) -> Iterator[Record]:
     """A folder per class, a text per file: the label is the folder's name.  In order of label, then file name.
 
-    The first of the columns is the text, the second, where there is one, the label.
+    The first of the columns is the text; the second, if any, is the label.
     """
     if not any(entry.is_dir() for entry in path.iterdir()):
         raise BadInput(
@@ -134,7 +134,7 @@ def as_text(value: object, where: str, column: str) -> str:
 
 
 def refuse_empty(text: str, where: str, column: str) -> None:
-    """Raises `BadInput` for a text that holds nothing."""
+    """Refuse a text of white space alone.  Raises `BadInput`."""
     if not text.strip():
         raise BadInput(
             f"{where}: the text is empty",
@@ -151,7 +151,7 @@ def _record(where: str, values: dict[str, Any], columns: Columns) -> Record:
 def _require_columns(where: str, found: list[str], wanted: Sequence[str]) -> None:
     missing = [column for column in wanted if column not in found]
     if missing:
-        # Not the names that were found: a file without a header has its first text there.
+        # Not the names that were found: in a file without a header they are its first text.
         raise BadInput(
             f"{where}: there is no column {missing[0]!r}",
             values={"expected": ", ".join(wanted), "found": f"{len(found)} other columns"},
@@ -167,12 +167,12 @@ class _DuplicateKeyError(ValueError):
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     record = dict(pairs)
     if len(record) != len(pairs):
-        raise _DuplicateKeyError("a key stands twice in the object")
+        raise _DuplicateKeyError("a key appears twice in the object")
     return record
 
 
 def _utf8_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines with their numbers.  A byte order mark is skipped; other encodings are refused."""
+    """Lines with their numbers, from 1.  A byte order mark is skipped; other encodings are refused."""
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             data = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line

@@ -1,4 +1,4 @@
-"""Files of examples from files of examples: one a device, or training and test."""
+"""Split a file of examples into one file per device, or into training and test."""
 
 import json
 from collections.abc import Sequence
@@ -24,9 +24,9 @@ def split_file(
     allow_empty: bool = False,
     force: bool = False,
 ) -> dict[str, int]:
-    """Write `out/<device>.jsonl` for every device; texts a device.
+    """Write `out/<device>.jsonl` for every device; the number of texts per device.
 
-    `label_column = None` needs no labels, and splits evenly (`alpha = None`).  Raises `BadInput`, `UsageProblem`.
+    With `label_column = None` no labels are read, and `alpha` must be None.  Raises `BadInput`, `UsageProblem`.
     """
     if label_column is None and alpha is not None:
         raise UsageProblem(
@@ -54,7 +54,7 @@ def holdout_file(
     deduplicate: bool = False,
     force: bool = False,
 ) -> dict[str, int]:
-    """Write `out/train.jsonl` and `out/test.jsonl`; how many texts went where.  Raises `BadInput`, `UsageProblem`."""
+    """Write `out/train.jsonl` and `out/test.jsonl`; the number of texts in each.  Raises `BadInput`, `UsageProblem`."""
     loaded = load_examples(data, text_column=text_column, label_column=label_column, prompt=prompt)
     examples = drop_duplicates(loaded) if deduplicate else loaded
     train, test = holdout([example.label or "" for example in examples], fraction=fraction, seed=seed)
@@ -66,7 +66,7 @@ def holdout_file(
 
 
 def to_jsonl(examples: Sequence[Example], text_column: str = "text", label_column: str = "label") -> bytes:
-    """One object a line, with the columns that were read of the source."""
+    """One object per line, with the columns that were read from the source."""
     records = (_record(example, text_column, label_column) for example in examples)
     return "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in records).encode()
 

@@ -1,8 +1,8 @@
-"""From who said what to one text, and which part of it is the response.
+"""Render instructions and dialogues as one text, and find the spans of the responses.
 
 A chat template is a Jinja program that comes with a tokenizer.  It runs in Jinja's sandbox, without a clock (so that
-a text is the same tomorrow), and is compared with the SHA-256 that a plan fixed.  Where a response begins and ends is
-found by rendering the dialogue up to it and through it.
+a text is the same tomorrow), and is compared with the SHA-256 that the plan fixed.  A response is found by rendering
+the dialogue without it and with it.
 """
 
 import json
@@ -34,18 +34,18 @@ SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 @dataclass(frozen=True)
 class Rendered:
-    """A text and the spans of characters that are responses; None: all of it is to be learned."""
+    """A text and the spans of characters that are responses; None: all of it is in the loss."""
 
     text: str
     responses: tuple[Span, ...] | None
 
 
 class Template(Protocol):
-    """How an example reads."""
+    """How an example becomes a text."""
 
     @property
     def adds_special_tokens(self) -> bool:
-        """Whether the tokenizer's own special tokens go around the text."""
+        """Whether the tokenizer adds its own special tokens."""
         ...
 
     def render(self, example: Example) -> Rendered:
@@ -53,7 +53,7 @@ class Template(Protocol):
         ...
 
     def prompt(self, example: Example) -> str:
-        """The text up to where the last response begins.  Raises `BadInput`."""
+        """The text before the last response.  Raises `BadInput`."""
         ...
 
 
@@ -74,13 +74,13 @@ class PlainTemplate:
 
 @dataclass(frozen=True)
 class AlpacaTemplate:
-    """Instruction and input under their headings, then the response and the token that ends a text."""
+    """Instruction and input under their headings, then the response and the end-of-text token (`end`)."""
 
     end: str
     adds_special_tokens: bool = True
 
     def render(self, example: Example) -> Rendered:
-        """See `Template`.  A dialogue must be one question (with a system message or not) and one answer."""
+        """See `Template`.  A dialogue must be one question and one answer, with or without a system message."""
         prompt = self.prompt(example)
         text = prompt + as_fields(example)["output"] + self.end
         return Rendered(text, ((len(prompt), len(text)),))
@@ -94,7 +94,7 @@ class AlpacaTemplate:
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """The model's own, with the special tokens that it may name."""
+    """The model's own template, with the special tokens that it may use."""
 
     source: str
     special_tokens: tuple[tuple[str, str], ...]
@@ -102,7 +102,7 @@ class ChatTemplate:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of everything that decides how a dialogue reads."""
+        """SHA-256 of everything that decides how a dialogue is rendered."""
         return sha256_digest(canonical_json([self.source, *map(list, self.special_tokens)]))
 
     def render(self, example: Example) -> Rendered:
@@ -116,9 +116,9 @@ class ChatTemplate:
                 through = self._apply(messages[: index + 1])
                 if not (text.startswith(through) and through.startswith(before)):
                     raise BadInput(
-                        "the chat template changes earlier turns, so no response can be told from the rest",
+                        "the chat template changes earlier turns, so responses cannot be told from the rest",
                         values={"turns": len(messages), "first that changes": index + 1},
-                        hint='set prompt.learn = "all", or give dialogues of one question and one answer',
+                        hint='set prompt.learn = "all", or use dialogues of one question and one answer',
                     )
                 spans.append((len(before), len(through.rstrip())))
         return Rendered(text, tuple(spans))
@@ -140,9 +140,9 @@ class ChatTemplate:
             )
         except TemplateError as error:
             raise BadInput(
-                "the chat template does not take this dialogue",
+                "the chat template does not accept this dialogue",
                 values={"turns": " ".join(message["role"] for message in messages), "reason": type(error).__name__},
-                hint="templates often want user and assistant in turn, and a system message only at the start",
+                hint="most templates expect user and assistant in turn, and a system message only at the start",
             ) from None
         return text
 
@@ -150,7 +150,8 @@ class ChatTemplate:
 def choose_template(model_dir: Path, prompt: PromptSettings) -> tuple[Template, PromptSettings]:
     """The template that `prompt` asks for, and `prompt` with the decision in it.
 
-    Raises `BadInput` where the model has none, `NotTrusted` where it has another than was agreed on.
+    Raises `BadInput` where the settings exclude each other, `NotTrusted` where the model's template is not the one that
+    the plan fixed.
     """
     if prompt.format == "plain":
         return PlainTemplate(), prompt.model_copy(update={"template": "none"})
@@ -172,7 +173,7 @@ def choose_template(model_dir: Path, prompt: PromptSettings) -> tuple[Template, 
         return AlpacaTemplate(special_token(config.get("eos_token"))), prompt.model_copy(update={"template": "alpaca"})
     if prompt.template not in ("auto", chat.digest):
         raise NotTrusted(
-            "the chat template of the model is not the one the federation agreed on",
+            "the model's chat template is not the one that the plan fixed",
             values={"plan says": prompt.template, "model has": chat.digest},
             hint="get the same tokenizer files as everyone else: tokenizer_config.json and chat_template.jinja",
         )
@@ -211,7 +212,7 @@ def as_fields(example: Example) -> dict[str, str]:
     roles = [role for role, _ in example.turns if role != "system"]
     if roles not in (["user", "assistant"], ["user"]):
         raise BadInput(
-            "Alpaca's template takes one question and one answer",
+            "Alpaca's template needs exactly one question and one answer",
             values={"turns": " ".join(roles)},
             hint="use a model with a chat template",
         )
@@ -220,18 +221,18 @@ def as_fields(example: Example) -> dict[str, str]:
 
 
 def question(text: str) -> Example:
-    """An example that asks `text` and waits for the answer."""
+    """An example with one question and no answer yet."""
     turns: tuple[Turn, ...] = (("user", text),)
     return Example(text, None, turns)
 
 
 def tokenizer_config(model_dir: Path) -> dict[str, Any]:
-    """What transformers noted of the tokenizer; empty where there is nothing that can be read."""
+    """`tokenizer_config.json`, as transformers writes it; empty where it cannot be read."""
     return read_object(model_dir / "tokenizer_config.json")
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object; empty where there is none."""
+    """The JSON object in a file; empty where there is none."""
     try:
         document = json.loads(path.read_bytes())
     except (OSError, ValueError):

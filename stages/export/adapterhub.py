@@ -1,8 +1,8 @@
-"""Export for AdapterHub's `adapters` library: adapters and the head that trained, for whoever has the base model.
+"""Export for AdapterHub's `adapters` library: adapters and the trained head, to be used with the base model.
 
-Our adapter stands on a layer's output and adds to it: h + W_up f(W_down h).  In that library's terms it is a bottleneck
-behind the output, without a layer norm of its own, and with the residual taken after the layer's; plain `seq_bn` moves
-the layer norm and gives other values.  Written by hand: the library pins an older transformers and is not needed here.
+Our adapter is applied to a layer's output: h + W_up f(W_down h).  In that library's terms it is a bottleneck after the
+output, without a layer norm of its own, and with the residual taken after the layer's; plain `seq_bn` moves the layer
+norm and gives other values.  The files are written directly, because the library pins an older transformers.
 """
 
 import json
@@ -18,9 +18,9 @@ from stages.tuning.tensors import SUFFIXES
 from stages.tuning.tuning import BottleneckTuning
 from stages.weights.writer import entry_of, write_shard
 
-VERSION = "adapters.1.3.0"  # whose layout this is
+VERSION = "adapters.1.3.0"  # the version whose layout this is
 NAME = "chainctl"
-# Where the library hangs the adapter behind the output of layer {layer}, by model type.
+# The module path of the adapter after layer {layer} in the library, by model type.
 PLACES = {
     "bert": "encoder.layer.{layer}.output.adapters",
     "roberta": "encoder.layer.{layer}.output.adapters",
@@ -55,16 +55,16 @@ BOTTLENECK = {
 def write_adapter(
     folder: Path, *, plan: Artifact[PlanManifest], backbone: Backbone, tuning: BottleneckTuning
 ) -> tuple[str, tuple[str, ...]]:
-    """Write into a folder of `complete_directory`; the class that loads it, and what is left out.
+    """Write into a folder of `complete_directory`; the class that loads it, and notes on what is left out.
 
     Raises `BadInput` for an architecture that the library has no adapters for.
     """
     model, chosen = plan.manifest.model, plan.manifest.settings
     if model.model_type not in PLACES:
         raise BadInput(
-            "the adapters library is not known to take adapters in this architecture",
+            "the adapters library is not known to support this architecture",
             values={"expected": ", ".join(PLACES), "found": model.model_type},
-            hint="--format hf takes every architecture",
+            hint="--format hf supports every architecture",
         )
     tensors = {
         f"{PLACES[model.model_type].format(layer=layer)}.{NAME}.{PARTS[suffix]}": value
@@ -93,18 +93,18 @@ def write_adapter(
 
 
 def left_out(tuning: BottleneckTuning) -> tuple[str, ...]:
-    """A head that trained and that the library does not build, said."""
+    """A note on a trained head that the library cannot build."""
     head = ", ".join(sorted(tuning.head))
-    return (f"Not in this folder: the head that trained ({head}); --format hf has it.",) if head else ()
+    return (f"Not in this folder: the trained head ({head}); --format hf has it.",) if head else ()
 
 
 def model_class(backbone: Backbone) -> str:
-    """The class that the names in `PLACES` are of: the language model of a decoder, else the bare encoder."""
+    """The class whose module paths are in `PLACES`: the language model of a decoder, else the bare encoder."""
     family = type(backbone.skeleton.model).__name__.removesuffix("Model").partition("For")[0]
     return f"{family}ForCausalLM" if is_decoder(backbone.skeleton.config) else f"{family}Model"
 
 
 def reduction_factor(width: int, bottleneck: int) -> float:
-    """One from which the library derives the same bottleneck, as `width // factor`."""
+    """A factor from which the library derives the same bottleneck, as `width // factor`."""
     whole = width // bottleneck
     return whole if width // whole == bottleneck else width / (bottleneck + 0.5)

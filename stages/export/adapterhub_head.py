@@ -1,8 +1,8 @@
 """The classification head of a state, as AdapterHub's library builds it: dense, activation, dense, on the first token.
 
-Three families of encoders have such a head under names of their own.  Where the checkpoint brings a part of it (BERT's
-pooler, say), that part is copied, so that the folder is all it takes beside the base model.  A mean over tokens, or a
-decoder's head on the last token, is nothing the library builds.
+Three families of encoders have such a head, each with its own names.  Where a part of it is in the checkpoint (BERT's
+pooler, for example), that part is copied, so that nothing is needed but the folder and the base model.  The library
+cannot build a mean over tokens, nor a decoder's head on the last token.
 """
 
 import json
@@ -21,7 +21,7 @@ CONFIG, WEIGHTS = "head_config.json", "model_head.safetensors"
 
 @dataclass(frozen=True)
 class Head:
-    """Where a family keeps its two linear layers, what is between them, and the library's class of the model."""
+    """A family's names of its two linear layers, the activation between them, and the library's model class."""
 
     first: str
     last: str
@@ -46,7 +46,7 @@ def write_head(
     backbone: Backbone,
     tuning: BottleneckTuning,
 ) -> bool:
-    """Write the head beside its adapter, in a folder of `complete_directory`, float32; whether the library has it."""
+    """Write the head, float32, beside its adapter in a folder of `complete_directory`; whether the library has it."""
     head = HEADS.get(plan.model.model_type)
     if head is None or backbone.skeleton.head_form != "transformers":
         return False
@@ -71,7 +71,7 @@ def write_head(
 
 
 def configuration(head: Head, plan: PlanManifest) -> dict[str, object]:
-    """What the library builds the head from."""
+    """The configuration from which the library builds the head."""
     labels = plan.settings.task.labels
     return {
         "activation_function": head.activation,
@@ -86,7 +86,7 @@ def configuration(head: Head, plan: PlanManifest) -> dict[str, object]:
 
 
 def parameter(name: str, backbone: Backbone, tuning: BottleneckTuning) -> Tensor:
-    """A parameter of the head: as it was trained, else as the checkpoint has it."""
+    """A parameter of the head, float32: as trained, else as in the checkpoint."""
     if name in tuning.head:
         return tuning.head[name]
     found: Tensor = backbone.skeleton.model.get_parameter(name)

@@ -1,4 +1,4 @@
-"""A model card: what was tuned on how much, by whom it can be checked, how good it is, and how to load it.
+"""A model card: what was tuned and on how much, how it can be checked, how good it is, and how to load it.
 
 Everything on it comes from artifacts.  The format is Hugging Face's: YAML between dashes, then Markdown.
 """
@@ -20,7 +20,7 @@ Evaluated = EvaluationManifest | PerplexityManifest | BenchmarkManifest
 
 @dataclass(frozen=True)
 class Subject:
-    """What the card is about.  `history`: newest first, as far as it is at hand."""
+    """What the card is about.  `history`: newest first, as far as it was found."""
 
     plan_digest: str
     plan: PlanManifest
@@ -43,21 +43,21 @@ model.set_active_adapters(name)""",
 session = onnxruntime.InferenceSession("FOLDER/model.onnx")
 (logits,) = session.run(["logits"], {{"input_ids": ids, "attention_mask": mask}})""",
 }
-TAGS = "tags: [chainctl, adapters, federated]"  # by which an export is known
+TAGS = "tags: [chainctl, adapters, federated]"  # by which an export is recognised
 WARNINGS = {
     "hf": "`trust_remote_code` runs `modeling_chainctl.py` of this folder: it is short, read it first.",
-    "adapterhub": "The base model is not in this folder: take the one whose fingerprint stands above.",
+    "adapterhub": "The base model is not in this folder: use the one with the fingerprint above.",
     "onnx": "Checked against the model it was made from, at lengths other than those it was traced with.",
 }
 
 
 def model_card(subject: Subject, *, format: str, loader: str, notes: Sequence[str] = ()) -> str:
-    """README.md of an export.  `notes` are what a format adds to its own warning."""
+    """README.md of an export.  `notes` are printed after the format's own warning."""
     parts = [
         front_matter(subject.plan),
         f"# {subject.plan.model.model_type} tuned by a federation\n",
         "Bottleneck adapters in a frozen base model, tuned by chainctl (ChainFed, arXiv 2604.06819) on data that "
-        "stayed on the devices it lies on.\n",
+        "never left the devices.\n",
         "## What it is\n",
         facts(subject),
         "## How good it is\n",
@@ -72,13 +72,13 @@ def model_card(subject: Subject, *, format: str, loader: str, notes: Sequence[st
 
 
 def front_matter(plan: PlanManifest) -> str:
-    """What model hubs read."""
+    """The YAML that model hubs read."""
     task = "text-generation" if plan.settings.task.kind == "causal-lm" else "text-classification"
     return f"---\nlibrary_name: transformers\npipeline_tag: {task}\n{TAGS}\n---\n"
 
 
 def facts(subject: Subject) -> str:
-    """Model, state, lineage, data and settings, a row each."""
+    """Model, state, lineage, data and settings, one row each."""
     plan, model, history = subject.plan, subject.plan.model, subject.history
     settings, newest = plan.settings, history[0]
     trained = [line for line in history if line.devices]
@@ -93,11 +93,11 @@ def facts(subject: Subject) -> str:
         ("plan", subject.plan_digest),
         ("state", newest.state),
         ("rounds", newest.round),
-        ("devices planned", len(plan.devices)),
-        ("texts on them", sum(device.example_count for device in plan.devices)),
+        ("devices planned", plan.device_count),
+        ("texts on them", plan.example_count),
         ("updates accepted", sum(line.devices for line in trained)),
-        ("texts behind them, a text each round it counted in", texts),
-        ("history", f"at hand back to round {history[-1].round}" + (f"; {missing} is not" if missing else "")),
+        ("texts in them (counted once per round)", texts),
+        ("history", f"found back to round {history[-1].round}" + (f"; {missing} was not" if missing else "")),
         ("task", settings.task.kind),
         ("labels", ", ".join(plain(label) for label in settings.task.labels) or "none"),
         ("method", f"{settings.chain.method}, layers {plan.decisions.first_layer} to {model.num_layers - 1}"),
@@ -118,12 +118,12 @@ def _settings(chosen: MethodSettings) -> str:
 
 
 def plain(label: str) -> str:
-    """A label as it is, but for what Markdown would make of it, or a table of it."""
+    """A label with the characters escaped that mean something in Markdown, on one line."""
     return re.sub(r"([\\`*_{}\[\]<>#|~!&])", r"\\\1", " ".join(label.split()))
 
 
 def metrics(evaluations: Sequence[Evaluated]) -> str:
-    """A row a metric, with its 95 % interval."""
+    """One row per metric, with its 95 % interval."""
     rows = [row for evaluation in evaluations for row in _metrics_of(evaluation)]
     if not rows:
         return "No evaluation was given.\n"

@@ -1,4 +1,4 @@
-"""Export: a state leaves the federation, in a form that other libraries load.
+"""Export: write a state in a form that other libraries load.
 
 Reads:  plan and state artifacts, the base model, evaluations for the card.
 Writes: a folder that is complete or absent: hf, adapterhub or onnx, with README.md, the model card.
@@ -35,7 +35,7 @@ CARD = "README.md"
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written, its size, and what a format has to say about it."""
+    """What was written, its size, and notes for people."""
 
     path: Path
     bytes: int
@@ -44,7 +44,7 @@ class Exported:
 
 @dataclass(frozen=True)
 class Source:
-    """A state, opened, with the model that it belongs to."""
+    """An opened state, with the model that it belongs to."""
 
     model_dir: Path
     plan: Artifact[PlanManifest]
@@ -55,7 +55,7 @@ class Source:
 
     @classmethod
     def open(cls, model_dir: Path, plan: Path, state: Path, *, verify: Verify) -> "Source":
-        """Raises `BadInput` and `NotTrusted`."""
+        """Open plan, state and model.  Raises `BadInput` and `NotTrusted`."""
         planned, current = open_trusted(plan, state)
         settings = planned.manifest.settings
         model = LoadedModel.open(model_dir, settings, expected=planned.manifest.model, verify=verify)
@@ -63,9 +63,9 @@ class Source:
         tuning = method.tuning(planned.manifest, read_tensors(current, *method.reads), torch.float32)
         if not isinstance(tuning, BottleneckTuning):
             raise BadInput(
-                "only adapters behind layers can be exported",
+                "only adapters after layers can be exported",
                 values={"expected": "bottleneck adapters", "chain.method": settings.chain.method},
-                hint="no format of 'chainctl export' holds what this method tunes",
+                hint="no format of 'chainctl export' can hold what this method tunes",
             )
         return cls(model_dir, planned, current, model.encoder, model.backbone, tuning)
 
@@ -83,8 +83,8 @@ def run(
 ) -> Exported:
     """Write `state` into the folder `out`.
 
-    Raises `BadInput` where artifacts do not go together, `NotTrusted` for altered bytes, `UsageProblem` where `out`
-    exists (with `force`: and is no export) or an extra is missing.
+    Raises `BadInput` where artifacts do not belong together, `NotTrusted` for altered bytes, `UsageProblem` where `out`
+    exists (with `force`: and is not an export) or an extra is missing.
     """
     check_target(out, force=force)
     source = Source.open(model_dir, plan, state, verify=verify)
@@ -98,14 +98,14 @@ def run(
 
 
 def check_target(out: Path, *, force: bool) -> None:
-    """Refuse an `out` that exists; with `force`, one that is no export: a base model is not replaced by mistake."""
+    """Refuse an `out` that exists; with `force`, one that is not an export, such as a base model."""
     if not os.path.lexists(out):
         return
     if not force:
         raise UsageProblem(f"{out} exists already", hint="give another --out, or replace it with --force")
     if not is_export(out):
         raise UsageProblem(
-            f"{out} is no export, and is not replaced",
+            f"{out} is not an export, so it is not replaced",
             values={"expected": f"an empty folder, or one with a {CARD} of chainctl", "found": "something else"},
             hint="give another --out",
         )
@@ -120,7 +120,7 @@ def is_export(folder: Path) -> bool:
 
 
 def write(source: Source, folder: Path, format: Format) -> tuple[str, tuple[str, ...]]:
-    """Write the files of a format: the class that loads them, and notes for people."""
+    """Write the files of a format; the class that loads them, and notes for people."""
     loader = LOADER[source.plan.manifest.settings.task.kind]
     if format == "adapterhub":
         from stages.export.adapterhub import write_adapter
@@ -150,9 +150,9 @@ def open_evaluation(path: Path, state: str) -> Evaluated:
     kind, _ = kind_and_version(path)
     if kind not in EVALUATIONS:
         raise BadInput(
-            f"{path} is no evaluation",
+            f"{path} is not an evaluation",
             values={"expected": ", ".join(EVALUATIONS), "found": str(kind)[:32]},
-            hint="'chainctl eval' makes them",
+            hint="'chainctl eval' writes them",
         )
     found: Evaluated = open_artifact(path, artifact_model(str(kind))).manifest  # type: ignore[assignment]
     if found.state != state:

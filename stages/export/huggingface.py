@@ -1,9 +1,9 @@
-"""Export as a Hugging Face folder: base weights, adapters, and the code that puts them together.
+"""Export as a Hugging Face folder: base weights, adapters, and the code that combines them.
 
     AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
 
-Weights pass through block by block, a layer in memory at a time, in the dtype that the plan computes in; so the loaded
-model gives the values that the stages gave.
+Weights are copied block by block, with one layer in memory at a time, in the plan's dtype; so the loaded model gives
+the same values as the stages.
 """
 
 import json
@@ -62,7 +62,7 @@ def write_folder(
 
 
 def configuration(model_dir: Path, backbone: Backbone, plan: PlanManifest, *, name: str, pad_id: int) -> dict[str, Any]:
-    """The base model's own, and what the adapters add."""
+    """The base model's configuration, with what the adapters need."""
     task = plan.settings.task
     config: dict[str, Any] = json.loads((model_dir / "config.json").read_bytes())
     for gone in ("torch_dtype", "quantization_config", "auto_map"):
@@ -86,13 +86,13 @@ def configuration(model_dir: Path, backbone: Backbone, plan: PlanManifest, *, na
 
 
 def entries(backbone: Backbone, tuning: BottleneckTuning) -> Iterator[Entry]:
-    """Every tensor of the exported model, by the names that the architecture has for them."""
+    """Every tensor of the exported model, by its name in the architecture."""
     skeleton, reader = backbone.skeleton, backbone.reader
     head = trained_head(backbone, tuning)
     yield table_entry(backbone, skeleton.embedding_name, reader.names.embeddings.sources[0][0])
     inner, done = f"{skeleton.layer_prefix}.", {skeleton.embedding_name, *skeleton.model.all_tied_weights_keys}
     for name in skeleton.state_names:
-        if name.startswith(inner) or name in done:  # what is tied, the loader ties again
+        if name.startswith(inner) or name in done:  # the loader ties these again
             continue
         if name in skeleton.output_names:
             yield table_entry(backbone, name, reader.output_rows())
@@ -108,13 +108,13 @@ def entries(backbone: Backbone, tuning: BottleneckTuning) -> Iterator[Entry]:
 
 
 def trained_head(backbone: Backbone, tuning: BottleneckTuning) -> dict[str, Tensor]:
-    """What the federation trained beside the adapters, as it computes: a mean head stays in float32."""
+    """The trained head, in the dtype that it computes in: a mean head stays in float32."""
     dtype = torch.float32 if backbone.skeleton.head_form == "mean" else backbone.dtype
     return {name: value.to(dtype) for name, value in tuning.head.items()}
 
 
 def table_entry(backbone: Backbone, name: str, table: StoredTensor) -> Entry:
-    """A table of rows (V, D), read a few rows at a time."""
+    """A table (V, D), read a few rows at a time."""
 
     def blocks() -> Iterator[Tensor]:
         arena = new_arena(ROWS * (table.size // table.shape[0]))
@@ -133,14 +133,14 @@ class LayerSource:
         self._weights: Weights = {}
 
     def entries(self, layer: int) -> Iterator[Entry]:
-        """Those of one layer."""
+        """The tensors of one layer."""
         skeleton = self.backbone.skeleton
         for name, shape in self._shapes(layer).items():
             full = f"{skeleton.layer_prefix}.{layer}.{name}"
             yield Entry(full, self.backbone.dtype, shape, self._blocks(layer, name))
 
     def _shapes(self, layer: int) -> dict[str, tuple[int, ...]]:
-        """What the checkpoint fills."""
+        """Shapes of the parameters that the checkpoint fills, by name."""
         prefix = f"{self.backbone.skeleton.layer_prefix}.{layer}."
         filled = {target for load in self.backbone.reader.names.layers[layer] for target in load.targets()}
         own = self.backbone.skeleton.layers[layer].state_dict()

@@ -1,6 +1,6 @@
-"""The code that travels with an exported model: a class of transformers, and an adapter behind each layer.
+"""The code that is exported with a model: a transformers class, with an adapter after each layer.
 
-It is written out and read by whoever loads the folder with `trust_remote_code=True`, so it is short, and stands alone.
+People read it before they load the folder with `trust_remote_code=True`, so it is short and imports nothing of ours.
 """
 
 from string import Template
@@ -9,8 +9,8 @@ FILE = "modeling_chainctl.py"
 
 HEADER = Template('''"""$base with bottleneck adapters, as exported by chainctl.
 
-An adapter stands on the output of a layer: A(h) = h + W_up f(W_down h).  The base model and the adapters are in this
-folder; this file and torch and transformers are all it takes.
+An adapter is applied to the output of a layer: A(h) = h + W_up f(W_down h).  The base model and the adapters are in
+this folder; nothing else is needed but torch and transformers.
 """
 
 import torch.nn.functional as F
@@ -35,8 +35,8 @@ class Bottleneck(nn.Module):
         return hidden + F.linear(self.activation(inner), up.weight.to(dtype), up.bias.to(dtype))
 
 
-def behind(layer, adapter):
-    """Send what leaves a layer through an adapter."""
+def apply_after(layer, adapter):
+    """Apply an adapter to the output of a layer."""
 
     def change(module, arguments, output):
         if isinstance(output, tuple):
@@ -47,7 +47,7 @@ def behind(layer, adapter):
 
 
 def add_adapters(model):
-    """Adapters as the configuration has them, on the layers of a model."""
+    """Adapters after the layers that the configuration names."""
     facts = model.config.chainctl
     adapters = {
         str(layer): Bottleneck(model.config.hidden_size, facts["bottleneck"], facts["activation"])
@@ -55,7 +55,7 @@ def add_adapters(model):
     }
     layers = model.get_submodule(facts["layers"])
     for layer, adapter in adapters.items():
-        behind(layers[int(layer)], adapter)
+        apply_after(layers[int(layer)], adapter)
     return nn.ModuleDict(adapters)
 '''
 
@@ -73,7 +73,7 @@ class $name($base):
 MEAN_HEAD = Template('''
 
 class $name($base):
-    """$base with adapters; the mean of the real tokens goes through a linear layer."""
+    """$base with adapters, and a linear layer on the mean over real tokens."""
 
     _keep_in_fp32_modules_strict = {"classifier"}
 
@@ -96,7 +96,7 @@ MEAN_IMPORT = "from transformers.modeling_outputs import SequenceClassifierOutpu
 
 
 def source(base: str, name: str, *, mean_head: bool) -> str:
-    """The file for a class `name` on transformers' class `base`."""
+    """The source of a class `name` that derives from transformers' class `base`."""
     values = {"base": base, "name": name}
     imports = MEAN_IMPORT if mean_head else ""
     return HEADER.substitute(values) + imports + ADAPTER + (MEAN_HEAD if mean_head else OWN_HEAD).substitute(values)

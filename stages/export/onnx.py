@@ -1,7 +1,7 @@
-"""Export as ONNX, by torch's dynamo exporter, checked by running it at other lengths before it counts.
+"""Export as ONNX with torch's dynamo exporter, and check the file by running it at other lengths.
 
-The older exporter bakes lengths in and says nothing; this one is given symbols for batch and sequence, and still is
-not believed: the file runs in onnxruntime on three other shapes and must agree with the model it was made from.
+The older exporter silently fixes the lengths that it traced.  This one gets symbols for batch and sequence, and its
+file must agree with the model in onnxruntime on three other shapes.
 """
 
 import importlib.util
@@ -26,13 +26,13 @@ TRACED = (2, 12)  # batch and sequence
 OTHERS = ((1, 5), (3, 17), (2, 31))
 TOLERANCE = 1e-3  # of float32 logits, relative to the largest
 FILE = "model.onnx"
-ADVICE = "export --format hf instead, which takes every architecture"
+ADVICE = "export --format hf instead, which supports every architecture"
 
-logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it tells of operations of torchvision
+logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns about operations of torchvision
 
 
 def write_onnx(folder: Path, write_hf: Callable[[Path], None], plan: PlanManifest) -> tuple[str, ...]:
-    """Write `model.onnx` (weights beside it where they are large); how well it agrees.
+    """Write `model.onnx` (weights beside it where they are large); notes on how well it agrees.
 
     `write_hf` writes the model as transformers loads it.  Raises `UsageProblem` where the extra is missing, `BadInput`
     where the exporter or the agreement fails.
@@ -65,7 +65,7 @@ def _need_the_extra() -> None:
 def _loaded(folder: Path) -> Iterator["LogitsOnly"]:
     """The exported folder in float32, returning logits alone.
 
-    Its code is imported from where it lies: `trust_remote_code` would leave a copy in the cache of transformers.
+    Its code is imported in place: `trust_remote_code` would leave a copy in transformers' cache.
     """
     name = modeling.FILE.removesuffix(".py")
     spec = importlib.util.spec_from_file_location(name, folder / modeling.FILE)
@@ -75,7 +75,7 @@ def _loaded(folder: Path) -> Iterator["LogitsOnly"]:
     try:
         spec.loader.exec_module(module)
         (chosen,) = json.loads((folder / "config.json").read_bytes())["architectures"]
-        # Attention written out: the exporter knows every operation in it.
+        # Eager attention: the exporter supports every operation in it.
         options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "eager", "local_files_only": True}
         yield LogitsOnly(getattr(module, chosen).from_pretrained(folder, **options)).eval()
     finally:
@@ -83,7 +83,7 @@ def _loaded(folder: Path) -> Iterator["LogitsOnly"]:
 
 
 class LogitsOnly(torch.nn.Module):
-    """(ids, mask) to logits: what an ONNX session takes and gives."""
+    """(ids, mask) to logits, the inputs and output of the ONNX session."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -122,7 +122,7 @@ def export(model: LogitsOnly, path: Path) -> None:
 
 
 def forget_origins(model: Any) -> None:
-    """Take out what the exporter notes at each operation: source lines with the folders of this machine."""
+    """Remove the exporter's notes on each operation: source lines, with the folders of this machine."""
     model.metadata_props.clear()
     for graph in model.graphs():
         nodes = list(graph)
@@ -136,7 +136,7 @@ def check(model: LogitsOnly, path: Path) -> str:
     """How far the file is from the model at each of `OTHERS`.  Raises `BadInput` where that is too far."""
     try:
         differences = [agreement(model, path, shape) for shape in OTHERS]
-    except Exception as error:  # so does the runtime
+    except Exception as error:  # the runtime raises many kinds
         raise BadInput(
             "the exported file does not run at other lengths",
             values={"traced with": "{} x {}".format(*TRACED), "reason": type(error).__name__},
@@ -145,7 +145,7 @@ def check(model: LogitsOnly, path: Path) -> str:
     shown = ", ".join(
         f"{rows} x {length}: {found:.1e}" for (rows, length), found in zip(OTHERS, differences, strict=True)
     )
-    if not all(found <= TOLERANCE for found in differences):  # NaN is no agreement
+    if not all(found <= TOLERANCE for found in differences):  # also true for NaN
         raise BadInput(
             "the exported file does not agree with the model",
             values={"largest relative difference allowed": f"{TOLERANCE:.0e}", "found": shown},

@@ -1,1 +1,1 @@
-"""What the coordinator does with many devices: who takes part, which updates count, how they combine."""
+"""The coordinator's work: which devices take part, which updates are accepted, how they combine."""

@@ -1,7 +1,9 @@
-"""Many differences into one, by the plan's strategy, a chunk at a time.
+"""Combine many differences into one, by the plan's strategy, a chunk at a time.
 
-Whoever holds a tensor counts for it: devices with narrower windows leave a layer to the others.  What depends on
-whole updates (who is chosen by Krum, how much is clipped) is settled before the first value is averaged.
+Each tensor is combined over the updates that hold it: devices with narrower windows do not count for other layers.
+What depends on whole updates (Krum's choice, clipping) is settled before the first value is averaged.
+
+Shapes: K updates, E elements of a chunk.
 """
 
 from collections.abc import Sequence
@@ -18,14 +20,14 @@ from stages.federated.trimmed_mean import trimmed_mean
 
 @dataclass(frozen=True)
 class Shares:
-    """What each of K updates counts for: its weight in means (0: not chosen), and how far it is shortened."""
+    """Of K updates, float64: weights in means (0: not chosen), and the factors that clip their norms."""
 
     weights_K: np.ndarray
     factors_K: np.ndarray
 
 
 def is_plain(settings: FederationSettings) -> bool:
-    """Whether the next state is simply the weighted mean of what was sent."""
+    """Whether the next state is just the weighted mean of the updates."""
     chosen = (settings.strategy, settings.clip_norm, settings.server_optimizer)
     return chosen == ("weighted-mean", "none", "none")
 
@@ -33,9 +35,9 @@ def is_plain(settings: FederationSettings) -> bool:
 def settle(
     settings: FederationSettings, counts: Sequence[int], norms_K: np.ndarray, squared_distances_KK: np.ndarray | None
 ) -> Shares:
-    """Weights and factors of K updates with those example counts, norms and distances.
+    """Weights and factors of K updates from their example counts, norms and squared distances.
 
-    Krum's winner stands alone; multi-Krum's n − f best count the same, as in the paper: example counts are claims.
+    Krum keeps one update; multi-Krum weighs its n − f best equally, as in the paper: example counts are only claims.
     Raises `TooFewUpdates`.
     """
     weights_K = np.array(counts, np.float64)
@@ -56,13 +58,13 @@ def settle(
 
 
 def combine(settings: FederationSettings, values_KE: np.ndarray, shares: Shares) -> np.ndarray:
-    """One chunk of the differences of the K updates that hold a tensor, as one difference (E,), float64."""
+    """Combine one chunk of differences (K, E), of the updates that hold a tensor, into one difference (E,) float64."""
     scaled_KE = values_KE * shares.factors_K[:, None]
     if settings.strategy == "coordinate-median":
         return coordinate_median(scaled_KE)
     if settings.strategy == "trimmed-mean":
         return trimmed_mean(scaled_KE, settings.trim_fraction)
     total = shares.weights_K.sum()
-    if not total:  # Krum chose none of those that hold it: the tensor stays as it is
+    if not total:  # no chosen update holds the tensor: it stays the same
         return np.zeros(values_KE.shape[1])
     return np.asarray(shares.weights_K @ scaled_KE / total)

@@ -9,10 +9,10 @@ from stages.federated.ordered import ordered
 
 
 def coordinate_median(values_KE: np.ndarray) -> np.ndarray:
-    """Each element's median over the devices, (E,) float64; of an even K the mean of the two in the middle.
+    """Each element's median over the devices, (E,) float64; for even K the mean of the two in the middle.
 
-    Example counts have no say: a device could claim any.  While fewer than half of the devices lie, every element
-    stays between two honest ones.  The order of the devices does not matter, to the bit.
+    Example counts are ignored: a device could claim any.  As long as fewer than half of the devices are malicious,
+    every element stays between two honest ones.  The order of the devices does not matter, to the bit.
     """
     ordered_KE = ordered(values_KE)  # a sort takes a quarter of the time of np.median
     count = len(ordered_KE)

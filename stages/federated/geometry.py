@@ -1,21 +1,21 @@
-"""How far updates are from each other, and how long they are, without holding one whole.
+"""Norms of updates and distances between them, without holding a whole update in memory.
 
-Shapes: K devices, E elements of a chunk, B of a block.
+Shapes: K devices, E elements of a chunk, B elements of a block.
 """
 
 from collections.abc import Iterator
 
 import numpy as np
 
-BLOCK_ELEMENTS = 2**13  # float64 of 20 devices are 1.3 MB, and stay in the processor's cache
+BLOCK_ELEMENTS = 2**13  # 1.3 MB of float64 for 20 devices: stays in the processor's cache
 
 
 class Geometry:
-    """Squared Euclidean norms and distances of K updates, summed up from chunks that come one after the other.
+    """Squared Euclidean norms (K,) and distances (K, K) of K updates, float64, summed over chunks.
 
-    What comes should be differences to the parent state.  Distances are sums of squared differences, never
-    ‖x‖² + ‖y‖² - 2 x·y: for updates that are long and nearly equal that loses every digit, and can come out
-    negative.  For K = 20 it takes 6 ms a chunk of 2¹⁶ elements, and grows with K².
+    Chunks should be differences to the parent state.  Distances are sums of squared differences, never
+    ‖x‖² + ‖y‖² - 2 x·y: for long, nearly equal updates that loses every digit, and can be negative.  For K = 20 it
+    takes 6 ms per chunk of 2¹⁶ elements, and grows with K².
     """
 
     def __init__(self, count: int) -> None:
@@ -23,7 +23,7 @@ class Geometry:
         self.squared_distances_KK = np.zeros((count, count))
 
     def add(self, values_KE: np.ndarray) -> None:
-        """The next chunk of all updates.  Raises `ValueError` for another number of them."""
+        """Add the next chunk (K, E) of all updates.  Raises `ValueError` for another number of updates."""
         count = len(self.squared_norms_K)
         if len(values_KE) != count:
             raise ValueError(f"a chunk of {len(values_KE)} updates was added to the geometry of {count}")
@@ -44,11 +44,11 @@ def squared_norms(values_KE: np.ndarray) -> np.ndarray:
 
 
 def _blocks(values_KE: np.ndarray) -> Iterator[np.ndarray]:
-    """(K, B) float64 each."""
+    """Blocks (K, B) float64 of a chunk."""
     for start in range(0, values_KE.shape[1], BLOCK_ELEMENTS):
         yield values_KE[:, start : start + BLOCK_ELEMENTS].astype(np.float64)
 
 
 def _squares(values_KB: np.ndarray) -> np.ndarray:
-    # einsum, not a matrix product: one thread, so one order of summation.
+    # einsum, not a matrix product: one thread, so a fixed order of summation.
     return np.asarray(np.einsum("kb,kb->k", values_KB, values_KB))

@@ -1,83 +1,47 @@
-"""What is asked of everything that claims to be an update, before a single value of it counts.
+"""Every check that an update must pass before a single value of it counts.
 
-An update comes from a device that nobody controls over media that nobody controls.  Each check has a reason of its
-own (`schemas/refusal.py`); the first that fails refuses that update and no other.  Nothing is parsed that was not
-bounded first, and no tensor is ever held: values pass through in chunks.
+An update comes from a device that nobody controls, over media that nobody controls.  Each check has a reason of its
+own (`schemas/refusal.py`); the first that fails refuses that update and no other.  Nothing is parsed before its size
+is bounded.
 """
 
 import math
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import repeat
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Protocol
 
-import numpy as np
-
-from schemas.assignment import Assignment
-from schemas.errors import BadInput, ChainError, NotTrusted, UsageProblem
-from schemas.kinds import ARTIFACTS
+from schemas.errors import BadInput, ChainError, NotTrusted, some
 from schemas.plan import PlanManifest
 from schemas.refusal import Reason
 from schemas.state import StateManifest
 from schemas.update import UpdateManifest
-from stages.store.artifact import MANIFEST_FILE, Artifact, kind_and_version, open_artifact, tensor_file
-from stages.store.tensors import Shapes, elements
+from stages.federated.delivery import (
+    AMONG_EACH_OTHER,
+    Delivery,
+    RefusedUpdate,
+    candidates,
+    claims_to_be_an_update,
+    refused_update,
+)
+from stages.federated.rules import Expected, Rules, Update
+from stages.federated.values import Values, norm
+from stages.store.artifact import Artifact, open_artifact
+from stages.store.devices import participants, planned_devices
+from stages.store.tensors import elements
 from stages.store.trust import check_device_signature
 
-CHUNK_ELEMENTS = 2**16  # 256 KiB of float32 an update
 # What AdamW moves an element in a step, at most, in learning rates: (1 - β₁) / √(1 - β₂), Kingma & Ba 2015, §2.1.
 ADAM_STEP = 0.1 / math.sqrt(0.001)
 ROUNDING = 1.01
-NOTHING = np.zeros((), np.float32)
-
-Update = Artifact[UpdateManifest]
 
 
-@dataclass(frozen=True)
-class RefusedUpdate:
-    """Something that claimed to be an update."""
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What updates of a device are judged by: its key, None where nothing is signed, and the texts it may have."""
 
-    path: Path
-    reason: Reason
-    error: ChainError
-    update: str | None  # digest of its manifest, where that could be read
-    device: str | None  # that it names
-
-
-@dataclass
-class Delivery:
-    """What arrived for a round.  `counted` were accepted in earlier rounds, `ignored` claim to be no update."""
-
-    accepted: list[Update] = field(default_factory=list)
-    refused: list[RefusedUpdate] = field(default_factory=list)
-    counted: list[Path] = field(default_factory=list)
-    ignored: list[Path] = field(default_factory=list)
-
-
-class Rules(Protocol):
-    """What the plan's method asks of an update; `stages.methods.server.ServerMethod` has more of it."""
-
-    def assignment(self, plan: PlanManifest, state: StateManifest, device: str) -> Assignment:
-        """What a participant was to train."""
-        ...
-
-    def may_train(self, assigned: Assignment, trained: Assignment) -> bool:
-        """Whether an update of `trained` counts where `assigned` was assigned."""
-        ...
-
-    def expected(self, plan: PlanManifest, state: StateManifest, assignment: Assignment) -> "Expected":
-        """What an update of an assignment holds."""
-        ...
-
-
-@dataclass(frozen=True)
-class Expected:
-    """What an update holds: float32 tensors by shape, and names of numbers."""
-
-    shapes: Shapes
-    numbers: frozenset[str] = frozenset()
+    key: str | None
+    max_example_count: int
 
 
 @dataclass(frozen=True)
@@ -89,12 +53,26 @@ class Intake:
     counted: Mapping[str, int]
     rules: Rules
 
+    @cached_property
+    def devices(self) -> dict[str, "Known"]:
+        """The participants of the round that the plan knows, by name; read once, however many updates arrive.
+
+        Raises `NotTrusted` and `BadInput` where plan or state cannot be read.
+        """
+        names = set(participants(self.parent))
+        return {
+            device.name: Known(device.key, device.max_example_count)
+            for device in planned_devices(self.plan)
+            if device.name in names
+        }
+
     def take(self, paths: Sequence[Path]) -> Delivery:
         """Sort what arrived.  Neither the order of `paths` nor the same update twice makes a difference."""
+        assert self.devices is not None  # read first: what is wrong with plan or state is not an update's fault
         delivery = Delivery()
         whole: dict[str, Update] = {}
         for path in candidates(paths, delivery.ignored):
-            if not _claims_to_be_an_update(path):
+            if not claims_to_be_an_update(path):
                 delivery.ignored.append(path)
                 continue
             update, refusal = self._examine(path)
@@ -108,7 +86,9 @@ class Intake:
         for reason, find in AMONG_EACH_OTHER:
             wrong = find(delivery.accepted)
             delivery.accepted = [update for update in delivery.accepted if update.digest not in wrong]
-            delivery.refused += [_refused(whole[digest], reason, error) for digest, error in sorted(wrong.items())]
+            delivery.refused += [
+                refused_update(whole[digest], reason, error) for digest, error in sorted(wrong.items())
+            ]
         return delivery
 
     def _examine(self, path: Path) -> tuple[Update | None, RefusedUpdate | None]:
@@ -127,7 +107,7 @@ class Intake:
             try:
                 check()
             except ChainError as error:
-                return None, _refused(update, reason, error)
+                return None, refused_update(update, reason, error)
         return update, None
 
     def checks(self, update: Update) -> list[tuple[Reason, Callable[[], None]]]:
@@ -151,12 +131,11 @@ class Intake:
         ]
 
     def _check_device(self, update: Update) -> None:
-        participants = self.parent.manifest.participants
-        if update.manifest.device not in participants or self.plan.manifest.device(update.manifest.device) is None:
+        if update.manifest.device not in self.devices:
             raise BadInput(
                 f"{update.path}: device {update.manifest.device} does not take part in round "
                 f"{self.parent.manifest.round}",
-                values={"expected": ", ".join(participants), "found": update.manifest.device},
+                values={"expected": some(list(self.devices)), "found": update.manifest.device},
                 hint="its turn will come, or it is of another federation",
             )
 
@@ -172,12 +151,11 @@ class Intake:
             )
 
     def _check_signature(self, update: Update) -> None:
-        policy = self.plan.manifest.trust
-        if policy.required:
-            check_device_signature(update, policy)
+        if self.plan.manifest.trust.required:
+            check_device_signature(update, self.devices[update.manifest.device].key)
 
     def _check_example_count(self, update: Update) -> None:
-        most = self.plan.manifest.most_examples(update.manifest.device)
+        most = self.devices[update.manifest.device].max_example_count
         check_example_count(update.manifest.device, update.manifest.example_count, most)
 
     def _check_steps(self, update: Update) -> None:
@@ -234,84 +212,11 @@ class Intake:
         optimizer, steps = settings.optimizer, update.manifest.steps
         rate = optimizer.rate(self.parent.manifest.round)
         root = math.sqrt(sum(elements(shape) for shape in shapes.values()))
-        shrinks = optimizer.weight_decay * self._parent_norm(shapes) if optimizer.weight_decay else 0.0
+        shrinks = optimizer.weight_decay * norm(self.parent, shapes) if optimizer.weight_decay else 0.0
         return ROUNDING * steps * rate * (ADAM_STEP * root + shrinks)
 
     def _expected(self, update: Update) -> Expected:
         return self.rules.expected(self.plan.manifest, self.parent.manifest, update.manifest.assignment)
-
-    def _parent_norm(self, names: Iterable[str]) -> float:
-        with tensor_file(self.parent) as file:
-            chunks = (chunk for name in names for chunk in file.chunks(name, CHUNK_ELEMENTS))
-            return math.sqrt(sum(float((chunk.astype(np.float64) ** 2).sum()) for chunk in chunks))
-
-
-@dataclass
-class Values:
-    """The values of an update, looked through once, a chunk at a time."""
-
-    update: Update
-    parent: Artifact[StateManifest]
-    not_finite: dict[str, int] = field(default_factory=dict)  # how many, by tensor
-    squared_norm: float = 0.0  # of update − parent; of the update where the parent has no such tensor
-
-    def read(self) -> None:
-        """Size, header and every tensor's SHA-256; and what the other checks want to know.  Raises `NotTrusted`."""
-        with tensor_file(self.update) as new, tensor_file(self.parent) as old:
-            for name, reference in new.references.items():
-                in_parent = name in old.references and old.references[name].shape == reference.shape
-                befores = old.chunks(name, CHUNK_ELEMENTS) if in_parent else repeat(NOTHING)
-                for after, before in zip(new.checked_chunks(name, CHUNK_ELEMENTS), befores, strict=False):
-                    self._look_at(name, after, before)
-
-    def check_finite(self) -> None:
-        """No NaN, no infinity."""
-        for name, count in self.not_finite.items():
-            raise BadInput(
-                f"{self.update.path}: tensor {name} holds values that are no numbers",
-                values={"expected": "finite values", "found": f"{count} NaN or infinite"},
-                hint="its device diverged or is broken",
-            )
-
-    def check_norm(self, cap: float | None) -> None:
-        """‖update − parent‖ is at most `cap`."""
-        norm = math.sqrt(self.squared_norm)
-        if cap is not None and not norm <= cap:
-            raise BadInput(
-                f"{self.update.path} is further from the state than the plan allows",
-                values={"largest norm of the difference": f"{cap:.6g}", "found": f"{norm:.6g}"},
-                hint="its device diverged or lies; the cap is federation.max_update_norm",
-            )
-
-    def _look_at(self, name: str, after: np.ndarray, before: np.ndarray) -> None:
-        with np.errstate(all="ignore"):  # NaN and infinity are what is looked for
-            difference = np.subtract(after, before, dtype=np.float64)
-            square = float(np.dot(difference, difference))
-        if math.isfinite(square):
-            self.squared_norm += square
-        else:
-            wrong = int((~np.isfinite(after)).sum())
-            self.not_finite[name] = self.not_finite.get(name, 0) + wrong
-
-
-def candidates(paths: Sequence[Path], ignored: list[Path]) -> Iterator[Path]:
-    """Directories that hold a manifest: those given, and those in folders that were given.  Hidden ones are not seen.
-
-    Raises `UsageProblem` for a path that does not exist.
-    """
-    for path in paths:
-        if not os.path.lexists(path):
-            raise UsageProblem(f"there is no {path}", values={"expected": "an update artifact, or a folder of them"})
-        if path.is_symlink() or os.path.lexists(path / MANIFEST_FILE) or not path.is_dir():
-            yield path
-            continue
-        with os.scandir(path) as entries:
-            below = sorted(entry.name for entry in entries if not entry.name.startswith("."))
-        for name in below:
-            if (path / name).is_symlink() or os.path.lexists(path / name / MANIFEST_FILE):
-                yield path / name
-            else:
-                ignored.append(path / name)
 
 
 def check_example_count(device: str, count: int, most: int) -> None:
@@ -324,54 +229,6 @@ def check_example_count(device: str, count: int, most: int) -> None:
         )
 
 
-def _claims_to_be_an_update(path: Path) -> bool:
-    """Whether a directory is to be judged: what is whole and of another kind was given by mistake."""
-    if path.is_symlink() or not path.is_dir():
-        return path.is_symlink()
-    try:
-        kind, _ = kind_and_version(path)
-    except ChainError:
-        return True
-    return not isinstance(kind, str) or kind == UpdateManifest.KIND or kind not in ARTIFACTS
-
-
-def _equivocations(updates: Sequence[Update]) -> dict[str, ChainError]:
-    """Updates of devices that sent more than one."""
-    of_device: dict[str, list[Update]] = {}
-    for update in updates:
-        of_device.setdefault(update.manifest.device, []).append(update)
-    return {
-        update.digest: BadInput(
-            f"device {device} sent {len(sent)} different updates",
-            values={str(other.path): other.digest for other in sent[:4]},
-            hint="decide which one is meant, move it back and aggregate again",
-        )
-        for device, sent in of_device.items()
-        if len(sent) > 1
-        for update in sent
-    }
-
-
-def _copies(updates: Sequence[Update]) -> dict[str, ChainError]:
-    """Updates whose tensors are those of an update before them."""
-    first: dict[tuple[str, ...], Update] = {}
-    copies: dict[str, ChainError] = {}
-    for update in updates:
-        key = tuple(tensor.sha256 for tensor in update.manifest.tensors)
-        original = first.setdefault(key, update)
-        if original is not update:
-            copies[update.digest] = BadInput(
-                f"{update.path} holds the tensors of another device's update",
-                values={"first": original.manifest.device, "again": update.manifest.device},
-                hint="one update counts once, whoever brings it",
-            )
-    return copies
-
-
-def _refused(update: Update, reason: Reason, error: ChainError) -> RefusedUpdate:
-    return RefusedUpdate(update.path, reason, error, update.digest, update.manifest.device)
-
-
 def _agree(update: Update, what: str, expected: object, found: object) -> None:
     if expected != found:
         raise BadInput(
@@ -382,7 +239,3 @@ def _agree(update: Update, what: str, expected: object, found: object) -> None:
 
 
 # What only a look at all updates shows: which are refused for it, by digest.
-AMONG_EACH_OTHER: tuple[tuple[Reason, Callable[[Sequence[Update]], dict[str, ChainError]]], ...] = (
-    ("equivocation", _equivocations),
-    ("copy", _copies),
-)

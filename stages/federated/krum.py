@@ -1,6 +1,6 @@
-"""Krum and Multi-Krum (Blanchard et al. 2017, "Machine Learning with Adversaries"): keep the updates with near company.
+"""Krum and Multi-Krum (Blanchard et al. 2017, "Machine Learning with Adversaries"): keep updates with near neighbours.
 
-Shapes: K devices, N neighbours that count.
+Shapes: K devices, N = K - 1 other devices.
 """
 
 import numpy as np
@@ -14,11 +14,11 @@ def krum(distances_KK: np.ndarray, malicious: int) -> list[int]:
 
 
 def multi_krum(distances_KK: np.ndarray, malicious: int, keep: int) -> list[int]:
-    """Indices, rising, of the `keep` updates with the smallest scores; of equal scores the smaller index.
+    """Ascending indices of the `keep` updates with the smallest scores; among equal scores the smaller index.
 
-    `distances_KK` are squared, `malicious` is [f], the number of devices that may lie.  The paper averages the kept
-    updates (its [m]) without weights.  Raises `TooFewUpdates` where K < 2f + 3, `ValueError` where `keep` is not in
-    1 … K.
+    `distances_KK` are squared, `malicious` is [f], the number of devices that may be malicious.  The paper averages
+    the kept updates (its [m]) without weights.  Raises `TooFewUpdates` if K < 2f + 3, `ValueError` if `keep` is not
+    in 1 … K.
     """
     count = len(distances_KK)
     if not 1 <= keep <= count or malicious < 0:
@@ -31,13 +31,13 @@ def multi_krum(distances_KK: np.ndarray, malicious: int, keep: int) -> list[int]
 def scores(distances_KK: np.ndarray, malicious: int) -> np.ndarray:
     """Each update's sum of squared distances to its K - f - 2 nearest others, (K,) float64."""
     count = len(distances_KK)
-    # An update is no neighbour of its own, and it is left out by name: an equal one is as near.
+    # An update is not its own neighbour.  It is left out by index: an equal update also has distance 0.
     others_KN = distances_KK[~np.eye(count, dtype=bool)].reshape(count, count - 1)
     return np.asarray(np.sort(others_KN, axis=1)[:, : count - malicious - 2].sum(axis=1))
 
 
 def check_enough(count: int, malicious: int) -> None:
-    """Proposition 1 asks for K ≥ 2f + 3 updates.  Raises `TooFewUpdates`."""
+    """Proposition 1 needs K ≥ 2f + 3 updates.  Raises `TooFewUpdates`."""
     needed = 2 * malicious + 3
     if count < needed:
         raise TooFewUpdates(

@@ -1,4 +1,4 @@
-"""Norm clipping (Sun et al. 2019, "Can You Really Backdoor Federated Learning?", §3): no update longer than a bound.
+"""Norm clipping (Sun et al. 2019, "Can You Really Backdoor Federated Learning?", §3): no update's norm exceeds a bound.
 
 Shapes: K devices.
 """
@@ -7,11 +7,11 @@ import numpy as np
 
 
 def clipping_factors(norms_K: np.ndarray, bound: float) -> np.ndarray:
-    """What to multiply each update's difference by, min(1, bound / ‖·‖), (K,) float64.
+    """The factor for each update's difference, min(1, bound / ‖·‖), (K,) float64.
 
-    `norms_K` are Euclidean norms of whole updates, over all their tensors.  The factor of an update within the bound,
-    also of one of norm 0, is 1 exactly.  Raises `ValueError` for a bound that is not above 0.
+    `norms_K` are Euclidean norms of whole updates, over all their tensors.  An update within the bound, including one
+    of norm 0, has a factor of exactly 1.  Raises `ValueError` for a bound that is not above 0.
     """
     if not bound > 0:
-        raise ValueError(f"a bound on norms is above 0, and {bound} is not")
+        raise ValueError(f"the bound on norms must be above 0, and {bound} is not")
     return np.asarray(bound / np.maximum(norms_K, bound))

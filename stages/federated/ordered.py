@@ -1,4 +1,4 @@
-"""What the devices say of each element, in order: what median and trimmed mean start from.
+"""Sort each element's values over the devices, for the median and the trimmed mean.
 
 Shapes: K devices, E elements of a tensor.
 """
@@ -7,12 +7,12 @@ import numpy as np
 
 
 def ordered(values_KE: np.ndarray) -> np.ndarray:
-    """Each element's values, rising along the devices, (K, E) float64, a copy.
+    """A copy (K, E) float64 with each element's values in ascending order along the devices.
 
-    Equal sets of values give equal bytes, whatever order the devices came in.
+    Equal sets of values give equal bytes, whatever the order of the devices.
     """
     ordered_KE = values_KE.astype(np.float64)
-    # 0.0 of -0.0: the two compare equal, so which of them comes first would depend on who came first.
+    # -0.0 becomes 0.0: the two compare equal, so their order would depend on the order of the devices.
     ordered_KE += 0.0
     ordered_KE.sort(axis=0)
     return ordered_KE

@@ -1,9 +1,9 @@
-"""Refused updates, out of the way and with their reason.
+"""Move refused updates aside, with the reason for the refusal.
 
-    updates/0003/.refused/device-07-another-state-1f2e3d4c/          what was refused, untouched
-    updates/0003/.refused/device-07-another-state-1f2e3d4c.json      why, for machines
+    updates/0003/.refused/device-07-another-state-1f2e3d4c/          the refused update, unchanged
+    updates/0003/.refused/device-07-another-state-1f2e3d4c.json      the reason, for machines
 
-On the same medium, so that moving is one step; where the medium cannot be written, the update stays where it is.
+The folder is on the same file system, so that a move is one step; if that is read-only, the update stays.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from pathlib import Path
 from schemas.plan import PlanManifest
 from schemas.refusal import RefusalManifest
 from schemas.state import StateManifest
-from stages.federated.intake import RefusedUpdate
+from stages.federated.delivery import RefusedUpdate
 from stages.store.artifact import Artifact
 from stages.store.files import move, write_file
 
@@ -23,7 +23,7 @@ FOLDER = ".refused"
 def refusal_of(
     refused: RefusedUpdate, plan: Artifact[PlanManifest], parent: Artifact[StateManifest]
 ) -> RefusalManifest:
-    """What is written beside a refused update."""
+    """The manifest that is written beside a refused update."""
     return RefusalManifest(
         reason=refused.reason,
         fact=refused.error.fact,
@@ -37,7 +37,7 @@ def refusal_of(
 
 
 def set_aside(path: Path, refusal: RefusalManifest) -> Path | None:
-    """Move a refused update away, its reason first; where it lies now, or None where it could not be moved."""
+    """Write the reason, then move the refused update; its new path, or None if it could not be moved."""
     data = refusal.canonical_bytes()
     folder = path.parent / FOLDER
     name = f"{path.name[:80]}-{refusal.reason}-{hashlib.sha256(data).hexdigest()[:8]}"

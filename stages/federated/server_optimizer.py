@@ -1,8 +1,8 @@
 """Server optimisers: the mean difference as a pseudo-gradient (Reddi et al. 2021, "Adaptive Federated Optimization").
 
-With a sliding window a tensor moves in some rounds only, so its moments rest in between.  Moments start at zero.
-FedAdam has no bias correction, as in the paper's Algorithm 2; Flower 1.41 corrects its learning rate by
-√(1 − β₂ᵗ⁺¹) / (1 − β₁ᵗ⁺¹), and is equal but for that.
+With a sliding window a tensor moves only in some rounds; its moments stay the same in between.  Moments start at zero.
+FedAdam has no bias correction, as in the paper's Algorithm 2; Flower 1.41 differs only in that it corrects the
+learning rate by √(1 − β₂ᵗ⁺¹) / (1 − β₁ᵗ⁺¹).
 """
 
 from collections.abc import Mapping
@@ -22,12 +22,12 @@ MOMENTS: Mapping[ServerOptimizer, tuple[str, ...]] = {
 def server_step(
     settings: FederationSettings, before: np.ndarray, difference: np.ndarray, moments: tuple[np.ndarray, ...]
 ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-    """New values (E,) and moments, float32, from the values before, the mean difference Δ and the moments before.
+    """New values and moments (E,) float32, from the values x, the mean difference Δ and the moments before.
 
     none      x + Δ
     fedavgm   m ← β₁ m + Δ;             x + η m   (Hsu et al. 2019)
     fedadam   m ← β₁ m + (1 − β₁) Δ;    v ← β₂ v + (1 − β₂) Δ²;                    x + η m / (√v + τ)
-    fedyogi   m likewise;               v ← v − (1 − β₂) Δ² sign(v − Δ²);          x + η m / (√v + τ)
+    fedyogi   m as in fedadam;          v ← v − (1 − β₂) Δ² sign(v − Δ²);          x + η m / (√v + τ)
     """
     x, delta = before.astype(np.float64), difference.astype(np.float64)
     name, rate, beta1 = settings.server_optimizer, settings.server_learning_rate, settings.server_momentum

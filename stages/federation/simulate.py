@@ -36,6 +36,7 @@ from stages.process.progress import Progress, silent
 from stages.session import Machine
 from stages.store.artifact import Artifact
 from stages.store.cache_directory import CacheDirectory
+from stages.store.devices import participants
 from stages.store.files import write_file
 from stages.store.trust import isolated_home
 
@@ -204,7 +205,7 @@ class _Rounds:
 
     def one(self, state: Artifact[StateManifest]) -> tuple[Artifact[StateManifest], RoundLine]:
         """Train on every participant, aggregate, evaluate."""
-        updates = [self._train(state, device) for device in state.manifest.participants]
+        updates = [self._train(state, device) for device in participants(state)]
         following = aggregate.run(
             [update.path for update in updates],
             plan=self.plan.path,

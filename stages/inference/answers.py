@@ -1,6 +1,6 @@
-"""What a federation's model answers to texts: logits of each, or the loss of its tokens.
+"""Run the full tuned model on texts: logits per text, or the summed loss of its tokens.
 
-The full chain, every layer as it is tuned and then the head, streams from disk as the prefix of training does.
+All layers with their tuning, then the head, stream from disk as the prefix does in training.
 """
 
 from collections.abc import Sequence
@@ -34,9 +34,9 @@ def answer(
     keep: Sequence[int] = (),
     progress: Progress = silent,
 ) -> np.ndarray:
-    """For each text: logits (N, labels), or with a `language` head its summed loss (N, 1) in nats.
+    """Logits (N, labels) float32 of N texts, or with a `language` head their summed losses (N, 1) in nats.
 
-    `keep` are depths whose hidden states go to the `cache`.
+    `keep` lists depths whose hidden states are written to the `cache`.
     """
     answers: list[np.ndarray] = [np.empty(0)] * len(texts.rows)
     with hidden_states(backbone, texts, placement, scratch=scratch) as hidden:
@@ -64,7 +64,7 @@ def answer(
 
 
 def text_losses(head: LanguageHead, hidden: Tensor, batch: Batch, texts: EncodedTexts, indices: list[int]) -> Tensor:
-    """Summed loss (N, 1) in nats of the tokens in the loss of some texts, from their last hidden states (B, S, D)."""
+    """Summed loss (N, 1) in nats per text, over its tokens in the loss, from the last hidden states (B, S, D)."""
     targets, layout = texts.targets(indices), texts.layout(indices)
     predicts = targets != IGNORED
     of_each = torch.zeros(targets.shape)

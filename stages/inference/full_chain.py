@@ -1,7 +1,7 @@
-"""A state's full chain, ready to be asked: how likely is a continuation, and how does a text go on?
+"""The full model under a state: log-likelihoods of continuations, and generated text.
 
-Both stream the layers.  Requests and prompts that do not fit the memory budget together go in groups; what is kept in
-memory follows from the budget, as everywhere.
+Both stream the layers.  Requests and prompts that do not fit the memory budget together run in groups; as in every
+stage, the budget decides what stays in memory.
 """
 
 from collections.abc import Sequence
@@ -28,9 +28,9 @@ from stages.tuning.tuning import Tuning
 
 @dataclass
 class FullChain:
-    """A base model as a federation tuned it, with what a plan says of it.
+    """A base model with its tuning under a state, and the plan's settings.
 
-    Counts as it goes: `cut_count`, prompts whose beginning was truncated, and the largest peak that was predicted.
+    Counts while it runs: prompts that lost their beginning (`truncated_count`), and the largest predicted peak.
     """
 
     backbone: Backbone
@@ -41,23 +41,23 @@ class FullChain:
     scratch: Path
     budget_bytes: int
     progress: Progress = silent
-    cut_count: int = 0
+    truncated_count: int = 0
     predicted_peak_bytes: int | None = None
 
     @property
     def window(self) -> int:
-        """How many tokens the model sees at once."""
+        """The model's context window, in tokens."""
         return window_of(self.backbone)
 
     def likelihoods(self, requests: Sequence[Request]) -> list[Likelihood]:
-        """See `likelihood.score`.  Raises `BadInput` and `DoesNotFit`."""
+        """The log-likelihood of each request; see `likelihood.score`.  Raises `BadInput` and `DoesNotFit`."""
         if not requests:
             return []
         settings = self.plan.settings
         prepared = Requests.of(
             requests, pad_id=self.encoder.pad_id, micro_batch=settings.numerics.rows, window=self.window
         )
-        self.cut_count += prepared.cut
+        self.truncated_count += prepared.truncated
         rows, bottleneck = prepared.rows, self.plan.bottleneck
         memory = MemoryModel(self.backbone, settings, bottleneck, rows.token_count, resident_bytes(), max(rows.lengths))
         placement, peak = fit(
@@ -71,19 +71,20 @@ class FullChain:
         )
 
     def write(self, prompts: Sequence[Tokens], *, most_tokens: int, stop: Sequence[str]) -> list[str]:
-        """How each prompt goes on, greedily: up to `most_tokens`, the end of the text, or a token that completes one
-        of `stop`.  Of a long prompt the end is read.  Raises `BadInput` and `DoesNotFit`.
+        """Continue each prompt greedily, up to `most_tokens`, an end-of-text token or one of the strings `stop`.
+
+        Prompts that are too long lose their beginning.  Raises `BadInput` and `DoesNotFit`.
         """
         if not prompts:
             return []
         room = self.window - most_tokens
         if room < 1:
             raise BadInput(
-                "the model's window has no room for an answer",
-                values={"window": self.window, "tokens of an answer": most_tokens},
+                "the model's context window leaves no room for an answer",
+                values={"window": self.window, "tokens per answer": most_tokens},
             )
         order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
-        self.cut_count += sum(len(prompt) > room for prompt in prompts)
+        self.truncated_count += sum(len(prompt) > room for prompt in prompts)
         ids = [np.array(prompts[index][-room:], dtype=np.int64) for index in order]
         sampling, written = Sampling(most_tokens), list[list[int]]()
         for group in groups(self.backbone, self.plan, ids, sampling, chains=1, budget_bytes=self.budget_bytes):
@@ -107,20 +108,20 @@ class FullChain:
 
 
 def require_causal_lm(plan: PlanManifest) -> Settings:
-    """The settings of a plan whose model has a language head to ask.  Raises `UsageProblem`."""
+    """The settings of a causal-lm plan.  Raises `UsageProblem` for any other task."""
     kind = plan.settings.task.kind
     if kind != "causal-lm":
         raise UsageProblem(
-            "this plan's model classifies: it has no language head to ask",
+            "this plan's model is a classifier: it has no language head",
             values={"task.kind": kind, "expected": "causal-lm"},
-            hint="'chainctl eval' with labelled texts says how well it does",
+            hint="evaluate it with 'chainctl eval' on labelled texts",
         )
     return plan.settings
 
 
 @dataclass(frozen=True)
 class Group:
-    """Prompts that fit the budget together, what is kept in memory then, and the peak that is predicted."""
+    """Prompts that fit the budget together, what stays in memory for them, and their predicted peak."""
 
     prompts: Sequence[np.ndarray]
     placement: Placement
@@ -136,7 +137,7 @@ def groups(
     chains: int,
     budget_bytes: int,
 ) -> list[Group]:
-    """All prompts at once, or as many at a time as fit.  Raises `DoesNotFit`."""
+    """Split the prompts into groups that fit the budget; one group if all fit.  Raises `DoesNotFit`."""
     longest, size = max(map(len, prompts)), len(prompts)
     while True:
         numerics = plan.settings.numerics.model_copy(update={"micro_batch": size * chains})
@@ -154,7 +155,7 @@ def groups(
 
 
 def stop_tokens(model_dir: Path) -> frozenset[int]:
-    """The tokens that end a text, as the model names them."""
+    """The end-of-text tokens that the model's configuration names."""
     found: set[int] = set()
     for name in ("generation_config.json", "config.json"):
         named = read_object(model_dir / name).get("eos_token_id")

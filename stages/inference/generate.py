@@ -1,10 +1,10 @@
-"""Streamed generation: a text goes on, a token a pass over the layers, keys and values kept.
+"""Streamed generation with a KV cache: one pass over the layers per token.
 
-All prompts are one batch, so each layer is read once for all of them, and several chains of adapters (before and
-after tuning) share the pass too: they are rows of the batch that meet other adapters.  Every prompt draws from a
-generator of its own, so that a text does not depend on who else is in the batch, but for the last bit of a sum.
+All prompts are one batch, so each layer is read once for all of them.  Several tunings (before and after) share the
+pass too, as rows of the batch that use different adapters.  Every prompt has its own random generator, so a text does
+not depend on the other prompts of the batch, except for rounding in the last bit.
 
-Shapes: R rows (chains times prompts), S tokens, V vocabulary.
+Shapes: R rows (chains times prompts), S tokens, D hidden size, V vocabulary.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -34,7 +34,7 @@ from stages.tuning.tuning import Tuning
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen.  `temperature = 0` takes the likeliest; `top_k = 0` and `top_p = 1` cut nothing."""
+    """How the next token is chosen.  `temperature = 0` is greedy; `top_k = 0` and `top_p = 1` exclude no token."""
 
     max_new_tokens: int = 64
     temperature: float = 0.0
@@ -43,7 +43,7 @@ class Sampling:
     seed: int = 0
 
     def warpers(self) -> LogitsProcessorList:
-        """transformers' own, in its order."""
+        """transformers' logits warpers, in the order it applies them."""
         found = [TemperatureLogitsWarper(self.temperature)]
         found += [TopKLogitsWarper(self.top_k)] if self.top_k else []
         found += [TopPLogitsWarper(self.top_p)] if self.top_p < 1.0 else []
@@ -52,9 +52,9 @@ class Sampling:
 
 @dataclass
 class Generator:
-    """Goes on with prompts (token ids each) under each of `chains`, side by side: one pass over the layers serves all.
+    """Continues prompts (token ids) under each of `chains`, side by side: one pass over the layers serves all.
 
-    More than one only where none of them changes the weights inside a layer.
+    Several chains are allowed only if none of them changes the weights inside a layer.
     """
 
     backbone: Backbone
@@ -63,11 +63,11 @@ class Generator:
     stop_ids: frozenset[int]
     pad_id: int
     placement: Placement
-    ended: Callable[[Sequence[int]], bool] = lambda written: False  # whether what was written ends a text
+    ended: Callable[[Sequence[int]], bool] = lambda written: False  # whether the new tokens end a text
 
     @torch.no_grad()
     def run(self, prompts: Sequence[np.ndarray], progress: Progress = silent) -> list[list[list[int]]]:
-        """New token ids of each chain and prompt, without the one that ends a text."""
+        """New token ids of each chain and prompt, without the token that ends the text."""
         rows = [*prompts] * len(self.chains)
         layout = Layout.padded([len(row) for row in rows], "left")
         ids = torch.from_numpy(layout.lay(rows, self.pad_id))
@@ -92,14 +92,14 @@ class Generator:
                 break
             following, place = chosen.unsqueeze(1), positions[:, -1:] + 1
             mask = torch.cat([mask, torch.ones_like(following)], dim=1)
-            # Without a cache everything is read again.
+            # Without a cache the whole text passes the layers again.
             ids = following if cached else torch.cat([ids, following], dim=1)
             positions = place if cached else torch.cat([positions, place], dim=1)
         size = len(prompts)
         return [written[first : first + size] for first in range(0, len(rows), size)]
 
     def _pass(self, batch: Batch, size: int) -> Tensor:
-        """What arrives at the head for the last token of each row (R, D): all layers, each read once."""
+        """Run all layers, each read once: the head's input (R, D) for the last token of each row."""
         backbone = self.backbone
         layers = stream_layers(backbone, range(backbone.num_layers), prefetch=self.placement.prefetch)
 
@@ -124,11 +124,11 @@ class _Chooser:
     def __init__(self, sampling: Sampling, prompts: int, chains: int) -> None:
         self.greedy = sampling.temperature == 0.0
         self.warpers = LogitsProcessorList() if self.greedy else sampling.warpers()
-        # The same draws for each chain: what differs is what was tuned.
+        # The same draws for each chain, so that only the tuning makes a difference.
         self.generators = [_generator(sampling.seed, prompt) for _ in range(chains) for prompt in range(prompts)]
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """(R,) int64."""
+        """Token ids (R,) int64 from logits (R, V)."""
         if self.greedy:
             return logits.argmax(dim=1)
         shares = torch.softmax(self.warpers(None, logits).double(), dim=1).cumsum(dim=1)
@@ -137,5 +137,5 @@ class _Chooser:
 
 
 def _generator(seed: int, prompt: int) -> np.random.Generator:
-    """numpy's: torch's own generators come with its compiler (`footprint.py`)."""
+    """A numpy generator: torch's own would load its compiler (`footprint.py`)."""
     return seeds.generator("generate", seed, prompt)

@@ -1,11 +1,11 @@
-"""How likely continuations are after their contexts, under the full chain: base model, adapters, language head.
+"""Log-likelihood of continuations given their contexts, under the full model: base, adapters, language head.
 
     log p(continuation | context) = Σ_t log p(token_t | context, tokens before t)
 
 All requests pass the layers together, in the canonical order of texts, so each layer is read once however many
-questions a benchmark has.  Requests that differ in their last token alone (the letters of a multiple choice) share
-one row: what a model foretells after a token does not depend on the next.  For the same reason rows are padded on the
-right, whatever the plan says: no real token ever sees it.
+questions a benchmark has.  Requests that differ only in their last token (the letters of a multiple choice) share
+one row: a causal prediction does not depend on later tokens.  For the same reason rows are padded on the right,
+whatever the plan says: no real token attends to the padding.
 
 Shapes: B rows, S tokens, D hidden size, N predicted positions.
 """
@@ -30,12 +30,12 @@ from stages.tuning.tuning import Tuning
 
 Tokens = Sequence[int] | np.ndarray
 Request = tuple[Tokens, Tokens]  # context and continuation
-Likelihood = tuple[float, bool]  # log-probability in nats; whether greedy decoding would write the same
+Likelihood = tuple[float, bool]  # log-probability in nats; whether greedy decoding gives the same tokens
 
 
 @dataclass(frozen=True)
 class Asked:
-    """One request: its row, where in it the first token of the continuation is foretold, and the continuation."""
+    """One request: its row, the position that predicts the first token of the continuation, and the continuation."""
 
     row: int
     first: int
@@ -44,54 +44,54 @@ class Asked:
 
 @dataclass(frozen=True)
 class Requests:
-    """Requests, with whatever special tokens their contexts begin with, as distinct rows of tokens.
+    """Requests as distinct rows of tokens; contexts already hold their special tokens.
 
-    `cut`: how many contexts lost their beginning.
+    `truncated`: how many contexts lost their beginning.
     """
 
     rows: EncodedTexts
     asked: tuple[Asked, ...]
-    cut: int
+    truncated: int
 
     @classmethod
     def of(cls, requests: Sequence[Request], *, pad_id: int, micro_batch: int, window: int) -> "Requests":
-        """Rows of at most `window` tokens: of a longer request the last ones, as lm-evaluation-harness has it.
+        """Rows of at most `window` tokens; longer requests keep their last ones, as in lm-evaluation-harness.
 
-        Raises `BadInput` where a continuation alone is longer, `ValueError` where a context or continuation is empty.
+        Raises `BadInput` if a continuation alone is longer, `ValueError` if a context or continuation is empty.
         """
         rows: dict[bytes, tuple[int, np.ndarray]] = {}
-        cut: set[bytes] = set()
+        truncated: set[bytes] = set()
         asked = []
         for context, continuation in requests:
             if len(context) == 0 or len(continuation) == 0:
-                raise ValueError("a context and a continuation have a token at least")
+                raise ValueError("a context and a continuation need at least one token each")
             _check_fits(continuation, window)
             whole = np.concatenate([np.asarray(part, dtype=np.int64) for part in (context, continuation[:-1])])
             if len(whole) > window:
-                cut.add(_key(np.asarray(context)))
+                truncated.add(_key(np.asarray(context)))
             row = whole[-window:]
             number, _ = rows.setdefault(_key(row), (len(rows), row))
             asked.append(Asked(number, len(row) - len(continuation), tuple(map(int, continuation))))
         distinct = tuple(row for _, row in rows.values())
-        return cls(EncodedTexts(distinct, pad_id, "right", micro_batch), tuple(asked), len(cut))
+        return cls(EncodedTexts(distinct, pad_id, "right", micro_batch), tuple(asked), len(truncated))
 
 
 def _key(row: np.ndarray) -> bytes:
-    """What tells rows apart, in place of the rows themselves."""
+    """A hash that identifies a row, kept in place of the row itself."""
     return hashlib.blake2b(row.astype(np.int64).tobytes(), digest_size=16).digest()
 
 
 def _check_fits(continuation: Tokens, window: int) -> None:
     if len(continuation) > window:
         raise BadInput(
-            "a continuation is longer than the model's window",
+            "a continuation is longer than the model's context window",
             values={"tokens": len(continuation), "window": window},
-            hint="take a model with a longer window, or leave the record out",
+            hint="use a model with a longer window, or leave the record out",
         )
 
 
 def window_of(backbone: Backbone, *, default: int = 2048) -> int:
-    """How many tokens the model sees at once, by its configuration; `default` where it has no limit (Mamba)."""
+    """The model's context window in tokens, from its configuration; `default` if it has no limit (Mamba)."""
     limit = getattr(backbone.skeleton.config, "max_position_embeddings", None)
     return limit if isinstance(limit, int) else default
 
@@ -106,7 +106,7 @@ def score(
     scratch: Path,
     progress: Progress = silent,
 ) -> list[Likelihood]:
-    """Log-probability of each continuation (summed over its tokens) and whether its tokens are the greedy ones."""
+    """Log-probability of each continuation in nats, summed over its tokens, and whether they are the greedy ones."""
     if not requests.asked:
         return []
     rows, found = requests.rows, dict[int, Likelihood]()
@@ -133,7 +133,7 @@ def score(
 def _answers(
     head: LanguageHead, hidden: HiddenStates, requests: Requests, indices: Sequence[int], numbers: Sequence[int]
 ) -> list[Likelihood]:
-    """Of the requests `numbers`, all of whose rows are among `indices`."""
+    """Likelihoods of the requests `numbers`, whose rows are all among `indices`."""
     rows, asked = requests.rows, [requests.asked[number] for number in numbers]
     batch = rows.batch(indices)
     arrived_BSD = head.arriving(hidden.gather(indices, rows.layout(indices)), batch)
@@ -141,7 +141,7 @@ def _answers(
     places = [line[one.row] for one in asked for _ in one.continuation]
     columns = [one.first + place for one in asked for place in range(len(one.continuation))]
     targets_N = torch.tensor([token for one in asked for token in one.continuation])
-    # No more positions at once than the batch has: that is what the prediction of memory counts with.
+    # At most as many positions at once as the batch has: the memory prediction assumes that.
     parts = [
         head.log_probabilities(arrived_BSD[place, column], targets)
         for place, column, targets in zip(

@@ -1,7 +1,7 @@
-"""A state's full chain as a model of lm-evaluation-harness.  Imported only where the extra `[eval]` is installed.
+"""A state's full chain as a model of lm-evaluation-harness.  Imported only if the extra `[eval]` is installed.
 
-What the harness asks goes to `FullChain` unchanged: likelihoods in one pass over the layers, texts in a pass a token.
-Tokens, windows and stops are those of the harness' own Hugging Face backend (`HFLM`): `just lm-eval` compares.
+Requests go to `FullChain` unchanged: likelihoods in one pass over the layers, text in one pass per token.  Tokens,
+windows and stops match the harness' own Hugging Face backend (`HFLM`): `just lm-eval` compares the two.
 """
 
 import json
@@ -16,11 +16,11 @@ from schemas.errors import BadInput
 from stages.inference.full_chain import FullChain
 from stages.inference.likelihood import Likelihood
 
-MOST_TOKENS = 256  # of an answer, where a task does not say: HFLM's
+MOST_TOKENS = 256  # per answer, if the task sets no limit: HFLM's default
 
 
 class StreamedLM(TemplateLM):  # type: ignore[misc]
-    """Answers the harness' requests; `special_tokens`: the tokenizer's own begin a prompt, as they do by default."""
+    """Answers the harness' requests.  `special_tokens`: whether prompts begin with the tokenizer's special tokens."""
 
     def __init__(self, chain: FullChain, *, special_tokens: bool = True) -> None:
         super().__init__()
@@ -29,22 +29,22 @@ class StreamedLM(TemplateLM):  # type: ignore[misc]
 
     @property
     def eot_token_id(self) -> int:
-        """The token that ends a text; the padding token where the model names none."""
+        """The end-of-text token; the padding token if the model names none."""
         return min(self.chain.stop_ids, default=self.chain.encoder.pad_id)
 
     @property
     def prefix_token_id(self) -> int:
-        """What stands before a text without context: the token that begins texts, else the one that ends them."""
+        """The context of a text that has none: the beginning-of-text token, else the end-of-text token."""
         begin = getattr(self.chain.backbone.skeleton.config, "bos_token_id", None)
         return begin if isinstance(begin, int) else self.eot_token_id
 
     @property
     def max_length(self) -> int:
-        """The model's window."""
+        """The model's context window, in tokens."""
         return self.chain.window
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-        """Token ids; special tokens as asked, else as the model was made, but not twice."""
+        """Token ids.  Special tokens as `add_special_tokens` says (None: as `self.special_tokens`), but never twice."""
         special = self.special_tokens if add_special_tokens is None else add_special_tokens
         begin = self._special_text(self.prefix_token_id)
         twice = add_special_tokens is None and bool(begin) and string.startswith(begin)
@@ -54,7 +54,7 @@ class StreamedLM(TemplateLM):  # type: ignore[misc]
         return ids
 
     def _loglikelihood_tokens(self, requests: Sequence[tuple[Any, list[int], list[int]]], **_: Any) -> list[Likelihood]:
-        """Of (texts, context, continuation), in order."""
+        """Likelihoods of (texts, context, continuation) requests, in order."""
         found = self.chain.likelihoods([(context, continuation) for _, context, continuation in requests])
         for request, answer in zip(requests, found, strict=True):
             if request[0] is not None:
@@ -62,7 +62,7 @@ class StreamedLM(TemplateLM):  # type: ignore[misc]
         return found
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:  # noqa: ARG002
-        """Log-probability of whole texts, each window with as much context as fits; all windows in one pass."""
+        """Log-probability in nats of whole texts, each window with as much context as fits; all windows in one pass."""
         windows = [
             [
                 make_disjoint_window(window)
@@ -79,7 +79,7 @@ class StreamedLM(TemplateLM):  # type: ignore[misc]
         return [float(sum(next(found)[0] for _ in of_text)) for of_text in windows]
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:  # noqa: ARG002
-        """Greedy texts up to their stops; requests with the same settings are written together."""
+        """Greedy text up to a stop string; requests with the same settings are generated together."""
         alike: dict[str, list[int]] = {}
         for number, request in enumerate(requests):
             alike.setdefault(json.dumps(request.args[1], sort_keys=True, default=str), []).append(number)
@@ -96,18 +96,18 @@ class StreamedLM(TemplateLM):  # type: ignore[misc]
         wanted = normalize_gen_kwargs(settings, MOST_TOKENS)
         if wanted.get("do_sample"):
             raise BadInput(
-                "a task asks for texts that are drawn; here they are greedy",
+                "a task asks for sampled text; only greedy decoding is supported",
                 values={"do_sample": True, "expected": False},
-                hint="set do_sample: false in generation_kwargs of the task",
+                hint="set do_sample: false in the task's generation_kwargs",
             )
         stop = handle_stop_sequences(wanted.get("until"), eos=self._special_text(self.eot_token_id) or None)
         ids = [self.tok_encode(prompt) or [self.prefix_token_id] for prompt in prompts]
         texts = self.chain.write(ids, most_tokens=wanted["max_gen_toks"], stop=stop)
-        return [self._cut(text, stop) for text in texts]
+        return [self._up_to(text, stop) for text in texts]
 
     @staticmethod
-    def _cut(text: str, stop: Sequence[str]) -> str:
-        """As HFLM cuts: by one mark after the other."""
+    def _up_to(text: str, stop: Sequence[str]) -> str:
+        """The text before any of the stop strings, applied one after the other as in HFLM."""
         for mark in filter(None, stop):
             text = text.split(mark)[0]
         return text

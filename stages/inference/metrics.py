@@ -1,4 +1,4 @@
-"""Metrics with intervals, from counts and sums alone (so nothing of a text is needed)."""
+"""Metrics with intervals, from counts and sums alone: no text is needed."""
 
 import numpy as np
 
@@ -9,12 +9,12 @@ REPLICATES = 2000
 
 
 def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """(C, C) counts: row i, column j is label i predicted as label j."""
+    """(C, C) int64 counts from class indices (N,): entry (i, j) counts texts of label i predicted as label j."""
     return np.bincount(truth * classes + predicted, minlength=classes * classes).reshape(classes, classes)
 
 
 def accuracy_with_interval(confusion: np.ndarray) -> Estimate:
-    """Share of correct predictions with its 95 % Wilson score interval."""
+    """Share of correct predictions with its 95 % Wilson score interval, from a confusion matrix (C, C)."""
     return share_with_interval(int(np.trace(confusion)), int(confusion.sum()))
 
 
@@ -29,9 +29,9 @@ def macro_f1(confusion: np.ndarray) -> np.ndarray:
 
 
 def macro_f1_with_interval(confusion: np.ndarray) -> Estimate:
-    """Macro-F1 with a 95 % percentile bootstrap interval over texts: multinomial resampling of the confusion matrix."""
+    """Macro-F1 with a 95 % percentile bootstrap interval over texts: resamples the confusion matrix (C, C)."""
     n, classes = int(confusion.sum()), len(confusion)
-    random = np.random.Generator(np.random.PCG64(0))  # a fixed seed: an evaluation is a function of its inputs
+    random = np.random.Generator(np.random.PCG64(0))  # fixed seed: the same inputs give the same interval
     drawn = random.multinomial(n, confusion.ravel() / n, size=REPLICATES).reshape(-1, classes, classes)
     low, high = np.percentile(macro_f1(drawn), [2.5, 97.5])
     value = float(macro_f1(confusion))

@@ -1,6 +1,6 @@
-"""What a model is made of in bytes, and which window fits which budget.  `doctor` and `model info` both say it.
+"""The sizes of a model's parts, and which windows fit a budget: for `doctor` and `model info`.
 
-Nothing is read but headers and the few tensors around the layers.
+Reads only headers and the few tensors outside the layers.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -18,7 +18,7 @@ from stages.streaming.placement import PLACEMENTS, Placement
 from stages.weights.names import Names, stored
 
 Predict = Callable[[Window, Placement], int]  # peak in bytes of training a window
-TEXTS = 64  # assumed on the device, where hidden states are kept in memory
+TEXTS = 64  # assumed number on the device, if hidden states stay in memory
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class Parts:
 
     layers: tuple[int, ...]
     embeddings: int  # gathered by row, never loaded
-    head: int  # of a language model: streamed in chunks; 0 where it is tied to the embeddings
+    head: int  # language head, streamed in chunks; 0 if tied to the embeddings
     rest: int
 
     @classmethod
     def of(cls, names: Names, head_parameters: Collection[str]) -> "Parts":
-        """The parts of a model whose language head has these parameters."""
+        """The parts of a model whose language head consists of `head_parameters`."""
         head = [load for load in names.rest if load.target in head_parameters]
         rest = [load for load in names.rest if load.target not in head_parameters]
         return cls(
@@ -45,16 +45,16 @@ class Parts:
 
 @dataclass(frozen=True)
 class Fit:
-    """One window size: the predicted peak with everything kept and with the least, and what the budget allows."""
+    """One window size: predicted peaks of the fastest and the smallest placement, and what the budget allows."""
 
     window_size: int
     fastest_bytes: int
     smallest_bytes: int
-    chosen: str  # what the budget allows to keep; empty where nothing fits
+    chosen: str  # what the budget allows to keep in memory; empty if nothing fits
 
 
 def predictor(model_dir: Path, settings: Settings) -> MemoryModel:
-    """Open a model and decide what a recipe may leave open; what `train-window` would need.  Raises `BadInput`."""
+    """The memory model of `train-window`, with the recipe's `auto` settings decided.  Raises `BadInput`."""
     numerics = settings.numerics.decided(settings.encoding.max_length)
     settings = settings.model_copy(update={"numerics": numerics})
     backbone = LoadedModel.open(model_dir, settings).backbone
@@ -65,7 +65,7 @@ def predictor(model_dir: Path, settings: Settings) -> MemoryModel:
 
 
 def fits(depth: int, sizes: Sequence[int], budget_bytes: int, predict: Predict) -> tuple[Fit, ...]:
-    """What `predict` says of the window sizes that a model of `depth` layers has room for."""
+    """Predictions for those window sizes that a model of `depth` layers has room for."""
     return run_in_fork(lambda: tuple(_fit(depth, size, budget_bytes, predict) for size in sizes if size <= depth))
 
 
@@ -87,7 +87,7 @@ def describe(placement: Placement) -> str:
 
 
 def _fit(depth: int, size: int, budget: int, predict: Predict) -> Fit:
-    start = (depth - size) // 2  # in the middle: a prefix before it, adapters behind it
+    start = (depth - size) // 2  # in the middle: a prefix below it, adapters above it
     window = Window(start=start, stop=start + size)
     peaks = [predict(window, placement) for placement in PLACEMENTS]
     chosen = next((describe(choice) for choice, peak in zip(PLACEMENTS, peaks, strict=True) if peak <= budget), "")

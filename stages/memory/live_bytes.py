@@ -1,4 +1,4 @@
-"""Bytes of tensors that have shapes and no memory: what a forward and backward pass would hold, at most."""
+"""Count the bytes of meta tensors: the peak that a forward and backward pass would hold."""
 
 import weakref
 from collections.abc import Sequence
@@ -15,7 +15,10 @@ from stages.process.footprint import execute_meta_kernels
 
 
 class LiveBytes(TorchDispatchMode):
-    """Bytes of all storages made while the mode is on and not yet freed: now, and at most."""
+    """Bytes of all storages made while the mode is active and not yet freed: `now`, and at most (`peak`).
+
+    Storages of the `known` tensors do not count.
+    """
 
     def __init__(self, known: Sequence[Tensor] = ()) -> None:
         super().__init__()
@@ -26,7 +29,7 @@ class LiveBytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function is torch.ops.aten._grouped_mm.default and args[0].is_meta:
-            # Experts.  The kernels take every dtype; the shape function of the meta device insists on bfloat16.
+            # Experts.  The kernels take every dtype; on the meta device only bfloat16 is accepted.
             result = torch.empty(args[0].shape[0], args[1].shape[-1], dtype=args[0].dtype, device="meta")
         else:
             result = function(*args, **(kwargs or {}))
@@ -51,7 +54,7 @@ class LiveBytes(TorchDispatchMode):
 
 
 class FusedAttention(TorchFunctionMode):
-    """Attention as processors and GPUs run it: no (S, S) matrix.  The meta device would make one."""
+    """Attention as CPUs and GPUs run it, without an (S, S) matrix; the meta device would make one."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function is F.scaled_dot_product_attention and args[0].is_meta:
@@ -76,5 +79,5 @@ class _Attention(torch.autograd.Function):
 
 
 def meta_like(tensor: Tensor) -> Tensor:
-    """A gradient for `tensor`.  (`empty_like` and a sum's own gradient would import sympy on the meta device.)"""
+    """A meta tensor of the same shape and dtype.  (On the meta device `empty_like` and `sum` would import sympy.)"""
     return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")

@@ -1,12 +1,12 @@
-"""How much memory a stage will need, found by running it where tensors have shapes and no memory.
+"""Predict how much memory a stage needs, by running it on tensors that have shapes and no memory.
 
 The forward and backward pass of a micro-batch runs once on the meta device, with the real architecture at the real
-size; a dispatch mode adds up the bytes of every storage while it lives.  No formula per family: attention, experts
-and state spaces are counted as they are.  Around that peak stand the parts that do not depend on the architecture:
-the interpreter with torch and transformers, weights, adapters, optimiser moments, hidden states.
+size; a dispatch mode adds up the bytes of every storage while it lives.  So no formula per model family is needed for
+attention, experts and state spaces.  Added to that peak is what does not depend on the architecture: the interpreter
+with torch and transformers, weights, adapters, optimiser moments, hidden states.
 
-A stage has choices that change its memory and not one bit of its result (`Placement`).  `fit` takes the fastest
-that keeps the budget, and refuses, with the smallest budget that would do, where none does.
+A stage has choices that change its memory and not one bit of its result (`Placement`).  `fit` takes the fastest one
+within the budget; if there is none it refuses and names the smallest budget that would do.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,16 +29,16 @@ from stages.tuning.adapters import Adapter
 from stages.tuning.tuning import BottleneckTuning
 from stages.weights.reader import Weights
 
-# Resident size of a stage that has imported what it needs and opened a small model, and what the first use of
+# Resident size of a stage that has imported its libraries and opened a small model, and what the first use of
 # torch's kernels adds (code pages, thread stacks, scratch).  Measured: `python benchmarks/imports.py`.
 IMPORT_BASELINE_BYTES = 275 * 2**20
 KERNELS_BYTES = 20 * 2**20
-BASELINE_VARIES_BYTES = 4 * 2**20  # from one start of a process to the next
+BASELINE_VARIES_BYTES = 4 * 2**20  # differs from process to process
 FLOAT32_BYTES = 4
 
 
 def fit(predict: Callable[[Placement], int], budget_bytes: int | None, *, what: str) -> tuple[Placement, int]:
-    """The fastest placement whose predicted peak keeps the budget, and that peak.  Raises `DoesNotFit`."""
+    """The fastest placement whose predicted peak is within the budget, and that peak.  Raises `DoesNotFit`."""
     peaks = run_in_fork(lambda: [predict(placement) for placement in PLACEMENTS])
     for placement, peak in zip(PLACEMENTS, peaks, strict=True):
         if budget_bytes is None or peak <= budget_bytes:
@@ -47,7 +47,7 @@ def fit(predict: Callable[[Placement], int], budget_bytes: int | None, *, what: 
         f"{what} does not fit the memory budget",
         values={
             "budget": mebibytes(budget_bytes or 0),
-            "smallest that would do": mebibytes(min(peaks) + BASELINE_VARIES_BYTES),
+            "smallest budget that fits": mebibytes(min(peaks) + BASELINE_VARIES_BYTES),
         },
         hint="give a larger --memory-budget; a plan with a smaller micro-batch or shorter texts needs less",
     )
@@ -57,9 +57,9 @@ def fit(predict: Callable[[Placement], int], budget_bytes: int | None, *, what: 
 class MemoryModel:
     """Predicts peaks for one model under one set of settings.
 
-    `bottleneck` is r of Eq. 1 (0: no adapters), `tokens` how many a device's texts have together, `baseline_bytes`
-    the resident size of a process that has opened the model (None: estimated, for a process on another machine),
-    `longest` the tokens of the longest text (None: as many as the plan allows).
+    `bottleneck` is r of Eq. 1 (0: no adapters), `tokens` the total over all texts of a device, `baseline_bytes` the
+    resident size of a process that has opened the model (None: estimated, for a process on another machine),
+    `longest` the number of tokens of the longest text (None: the plan's maximum).
     """
 
     backbone: Backbone
@@ -76,7 +76,7 @@ class MemoryModel:
         """
         frozen, trained = self._adapter_bytes(self.backbone.dtype.itemsize), self._adapter_bytes(FLOAT32_BYTES)
         moments = {"adamw": 2, "sgd": 1 if self.settings.optimizer.momentum else 0}[self.settings.optimizer.name]
-        prefix = span_phase = (2 + moments) * trained * len(span.layers)  # the copy that trains, gradient, moments
+        prefix = span_phase = (2 + moments) * trained * len(span.layers)  # trained copy, gradient, moments
         prefix += frozen * (self.backbone.num_layers - min(first_layer, span.start))
         prefix += self._prefix_bytes(placement) if span.start > 0 else 0
         span_phase += frozen * (self.backbone.num_layers - span.start)
@@ -86,7 +86,7 @@ class MemoryModel:
 
     def forward(self, placement: Placement, *, first_layer: int | None = None) -> int:
         """Predicted peak in bytes of `profile` and, with the adapters of a state from `first_layer` on, of `eval`."""
-        answers = first_layer is not None  # a profile has no use for the head
+        answers = first_layer is not None  # a profile does not use the head
         adapters = self.backbone.num_layers - first_layer if first_layer is not None else 0
         head = self._head_activations(backward=False) + self._table_bytes(placement) if answers else 0
         passing = max(self._prefix_bytes(placement), head)
@@ -98,7 +98,7 @@ class MemoryModel:
         kept = 2 * rows * tokens * self._key_width() * self.backbone.dtype.itemsize  # keys and values of one layer
         arriving = rows * self._length() * self._token_bytes()
         head = LanguageHead.of(self.backbone)
-        logits = 3 * rows * head.vocabulary * FLOAT32_BYTES  # as chunks, joined, and as shares
+        logits = 3 * rows * head.vocabulary * FLOAT32_BYTES  # chunks, joined logits, probabilities
         adapters = self.backbone.num_layers * self._adapter_bytes(self.backbone.dtype.itemsize)
         passing = self._prefix_bytes(placement) + 2 * arriving + 2 * kept
         asking = head.working_bytes(rows) + logits
@@ -107,7 +107,7 @@ class MemoryModel:
         return self._resident_bytes(placement) + adapters + cached + table + max(passing, asking)
 
     def layer_bytes(self, layer: int) -> int:
-        """Bytes of a layer in memory: as it lies on disk, and again where the plan computes in another dtype."""
+        """Bytes of a layer in memory: as stored, plus a converted copy if the plan computes in another dtype."""
         stored = self.backbone.reader.names.stored_layer(layer)
         if all(tensor.dtype == self.backbone.dtype for tensor in stored if tensor.dtype.is_floating_point):
             return self.backbone.reader.layer_bytes(layer)
@@ -116,7 +116,7 @@ class MemoryModel:
         return self.backbone.reader.layer_bytes(layer) + converted
 
     def _key_width(self) -> int:
-        """Numbers in a token's keys in one layer; none in a model that keeps no keys (Mamba)."""
+        """Key width per token in one layer, over all key-value heads; 0 for a model without a KV cache (Mamba)."""
         config = self.backbone.skeleton.config
         if not self.backbone.skeleton.keeps_keys_and_values:
             return 0
@@ -131,17 +131,17 @@ class MemoryModel:
         return opened + KERNELS_BYTES + (self._hidden_bytes() if placement.hidden_in_memory else 0)
 
     def _prefix_bytes(self, placement: Placement) -> int:
-        """The layers in flight and one layer's forward."""
+        """The layers in memory (two with prefetch) and one layer's forward activations."""
         largest = max(self.layer_bytes(layer) for layer in range(self.backbone.num_layers))
         return (2 if placement.prefetch else 1) * largest + self._layers_activations([0], backward=False)
 
     def _span_bytes(self, span: Window, placement: Placement, *, foresight: bool) -> int:
-        """Weights and activations of one micro-batch, forward and backward."""
+        """The span's weights, and activations of one micro-batch forward and backward."""
         sizes = [self.layer_bytes(layer) for layer in span.layers]
         heads = self._head_activations(backward=True, branches=2) + (self._foresight_bytes(span) if foresight else 0)
         arriving = self._micro_batch_bytes()
         if placement.window_resident or len(sizes) < 2:
-            # The losses are taken while the span's graph is alive; the head's graph comes and goes.
+            # The losses are computed while the span's graph is alive; the head's graph is freed again.
             graph = self._layers_activations(span.layers, backward=True) if sizes else 0
             return sum(sizes) + graph + arriving + heads
         graph = self._layers_activations(span.layers[-1:], backward=True)
@@ -149,7 +149,7 @@ class MemoryModel:
         return max(sizes) + graph + arriving + heads + carried
 
     def _layers_activations(self, layers: Sequence[int], *, backward: bool) -> int:
-        """Live bytes, at most, of one micro-batch through `layers`, less weights."""
+        """Peak live bytes of one micro-batch through `layers`, without the weights."""
         batch = self._batch(backward=backward)
         weights: dict[int, Weights] = {layer: self._meta_weights(layer) for layer in layers}
         adapters = {layer: self._meta_adapter() for layer in layers} if self.bottleneck else {}
@@ -165,7 +165,7 @@ class MemoryModel:
         return live.peak
 
     def _foresight_bytes(self, span: Window) -> int:
-        """The global branch of Eq. 2: the adapters behind the span, forward and backward."""
+        """Peak live bytes of the global branch of Eq. 2: the adapters above the span, forward and backward."""
         behind = self.backbone.num_layers - span.stop
         if behind == 0:
             return 0
@@ -185,7 +185,7 @@ class MemoryModel:
         return live.peak
 
     def _head_activations(self, *, backward: bool, branches: int = 1) -> int:
-        """Live bytes, at most, from the last hidden states of a micro-batch to its losses."""
+        """Peak live bytes from the last hidden states of a micro-batch to its losses."""
         batch = self._batch(backward=backward)
         hidden = torch.zeros(*batch.input_ids.shape, self.backbone.hidden_size, dtype=self.backbone.dtype)
         live = LiveBytes()
@@ -207,7 +207,7 @@ class MemoryModel:
         return live.peak
 
     def _batch(self, *, backward: bool) -> Batch:
-        """A micro-batch as large as they come."""
+        """The largest micro-batch: all rows at full length."""
         rows = self.settings.numerics.rows
         if backward:
             rows = min(rows, self.settings.optimizer.batch_size)

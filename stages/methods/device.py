@@ -1,6 +1,6 @@
-"""The device's half of a method: what trains on a device, and what every stage applies under a state.
+"""The device's half of a method: what trains on a device, and the tuning that every stage applies under a state.
 
-The defaults are those of methods that train consecutive layers with adapters, and the head.
+The defaults suit methods that train consecutive layers with adapters, and the head.
 """
 
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ from stages.tuning.tuning import BottleneckTuning, Tuning
 
 @dataclass(frozen=True)
 class Work:
-    """What a device has before it: an assignment under a state, its texts, and what it may keep in memory."""
+    """A device's work in a round: an assignment under a state, its texts, and what it may keep in memory."""
 
     backbone: Backbone
     plan: Artifact[PlanManifest]
@@ -44,30 +44,30 @@ class Work:
 
 @dataclass(frozen=True)
 class DeviceMethod:
-    """One method, on a device.  `reads`: prefixes of the names of a state's tensors that it needs there."""
+    """One method, on a device.  `reads`: name prefixes of the state's tensors that a device needs."""
 
     reads: ClassVar[tuple[str, ...]] = LIVE_TENSORS
 
     def tuning(self, plan: PlanManifest, tensors: Mapping[str, np.ndarray], dtype: torch.dtype) -> Tuning:
-        """What `eval`, `generate` and `export` apply under a state that holds `tensors`, to compute in `dtype`."""
+        """The tuning that `eval`, `generate` and `export` apply under a state's `tensors`, computing in `dtype`."""
         return BottleneckTuning.of(plan, tensors, dtype)
 
     def span(self, plan: PlanManifest, assignment: Assignment) -> Window:
-        """The layers that gradients pass: those assigned and all between them; none where the head trains alone."""
+        """The layers that gradients pass: from the first assigned to the last; none if only the head trains."""
         depth = plan.model.num_layers
         return assignment.span or Window(start=depth, stop=depth)
 
     def open(self, work: Work) -> Training:
-        """Ready to train the layers of the assignment."""
+        """The training of the assigned layers, ready to start."""
         plan = work.plan.manifest
         return layer_training(work, self.span(plan, work.assignment), global_weight=self.global_weight(plan))
 
     def numbers(self, work: Work, training: Training) -> dict[str, float]:
-        """What the update reports beside its tensors."""
+        """The numbers that the update reports beside its tensors, by name."""
         return {}
 
     def global_weight(self, plan: PlanManifest) -> float:
-        """λ of Eq. 2; 0: no global branch."""
+        """λ of Eq. 2; 0 means no global branch."""
         return 0.0
 
     def peak_bytes(self, memory: MemoryModel, span: Window, placement: Placement, *, first_layer: int) -> int:
@@ -76,7 +76,7 @@ class DeviceMethod:
 
 
 def layer_training(work: Work, span: Window, *, global_weight: float) -> LayerTraining:
-    """Training of the assigned layers with gradients through every layer of `span`, and of the head."""
+    """Trains the assigned layers and the head, with gradients through every layer of `span`."""
     plan, settings = work.plan.manifest, work.plan.manifest.settings
     tensors = read_tensors(work.state, *LIVE_TENSORS)
     before = BottleneckTuning.of(plan, tensors, work.backbone.dtype)

@@ -1,4 +1,4 @@
-"""What a recipe's method would need for a window, before there is a plan."""
+"""The memory that a recipe's method needs for a window, before there is a plan."""
 
 from schemas.refs import Window
 from stages.memory.fits import Predict
@@ -8,7 +8,7 @@ from stages.streaming.placement import Placement
 
 
 def peaks_of_windows(memory: MemoryModel) -> Predict:
-    """Predicts the peak in bytes of training a window that the chain starts with, as the recipe's method trains it."""
+    """A function that predicts the peak in bytes of training a window first, with the recipe's method."""
     method = device_method(memory.settings.chain.method)
 
     def predict(window: Window, placement: Placement) -> int:

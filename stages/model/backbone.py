@@ -1,8 +1,8 @@
-"""Any Hugging Face model as embed | layers | head, its layers on disk until asked for.
+"""Any Hugging Face model as embed | layers | head, with its layers on disk until they are needed.
 
 backbone = Backbone.open(model_dir, settings)
 hidden = backbone.embed(batch)                                      # h_0 (B, S, D)
-hidden = backbone.run_layers({3: weights}, hidden, batch, UNTUNED)  # f_3, on the arguments the model itself gives it
+hidden = backbone.run_layers({3: weights}, hidden, batch, UNTUNED)  # f_3, with the model's own arguments
 logits = backbone.head(hidden, batch, tuning.head)                  # (B, labels)
 """
 
@@ -21,22 +21,20 @@ from schemas.settings import Settings
 from stages.model.skeleton import Batch, LayerArguments, Skeleton, build_skeleton, load_config
 from stages.process.seeds import normal
 from stages.store.cache_directory import CacheDirectory
-from stages.weights.files import WeightFiles
+from stages.weights.files import FLOAT_DTYPES, WeightFiles
 from stages.weights.names import resolve
 from stages.weights.reader import Reader, Verify, Weights
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
 
 class LayerTuning(Protocol):
-    """What tuning does to layers; `stages.tuning.tuning` has more of it."""
+    """What a tuning does to layers; see `stages.tuning.tuning`."""
 
     def inside(self, layer: int, weights: Weights) -> Weights:
         """The weights that a layer computes with."""
         ...
 
     def after(self, layer: int, hidden: Tensor) -> Tensor:
-        """What becomes of a layer's output."""
+        """A layer's output (B, S, D), changed or not."""
         ...
 
 
@@ -44,8 +42,8 @@ class LayerTuning(Protocol):
 class Backbone:
     """A frozen model.
 
-    `initial_head` are the parameters that the logits depend on and the files lack, as they start: float32, and not
-    the model's own.  What trains of them is held by a tuning.
+    `initial_head` are the initial values of the parameters that the logits depend on and the files lack, float32, and
+    not the model's own.  Those that train are held by a tuning.
     """
 
     skeleton: Skeleton
@@ -63,15 +61,15 @@ class Backbone:
         verify: Verify = "always",
         cache: CacheDirectory | None = None,
     ) -> Self:
-        """Read configuration, headers and everything that is no layer.
+        """Read configuration, headers and everything outside the layers.
 
-        `pad_id` is what texts are padded with, `expected` the fingerprint that every part must have, checked as
+        `pad_id` is the padding token, `expected` the fingerprint that every part must have, checked as often as
         `verify` says.  Raises `BadInput` and `NotTrusted`.
         """
         config = load_config(model_dir)
         config.num_labels = max(len(settings.task.labels), 2)
-        config.pad_token_id = pad_id  # heads of decoders find the last real token by it
-        skeleton = build_skeleton(config, settings.head_form, dtype=DTYPES[settings.numerics.dtype])
+        config.pad_token_id = pad_id  # decoders' heads use it to find the last real token
+        skeleton = build_skeleton(config, settings.head_form, dtype=FLOAT_DTYPES[settings.numerics.dtype])
         checkpoint = WeightFiles.open(model_dir)
         where = {"layer_prefix": skeleton.layer_prefix, "embedding": skeleton.embedding_name}
         names = resolve(skeleton.model, checkpoint, **where)
@@ -84,12 +82,12 @@ class Backbone:
 
     @property
     def num_layers(self) -> int:
-        """L."""
+        """Number of layers, L."""
         return len(self.skeleton.layers)
 
     @property
     def hidden_size(self) -> int:
-        """D, the width of what flows between layers."""
+        """D, the width of the hidden states."""
         return int(self.skeleton.config.hidden_size)
 
     @property
@@ -99,7 +97,7 @@ class Backbone:
 
     @torch.no_grad()
     def embed(self, batch: Batch) -> Tensor:
-        """h_0 (B, S, D): what the first layer gets.  Reads only the rows of the tokens in the batch."""
+        """h_0 (B, S, D), the input of the first layer.  Reads only the rows of the tokens in the batch."""
         self.skeleton.gathered.rows = self.reader.embedding_rows(batch.input_ids.unique())
         try:
             return self.skeleton.run_until(batch, lambda index, hidden, apply: hidden, 0)
@@ -114,9 +112,9 @@ class Backbone:
         tuning: LayerTuning,
         arguments: LayerArguments | None = None,
     ) -> Tensor:
-        """Consecutive layers as they are tuned: h_s (B, S, D) to h_{e+1} (B, S, D).
+        """Run consecutive layers s to e, tuned: h_s (B, S, D) to h_{e+1} (B, S, D).
 
-        With the `arguments` that the model hands its layers for the batch, its forward need not run around them.
+        With `arguments`, what the model hands its layers for the batch, its forward does not run around them.
         """
         first, last = min(weights), max(weights)
         if arguments is not None:
@@ -136,7 +134,7 @@ class Backbone:
     def head(self, hidden: Tensor, batch: Batch, parameters: Mapping[str, Tensor]) -> Tensor:
         """Logits (B, labels) in float32: final norm, pooler and classifier, on the output of any layer.
 
-        `parameters` are those of the head that a tuning holds, float32.
+        `parameters` are the trained parameters of the head, float32.
         """
         if self.skeleton.head_form == "mean":
             last = self.after_layers(hidden, batch, {}).last_hidden_state.float()
@@ -156,7 +154,7 @@ class Backbone:
         return self.skeleton.run(batch, visit, {name: value.to(self.dtype) for name, value in parameters.items()})
 
     def _complete(self, *, labels: int, seed: int) -> None:
-        """Fill in what is no layer, and find the head that trains: absent parameters that logits depend on."""
+        """Fill in everything outside the layers, and find the trainable head: absent parameters that logits use."""
         skeleton = self.skeleton
         loaded = self.reader.rest()
         inner = f"{skeleton.layer_prefix}."
@@ -173,7 +171,7 @@ class Backbone:
         self.initial_head = self._reached_by_the_head(fresh)
 
     def _reached_by_the_head(self, absent: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Absent parameters train where logits depend on them.  One that stands before the layers is a hole."""
+        """The absent parameters that logits depend on, which train.  Absent embeddings are an error: `BadInput`."""
         if self.skeleton.head_form == "language-model":  # the pre-trained head, which does not train
             _refuse_hole(sorted(absent))
             return {}
@@ -190,17 +188,17 @@ class Backbone:
 
 
 def _refuse_hole(names: list[str]) -> None:
-    """Absent parameters that nothing will train are a hole in the checkpoint."""
+    """Refuse a checkpoint that lacks parameters which nothing will train.  Raises `BadInput`."""
     if names:
         raise BadInput(
-            f"the checkpoint lacks {names[0]}, which no training fills",
+            f"the checkpoint lacks {names[0]}, which is not trained either",
             values={"parameters missing": len(names)},
             hint="the weights are incomplete: save the pre-trained model again",
         )
 
 
 def _fresh(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
-    """How an absent parameter starts: matrices N(0, 0.02²), scales of norms one, biases zero.  float32."""
+    """Initial values of an absent parameter, float32: matrices N(0, 0.02²), scales of norms one, biases zero."""
     if len(shape) > 1:
         return torch.from_numpy(normal(f"head.{name}", seed, shape))
     return torch.zeros(shape) if name.endswith("bias") else torch.ones(shape)

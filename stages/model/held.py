@@ -1,7 +1,7 @@
-"""A module that holds tensors for a while: `torch.func.functional_call`, with its search done once.
+"""Run a module with other tensors: `torch.func.functional_call`, with its search done once.
 
-functional_call walks all parameters and buffers of a module at every call to find the places of the tensors and what
-is tied to what.  Around a small layer that is a seventh of the time; places do not move, so they are looked up once.
+functional_call walks all parameters and buffers of a module at every call, to find where tensors are kept and which
+are tied.  With a small layer that is a seventh of the time; places do not change, so they are looked up once.
 """
 
 from collections.abc import Iterator, Mapping
@@ -30,7 +30,7 @@ class Places:
 
     @contextmanager
     def holding(self, values: Mapping[str, Tensor]) -> Iterator[None]:
-        """Put `values` in the places of their names and of what is tied to them; afterwards all is as it was.
+        """Put `values` in the places of their names, and of those tied to them; afterwards the old tensors are back.
 
         Raises `KeyError` for a name that the module does not have.
         """

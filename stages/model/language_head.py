@@ -6,8 +6,8 @@
 
 Both come from one pass over chunks of W with a running maximum (an online softmax: Milakov & Gimelshein 2018,
 arXiv 1805.02867).  The rows of several losses (local and global, Eq. 2) share the pass, and the chunks may stay on
-disk.  Where a model does something to its logits (Gemma 2 caps them, Granite scales them) its own code is asked to,
-chunk by chunk; that it does so value by value is what `check.py` verifies.
+disk.  Where a model transforms its logits (Gemma 2 caps them, Granite scales them) its own code does so, chunk by
+chunk; `check.py` verifies that it transforms each value by itself.
 
 Shapes: N predicted positions, D hidden size, V vocabulary, C chunk.
 """
@@ -31,7 +31,7 @@ IGNORED = -100  # a position that predicts nothing, as in torch
 
 @dataclass
 class LanguageHead:
-    """The rows of a frozen language head, read from disk a chunk at a time or kept (`resident`)."""
+    """The rows of a frozen language head, read from disk in chunks or kept in memory (`resident`)."""
 
     backbone: Backbone
     table: StoredTensor
@@ -47,11 +47,11 @@ class LanguageHead:
 
     @property
     def vocabulary(self) -> int:
-        """V."""
+        """Number of rows, V."""
         return self.table.shape[0]
 
     def arriving(self, hidden: Tensor, batch: Batch) -> Tensor:
-        """(B, S, D) as it reaches the head: after the final norm.  `hidden` is the output of any layer."""
+        """The head's input (B, S, D): `hidden` (B, S, D), the output of any layer, after the final norm."""
         last = self.backbone.num_layers - 1
         return self.backbone.skeleton.run_to_vocabulary(
             batch, lambda index, flowing, apply: hidden if index == last else flowing
@@ -59,13 +59,13 @@ class LanguageHead:
 
     @torch.no_grad()
     def logits(self, hidden: Tensor, batch: Batch, *, chunk: int = CHUNK_ROWS) -> Tensor:
-        """(B, S, V) float32, for small vocabularies and comparisons."""
+        """Logits (B, S, V) float32 of `hidden` (B, S, D); for small vocabularies and comparisons."""
         arrived = self.arriving(hidden, batch)
         return self.logits_of(arrived.reshape(-1, arrived.shape[-1]), chunk=chunk).view(*arrived.shape[:2], -1)
 
     @torch.no_grad()
     def logits_of(self, arrived_ND: Tensor, *, chunk: int = CHUNK_ROWS) -> Tensor:
-        """(N, V) float32, from what arrived at the head."""
+        """Logits (N, V) float32 of the head's input (N, D)."""
         return torch.cat([self._finish(F.linear(arrived_ND, rows)) for _, rows in self.chunks(chunk)], dim=1)
 
     @torch.no_grad()
@@ -106,7 +106,7 @@ class LanguageHead:
     def log_probabilities(
         self, arrived_ND: Tensor, targets_N: Tensor, *, chunk: int = CHUNK_ROWS
     ) -> tuple[Tensor, Tensor]:
-        """Log-probability of each target (N,) in nats, float32, and whether it is the first of the likeliest (N,)."""
+        """Log-probability of each target (N,) in nats, float32, and whether it is the (first) likeliest, (N,) bool."""
         count = len(arrived_ND)
         highest, total, chosen = torch.full((count,), -torch.inf), torch.zeros(count), torch.zeros(count)
         likeliest = torch.zeros(count, dtype=torch.int64)
@@ -122,7 +122,7 @@ class LanguageHead:
         return chosen - highest - total.log(), likeliest == targets_N
 
     def chunks(self, size: int) -> Iterator[tuple[int, Tensor]]:
-        """(first row, rows (C, D)) over the whole vocabulary.  Rows are valid until the next are asked for."""
+        """(first row, rows (C, D)) over the whole vocabulary.  Rows are valid until the next chunk is read."""
         arena = new_arena(0 if self.resident is not None else size * (self.table.size // self.vocabulary))
         for first in range(0, self.vocabulary, size):
             last = min(first + size, self.vocabulary)
@@ -132,7 +132,7 @@ class LanguageHead:
                 yield first, self.backbone.reader.rows(self.table, first, last, arena)
 
     def working_bytes(self, positions: int) -> int:
-        """Memory of `cross_entropy` with its gradient for N positions, chunk included."""
+        """Bytes that `cross_entropy` with its gradient needs for N positions, with its chunk of rows."""
         width, item = self.backbone.hidden_size, self.backbone.dtype.itemsize
         stored = self.table.size // self.vocabulary
         rows = 0 if self.resident is not None else CHUNK_ROWS * (stored + (width * item if item != 4 else 0))
@@ -140,11 +140,11 @@ class LanguageHead:
         return rows + logits + positions * width * (4 + 4 + 2 * item)
 
     def _finish(self, logits_NC: Tensor) -> Tensor:
-        """What the model makes of logits, in float32."""
+        """The model's final logits, in float32."""
         return (self._through_model(logits_NC) if self._is_finished_by_the_model else logits_NC).float()
 
     def _finish_with_slopes(self, logits_NC: Tensor, *, gradient: bool) -> tuple[Tensor, Tensor | None]:
-        """The same, and the derivative of each value where that is not one."""
+        """The same, and the derivative of each value; None where it is one."""
         if not self._is_finished_by_the_model or not gradient:
             return self._finish(logits_NC), None
         with torch.enable_grad():
@@ -158,6 +158,6 @@ class LanguageHead:
 
     @cached_property
     def _is_finished_by_the_model(self) -> bool:
-        """Whether the model changes the logits of its head: tried on a few."""
+        """Whether the model transforms its head's logits: tried on a few values."""
         probe = torch.linspace(-50, 50, 8, dtype=self.backbone.dtype).view(2, 4)
         return not torch.equal(self._through_model(probe), probe)

@@ -1,4 +1,4 @@
-"""A model with its tokenizer, opened once and used by one stage or, in a simulation, by many."""
+"""A model with its tokenizer, opened once for one stage or, in a simulation, for many."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from stages.weights.reader import Verify
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A backbone and the encoder that feeds it."""
+    """A backbone and its encoder."""
 
     backbone: Backbone
     encoder: Encoder

@@ -1,7 +1,7 @@
-"""Models of a known size with random weights: right for memory and time, wrong for accuracy.
+"""Models of known sizes with random weights, to measure memory and time, not accuracy.
 
-Written tensor by tensor in constant memory, so that a machine can write a model that it could never hold.  Values
-are N(0, 0.02²) in matrices, zero in biases, and what makes a norm the identity in norms.
+They are written tensor by tensor in constant memory, so that a machine can write a model that it could not hold.
+Matrices are N(0, 0.02²), biases zero, and norms the identity.
 """
 
 import json
@@ -24,16 +24,16 @@ from stages.model.skeleton import parameters_on_meta
 from stages.process import seeds
 from stages.process.progress import Progress, silent
 from stages.store.files import complete_directory
+from stages.weights.files import FLOAT_DTYPES
 from stages.weights.writer import SHARD_BYTES, Entry, group, shard_name, write_index, write_shard
 
 STD = 0.02
 BLOCK = 1_048_573  # values drawn for a tensor, then repeated; a prime, so that no two rows are equal
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
 class ModelPreset:
-    """An architecture and its sizes, as the model of that name has them."""
+    """The architecture and sizes of a published model."""
 
     config: str  # class in transformers
     values: Mapping[str, Any]
@@ -132,15 +132,15 @@ def write_random_model(
     force: bool = False,
     progress: Progress = silent,
 ) -> int:
-    """Write a model directory; the bytes of its weights.  Raises `UsageProblem`."""
-    likeness = LIKE.get(like)
-    if likeness is None:
+    """Write a model directory; the size of its weights in bytes.  Raises `UsageProblem`."""
+    preset = LIKE.get(like)
+    if preset is None:
         raise UsageProblem("there is no such model", values={"expected": ", ".join(LIKE), "found": like})
     depth = {} if layers is None else {"num_hidden_layers": layers}
-    config = getattr(transformers, likeness.config)(**{**likeness.values, **depth})  # which lists its layers' types
-    stored = DTYPES[dtype or likeness.dtype]
+    config = getattr(transformers, preset.config)(**{**preset.values, **depth})  # it lists the types of its layers
+    stored = FLOAT_DTYPES[dtype or preset.dtype]
     config.dtype = stored
-    factory = AutoModelForCausalLM if likeness.language_model else AutoModel
+    factory = AutoModelForCausalLM if preset.language_model else AutoModel
     with parameters_on_meta(), no_init_weights():
         model = factory.from_config(config)
     model.tie_weights()
@@ -163,7 +163,7 @@ def write_random_model(
 
 
 def save_word_tokenizer(directory: Path, vocabulary: int) -> None:
-    """A tokenizer whose words are `w0`, `w1`, …; `w1` pads."""
+    """Write a tokenizer whose words are `w0`, `w1`, …; `w1` is the padding token."""
     words = {f"w{index}": index for index in range(vocabulary)}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="w3"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -172,7 +172,7 @@ def save_word_tokenizer(directory: Path, vocabulary: int) -> None:
 
 
 def _parameters(model: PreTrainedModel) -> list[tuple[str, tuple[int, ...]]]:
-    """Names and shapes of what is stored: each parameter once, however often it is tied."""
+    """Names and shapes of the stored parameters, tied ones once."""
     return [(name, tuple(parameter.shape)) for name, parameter in model.named_parameters()]
 
 

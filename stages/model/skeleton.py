@@ -1,9 +1,9 @@
-"""transformers' own model, without its weights: the forward pass that we never write ourselves.
+"""transformers' own model, without its weights: its forward pass is never rewritten here.
 
-The model is built on the meta device and each layer is replaced by a `Slot`.  Whoever runs the skeleton says what
-happens in the slots; everything around them (embeddings, masks, rotary angles, final norm, pooler, choice of the
-last real token, classifier) is the model's own code, whatever the family.  Layers before the one of interest pass
-their input on; so one forward hands layer l exactly the arguments that the whole model would.
+The model is built on the meta device and each layer is replaced by a `Slot`.  The caller decides what happens in the
+slots; everything around them (embeddings, masks, rotary angles, final norm, pooler, choice of the last real token,
+classifier) is the model's own code, for any family.  Slots before the layer of interest return their input; so one
+forward gives layer l exactly the arguments that it gets in the whole model.
 """
 
 import ast
@@ -40,7 +40,7 @@ from schemas.errors import BadInput
 from schemas.settings import HeadForm
 from stages.model.held import Places
 
-logging.set_verbosity(logging.CRITICAL)  # what we refuse, we refuse with an error of our own
+logging.set_verbosity(logging.CRITICAL)  # what is wrong with a model is said in our own errors
 logging.disable_progress_bar()
 
 # What happens in a slot: (layer index, hidden states (B, S, D), the layer as a function) -> hidden states.
@@ -51,26 +51,26 @@ KEPT_TYPES = (Tensor, bool, int, float, str)
 
 
 class Slot(nn.Module):
-    """Stands where a layer stood, looks like it, and does what the visitor says."""
+    """Takes a layer's place, has its attributes, and calls the visitor."""
 
     def __init__(self, index: int, layer: nn.Module, host: "Skeleton") -> None:
         super().__init__()
-        # Past nn.Module's registry, so that the layer's parameters are no longer the model's.
+        # Bypasses nn.Module's registry, so that the layer's parameters are no longer the model's.
         self.__dict__.update(index=index, layer=layer, host=host, returns_tuple=returns_tuple(layer))
         self.__dict__["places"] = Places(layer)
 
     def __getattr__(self, name: str) -> Any:
-        """Attributes that a model reads from its layers (`attention_type`, say) are those of the layer."""
+        """Attributes that a model reads from its layers (such as `attention_type`) are those of the layer."""
         try:
             return super().__getattr__(name)
         except AttributeError:
             return getattr(self.__dict__["layer"], name)
 
     def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor | tuple[Tensor, None]:
-        """What the visitor makes of the hidden states (B, S, D) that arrive, in the form the model expects."""
+        """What the visitor returns for the hidden states (B, S, D), in the form that the model expects."""
 
         def apply(hidden: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
-            # Masks and angles go where the hidden states are (the meta device, where memory is predicted).
+            # Masks and angles move to the hidden states' device (meta, when memory is predicted).
             own_args, own_kwargs = tree_map_only(Tensor, lambda value: value.to(hidden.device), (args, kwargs))
             computed: Tensor = self.compute(hidden, weights, own_args, own_kwargs)
             return computed
@@ -92,9 +92,9 @@ class Slot(nn.Module):
 
 
 class GatheredEmbedding(nn.Module):
-    """The token embedding without its table: rows come from disk, or are zero where nobody looks at them."""
+    """The token embedding without its table: rows come from disk, or are zero where they are not used."""
 
-    inner: Any  # past nn.Module's registry, as in a slot
+    inner: Any  # bypasses nn.Module's registry, as in a slot
     places: Places
 
     def __init__(self, inner: nn.Module, width: int, dtype: torch.dtype) -> None:
@@ -114,9 +114,9 @@ class GatheredEmbedding(nn.Module):
 
 
 class VocabularySlot(nn.Module):
-    """Stands where the language head stood, which would make (B, S, V) logits: the largest tensor of all.
+    """Takes the place of the language head, whose (B, S, V) logits would be the largest tensor of all.
 
-    Without an answer the forward ends here; with one, the model goes on as if these were the logits.
+    Without an answer the forward ends here; with one, the model continues as if these were the logits.
     """
 
     def __init__(self, inner: nn.Module) -> None:
@@ -124,14 +124,14 @@ class VocabularySlot(nn.Module):
         self.__dict__.update(inner=inner, answer=None)
 
     def __getattr__(self, name: str) -> Any:
-        """What a model reads of its head (the dtype of its weight, say) is the head's."""
+        """Attributes that a model reads from its head (such as its weight's dtype) are those of the head."""
         try:
             return super().__getattr__(name)
         except AttributeError:
             return getattr(self.__dict__["inner"], name)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """What arrives at the head is (B, S, D)."""
+        """End the forward with the head's input (B, S, D), or return the answer as logits."""
         answer: Tensor | None = self.__dict__["answer"]
         if answer is None:
             raise _Stop(hidden)
@@ -139,7 +139,7 @@ class VocabularySlot(nn.Module):
 
 
 class _Stop(Exception):
-    """Not an error: how a visitor leaves the model's forward early."""
+    """Not an error: ends the model's forward early."""
 
     def __init__(self, hidden: Tensor) -> None:
         self.hidden = hidden
@@ -147,10 +147,10 @@ class _Stop(Exception):
 
 @dataclass(frozen=True)
 class Batch:
-    """Token ids, attention mask and, where they are not the columns, positions: (B, S) int64.
+    """Token ids, attention mask and, where they differ from the column index, positions: (B, S) int64.
 
-    `packed`: a row holds several texts, each with positions from 0 on, and none sees another.  `keys_and_values`: of
-    tokens before these (transformers' cache); the mask covers them too.
+    `packed`: a row holds several texts, each with positions from 0 on, which do not attend to each other.
+    `keys_and_values`: of the tokens before these (transformers' cache); the mask covers them too.
     """
 
     input_ids: Tensor
@@ -187,7 +187,7 @@ class Skeleton:
         self.state_names = list(model.state_dict())
         self.visit: Visit = _pass_on
         self.recorded: list[tuple[Sequence[Any], Mapping[str, Any]]] | None = None
-        # An encoder makes its own (RoBERTa counts from 2); a state space model has none.
+        # Encoders make their own (RoBERTa counts from 2); state space models have none.
         forward = signature(type(model).forward).parameters
         self.takes_positions = is_decoder(self.config) and "position_ids" in forward
         self.keeps_keys_and_values = "past_key_values" in forward
@@ -197,7 +197,7 @@ class Skeleton:
         self.slots = [Slot(index, layer, self) for index, layer in enumerate(self.layers)]
 
     def open_slots(self) -> None:
-        """Put the slots in the layers' place.  Names must be resolved before, while the layers are there."""
+        """Replace the layers by slots.  Names must be resolved before, while the layers are in the model."""
         parent, _, name = self.layer_prefix.rpartition(".")
         setattr(self.model.get_submodule(parent), name, nn.ModuleList(self.slots))
         self.model.set_input_embeddings(self.gathered)
@@ -221,7 +221,7 @@ class Skeleton:
 
     @cached_property
     def _places(self) -> Places:
-        """Of what is no layer.  After `fill`, which unties what is filled."""
+        """Places of everything outside the layers.  Use it after `fill`, which unties what it fills."""
         return Places(self.model)
 
     @contextmanager
@@ -234,7 +234,7 @@ class Skeleton:
             self.visit = _pass_on
 
     def run(self, batch: Batch, visit: Visit, parameters: Mapping[str, Tensor] | None = None) -> Any:
-        """The model's own forward with `visit` in the slots, and `parameters` in place of its own: its output."""
+        """The model's own forward with `visit` in the slots, and `parameters` in place of its own; its output."""
         with self.visiting(visit):
             if not parameters:
                 return self.model(**self._arguments(batch))
@@ -242,7 +242,7 @@ class Skeleton:
                 return self.model(**self._arguments(batch))
 
     def _arguments(self, batch: Batch) -> dict[str, Any]:
-        """How the model's forward is called.  Without a mask it keeps apart what starts again at position 0."""
+        """Arguments of the model's forward.  Without a mask it separates texts where positions restart at 0."""
         arguments: dict[str, Any] = {"input_ids": batch.input_ids}
         if not batch.packed:
             arguments["attention_mask"] = batch.attention_mask
@@ -253,7 +253,7 @@ class Skeleton:
         return arguments
 
     def run_until(self, batch: Batch, visit: Visit, stop: int) -> Tensor:
-        """As `run`, but leaves after slot `stop`: the hidden states that `visit` returned there, (B, S, D)."""
+        """Like `run`, but ends after slot `stop`; the hidden states that `visit` returned there, (B, S, D)."""
 
         def visit_and_stop(index: int, hidden: Tensor, apply: Any) -> Tensor:
             result = visit(index, hidden, apply)
@@ -283,9 +283,9 @@ class Skeleton:
         return found if plain else None
 
     def run_to_vocabulary(self, batch: Batch, visit: Visit) -> Tensor:
-        """As `run`, but leaves where the language head would multiply: what arrives there, (B, S, D).
+        """Like `run`, but ends at the language head; the head's input, (B, S, D).
 
-        Where `batch` brings keys and values of the tokens before, its ids are those that follow, and they are added.
+        Where `batch` has keys and values of earlier tokens, its ids are the tokens that follow; theirs are appended.
         """
         try:
             self.run(batch, visit)
@@ -294,7 +294,7 @@ class Skeleton:
         raise AssertionError("the model's forward never reached its language head")
 
     def run_from_vocabulary(self, logits: Tensor) -> Tensor:
-        """What the model makes of `logits` (1, N, V') that its head would have returned: the same, or soft-capped."""
+        """The model's final logits, given `logits` (1, N, V') as its head's output: the same, or soft-capped."""
         assert self.vocabulary is not None
         ids = torch.zeros(logits.shape[:2], dtype=torch.int64)
         nothing = torch.zeros(*ids.shape, self.config.hidden_size, dtype=self.dtype)
@@ -328,9 +328,9 @@ def load_config(model_dir: Path) -> PretrainedConfig:
         config: PretrainedConfig = AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
     except (ValueError, KeyError, OSError) as error:
         raise BadInput(
-            f"{model_dir / 'config.json'} names no architecture of the installed transformers",
+            f"{model_dir / 'config.json'} names an architecture that the installed transformers does not have",
             values={"reason": type(error).__name__},
-            hint="upgrade transformers; architectures that bring their own code are not run",
+            hint="upgrade transformers; architectures with code of their own are not run",
         ) from None
     return config
 
@@ -359,7 +359,7 @@ def check_head(config: PretrainedConfig, form: HeadForm) -> None:
         raise BadInput(
             f"transformers has no causal language model of the architecture {config.model_type}",
             values={"task.kind": "causal-lm"},
-            hint="take a decoder, or the task text-classification",
+            hint="use a decoder, or the task text-classification",
         )
 
 
@@ -384,7 +384,7 @@ def build_skeleton(config: PretrainedConfig, form: HeadForm, *, dtype: torch.dty
 
 @contextmanager
 def parameters_on_meta() -> Iterator[None]:
-    """Modules made meanwhile keep the shapes of their parameters, not the memory; buffers are real."""
+    """Modules that are created meanwhile have parameters without memory; their buffers are real."""
     register = nn.Module.register_parameter
 
     def register_on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
@@ -417,14 +417,14 @@ def find_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
 
 
 def returns_tuple(layer: nn.Module) -> bool:
-    """Whether a layer's forward returns a tuple, read off its source; `check.py` finds out where this is wrong."""
+    """Whether a layer's forward returns a tuple, according to its source; `check.py` detects where this is wrong."""
     source = textwrap.dedent(inspect.getsource(inspect.unwrap(type(layer).forward)))
     returned = [node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Return) and node.value]
     return bool(returned) and (isinstance(returned[-1], ast.Tuple) or ast.unparse(returned[-1]) == "outputs")
 
 
 def _parameter_names(model: PreTrainedModel, module: nn.Module) -> list[str]:
-    """Paths of a module's own parameters, every alias of a tied one included."""
+    """Paths of a module's own parameters, with every alias of tied ones."""
     own = {id(parameter) for parameter in module.parameters(recurse=False)}
     named = model.named_parameters(remove_duplicate=False)
     return [name for name, parameter in named if id(parameter) in own]

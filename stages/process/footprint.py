@@ -1,18 +1,18 @@
-"""What a process weighs before it has done anything, and what it keeps of what it freed.  Called before torch loads.
+"""Keep a process small: what it takes before it does anything, and what it keeps of what it freed.
 
-Three measures, each with a switch, all for the command line only (a library does not change its host's process):
+Called before torch is loaded.  Three measures, for the command line only (a library does not change its host):
 
 - The allocator gives memory back.  glibc keeps what is freed for later, so a stage that evicts layers stays as large
-  as its largest moment of all: on RoBERTa-large 846 MiB instead of 566.  Above the threshold set here every block is
-  a mapping of its own that is gone when freed.  `CHAINCTL_MALLOC=default` leaves the allocator alone.
+  as its largest moment: on RoBERTa-large 846 MiB instead of 566.  Above the threshold set here every block
+  is a mapping of its own that is unmapped when freed.  `CHAINCTL_MALLOC=default` leaves the allocator alone.
 - Imports stay lean.  Importing a transformers model class also imports torch's compiler, sympy, distributed tensors
-  and kernels for the meta device, none of which a stage computes with: 340 MiB instead of 250.  They stay within
-  reach (`Deferred`).  `CHAINCTL_IMPORTS=default` imports them all.
-- oneDNN forgets.  It writes a kernel for each shape that it multiplies in bfloat16 and keeps a thousand of them, so
-  texts of many lengths cost memory that never comes back: 200 shapes of SmolLM2's width 121 MiB, with sixteen kept 10
-  (`tests/process/test_footprint.py`), in the same time.  What the environment says already stands.
+  and kernels for the meta device, none of which a stage computes with: 340 MiB instead of 250.  They are
+  imported when they are used (`Deferred`).  `CHAINCTL_IMPORTS=default` imports them all.
+- oneDNN caches less.  It compiles a kernel for each shape that it multiplies in bfloat16 and keeps a thousand of them,
+  so texts of many lengths cost memory that is never freed: 200 shapes of SmolLM2's width 121 MiB, with sixteen kept 10
+  (`tests/process/test_footprint.py`), in the same time.  Settings in the environment have precedence.
 
-The numbers are of `python benchmarks/imports.py` and `benchmarks/memory.py`.
+The numbers are from `python benchmarks/imports.py` and `benchmarks/memory.py`.
 """
 
 import ctypes
@@ -34,20 +34,20 @@ DECORATORS = ("allow_in_graph", "assume_constant_result", "disable", "forbid_in_
 
 
 def keep_small() -> None:
-    """Do all three.  Call it first, once, in a process of one's own."""
+    """Do all three.  Call it once, before anything else, in a process that runs nothing else."""
     forget_kernels()
     return_freed_memory()
     import_lean()
 
 
 def forget_kernels() -> None:
-    """Bound oneDNN's caches (its own, and the one that torch keeps in front of it); read when the first is made."""
+    """Bound oneDNN's caches (its own, and the one that torch keeps in front of it); read when the first is created."""
     for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
         os.environ.setdefault(name, str(KERNELS_KEPT))
 
 
 def return_freed_memory() -> bool:
-    """Set malloc's thresholds; whether that was done.  Elsewhere than glibc nothing happens."""
+    """Set malloc's thresholds; whether that was done.  Only glibc has them."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None or os.environ.get("CHAINCTL_MALLOC") == "default":
         return False
@@ -57,7 +57,7 @@ def return_freed_memory() -> bool:
 
 
 def import_lean() -> bool:
-    """Import torch and transformers without what is only within reach; whether that was done."""
+    """Import torch and transformers, with some of their modules deferred; whether that was done."""
     if "torch" in sys.modules or os.environ.get("CHAINCTL_IMPORTS") == "default":
         return False
     for name in (COMPILER, META_KERNELS):
@@ -74,7 +74,7 @@ def import_lean() -> bool:
 
 
 class Deferred(types.ModuleType):
-    """A module that is there and not yet executed; the first attribute that is asked for executes it.
+    """A module that is imported but not yet executed; reading its first attribute executes it.
 
     Unlike with `importlib.util.LazyLoader` its submodules can be imported meanwhile, and its decorators do nothing:
     nothing is compiled in this process.
@@ -88,7 +88,7 @@ class Deferred(types.ModuleType):
 
 
 def defer(name: str) -> None:
-    """Put a `Deferred` in the place of `name`, a module of a package that may not be imported yet."""
+    """Put a `Deferred` in the place of `name`, a module of a package that need not be imported yet."""
     parent, _, _ = name.rpartition(".")
     package = importlib.util.find_spec(parent)
     assert package is not None
@@ -102,7 +102,7 @@ def defer(name: str) -> None:
 
 
 def execute(module: types.ModuleType) -> None:
-    """Execute a deferred module; any other is left alone."""
+    """Execute a deferred module; others are not changed."""
     if isinstance(module, Deferred):
         if module.__name__ == COMPILER:  # which cannot be imported before them
             execute_meta_kernels()
@@ -113,7 +113,7 @@ def execute(module: types.ModuleType) -> None:
 
 
 def execute_meta_kernels() -> None:
-    """What runs on the meta device needs them."""
+    """Execute torch's kernels for the meta device, if they are deferred."""
     execute(importlib.import_module(META_KERNELS))
 
 

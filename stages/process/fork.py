@@ -1,7 +1,7 @@
-"""Run a function in a child that begins as a copy of this process, and keep only what it returns.
+"""Run a function in a forked copy of this process, and keep only what it returns.
 
 Prediction runs the model on the meta device, which imports 40 MiB of sympy that nothing else needs.  A forked child
-sees the opened model without copying it, and takes with it what it imported.
+sees the opened model without copying it, and its imports are gone when it exits.
 """
 
 import os
@@ -16,8 +16,8 @@ T = TypeVar("T")
 
 
 def run_in_fork(function: Callable[[], T]) -> T:
-    """The result of `function`, which must be picklable.  Where a child cannot be had, it runs here."""
-    if sys.platform != "linux":  # elsewhere forking with threads is asking for trouble
+    """The result of `function`, which must be picklable.  Where forking is unsafe or the child fails, it runs here."""
+    if sys.platform != "linux":  # elsewhere forking a process with threads is unsafe
         return function()
     receiving, sending = os.pipe()
     child = os.fork()
@@ -28,13 +28,13 @@ def run_in_fork(function: Callable[[], T]) -> T:
         data = pipe.read()
     os.waitpid(child, 0)
     if not data:
-        return function()  # here it raises what it raised there, if it does
+        return function()  # here it raises what it raised in the child, if it does
     result: T = pickle.loads(data)  # from ourselves
     return result
 
 
 def _work(function: Callable[[], object], receiving: int, sending: int) -> None:
-    """The child: one thread (the pool stayed behind), no clean-up of what belongs to the parent."""
+    """The child: one thread (the pool is not copied), and no clean-up of what belongs to the parent."""
     try:
         os.close(receiving)
         torch.set_num_threads(1)

@@ -38,7 +38,7 @@ class MeasuredFacts:
     layer_seconds: tuple[float, ...] = ()
 
     def to_measured(self, artifact: str) -> Measured:
-        """The document for the artifact with that digest.  Never names the host."""
+        """The document for the artifact with that digest.  It never names the host."""
         return Measured(
             artifact=artifact,
             seconds=self.seconds,
@@ -53,10 +53,10 @@ class MeasuredFacts:
 
 
 class Stopwatch:
-    """Seconds and peak memory of a block.  The peak is that of the process while the block ran.
+    """Seconds and peak memory of a block.  The peak is that of the process while the block ran, in bytes.
 
-    With a budget the block is watched: a thread samples the resident size, and the next step of progress after it
-    went over raises `DoesNotFit`.
+    With a budget, a thread samples the resident size, and the first progress report after it exceeded the budget raises
+    `DoesNotFit`.
     """
 
     seconds: float = 0.0
@@ -86,7 +86,7 @@ class Stopwatch:
         self.peak_bytes = peak_bytes()
 
     def over(self, progress: Progress) -> Progress:
-        """`progress` that also keeps the budget."""
+        """`progress` that also checks the budget."""
 
         def watched(phase: str, done: int, total: int) -> None:
             self.check()
@@ -95,7 +95,7 @@ class Stopwatch:
         return watched
 
     def check(self) -> None:
-        """Raise `DoesNotFit` where the process has been over its budget."""
+        """Raise `DoesNotFit` if the process has exceeded its budget."""
         if self.budget_bytes is not None and self._highest > self.budget_bytes:
             raise DoesNotFit(
                 "the stage needs more memory than its budget, and more than was predicted",
@@ -112,7 +112,7 @@ class Stopwatch:
 
 
 def reset_peak() -> None:
-    """Start the high-water mark anew, where the system lets a process do that."""
+    """Reset the resident high-water mark, where the system allows it."""
     try:
         CLEAR_REFS.write_text(RESET_PEAK)
     except OSError:
@@ -120,7 +120,7 @@ def reset_peak() -> None:
 
 
 def device_memory_bytes() -> int:
-    """What this process may use: the machine's memory, or less where its container or control group has less."""
+    """Bytes that this process may use: the machine's memory, or less if its container or control group has less."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for path in _control_group_limits():
         try:
@@ -133,7 +133,7 @@ def device_memory_bytes() -> int:
 
 
 def _control_group_limits() -> Iterator[Path]:
-    """Files that may limit this process: of its own group and of every group around it (cgroup v2, then v1)."""
+    """Files that may limit this process: of its own group and of every enclosing one (cgroup v2, then v1)."""
     try:
         lines = CONTROL_GROUPS.read_text().splitlines()
     except OSError:
@@ -149,7 +149,7 @@ def _control_group_limits() -> Iterator[Path]:
 
 
 def resident_bytes() -> int | None:
-    """Resident size of this process now; None where the system does not say."""
+    """Resident size of this process now; None where the system does not report it."""
     try:
         return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
@@ -157,7 +157,7 @@ def resident_bytes() -> int | None:
 
 
 def peak_bytes() -> int | None:
-    """Resident high-water mark of this process (`VmHWM`; elsewhere what getrusage has)."""
+    """Resident high-water mark of this process in bytes (`VmHWM`; elsewhere getrusage's)."""
     if STATUS.exists():
         for line in STATUS.read_text().splitlines():
             if line.startswith("VmHWM:"):
@@ -167,12 +167,12 @@ def peak_bytes() -> int | None:
 
 
 def mebibytes(count: int) -> str:
-    """`438 MiB`, rounded up: a budget of what it says is enough."""
+    """`438 MiB`, rounded up, so that a budget of that size is enough."""
     return f"{-(-count // 2**20)} MiB"
 
 
 def _versions() -> dict[str, str]:
-    """Versions of what took part: only what is loaded already."""
+    """Versions of the libraries that are loaded already."""
     found = {"python": platform.python_version()}
     for name in ("numpy", "torch", "transformers"):
         if name in sys.modules:

@@ -1,4 +1,4 @@
-"""How far work has come, for whoever wants to show it."""
+"""The type of progress callbacks, and one that shows nothing."""
 
 from collections.abc import Callable
 
@@ -6,4 +6,4 @@ Progress = Callable[[str, int, int], None]  # (phase, done, total)
 
 
 def silent(phase: str, done: int, total: int) -> None:
-    """Shows nothing."""
+    """A `Progress` that shows nothing."""

@@ -1,11 +1,15 @@
 """Plans and artifacts in words."""
 
+from collections.abc import Iterable
 from functools import singledispatch
+from pathlib import Path
 from typing import Any
 
 from schemas.assignment import described
 from schemas.base import Manifest
 from schemas.benchmark import BenchmarkManifest
+from schemas.devices import PlannedDevice
+from schemas.errors import some
 from schemas.evaluation import EvaluationManifest
 from schemas.perplexity import PerplexityManifest
 from schemas.plan import PlanManifest
@@ -14,27 +18,32 @@ from schemas.state import StateManifest
 from schemas.update import UpdateManifest
 from stages.methods.server import ServerMethod
 from stages.report.tables import format_bytes
-from stages.store.artifact import Artifact
+from stages.store.artifact import Artifact, artifact_lines
 
 BAR = 40
+MOST_NAMED = 8
 Facts = list[tuple[str, object]]  # label and value
 
 
-def explain_plan(plan: PlanManifest, method: ServerMethod) -> str:
-    """The curve, what the method decided and why, and for each assignment its memory, passes and bytes."""
+def explain_plan(plan: PlanManifest, method: ServerMethod, devices: Iterable[PlannedDevice] = ()) -> str:
+    """The curve, what the method decided and why, and for each assignment its memory, passes and bytes.
+
+    `devices`: those of the plan, all of them.
+    """
     lines = ["CKA between the reference and each layer's output (mean over devices, 95 %):"]
     for layer, similarity in enumerate(plan.curve):
         bar = "█" * round(BAR * min(max(similarity.cka, 0), 1))
         mark = " <- start" if layer == plan.decisions.first_layer else ""
         lines.append(f"  {layer:>3}  {similarity.cka:6.3f} ±{similarity.high - similarity.cka:.3f}  {bar}{mark}")
     lines += [*method.explain(plan), *method.warnings(plan)]
-    for device in plan.devices:
-        if device.left_out:
-            lines.append(f"Not in the curve: {device.name}, {device.left_out}.")
-    smallest = min(plan.devices, key=lambda device: device.memory_budget_bytes)
+    left_out = [f"{device.name}, {device.left_out}" for device in devices if device.left_out]
+    lines += [f"Not in the curve: {one}." for one in left_out[:MOST_NAMED]]
+    if len(left_out) > MOST_NAMED:
+        lines.append(f"Not in the curve: {len(left_out)} devices in all.")
+    smallest = plan.smallest_budget
     budget = format_bytes(smallest.memory_budget_bytes)
     lines.append(
-        f"Smallest budget {budget}, {smallest.name}.  Per round and device; passes are layers per text and step:"
+        f"Smallest budget {budget}, {smallest.device}.  Per round and device; passes are layers per text and step:"
     )
     for entry in plan.memory:
         costs = method.costs(plan, entry.assignment)
@@ -49,7 +58,7 @@ def describe_artifact(artifact: Artifact[Any]) -> str:
     """A few lines on an artifact of any kind."""
     manifest = artifact.manifest
     lines = [f"{manifest.KIND} v{manifest.version}  {artifact.digest}"]
-    lines += [f"  {label:<13} {value}" for label, value in facts(manifest)]
+    lines += [f"  {label:<13} {value}" for label, value in [*facts(manifest), *listed(artifact)]]
     measured = artifact.measured()
     if measured is not None:
         peak = format_bytes(measured.peak_bytes) if measured.peak_bytes else "unknown"
@@ -57,9 +66,18 @@ def describe_artifact(artifact: Artifact[Any]) -> str:
     return "\n".join(lines)
 
 
+def listed(artifact: Artifact[Any]) -> Facts:
+    """The first few names of each of an artifact's files of lines.  Raises `NotTrusted` and `BadInput`."""
+    found: Facts = []
+    for file in artifact.manifest.LINES:
+        names = [line.name for line in artifact_lines(artifact, file)]
+        found.append((Path(file).stem, f"{len(names)}: {some(names, most=MOST_NAMED)}" if names else "none"))
+    return found
+
+
 @singledispatch
 def facts(manifest: Manifest) -> Facts:
-    """What is worth a line each, of a manifest of any kind.  Raises `ValueError` for what is not an artifact's."""
+    """The lines that describe a manifest of any kind.  Raises `ValueError` for what is not an artifact's."""
     raise ValueError(f"not an artifact: {type(manifest).__name__}")
 
 
@@ -79,7 +97,7 @@ def _plan(manifest: PlanManifest) -> Facts:
     assignments = (entry.assignment for entry in manifest.memory)
     return [
         ("model", f"{manifest.model.model_type}, {manifest.model.num_layers} layers, {manifest.model.digest}"),
-        ("devices", len(manifest.devices)),
+        ("texts", f"{manifest.example_count} on {manifest.device_count} devices"),
         ("method", f"{manifest.settings.chain.method}, adapters from layer {manifest.decisions.first_layer}"),
         ("layers", ", ".join(map(str, assignments))),
         ("labels", ", ".join(manifest.settings.task.labels)),
@@ -92,36 +110,26 @@ def _state(manifest: StateManifest) -> Facts:
         ("plan", manifest.plan),
         ("parent", manifest.parent or "none: fresh"),
         ("round", manifest.round),
-        ("accepted", ", ".join(update.device for update in manifest.accepted) or "none"),
         ("next layers", described(manifest.assignment)),
-        ("next devices", ", ".join(manifest.participants)),
-        (
-            "tensors",
-            f"{len(manifest.tensors)}, {format_bytes(sum(file.size_bytes for file in manifest.files))}",
-        ),
+        _tensors(manifest),
     ]
 
 
 @facts.register
 def _update(manifest: UpdateManifest) -> Facts:
     return [
-        ("plan", manifest.plan),
-        ("state", f"{manifest.state} (round {manifest.round})"),
+        *_subject(manifest),
         ("device", f"{manifest.device}, {manifest.example_count} texts, {manifest.steps} steps"),
         ("layers", manifest.assignment),
         ("loss", f"{manifest.loss.first:.4f} -> {manifest.loss.last:.4f}"),
-        (
-            "tensors",
-            f"{len(manifest.tensors)}, {format_bytes(sum(file.size_bytes for file in manifest.files))}",
-        ),
+        _tensors(manifest),
     ]
 
 
 @facts.register
 def _evaluation(manifest: EvaluationManifest) -> Facts:
     return [
-        ("plan", manifest.plan),
-        ("state", f"{manifest.state} (round {manifest.round})"),
+        *_subject(manifest),
         ("accuracy", f"{manifest.accuracy.value:.4f} on {manifest.example_count} texts"),
         ("macro-F1", f"{manifest.macro_f1.value:.4f}"),
     ]
@@ -130,8 +138,7 @@ def _evaluation(manifest: EvaluationManifest) -> Facts:
 @facts.register
 def _perplexity(manifest: PerplexityManifest) -> Facts:
     return [
-        ("plan", manifest.plan),
-        ("state", f"{manifest.state} (round {manifest.round})"),
+        *_subject(manifest),
         ("perplexity", f"{manifest.perplexity.value:.4f} on {manifest.example_count} texts"),
         ("loss", f"{manifest.loss.value:.4f} nats on {manifest.token_count} tokens"),
     ]
@@ -140,8 +147,16 @@ def _perplexity(manifest: PerplexityManifest) -> Facts:
 @facts.register
 def _benchmark(manifest: BenchmarkManifest) -> Facts:
     return [
-        ("plan", manifest.plan),
-        ("state", f"{manifest.state} (round {manifest.round})"),
+        *_subject(manifest),
         ("benchmark", f"{manifest.benchmark}, {manifest.example_count} questions"),
         *((score.metric, f"{score.overall.value:.4f}") for score in manifest.scores),
     ]
+
+
+def _subject(manifest: UpdateManifest | EvaluationManifest | PerplexityManifest | BenchmarkManifest) -> Facts:
+    return [("plan", manifest.plan), ("state", f"{manifest.state} (round {manifest.round})")]
+
+
+def _tensors(manifest: StateManifest | UpdateManifest) -> tuple[str, object]:
+    size = format_bytes(sum(file.size_bytes for file in manifest.files))
+    return "tensors", f"{len(manifest.tensors)}, {size}"

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 INK, QUIET = "#24292f", "#8c959f"
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # Okabe and Ito: told apart by everyone
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # Okabe and Ito: distinguishable for colour-blind readers
 STYLE: dict[str, Any] = {
     "svg.hashsalt": "chainctl",
     "svg.fonttype": "none",
@@ -30,12 +30,15 @@ STYLE: dict[str, Any] = {
 def curves_svg(
     curve: Sequence[LayerSimilarity], *, threshold: float, start_layer: int, accuracy: Mapping[str, Sequence[float]]
 ) -> bytes:
-    """`accuracy` holds a series per method, from round 0 on.  Raises `BadInput` where matplotlib is missing."""
+    """SVG bytes.  `accuracy` holds one series per method, from round 0 on, in [0, 1].
+
+    Raises `BadInput` where matplotlib is missing.
+    """
     try:
         from matplotlib import rc_context
         from matplotlib.figure import Figure
     except ImportError:
-        raise BadInput("pictures need matplotlib", hint="pip install 'chainctl[report]'") from None
+        raise BadInput("figures need matplotlib", hint="pip install 'chainctl[report]'") from None
     with rc_context(STYLE):
         figure = Figure(figsize=(10, 3.8), layout="constrained")
         left, right = figure.subplots(1, 2)
@@ -83,7 +86,7 @@ def _draw_accuracy(axes: "Axes", accuracy: Mapping[str, Sequence[float]]) -> Non
     labels = sorted(accuracy.items(), key=lambda item: item[1][-1])
     for colour, (name, series) in zip(COLOURS, accuracy.items(), strict=False):
         axes.plot(range(len(series)), series, color=colour)
-        # Labels at the lines' ends, the lower one below and the higher one above, so that they never meet.
+        # Labels at the lines' ends, the lower one below and the higher one above, so that they never overlap.
         offset = 8 if labels[-1][0] == name else -14
         text = f"{name} {series[-1]:.1%}"
         axes.annotate(text, (last, series[-1]), (0, offset), textcoords="offset points", ha="right", color=colour)

@@ -1,4 +1,4 @@
-"""A recipe as a person likes to read it: every setting, its value, and what it means."""
+"""Write a recipe for people: every setting, its value, and what it means."""
 
 import json
 from typing import Any
@@ -18,25 +18,25 @@ from schemas.settings import (
 )
 
 EXPLAINED = {
-    "seed": "of everything that is drawn: fresh adapters, who takes part, order of texts",
-    "task.kind": "what is learned",
+    "seed": "of everything that is drawn at random: fresh adapters, participants, order of texts",
+    "task.kind": "text-classification or causal-lm",
     "task.text_column": "column of the text (JSONL, CSV, Parquet)",
     "task.label_column": "column of the label",
     "task.labels": "the label set; fixed by the plan, in this order",
     "prompt.format": "of causal-lm data: plain (the text column), alpaca (instruction, input, output), chat (messages)",
     "prompt.template": "auto: the model's chat template, Alpaca's where it has none; alpaca; or the SHA-256 of one",
-    "prompt.learn": "response: what the other side said is read, not learned; or all",
-    "encoding.max_length": "tokens; longer texts are cut",
+    "prompt.learn": "which tokens are in the loss: response (of the assistant only), or all",
+    "encoding.max_length": "tokens; longer texts are truncated",
     "encoding.padding_side": "right or left",
-    "encoding.packing": "several texts share a row of max_length tokens (causal-lm); changes no gradient",
+    "encoding.packing": "several texts share a row of max_length tokens (causal-lm); does not change gradients",
     "head.form": "transformers: the model's own classification head; mean: mean over tokens (sentence encoders)",
-    "similarity.estimator": "of CKA: unbiased, or biased as in the paper (near 1 for few texts, whatever they say)",
+    "similarity.estimator": "of CKA: unbiased, or biased as in the paper (near 1 for few texts, whatever they are)",
     "similarity.kernel": "linear or rbf (median heuristic)",
-    "similarity.pooling": "mean, first, last (a row a text) or tokens (a row a token)",
+    "similarity.pooling": "mean, first, last (one row per text) or tokens (one row per token)",
     "similarity.tokens": "all, or skip-first: leaves a decoder's attention sink out",
     "similarity.scale": "none, unit (each token to unit length), auto: unit for decoders",
     "similarity.reference": "compare layers with the embeddings, or with the first-layer",
-    "similarity.max_examples": "texts a device profiles, at most",
+    "similarity.max_examples": "most texts that a device profiles",
     "similarity.min_examples": "devices with fewer are left out of the curve",
     "chain.method": "chain; references: full-adapters, linear-probe, no-ft",
     "chain.start": "foat: first layer whose CKA is below the threshold; a number fixes it (0 is w/o FOAT); or last",
@@ -51,22 +51,22 @@ EXPLAINED = {
     "adapter.activation": "relu, silu, gelu; auto: silu for decoders, relu for encoders",
     "optimizer.name": "adamw or sgd; state starts at zero in every round",
     "optimizer.learning_rate": "",
-    "optimizer.round_decay": "round t learns at learning_rate · round_decay^t; 1.0 keeps it",
+    "optimizer.round_decay": "round t trains at learning_rate · round_decay^t; 1.0 keeps it",
     "optimizer.weight_decay": "decoupled for adamw",
     "optimizer.momentum": "sgd only",
     "optimizer.schedule": "over rounds: constant (times round_decay^t), or cosine",
     "optimizer.schedule_rounds": "cosine: rounds until final_learning_rate",
     "optimizer.final_learning_rate": "cosine",
-    "optimizer.steps": "a round, whatever a device has; epochs: as many as its texts ask for",
-    "optimizer.epochs": "passes over a device's texts a round",
-    "optimizer.batch_size": "texts a step; gradients accumulate over its micro-batches",
+    "optimizer.steps": "per round, however many texts a device has; epochs: as many as its texts need",
+    "optimizer.epochs": "passes over a device's texts per round",
+    "optimizer.batch_size": "texts per step; gradients accumulate over its micro-batches",
     "numerics.dtype": "of the frozen layers: float32 or bfloat16; adapters and head stay float32",
-    "numerics.micro_batch": "texts in memory at once; changes no gradient, lowers the peak",
+    "numerics.micro_batch": "texts in memory at once; lowers the peak, does not change gradients",
     "numerics.threads": "of torch; part of what makes equal work equal to the bit",
-    "federation.devices_per_round": "all, or a number drawn anew each round",
+    "federation.devices_per_round": "all, or a number drawn again each round",
     "federation.quorum": "accepted updates that close a round: a number, or all",
     "federation.strategy": "weighted-mean (FedAvg), coordinate-median, trimmed-mean, krum, multi-krum",
-    "federation.trim_fraction": "trimmed-mean: cut off at each end",
+    "federation.trim_fraction": "trimmed-mean: share that is dropped at each end",
     "federation.assumed_malicious": "krum, multi-krum: f; needs 2 f + 3 updates",
     "federation.clip_norm": "longer differences are shortened to this norm; median: of the round's norms; none",
     "federation.max_update_norm": "longer differences are refused; auto: what AdamW cannot exceed; none",
@@ -77,7 +77,7 @@ EXPLAINED = {
     "federation.server_tau": "fedadam, fedyogi: smaller is more adaptive",
 }
 
-# The instruction tuning of the ChainFed paper, appendix D: 20 devices, a tenth of them a round, 10 steps of AdamW on
+# The instruction tuning of the ChainFed paper, appendix D: 20 devices, a tenth of them per round, 10 steps of AdamW on
 # batches of 16 texts of at most 512 tokens.  Learning rate, schedule and start layer are ours.
 INSTRUCTION = Settings(
     task=TaskSettings(kind="causal-lm"),

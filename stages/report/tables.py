@@ -6,7 +6,7 @@ STEP = 1024
 
 
 def format_bytes(count: int) -> str:
-    """`438 MiB`: binary units, three digits or so."""
+    """`438 MiB`: binary units, about three digits."""
     value, unit = float(count), "B"
     for following in ("KiB", "MiB", "GiB", "TiB"):
         if value < STEP:

@@ -3,12 +3,11 @@
     manifest.json         deterministic; its digest is the artifact's name
     measured.json         what it cost; names that digest, decides nothing; may be absent
     manifest.dsse.json    who signed the manifest, where somebody did
-    tensors.safetensors   where the manifest lists it
+    tensors.safetensors   where the manifest lists it, and files of lines (`lines.py`)
 
-Nothing else may lie in the directory.  Bytes are hashed and then parsed: the same bytes, read once.
+Nothing else may be in the directory.  Bytes are hashed and then parsed: the same bytes, read once.
 """
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -27,27 +26,28 @@ from schemas.refs import FileReference, TensorReference
 from schemas.state import StateManifest
 from stages.process.measure import MeasuredFacts
 from stages.store.files import complete_directory, write_file
+from stages.store.lines import Lines, read_lines
+from stages.store.regular import file_digest, file_size, open_regular
 from stages.store.signing import SIGNATURE_FILE, Signer, check_signature
-from stages.store.tensors import TENSORS_FILE, Shapes, TensorFile, TensorWriter, open_regular
+from stages.store.tensors import TENSORS_FILE, Shapes, TensorFile, TensorWriter
 
 MANIFEST_FILE = "manifest.json"
 MEASURED_FILE = "measured.json"
 UNLISTED_FILES = (MANIFEST_FILE, MEASURED_FILE, SIGNATURE_FILE)  # what may lie beside the files of a manifest
-CHUNK_BYTES = 2**20
 
 M = TypeVar("M", bound=Manifest)
 
 
 @dataclass(frozen=True)
 class Artifact(Generic[M]):
-    """A manifest that was found whole at `path`; `digest` is its name."""
+    """A manifest that was read and checked at `path`; `digest` is its name."""
 
     path: Path
     manifest: M
     digest: str
 
     def bytes(self) -> bytes:
-        """The manifest as it lies on disk, whatever its version.  Raises `NotTrusted` if it has changed since."""
+        """The manifest's bytes on disk, whatever its version.  Raises `NotTrusted` if they have changed since."""
         data = _read_bounded(self.path / MANIFEST_FILE, LARGE_MANIFEST_LIMIT_BYTES)
         if sha256_digest(data) != self.digest:
             raise NotTrusted(
@@ -58,7 +58,7 @@ class Artifact(Generic[M]):
         return data
 
     def measured(self) -> Measured | None:
-        """What making it cost, if that is known."""
+        """`measured.json`: what making it cost, if that is known."""
         path = self.path / MEASURED_FILE
         if not os.path.lexists(path):
             return None
@@ -68,13 +68,13 @@ class Artifact(Generic[M]):
 def open_artifact(path: Path, kind: type[M]) -> Artifact[M]:
     """Parse and check an artifact of one kind: manifest, file set, sizes, headers.
 
-    Tensors are hashed when they are read.  Raises `BadInput` for what is no such artifact, `NotTrusted` for one that
-    was altered.
+    Tensors are hashed when they are read.  Raises `BadInput` for what is not such an artifact, `NotTrusted` for one
+    that was altered.
     """
     manifest_path = path / MANIFEST_FILE
     if not path.is_dir():
         raise BadInput(
-            f"{path} is no artifact directory",
+            f"{path} is not an artifact directory",
             values={"expected": f"a {kind.KIND} artifact", "found": "a file" if path.exists() else "nothing"},
         )
     if not os.path.lexists(manifest_path):
@@ -91,10 +91,10 @@ def open_artifact(path: Path, kind: type[M]) -> Artifact[M]:
 
 
 def check_same_plan(plan: Artifact[PlanManifest], state: Artifact[StateManifest]) -> None:
-    """A state belongs to a plan.  Raises `BadInput` with both digests."""
+    """Check that a state belongs to a plan.  Raises `BadInput` with both digests."""
     if state.manifest.plan != plan.digest:
         raise BadInput(
-            f"{state.path} is of another plan",
+            f"{state.path} belongs to another plan",
             values={"expected": plan.digest, "found": state.manifest.plan},
             hint="take plan and state from the same federation",
         )
@@ -103,18 +103,42 @@ def check_same_plan(plan: Artifact[PlanManifest], state: Artifact[StateManifest]
 def read_tensors(artifact: Artifact[Any], *prefixes: str) -> dict[str, np.ndarray]:
     """Every tensor, or those whose names start with one of `prefixes`, float32, each compared with its SHA-256.
 
-    Raises `NotTrusted` for altered bytes, `BadInput` for values that are no numbers.
+    Raises `NotTrusted` for altered bytes, `BadInput` for NaN or infinite values.
     """
     with tensor_file(artifact) as file:
         tensors = {name: file.tensor(name) for name in file.references if name.startswith(prefixes or "")}
     for name, values in tensors.items():
         if not np.isfinite(values).all():
             raise BadInput(
-                f"{artifact.path}: tensor {name} holds values that are no numbers",
+                f"{artifact.path}: tensor {name} holds values that are not finite",
                 values={"expected": "finite values", "found": f"{int((~np.isfinite(values)).sum())} NaN or infinite"},
-                hint="whoever made it diverged or lies: go back to the state before",
+                hint="its training diverged, or it was made up: go back to the previous state",
             )
     return tensors
+
+
+def artifact_lines(artifact: Artifact[Any], file: str) -> Iterator[Any]:
+    """The lines of one of the artifact's `LINES`, each strictly parsed.  Whoever iterates goes to the end.
+
+    Raises `NotTrusted` where the file was altered, `BadInput` where it cannot be used or contradicts the manifest.
+    """
+    manifest = artifact.manifest
+    reference = next(one for one in manifest.files if one.name == file)
+    lines = read_lines(artifact.path / file, reference, manifest.LINES[file])
+    try:
+        yield from manifest.checked_lines(file, lines)
+    except ValueError as error:
+        raise BadInput(
+            f"{artifact.path / file} and its manifest contradict each other: {error}",
+            hint="whoever made it made it wrong: make the artifact again with a current chainctl",
+        ) from None
+
+
+def check_lines(artifact: Artifact[Any]) -> None:
+    """Every file of lines, to the last byte.  Raises `NotTrusted` and `BadInput`."""
+    for file in artifact.manifest.LINES:
+        for _ in artifact_lines(artifact, file):
+            pass
 
 
 def tensor_file(artifact: Artifact[Any]) -> TensorFile:
@@ -126,7 +150,7 @@ def verify_artifact(path: Path) -> Artifact[Any]:
     """Check everything that can be checked of an artifact of any kind, to the last byte."""
     manifest_path = path / MANIFEST_FILE
     if not os.path.lexists(manifest_path):
-        raise BadInput(f"{path} has no {MANIFEST_FILE}", hint="the copy was interrupted, or this is no artifact")
+        raise BadInput(f"{path} has no {MANIFEST_FILE}", hint="the copy was interrupted, or this is not an artifact")
     kind, version = kind_and_version(path)
     if not isinstance(kind, str) or kind not in ARTIFACTS:
         raise BadInput(
@@ -136,7 +160,9 @@ def verify_artifact(path: Path) -> Artifact[Any]:
         )
     artifact = open_artifact(path, artifact_model(kind))
     for reference in getattr(artifact.manifest, "files", ()):
-        _check_hash(path, reference)
+        if reference.name not in artifact.manifest.LINES:
+            _check_hash(path, reference)
+    check_lines(artifact)
     if getattr(artifact.manifest, "tensors", ()):
         with tensor_file(artifact) as file:
             for name in file.references:
@@ -145,7 +171,7 @@ def verify_artifact(path: Path) -> Artifact[Any]:
 
 
 def kind_and_version(path: Path) -> tuple[object, object]:
-    """Of the manifest in a directory.  Raises `BadInput` where it is no JSON object."""
+    """Of the manifest in a directory.  Raises `BadInput` where it is not a JSON object."""
     manifest_path = path / MANIFEST_FILE
     data = _read_bounded(manifest_path, LARGE_MANIFEST_LIMIT_BYTES)
     return read_kind_and_version(data, source=str(manifest_path))
@@ -156,8 +182,8 @@ def existing(
 ) -> Artifact[M] | None:
     """The artifact at `out` if it was made from the same inputs; None where there is nothing, or with `force`.
 
-    With a `signer` it is signed if it is not.  Raises `UsageProblem` where something else is there: nothing is ever
-    overwritten unasked.
+    With a `signer` it is signed if it is not.  Raises `UsageProblem` where something else is there: nothing is
+    overwritten without `force`.
     """
     if force or not os.path.lexists(out):
         return None
@@ -165,7 +191,7 @@ def existing(
     try:
         artifact = open_artifact(out, kind)
     except BadInput as error:
-        raise UsageProblem(f"{out} exists already and is no {kind.KIND} artifact: {error.fact}", hint=hint) from None
+        raise UsageProblem(f"{out} exists already and is not a {kind.KIND} artifact: {error.fact}", hint=hint) from None
     if not same(artifact.manifest):
         raise UsageProblem(
             f"{out} holds a {kind.KIND} made from other inputs", values={"it is": artifact.digest}, hint=hint
@@ -184,24 +210,6 @@ def _sign(artifact: Artifact[Any], signer: Signer) -> None:
         write_file(artifact.path / SIGNATURE_FILE, signer.envelope(manifest))
 
 
-def file_size(path: Path) -> int:
-    """Bytes of a regular file; a link is none."""
-    descriptor = open_regular(path)
-    try:
-        return os.fstat(descriptor).st_size
-    finally:
-        os.close(descriptor)
-
-
-def file_digest(path: Path) -> str:
-    """`sha256:<64 hex digits>` of a regular file of any size."""
-    digest = hashlib.sha256()
-    with os.fdopen(open_regular(path), "rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return f"sha256:{digest.hexdigest()}"
-
-
 class Draft:
     """An artifact in the making, in a hidden directory."""
 
@@ -213,7 +221,7 @@ class Draft:
     def write_tensors(
         self, tensors: Mapping[str, np.ndarray]
     ) -> tuple[tuple[TensorReference, ...], tuple[FileReference, ...]]:
-        """Write float32 tensors: what the manifest is to say of them and of their file."""
+        """Write float32 tensors; the references that the manifest holds, to them and to their file."""
         writer = self.tensor_writer({name: values.shape for name, values in tensors.items()})
         for name in sorted(tensors):
             writer.write(name, tensors[name])
@@ -224,13 +232,25 @@ class Draft:
         """A writer for tensors too large to hold at once."""
         return TensorWriter(self.path / TENSORS_FILE, shapes)
 
+    def write_lines(self, *files: Lines) -> None:
+        """Write files of lines; the manifest lists their references."""
+        for lines in files:
+            (self.path / lines.reference.name).write_bytes(lines.data)
+
     def finish(self, manifest: Manifest, measured: MeasuredFacts | None) -> None:
-        """Write `measured.json` and the signature, then the manifest, last."""
+        """Write `measured.json` and the signature, then the manifest, last; and read it all back.
+
+        What nobody could read is never put in place: raises `BadInput` where the manifest is larger than its readers
+        take, or contradicts itself or the files beside it.
+        """
+        data = manifest.readable_bytes()
         if measured is not None:
-            (self.path / MEASURED_FILE).write_bytes(measured.to_measured(manifest.digest).canonical_bytes())
+            facts = measured.to_measured(sha256_digest(data))
+            (self.path / MEASURED_FILE).write_bytes(facts.readable_bytes())
         if self.signer is not None:
-            (self.path / SIGNATURE_FILE).write_bytes(self.signer.envelope(manifest.canonical_bytes()))
-        (self.path / MANIFEST_FILE).write_bytes(manifest.canonical_bytes())
+            (self.path / SIGNATURE_FILE).write_bytes(self.signer.envelope(data))
+        (self.path / MANIFEST_FILE).write_bytes(data)
+        check_lines(open_artifact(self.path, type(manifest)))
         self.finished = True
 
 
@@ -270,7 +290,7 @@ def _check_size(path: Path, reference: FileReference) -> None:
     found = file_size(path)
     if found != reference.size_bytes:
         raise NotTrusted(
-            f"{path} was altered or cut short",
+            f"{path} was altered or truncated",
             values={"manifest says": f"{reference.size_bytes} bytes", "file has": f"{found} bytes"},
             hint="copy the artifact again",
         )
@@ -294,6 +314,6 @@ def _read_bounded(path: Path, limit: int) -> bytes:
         raise BadInput(
             f"{path} is too large",
             values={"limit": f"{limit} bytes", "found": "more"},
-            hint="no manifest is that large: copy the artifact again",
+            hint="manifests are never that large: copy the artifact again",
         )
     return data

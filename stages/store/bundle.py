@@ -1,13 +1,13 @@
-"""Bundles: artifacts in one file, for a stick.  Any `tar` reads it; this reader trusts no byte of it.
+"""Bundles: artifacts in one file, to carry on a stick.  Any `tar` reads it; this reader trusts no byte of it.
 
     bundle.json                   the index: every folder, file, size and SHA-256
     device-01/manifest.json …     the artifacts, in order of name
 
-The index decides every other byte of the file (see `ustar`), so nothing that a stranger wrote is ever parsed but the
-index itself: what it implies is compared.  Its size is bounded before it is read, the file's size is compared before
-anything is written, and nothing takes its place before the last byte was checked.
+The index decides every other byte of the file (see `ustar`), so the index is all that is ever parsed: the rest is
+compared with what it implies.  Its size is bounded before it is read, the file's size is compared before anything is
+written, and nothing is put in place before the last byte was checked.
 
-An artifact is named for its directory.  Where two would have the same name, each is led by its parent's:
+An artifact is named after its directory.  Where two would have the same name, each is prefixed with its parent's:
 `updates/0000/phone` and `updates/0001/phone` become `0000-phone` and `0001-phone`.
 """
 
@@ -36,11 +36,11 @@ from schemas.bundle import (
     names_a_device,
 )
 from schemas.errors import BadInput, ChainError, NotTrusted, UsageProblem
-from stages.store.artifact import MANIFEST_FILE, Artifact, file_digest, file_size, verify_artifact
+from stages.store.artifact import MANIFEST_FILE, Artifact, verify_artifact
 from stages.store.bundle_file import INDEX_LIMIT_BYTES, head_bytes, open_bundle, parts_of, total_bytes
 from stages.store.files import complete_entries
 from stages.store.parts import CHUNK_BYTES, Part, cut, outputs, whole_path
-from stages.store.tensors import open_regular
+from stages.store.regular import file_digest, file_size, open_regular
 from stages.store.ustar import END, header, padding
 
 DEFAULT_LIMIT_BYTES = 16 * 2**30
@@ -49,7 +49,7 @@ PLACEHOLDER = "sha256:" + "0" * 64
 
 @dataclass(frozen=True)
 class Packed:
-    """A bundle that is there now; `is_new` is false where it was there before."""
+    """A bundle on disk; `is_new` is false where it existed before."""
 
     paths: tuple[Path, ...]
     index: BundleManifest
@@ -59,7 +59,7 @@ class Packed:
 
 @dataclass(frozen=True)
 class Unpacked:
-    """An artifact that is there now; `is_new` is false where it was there before."""
+    """An artifact on disk; `is_new` is false where it existed before."""
 
     artifact: Artifact[Any]
     name: str
@@ -85,7 +85,7 @@ def pack(directories: Sequence[Path], out: Path, *, part_bytes: int | None = Non
         _refuse_others(there, parts)
     with _full_media_explained(out), complete_entries(out.parent, out.name, force=bool(there)) as hidden:
         _write(index, folders, [hidden / part.path.name for part in parts])
-        for path in there:  # a part of something older never stands beside a new one; a single file is exchanged
+        for path in there:  # old parts are never left beside new ones; a single file is exchanged
             if path not in (out, *(part.path for part in parts)) or index.parts:
                 path.unlink()
     return Packed(tuple(part.path for part in parts), index, total_bytes(index), is_new=True)
@@ -115,7 +115,7 @@ def unpack(
 
 
 def entry_names(directories: Sequence[Path]) -> dict[str, Path]:
-    """What each artifact is called in a bundle, whatever the order of `directories`."""
+    """The name of each artifact in a bundle, independent of the order of `directories`."""
     paths = sorted({Path(os.path.abspath(directory)) for directory in directories})  # noqa: PTH100 -- keeps a link's name
     alike = Counter(path.name.casefold() for path in paths)
     names: dict[str, Path] = {}
@@ -123,8 +123,11 @@ def entry_names(directories: Sequence[Path]) -> dict[str, Path]:
         name = path.name if alike[path.name.casefold()] == 1 else f"{path.parent.name}-{path.name}"
         if not re.fullmatch(ENTRY_NAME_PATTERN, name) or names_a_device(name) or name.casefold() == INDEX_FILE:
             raise UsageProblem(
-                f"{path} would have a name that not every stick can hold",
-                values={"expected": "at most 64 of A-Z a-z 0-9 . _ -, none of Windows' own", "found": ascii(name)},
+                f"{path} would have a name that is not valid on every stick",
+                values={
+                    "expected": "at most 64 of A-Z a-z 0-9 . _ -, none that Windows reserves",
+                    "found": ascii(name),
+                },
                 hint="rename the directory",
             )
         names[name] = path
@@ -138,12 +141,12 @@ def entry_names(directories: Sequence[Path]) -> dict[str, Path]:
 
 
 def _is_there(path: Path, entry: BundledArtifact) -> bool:
-    """Whether the very files of `entry` lie at `path`.  Raises `UsageProblem` where something else does."""
+    """Whether exactly the files of `entry` are at `path`.  Raises `UsageProblem` where something else is."""
     if not os.path.lexists(path):
         return False
     if not _holds(path, entry):
         raise UsageProblem(
-            f"{path} exists already and is not what the bundle holds",
+            f"{path} exists already and differs from what is in the bundle",
             values={"bundle has": entry.digest},
             hint="unpack into another folder, or replace it with --force",
         )
@@ -166,7 +169,7 @@ def _holds(path: Path, entry: BundledArtifact) -> bool:
 
 
 def _verified(bundle: Path, path: Path) -> Artifact[Any]:
-    """The artifact at `path`; errors name it by its place in the bundle, not by where it is hidden."""
+    """The artifact at `path`; errors name its place in the bundle, not the hidden directory."""
     try:
         return verify_artifact(path)
     except ChainError as error:
@@ -183,16 +186,14 @@ def _index(folders: Mapping[str, Path], part_bytes: int | None) -> BundleManifes
         artifacts = tuple(BundledArtifact(name=name, files=_files(path)) for name, path in folders.items())
         index = BundleManifest(artifacts=artifacts, part_bytes=None, parts=())
     except ValidationError as error:
-        raise UsageProblem(
-            "these artifacts do not go into one bundle", values=describe_validation_error(error)
-        ) from None
+        raise UsageProblem("these artifacts cannot be in one bundle", values=describe_validation_error(error)) from None
     if len(head_bytes(index)) > INDEX_LIMIT_BYTES:
         raise UsageProblem("these are too many files for one bundle", hint="make several bundles")
     return index if part_bytes is None else _index_with_parts(index, folders, part_bytes)
 
 
 def _files(path: Path) -> tuple[BundledFile, ...]:
-    """The files of an artifact.  `verify_artifact` decides which there may be: all that lie there, then."""
+    """The files of a verified artifact: all that are in its directory, as `verify_artifact` allows no others."""
     manifest = verify_artifact(path).manifest
     known = {file.name: file.sha256 for file in getattr(manifest, "files", ())}
     return tuple(
@@ -202,7 +203,7 @@ def _files(path: Path) -> tuple[BundledFile, ...]:
 
 
 def _index_with_parts(index: BundleManifest, folders: Mapping[str, Path], part_bytes: int) -> BundleManifest:
-    """The same index with the SHA-256 of every part: their number first, as the digests take room themselves."""
+    """The index with the SHA-256 of every part.  Their number comes first: the digests take space themselves."""
     count, needed = 0, 1
     while count != needed:
         count = needed
@@ -234,7 +235,7 @@ def _write(index: BundleManifest, folders: Mapping[str, Path], paths: Sequence[P
 
 
 def _payload(index: BundleManifest, folders: Mapping[str, Path]) -> Iterator[bytes]:
-    """Everything behind the index."""
+    """Everything after the index."""
     for entry in index.artifacts:
         for file in entry.files:
             yield header(f"{entry.name}/{file.name}", file.size_bytes)
@@ -261,21 +262,21 @@ def _content(path: Path, expected: BundledFile) -> Iterator[bytes]:
 
 def _check_folder(folder: Path) -> None:
     if os.path.lexists(folder) and not folder.is_dir():
-        raise UsageProblem(f"{folder} is no directory")
+        raise UsageProblem(f"{folder} is not a directory")
     if os.path.lexists(folder / MANIFEST_FILE):
-        raise UsageProblem(f"{folder} is an artifact, and nothing else may lie in it", hint="give another folder")
+        raise UsageProblem(f"{folder} is an artifact, and nothing may be added to it", hint="give another folder")
 
 
 def _outputs_in_the_way(out: Path) -> list[Path]:
     there = outputs(out)
     for path in there:
         if path.is_symlink() or not path.is_file():
-            raise UsageProblem(f"{path} exists already and is no file", hint="give another --out")
+            raise UsageProblem(f"{path} exists already and is not a file", hint="give another --out")
     return there
 
 
 def _is_whole(out: Path, index: BundleManifest) -> bool:
-    """Whether the very bundle that `index` describes is at `out`, to the last byte."""
+    """Whether exactly the bundle that `index` describes is at `out`, to the last byte."""
     try:
         with open_bundle(out, limit_bytes=total_bytes(index)) as bundle:
             bundle.read(None)
@@ -285,12 +286,13 @@ def _is_whole(out: Path, index: BundleManifest) -> bool:
 
 
 def _refuse_others(there: Sequence[Path], parts: Sequence[Part]) -> None:
-    """Parts that lie there without the first one are what a killed pack left, if they are the parts to be written."""
+    """Parts without a first one were left by a killed pack, if they are the parts that would be written now."""
     left_over = {part.path: part.sha256 for part in parts[1:]}
     for path in there:
         if path not in left_over or file_digest(path) != left_over[path]:
             raise UsageProblem(
-                f"{path} exists already and is of another bundle", hint="give another --out, or replace it with --force"
+                f"{path} exists already and belongs to another bundle",
+                hint="give another --out, or replace it with --force",
             )
 
 
@@ -301,7 +303,7 @@ def _full_media_explained(target: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno == errno.EFBIG:
             raise UsageProblem(
-                f"the medium of {target} holds no file so large", hint="pack with --split 2GiB"
+                f"the medium of {target} cannot hold so large a file", hint="pack with --split 2GiB"
             ) from None
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UsageProblem(f"the medium of {target} is full", hint="make room, or give another place") from None

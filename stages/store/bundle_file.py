@@ -1,4 +1,4 @@
-"""The file of a bundle: what its index implies, to the byte, and a reader that compares and never parses."""
+"""The file of a bundle: every byte follows from its index, so the reader compares and never parses."""
 
 import hashlib
 import os
@@ -39,14 +39,14 @@ def parts_of(file: Path, index: BundleManifest) -> list[Part]:
 
 
 class OpenBundle:
-    """A bundle whose index was read and whose size is right; its content is still to be looked at."""
+    """A bundle whose index was read and whose size is right; its content is not checked yet."""
 
     def __init__(self, index: BundleManifest, reader: PartReader) -> None:
         self.index = index
         self._reader = reader
 
     def read(self, folder: Path | None, leave_out: frozenset[str] | set[str] = frozenset()) -> None:
-        """Check every byte that follows the index, and write the artifacts below `folder` where one is given."""
+        """Check every byte after the index, and write the artifacts below `folder` if one is given."""
         try:
             for entry in self.index.artifacts:
                 target = None if folder is None or entry.name in leave_out else folder / entry.name
@@ -72,7 +72,7 @@ class OpenBundle:
                     out.write(chunk)
         if f"sha256:{digest.hexdigest()}" != file.sha256:
             raise self._altered(file.sha256, f"sha256:{digest.hexdigest()}", f"{name} in ")
-        self._expect(padding(file.size_bytes), f"zeros behind {name}")
+        self._expect(padding(file.size_bytes), f"zeros after {name}")
 
     def _expect(self, expected: bytes, what: str) -> None:
         if self._reader.read(len(expected)) != expected:
@@ -88,9 +88,9 @@ class OpenBundle:
 
 @contextmanager
 def open_bundle(path: Path, *, limit_bytes: int) -> Iterator[OpenBundle]:
-    """Read the index of the bundle at `path` (or of the split one whose part it is) and compare sizes.
+    """Read the index of the bundle at `path` (or of which `path` is a part) and compare sizes.
 
-    Raises `BadInput` for what is no bundle, is too large or lacks a part, `NotTrusted` for what has another size.
+    Raises `BadInput` for what is not a bundle, is too large or lacks a part, `NotTrusted` where the size is wrong.
     """
     first = first_path(path)
     if not os.path.lexists(first):
@@ -102,7 +102,7 @@ def open_bundle(path: Path, *, limit_bytes: int) -> Iterator[OpenBundle]:
             raise BadInput(
                 f"{first} holds more than is allowed",
                 values={"limit": f"{limit_bytes} bytes", "found": f"{size} bytes"},
-                hint="if you expect that much, say so with --limit",
+                hint="if you expect that much, raise --limit",
             )
         parts = _parts_as_found(first, index)
         check_sizes(parts)
@@ -114,10 +114,10 @@ def _read_index(reader: PartReader) -> BundleManifest:
     size = claimed_size(reader.read(BLOCK_BYTES), INDEX_FILE)
     if size is None or size > INDEX_LIMIT_BYTES:
         raise BadInput(
-            f"{reader.path} is no bundle",
+            f"{reader.path} is not a bundle",
             values={
-                "expected": f"a tar archive that begins with {INDEX_FILE}, of {INDEX_LIMIT_BYTES} bytes at most",
-                "found": "another beginning" if size is None else f"{size} bytes",
+                "expected": f"a tar archive that starts with {INDEX_FILE}, of {INDEX_LIMIT_BYTES} bytes at most",
+                "found": "another start" if size is None else f"{size} bytes",
             },
             hint="'chainctl bundle pack' makes bundles; of a split one, FILE.001 comes first",
         )
@@ -128,12 +128,14 @@ def _read_index(reader: PartReader) -> BundleManifest:
 
 
 def _parts_as_found(first: Path, index: BundleManifest) -> list[Part]:
-    """The parts that the index asks for, beside the first one."""
+    """The parts that the index lists, beside the first one."""
     if index.part_bytes is None:
         return parts_of(first, index)
     file = whole_path(first)
     if first != part_path(file, 1):
-        raise BadInput(f"{first} is the first part of several and has another name", hint=f"call it {first.name}.001")
+        raise BadInput(
+            f"{first} is the first part of several, but is not named so", hint=f"rename it to {first.name}.001"
+        )
     if index.part_bytes < len(head_bytes(index)) or len(index.parts) != -(-total_bytes(index) // index.part_bytes):
         raise NotTrusted(f"{first} has an index that contradicts itself", hint="ask for it to be packed again")
     parts = parts_of(file, index)

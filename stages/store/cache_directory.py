@@ -1,10 +1,10 @@
-"""A directory of things that can be made again: bounded, shared between processes, never needed.
+"""A directory of results that can be computed again: bounded, shared between processes, never required.
 
     DIR/prefixes/<digest>.hidden    hidden states of a device's texts (stages/streaming/prefix_cache.py)
     DIR/verified/<digest>           "this part of that file had the digest it should have" (stages/weights/reader.py)
 
-Entries appear whole (written aside, renamed) and the least recently used go first.  It holds what a model made of
-private texts, so it is readable by its owner only and belongs on the device.
+Entries appear complete (written under another name, then renamed), and the least recently used are evicted first.
+Hidden states are derived from private texts, so the directory is readable by its owner only and stays on the device.
 """
 
 import fcntl
@@ -24,7 +24,7 @@ DEFAULT_LIMIT_BYTES = 4 * 2**30
 
 @dataclass(frozen=True)
 class CacheDirectory:
-    """Where entries lie, and how many bytes the hidden states may take together."""
+    """Where entries are, and how many bytes the hidden states may take together."""
 
     path: Path
     limit_bytes: int = DEFAULT_LIMIT_BYTES
@@ -38,13 +38,13 @@ class CacheDirectory:
         """Entries of hidden states, least recently used first."""
         found = []
         for path in self.prefixes.glob("*.hidden"):
-            with suppress(FileNotFoundError):  # evicted by somebody else
+            with suppress(FileNotFoundError):  # evicted by another process
                 found.append((path, path.stat()))
         return sorted(found, key=lambda entry: (entry[1].st_mtime_ns, entry[0].name))
 
     @contextmanager
     def writing(self, path: Path, size: int) -> Iterator[IO[bytes] | None]:
-        """A file that becomes the entry `path` when the block ends well; None where `size` bytes are over the limit.
+        """A file that becomes the entry `path` when the block succeeds; None where `size` bytes are over the limit.
 
         A full disk costs the entry, not the work.
         """
@@ -67,13 +67,13 @@ class CacheDirectory:
             raise
 
     def knows(self, fact: object) -> bool:
-        """Whether `fact` (anything that is JSON) was noted."""
+        """Whether `fact` (any JSON value) was noted."""
         return self._note(fact).exists()
 
     def note(self, fact: object) -> None:
         """Remember `fact`."""
         path = self._note(fact)
-        with suppress(OSError):  # read-only or full: asked again next time
+        with suppress(OSError):  # read-only or full: the fact is checked again next time
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             path.touch()
 
@@ -81,7 +81,7 @@ class CacheDirectory:
         return self.path / "verified" / hashlib.sha256(canonical_json(fact)).hexdigest()[:40]
 
     def _make_room(self, size: int) -> bool:
-        """Evict until `size` more bytes fit; whether they do."""
+        """Evict entries until `size` more bytes fit; whether they do."""
         if size > self.limit_bytes:
             return False
         try:
@@ -101,7 +101,7 @@ class CacheDirectory:
         return True
 
     def _sweep(self) -> None:
-        """Remove what killed writers left; a living writer holds the lock of its file."""
+        """Remove what killed writers left; a live writer holds the lock of its file."""
         for partial in self.prefixes.glob(".*.partial"):
             with suppress(BlockingIOError, FileNotFoundError), partial.open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

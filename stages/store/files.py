@@ -1,8 +1,8 @@
 """The one seam through which anything is written: write, fsync, rename.
 
-A directory made here is complete or absent.  It grows under a hidden name beside its place, held with a lock that
-dies with the process, and is renamed when everything in it is on the disk.  What a killed process left behind is
-swept by the next writer of the same target.
+A directory made here is complete or absent.  It is written under a hidden name beside its target, with a lock that
+ends with the process, and is renamed when everything in it is on the disk.  What a killed process left behind is
+removed by the next writer of the same target.
 """
 
 import ctypes
@@ -25,9 +25,9 @@ OLD = ".old.partial"
 
 @contextmanager
 def complete_directory(target: Path, *, force: bool) -> Iterator[Path]:
-    """Yield a hidden directory that becomes `target` when the block ends well, and vanishes when it does not.
+    """Yield a hidden directory that becomes `target` when the block succeeds, and is removed when it fails.
 
-    With `force` an existing target is exchanged for the new one in a single step; without, it is a `UsageProblem`.
+    With `force` an existing target is exchanged for the new one in a single step; without, `UsageProblem` is raised.
     """
     target = Path(os.path.abspath(target))  # noqa: PTH100 -- resolve() would follow a link at target itself
     _refuse_existing(target, force=force)
@@ -40,10 +40,10 @@ def complete_directory(target: Path, *, force: bool) -> Iterator[Path]:
 
 @contextmanager
 def complete_entries(folder: Path, name: str, *, force: bool) -> Iterator[Path]:
-    """Yield a hidden directory; when the block ends well, what lies in it takes its place in `folder`, last name first.
+    """Yield a hidden directory; when the block succeeds, its entries are moved into `folder`, last name first.
 
     Each entry is complete or absent; when the block fails, none is there.  `name` names the hidden directory, so that
-    the next one of that name sweeps what a killed process left.
+    the next writer with that name removes what a killed process left.
     """
     folder = Path(os.path.abspath(folder))  # noqa: PTH100 -- as above
     is_new = not folder.exists()
@@ -61,7 +61,7 @@ def complete_entries(folder: Path, name: str, *, force: bool) -> Iterator[Path]:
 
 
 def write_file(path: Path, data: bytes | memoryview, *, mode: int = 0o644) -> None:
-    """Replace a single file in one step."""
+    """Write or replace a single file in one step, durably."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
     try:
@@ -86,7 +86,7 @@ def move(source: Path, target: Path) -> None:
 
 
 def sweep(target: Path) -> None:
-    """Remove what killed writers of `target` left; a living writer holds the lock of its directory."""
+    """Remove what killed writers of `target` left; a live writer holds the lock of its directory."""
     for partial in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
         if not partial.is_dir() or partial.is_symlink():
             continue
@@ -98,7 +98,7 @@ def sweep(target: Path) -> None:
             else:
                 shutil.rmtree(partial, ignore_errors=True)
         except BlockingIOError:
-            pass  # somebody is writing there
+            pass  # another process is writing there
         finally:
             os.close(descriptor)
 

@@ -1,13 +1,13 @@
 """The coordinator's append-only record, beside its states: `states/ledger.jsonl`.
 
-Each line names the digest of the line before, so that nothing can be altered, left out or put in unseen.  A line
-that a power cut left half is taken away by the next writer; what it said is said again, because every writer asks
-first whether it was said.
+Each line names the digest of the line before, so that nothing can be altered, left out or inserted unnoticed.  An
+incomplete line that a power cut left is removed by the next writer; the event is then recorded again, because every
+writer checks first whether it was.
 """
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +15,26 @@ from pathlib import Path
 from schemas.errors import NotTrusted
 from schemas.ledger import LINE_LIMIT_BYTES, Accepted, Closed, Event, Planned, line_bytes, line_digest, parse_line
 from stages.store.files import sync_directory
-from stages.store.tensors import open_regular
+from stages.store.regular import open_regular
 
 LEDGER_FILE = "ledger.jsonl"
 
-Entry = Callable[[str | None], Event]  # makes an event that follows the line of that digest
+Entry = Callable[[str | None], Event]  # makes an event that follows the line with that digest
+
+
+@dataclass
+class _End:
+    """Where the whole lines of a ledger end, and the digest of the last one."""
+
+    size: int = 0
+    digest: str | None = None
+
+    def watch(self, events: Iterator[Event]) -> Iterator[Event]:
+        """The events as they come."""
+        for event in events:
+            line = line_bytes(event)
+            self.size, self.digest = self.size + len(line), line_digest(line)
+            yield event
 
 
 @dataclass(frozen=True)
@@ -30,7 +45,7 @@ class Ledger:
 
     @classmethod
     def beside(cls, state: Path) -> "Ledger":
-        """The one that a state artifact at `state` is recorded in."""
+        """The ledger that a state artifact at `state` is recorded in."""
         return cls(state.parent / LEDGER_FILE)
 
     def events(self) -> Iterator[Event]:
@@ -48,31 +63,39 @@ class Ledger:
                 yield parse_line(line, number=number, previous=previous, source=str(self.path))
                 previous = line_digest(line)
 
-    def append(self, entries: Callable[[Sequence[Event]], Sequence[Entry]]) -> None:
-        """Add what `entries` makes of the events so far, in one durable write.  One writer at a time."""
+    def append(self, entries: Callable[[Iterable[Event]], Sequence[Entry]]) -> None:
+        """Append what `entries` derives from the events so far, in one durable write.  One writer at a time.
+
+        The events pass once, one after the other: a ledger has a line for each update of each round.
+        """
         with self._locked() as descriptor:
-            events = list(self.events())
-            lines = b"".join(line_bytes(event) for event in events)
-            previous = line_digest(line_bytes(events[-1])) if events else None
-            new = b""
-            for entry in entries(events):
+            end = _End()
+            events = end.watch(self.events())
+            made = entries(events)
+            for _ in events:  # those that `entries` had no need of
+                pass
+            previous, new = end.digest, bytearray()
+            for entry in made:
                 line = line_bytes(entry(previous))
+                assert len(line) <= LINE_LIMIT_BYTES, "a line is longer than anybody reads"
                 previous = line_digest(line)
                 new += line
             if not new:
                 return
-            os.ftruncate(descriptor, len(lines))
-            os.pwrite(descriptor, new, len(lines))
+            os.ftruncate(descriptor, end.size)
+            os.pwrite(descriptor, new, end.size)
             os.fsync(descriptor)
         sync_directory(self.path.parent)
 
-    def planned(self, plan: str, state: str, participants: tuple[str, ...]) -> None:
-        """A federation begins, unless that is known."""
+    def planned(self, plan: str, state: str, participant_count: int) -> None:
+        """Record that a federation begins, unless it is recorded."""
 
-        def entries(events: Sequence[Event]) -> Sequence[Entry]:
+        def entries(events: Iterable[Event]) -> Sequence[Entry]:
             if any(isinstance(event, Planned) and event.state == state for event in events):
                 return []
-            return [lambda previous: Planned(previous=previous, plan=plan, state=state, participants=participants)]
+            return [
+                lambda previous: Planned(previous=previous, plan=plan, state=state, participant_count=participant_count)
+            ]
 
         self.append(entries)
 
@@ -82,7 +105,7 @@ class Ledger:
         return {event.update: event.round for event in accepted if event.state != before}
 
     def successor(self, plan: str, state: str) -> Closed | None:
-        """What closed the round that trains `state`; None where it is open."""
+        """The event that closed the round that trains `state`; None while it is open."""
         closings = (event for event in self.events() if isinstance(event, Closed))
         return next((event for event in closings if (event.plan, event.parent) == (plan, state)), None)
 

@@ -1,18 +1,20 @@
-"""The history of a state: state, parent state, …, plan, profiles.  Found by name, as a commit finds its parents."""
+"""The history of a state: state, parent state, …, plan, profiles.  Found by digest, as a commit finds its parents."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from schemas.assignment import described
+from schemas.devices import MOST_DEVICES
 from schemas.errors import ChainError
 from schemas.evaluation import EvaluationManifest
 from schemas.perplexity import PerplexityManifest
 from schemas.plan import PlanManifest
 from schemas.state import StateManifest
-from stages.store.artifact import MANIFEST_FILE, Artifact, file_digest, kind_and_version, open_artifact, verify_artifact
+from stages.store.artifact import MANIFEST_FILE, Artifact, kind_and_version, open_artifact, verify_artifact
+from stages.store.regular import file_digest
 
-MOST_DIRECTORIES = 10_000
+MOST_DIRECTORIES = MOST_DEVICES  # a folder of profiles has one for each device
 
 
 @dataclass(frozen=True)
@@ -28,18 +30,18 @@ class HistoryLine:
     accuracy: float | None
     perplexity: float | None
     plan: str
-    profiles: int | None  # None where the plan is not at hand
-    missing_parent: str  # digest of a parent that is not at hand; empty otherwise
+    profiles: int | None  # None where the plan was not found
+    missing_parent: str  # digest of a parent that was not found; empty otherwise
 
     def cells(self) -> tuple[object, ...]:
-        """For a table."""
+        """The cells of a table's row."""
         loss = "" if self.train_loss is None else f"{self.train_loss:.4f}"
         scores = [f"{score:.4f}" for score in (self.accuracy, self.perplexity) if score is not None]
         return (self.round, self.state[:19], self.trained, self.devices, self.texts, loss, " ".join(scores))
 
 
 def history(state: Path, search: Sequence[Path]) -> list[HistoryLine]:
-    """Walk from `state` to round 0, or to the first parent that is not at hand.
+    """Walk from `state` to round 0, or to the first parent that was not found.
 
     Looks in the folders around the state and in `search`.  Every artifact on the way is verified.
     """
@@ -57,8 +59,8 @@ def history(state: Path, search: Sequence[Path]) -> list[HistoryLine]:
                 round=manifest.round,
                 state=current.digest,
                 trained=described(parent.manifest.assignment) if parent else "",
-                devices=len(manifest.accepted),
-                texts=sum(update.example_count for update in manifest.accepted),
+                devices=manifest.accepted_count,
+                texts=manifest.example_count,
                 train_loss=manifest.train_loss,
                 accuracy=accuracies.get(current.digest),
                 perplexity=perplexities.get(current.digest),
@@ -92,7 +94,7 @@ def _candidates(directory: Path) -> Iterator[Path]:
 
 
 def _beside(state: Path) -> list[Path]:
-    """The folders that lie beside the state's own: `plan`, `evals`, …"""
+    """The folders beside the state's own: `plan`, `evals`, …"""
     around = state.resolve().parent.parent
     return [entry for entry in sorted(around.iterdir()) if entry.is_dir() and not entry.name.startswith(".")]
 
@@ -116,4 +118,4 @@ def _scores(found: dict[str, Path]) -> tuple[dict[str, float], dict[str, float]]
 
 
 def _profiles(found: dict[str, Path], plan: str) -> int | None:
-    return len(open_artifact(found[plan], PlanManifest).manifest.devices) if plan in found else None
+    return open_artifact(found[plan], PlanManifest).manifest.device_count if plan in found else None

@@ -1,7 +1,7 @@
-"""A bundle's bytes, in one file or cut into parts: FILE.001, FILE.002, …  `cat FILE.???` is the bundle.
+"""A bundle's bytes, in one file or split into parts: FILE.001, FILE.002, …  `cat FILE.???` is the bundle.
 
-Parts are plain slices, so that any tool can join them.  Which part is which, the index in the first one says: it holds
-the SHA-256 of each, and a part that was altered, swapped or is of another bundle is refused by name.
+Parts are plain slices, so that any tool can join them.  The index in the first one has the SHA-256 of each, so a part
+that was altered, swapped or belongs to another bundle is refused by name.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from typing import Self
 
 from schemas.bundle import MOST_PARTS
 from schemas.errors import BadInput, NotTrusted
-from stages.store.tensors import open_regular
+from stages.store.regular import open_regular
 
 CHUNK_BYTES = 2**20
 NUMBERED = re.compile(r"(.+)\.\d{3}")
@@ -23,7 +23,7 @@ NUMBERED = re.compile(r"(.+)\.\d{3}")
 
 @dataclass(frozen=True)
 class Part:
-    """A file that holds a slice of a bundle; `sha256` is empty where it holds the whole."""
+    """A file with a slice of a bundle; `sha256` is empty where it is the whole bundle."""
 
     path: Path
     size_bytes: int
@@ -42,7 +42,7 @@ def whole_path(path: Path) -> Path:
 
 
 def first_path(path: Path) -> Path:
-    """The file that a bundle begins in, whichever of its names was given."""
+    """The file that a bundle starts in, whichever of its names was given."""
     first = part_path(whole_path(path), 1)
     if whole_path(path) == path and (os.path.lexists(path) or not os.path.lexists(first)):
         return path
@@ -50,13 +50,13 @@ def first_path(path: Path) -> Path:
 
 
 def outputs(file: Path) -> list[Path]:
-    """What there is of FILE, FILE.001, FILE.002, …"""
+    """Those of FILE, FILE.001, FILE.002, … that exist."""
     names = [file, *(part_path(file, number) for number in range(1, MOST_PARTS + 1))]
     return [path for path in names if os.path.lexists(path)]
 
 
 def cut(chunks: Iterable[bytes], part_bytes: int, start: int = 0) -> Iterator[tuple[int, memoryview]]:
-    """Pieces of chunks, each with the number of its part, from 1.  `start` is where the first chunk begins."""
+    """Pieces of chunks, each with the number of its part, from 1.  `start`: bytes before the first chunk."""
     position = start
     for chunk in chunks:
         rest = memoryview(chunk)
@@ -69,7 +69,7 @@ def cut(chunks: Iterable[bytes], part_bytes: int, start: int = 0) -> Iterator[tu
 
 
 def check_sizes(parts: Sequence[Part]) -> None:
-    """Every part is there, a regular file and of its size.  Raises `BadInput` or `NotTrusted` with its name."""
+    """Check that every part is a regular file of the right size.  Raises `BadInput`, `NotTrusted` with its name."""
     for part in parts:
         if not os.path.lexists(part.path):
             raise BadInput(
@@ -81,7 +81,7 @@ def check_sizes(parts: Sequence[Part]) -> None:
 
 
 class PartReader:
-    """Reads a bundle from its first byte to its last, a part at a time."""
+    """Reads a bundle from its first byte to its last, one part at a time."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -100,7 +100,7 @@ class PartReader:
         os.close(self._descriptor)
 
     def expect(self, parts: Sequence[Part]) -> None:
-        """What is read from here on is hashed part by part; the first one is open already."""
+        """From here on, hash and compare what is read part by part; the first part is already open."""
         self._expected = parts[0].sha256
         self._coming = list(parts[1:])
         self._hash = hashlib.sha256()
@@ -114,7 +114,7 @@ class PartReader:
             piece = os.read(self._descriptor, min(size_bytes, self._left))
             if not piece:
                 raise NotTrusted(
-                    f"{self.path} was cut short",
+                    f"{self.path} was truncated",
                     values={"expected": f"{size_bytes} more bytes", "found": "the end of the file"},
                     hint="copy the bundle again",
                 )
@@ -131,7 +131,7 @@ class PartReader:
         found = f"sha256:{self._hash.hexdigest()}"
         if self._expected and found != self._expected:
             raise NotTrusted(
-                f"{self.path} was altered, or is a part of another bundle",
+                f"{self.path} was altered, or is part of another bundle",
                 values={"index says": self._expected, "file has": found},
                 hint="copy this part again",
             )
@@ -152,7 +152,7 @@ def _open_sized(part: Part) -> int:
     if found != part.size_bytes:
         os.close(descriptor)
         raise NotTrusted(
-            f"{part.path} was cut short or altered, or is of another bundle",
+            f"{part.path} was truncated or altered, or is part of another bundle",
             values={"index says": f"{part.size_bytes} bytes", "file has": f"{found} bytes"},
             hint="copy the bundle again",
         )

@@ -3,8 +3,8 @@
     artifact/manifest.dsse.json     {"payload": base64 of manifest.json, "payloadType": …, "signatures": [one]}
 
 A manifest lists every file of its artifact with size and SHA-256, so one signature covers a closed set.  The payload
-is compared with `manifest.json` byte for byte: there is never a second reading of it.  Any DSSE verifier can check
-an envelope; ours believes a key only by what it was told of it, never by what stands in the envelope.
+is compared with `manifest.json` byte for byte and never parsed by itself.  Any DSSE verifier can check an envelope;
+ours takes the key from a plan or a pin, never from the envelope.
 
     HOME/keys/NAME.pem      private, PKCS 8, readable by its owner only
     HOME/keys/NAME.pub      public, one line
@@ -24,7 +24,7 @@ from schemas.base import LARGE_MANIFEST_LIMIT_BYTES, canonical_json
 from schemas.errors import NotTrusted, UsageProblem
 from schemas.trust import KEY_PATTERN, Envelope, Signature
 from stages.store.files import write_file
-from stages.store.tensors import open_regular
+from stages.store.regular import open_regular
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -49,7 +49,7 @@ class Signer:
         return PREFIX + self.private.public_key().public_bytes_raw().hex()
 
     def envelope(self, payload: bytes) -> bytes:
-        """`payload` signed.  Ed25519 is deterministic: the same bytes each time."""
+        """The DSSE envelope of `payload`.  Ed25519 is deterministic: the same bytes each time."""
         signature = self.private.sign(pre_authentication_encoding(PAYLOAD_TYPE, payload))
         envelope = Envelope(
             payload=base64.b64encode(payload).decode(),
@@ -66,13 +66,13 @@ class KeyRing:
     home: Path
 
     def new(self, name: str) -> Signer:
-        """Make a key.  Raises `UsageProblem` where the name is taken: a key is never written over."""
+        """Make a key.  Raises `UsageProblem` where the name is taken: a key is never overwritten."""
         with_cryptography()
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
         if os.path.lexists(self._private(name)):
-            raise UsageProblem(f"there is a key {name} already", hint="choose another name")
+            raise UsageProblem(f"a key {name} exists already", hint="choose another name")
         signer = Signer(name, Ed25519PrivateKey.generate())
         pem = signer.private.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -92,7 +92,7 @@ class KeyRing:
         if not path.is_file():
             raise UsageProblem(
                 f"there is no key {name}",
-                values={"looked in": path.parent, "there are": ", ".join(self.names()) or "none"},
+                values={"looked in": path.parent, "found": ", ".join(self.names()) or "none"},
                 hint=f"make it with 'chainctl keys new {name}'",
             )
         others = path.stat().st_mode & 0o077
@@ -100,14 +100,14 @@ class KeyRing:
             raise UsageProblem(
                 f"others can read the private key {name}",
                 values={"expected": "mode 600", "found": f"mode {path.stat().st_mode & 0o777:o}"},
-                hint=f"chmod 600 {path}, if nobody else has read it; make a new one if somebody has",
+                hint=f"chmod 600 {path} if nobody else has read it; otherwise make a new key",
             )
         try:
             private = serialization.load_pem_private_key(path.read_bytes(), password=None)
         except (ValueError, TypeError):
-            raise UsageProblem(f"{path} holds no private key", hint="restore it from a copy") from None
+            raise UsageProblem(f"{path} does not hold a private key", hint="restore it from a copy") from None
         if not isinstance(private, Ed25519PrivateKey):
-            raise UsageProblem(f"{path} is no Ed25519 key", hint="make one with 'chainctl keys new'")
+            raise UsageProblem(f"{path} is not an Ed25519 key", hint="make one with 'chainctl keys new'")
         return Signer(name, private)
 
     def names(self) -> list[str]:
@@ -131,7 +131,7 @@ def pre_authentication_encoding(payload_type: str, payload: bytes) -> bytes:
 
 
 def key_id(public: str) -> str:
-    """SHA-256 of the raw public key, hex: a name for it in envelopes, believed by nobody."""
+    """SHA-256 of the raw public key, hex: names a key in envelopes, and proves nothing."""
     return hashlib.sha256(bytes.fromhex(public.removeprefix(PREFIX))).hexdigest()
 
 
@@ -146,7 +146,7 @@ def check_signature(directory: Path, manifest: bytes, public: str, *, whose: str
         raise NotTrusted(
             f"{directory} is not signed",
             values={"expected": f"a signature by {whose} {public}", "found": "none"},
-            hint="have it made again with --key; a signing federation takes nothing unsigned",
+            hint="make it again with --key: this federation accepts only signed artifacts",
         )
     envelope = _read_envelope(path)
     signature = envelope.signatures[0]
@@ -154,7 +154,7 @@ def check_signature(directory: Path, manifest: bytes, public: str, *, whose: str
         raise NotTrusted(
             f"{directory} is signed with another key",
             values={f"{whose} has": f"{public}, id {key_id(public)[:16]}", "signed by": f"id {signature.keyid[:16]}"},
-            hint="a renamed or foreign artifact: ask for the right one",
+            hint="the artifact was renamed or is another's: ask for the right one",
         )
     payload = base64.b64encode(manifest).decode()
     try:
@@ -164,8 +164,8 @@ def check_signature(directory: Path, manifest: bytes, public: str, *, whose: str
         key.verify(base64.b64decode(signature.sig), pre_authentication_encoding(PAYLOAD_TYPE, manifest))
     except InvalidSignature:
         raise NotTrusted(
-            f"the signature of {directory} is not one of its manifest",
-            values={"expected": f"a signature by {whose} {public}", "found": "one of other bytes"},
+            f"the signature of {directory} is not of its manifest",
+            values={"expected": f"a signature by {whose} {public}", "found": "a signature of other bytes"},
             hint="the manifest or its signature was altered or swapped: copy the artifact again",
         ) from None
 
@@ -186,14 +186,14 @@ def check_key_text(text: str) -> str:
         if KEY_PATTERN.fullmatch(found):
             return found
     raise UsageProblem(
-        "this is no public key",
+        "this is not a public key",
         values={"expected": "ed25519:<64 hex digits>, or a .pub file", "found": f"{len(text)} other characters"},
         hint="'chainctl keys show NAME' prints one",
     )
 
 
 def with_cryptography() -> None:
-    """Raises `UsageProblem` where the library of the extra `[sign]` is missing."""
+    """Check that the extra `[sign]` is installed.  Raises `UsageProblem`."""
     try:
         import cryptography  # noqa: F401
     except ImportError:
@@ -204,7 +204,7 @@ def _read_envelope(path: Path) -> Envelope:
     with os.fdopen(open_regular(path), "rb") as file:
         data = file.read(ENVELOPE_LIMIT_BYTES + 1)
     problem = NotTrusted(
-        f"{path} is no DSSE envelope with one signature",
+        f"{path} is not a DSSE envelope with one signature",
         values={"expected": "payload, payloadType, signatures", "found": f"{len(data)} other bytes"},
         hint="copy the artifact again",
     )

@@ -1,16 +1,14 @@
-"""safetensors files as artifacts hold them: float32, expected to the letter, read and written a chunk at a time.
+"""safetensors files as artifacts hold them: float32, in exactly one layout, read and written a chunk at a time.
 
 The safetensors library accepts duplicate names, NUL, `../../`, NaN and a header of any size, and writes its
 metadata in random order.  Here a file holds exactly the tensors its manifest lists, in order of name, without
 metadata and without holes, so the same tensors are always the same bytes, and a header can be checked before a
-single value is looked at.  What is written here, the library reads.
+single value is read.  The library reads what is written here.
 """
 
 import hashlib
-import json
 import math
 import os
-import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +18,8 @@ import numpy as np
 
 from schemas.errors import BadInput, NotTrusted
 from schemas.refs import FileReference, TensorReference
+from stages.store.regular import open_regular
+from stages.store.safetensors_header import TensorSpec, encode_header, has_header
 
 TENSORS_FILE = "tensors.safetensors"
 FLOAT32 = np.dtype("<f4")
@@ -31,15 +31,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 def header_bytes(shapes: Shapes) -> bytes:
     """The header of a file of float32 tensors, in order of name, padded to eight bytes."""
-    entries: dict[str, object] = {}
-    offset = 0
-    for name in sorted(shapes):
-        size = elements(shapes[name]) * FLOAT32.itemsize
-        entries[name] = {"dtype": "F32", "shape": list(shapes[name]), "data_offsets": [offset, offset + size]}
-        offset += size
-    text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
+    return encode_header(TensorSpec(name, "F32", shapes[name]) for name in sorted(shapes))
 
 
 def elements(shape: Sequence[int]) -> int:
@@ -48,7 +40,7 @@ def elements(shape: Sequence[int]) -> int:
 
 
 class TensorFile:
-    """A tensor file, open, its header known to be exactly the one that `references` ask for."""
+    """An open tensor file whose header is exactly the one that `references` imply."""
 
     def __init__(self, path: Path, descriptor: int, references: Sequence[TensorReference]) -> None:
         self.path = path
@@ -85,7 +77,7 @@ class TensorFile:
         os.close(self._descriptor)
 
     def chunk(self, name: str, start: int, count: int) -> np.ndarray:
-        """`count` elements of a tensor from element `start` on, float32, as they lie in the file."""
+        """`count` elements of a tensor from element `start` on, float32 (`count`,), as stored."""
         size = count * FLOAT32.itemsize
         buffer = bytearray(size)
         view = memoryview(buffer)
@@ -98,13 +90,13 @@ class TensorFile:
         return np.frombuffer(buffer, FLOAT32)
 
     def chunks(self, name: str, count: int) -> Iterator[np.ndarray]:
-        """All elements of a tensor in order, at most `count` at a time.  Not compared with the manifest."""
+        """All elements of a tensor in order, float32, at most `count` at a time.  Not compared with the manifest."""
         size = elements(self.references[name].shape)
         for start in range(0, size, count):
             yield self.chunk(name, start, min(count, size - start))
 
     def checked_chunks(self, name: str, count: int) -> Iterator[np.ndarray]:
-        """The same; when the last was taken the tensor's SHA-256 is checked.  Raises `NotTrusted`."""
+        """The same; when the last was read the tensor's SHA-256 is checked.  Raises `NotTrusted`."""
         digest = hashlib.sha256()
         for chunk in self.chunks(name, count):
             digest.update(chunk.data)
@@ -137,44 +129,38 @@ class TensorFile:
         if found_size != self.size_bytes:
             raise self._altered(f"{self.size_bytes} bytes", f"{found_size} bytes")
         expected = header_bytes(self._shapes())
-        if len(expected) > HEADER_LIMIT_BYTES or os.pread(self._descriptor, len(expected), 0) != expected:
+        if len(expected) > HEADER_LIMIT_BYTES or not has_header(self._descriptor, expected):
             raise self._altered("the header that the manifest implies", "another header")
 
     def _altered(self, expected: str, found: str, what: str = "") -> NotTrusted:
         return NotTrusted(
-            f"{what}{self.path} was altered or cut short",
+            f"{what}{self.path} was altered or truncated",
             values={"manifest says": expected, "file has": found},
             hint="copy the artifact again, then run 'chainctl verify' on it",
         )
-
-
-def open_regular(path: Path) -> int:
-    """A descriptor of a regular file.  Links, devices and pipes are refused, before anything is read."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise BadInput(
-            f"{path} cannot be opened as a regular file",
-            values={"expected": "a regular file", "found": os.strerror(error.errno or 0)},
-            hint="copy the artifact again, without links",
-        ) from None
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise BadInput(f"{path} is no regular file", hint="copy the artifact again")
-    return descriptor
 
 
 class TensorWriter:
     """Writes a tensor file in order of name, a chunk at a time, hashing as it goes: constant memory."""
 
     def __init__(self, path: Path, shapes: Shapes) -> None:
+        header = header_bytes(shapes)
+        if len(header) > HEADER_LIMIT_BYTES:
+            raise BadInput(
+                "these are too many tensors for one file",
+                values={
+                    "at most": f"{HEADER_LIMIT_BYTES} bytes of header",
+                    "given": f"{len(shapes)} tensors, {len(header)} bytes of header",
+                },
+                hint="train fewer layers; nothing would read such a file",
+            )
         self._shapes = dict(sorted(shapes.items()))
         self._path = path
         self._file = path.open("wb")
         self._file_hash = hashlib.sha256()
         self._hashes = {name: hashlib.sha256() for name in self._shapes}
         self._written = dict.fromkeys(self._shapes, 0)
-        self._put(header_bytes(shapes))
+        self._put(header)
 
     def write(self, name: str, values: np.ndarray) -> None:
         """The next elements of `name`.  Tensors must come in order of name, each whole before the next."""
@@ -187,7 +173,7 @@ class TensorWriter:
         self._put(data)
 
     def finish(self) -> tuple[tuple[TensorReference, ...], FileReference]:
-        """Close the file: what the manifest says of it."""
+        """Close the file; the references that the manifest holds, to its tensors and to the file."""
         if any(self._left(name) for name in self._shapes):
             raise ValueError("a tensor is not whole")
         size = self._file.tell()

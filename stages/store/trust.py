@@ -1,10 +1,10 @@
-"""What this machine believes: coordinators whose keys were pinned by hand, and the newest state it has trained on.
+"""What this machine trusts: coordinators whose keys were pinned by hand, and the newest state it has trained on.
 
     HOME/trust/coordinators.json      names and public keys
     HOME/trust/newest/<plan>.json     round and digest
 
-The root of trust is not the plan: a plan says who signs, a pin says whom to believe.  Where anything is pinned,
-nothing unsigned is ever taken.  A coordinator believes its own keys.
+The root of trust is not the plan: a plan says who signs, a pin says which coordinator to trust.  Once anything is
+pinned, only signed plans are accepted.  A coordinator trusts its own keys.
 """
 
 import os
@@ -25,6 +25,7 @@ from schemas.state import StateManifest
 from schemas.trust import NewestState, Pin, Pins, TrustPolicy
 from schemas.update import UpdateManifest
 from stages.store.artifact import Artifact, check_same_plan, open_artifact
+from stages.store.devices import find_device
 from stages.store.files import write_file
 from stages.store.signing import KeyRing, Signer, check_signature
 
@@ -40,7 +41,7 @@ def home_directory(environment: Mapping[str, str] = os.environ) -> Path:
 
 @contextmanager
 def isolated_home(home: Path) -> Iterator[None]:
-    """For a federation that is simulated: its machines are none of this one, and have pinned nobody."""
+    """Use another home meanwhile: simulated devices have none of this machine's keys and pins."""
     before = os.environ.get(HOME_VARIABLE)
     os.environ[HOME_VARIABLE] = str(home)
     try:
@@ -60,11 +61,11 @@ class Trust:
 
     @classmethod
     def of_this_machine(cls) -> "Trust":
-        """That of the environment."""
+        """The trust store of this machine's home directory."""
         return cls(home_directory())
 
     def pins(self) -> tuple[Pin, ...]:
-        """Coordinators whose keys were pinned.  Raises `BadInput` for a damaged file: it is never taken for empty."""
+        """The pinned coordinators.  Raises `BadInput` for a damaged file, which is never treated as empty."""
         path = self._pins
         if not os.path.lexists(path):
             return ()
@@ -78,7 +79,7 @@ class Trust:
             ) from None
 
     def add(self, name: str, key: str) -> None:
-        """Pin a coordinator's key.  Raises `UsageProblem` where the name has another."""
+        """Pin a coordinator's key.  Raises `UsageProblem` where the name is pinned with another key."""
         pins = {pin.name: pin for pin in self.pins()}
         if name in pins and pins[name].key != key:
             raise UsageProblem(
@@ -89,14 +90,14 @@ class Trust:
         self._write({**pins, name: Pin(name=name, key=key)})
 
     def remove(self, name: str) -> None:
-        """Forget a coordinator."""
+        """Remove a coordinator's pin.  Raises `UsageProblem` where there is none."""
         pins = {pin.name: pin for pin in self.pins()}
         if pins.pop(name, None) is None:
             raise UsageProblem(f"no coordinator {name} is pinned", values={"pinned": ", ".join(pins) or "none"})
         self._write(pins)
 
     def check_plan(self, plan: Artifact[PlanManifest]) -> None:
-        """A plan may be worked on here.  Raises `NotTrusted`: unsigned, not by one who is believed, expired."""
+        """Check that a plan may be used here.  Raises `NotTrusted`: unsigned, by an untrusted coordinator, expired."""
         policy, pins = plan.manifest.trust, self.pins()
         if policy.required:
             believed = {pin.key for pin in pins} | {key for _, key in KeyRing(self.home).public_keys()}
@@ -105,14 +106,14 @@ class Trust:
                 raise NotTrusted(
                     f"{plan.path} is by a coordinator whose key is not pinned here",
                     values={"plan names": policy.coordinator, "pinned": ", ".join(pin.name for pin in pins) or "none"},
-                    hint="get the key from the coordinator by another way than the plan, then 'chainctl trust add'",
+                    hint="get the key from the coordinator, but not along with the plan, then 'chainctl trust add'",
                 )
             check_signature(plan.path, plan.bytes(), policy.coordinator, whose="the coordinator")
         elif pins:
             raise NotTrusted(
-                f"{plan.path} asks for no signatures, and this machine believes only signed plans",
+                f"{plan.path} is not signed, and this machine accepts only signed plans from pinned coordinators",
                 values={"pinned": ", ".join(pin.name for pin in pins), "plan": "unsigned"},
-                hint="ask for a signed plan, or 'chainctl trust remove' if you mean to leave this door open",
+                hint="ask for a signed plan, or 'chainctl trust remove' every coordinator to accept unsigned ones",
             )
         check_not_expired(plan)
 
@@ -131,7 +132,7 @@ class Trust:
             self._check_newest(plan, state)
 
     def remember(self, plan: Artifact[PlanManifest], state: Artifact[StateManifest]) -> None:
-        """This state is the newest of its plan that was worked on here."""
+        """Remember this state as the newest of its plan that was trained on here."""
         if not plan.manifest.trust.required:
             return
         seen = NewestState(plan=plan.digest, round=state.manifest.round, state=state.digest)
@@ -153,7 +154,7 @@ class Trust:
                     "newest here": f"round {seen.round}, {seen.state}",
                     "given": f"round {found}, {state.digest}",
                 },
-                hint="an old state was brought again, or there are two histories: ask the coordinator",
+                hint="an old state was delivered again, or there are two histories: ask the coordinator",
             )
 
     def _write(self, pins: dict[str, Pin]) -> None:
@@ -171,7 +172,7 @@ class Trust:
 def open_trusted(
     plan: Path, state: Path, *, newest: bool = False
 ) -> tuple[Artifact[PlanManifest], Artifact[StateManifest]]:
-    """A plan and a state of it that this machine may work on.  Raises `BadInput` and `NotTrusted`."""
+    """Open a plan and a state of it, and check that this machine may use them.  Raises `BadInput`, `NotTrusted`."""
     trust = Trust.of_this_machine()
     planned = open_artifact(plan, PlanManifest)
     trust.check_plan(planned)
@@ -181,14 +182,14 @@ def open_trusted(
 
 
 def check_signer(policy: TrustPolicy, key: str | None, signer: Signer | None, *, whose: str) -> None:
-    """Who is about to sign has the key that the plan expects.  Raises `UsageProblem` before any work."""
+    """Check, before any work, that the signer has the key that the plan expects.  Raises `UsageProblem`."""
     if not policy.required:
         return
     if signer is None:
         raise UsageProblem(
-            "this federation signs what it makes",
+            "this federation accepts only signed artifacts",
             values={"expected": f"--key NAME, the key of {whose}", "found": "none"},
-            hint="'chainctl keys list' names the keys on this machine",
+            hint="'chainctl keys list' lists the keys on this machine",
         )
     if signer.public != key:
         raise UsageProblem(
@@ -198,34 +199,35 @@ def check_signer(policy: TrustPolicy, key: str | None, signer: Signer | None, *,
         )
 
 
-def check_device_signature(artifact: Artifact[ProfileManifest] | Artifact[UpdateManifest], policy: TrustPolicy) -> None:
-    """A profile or an update is signed by the device it names.  Raises `NotTrusted`."""
-    enrolled = policy.device(artifact.manifest.device)
-    if enrolled is None:
+def check_device_signature(artifact: Artifact[ProfileManifest] | Artifact[UpdateManifest], key: str | None) -> None:
+    """Check that a profile or an update is signed by the device it names, with its `key`; None: it is not enrolled.
+
+    Raises `NotTrusted`.
+    """
+    device = artifact.manifest.device
+    if key is None:
         raise NotTrusted(
-            f"{artifact.path} is of a device that is not enrolled",
-            values={
-                "enrolled": ", ".join(device.name for device in policy.devices) or "none",
-                "found": artifact.manifest.device,
-            },
-            hint="add it to the roster, or leave out what it sent",
+            f"{artifact.path} is from a device that is not enrolled",
+            values={"expected": "a device of the roster", "found": device},
+            hint="add the device to the roster, or leave out what it sent",
         )
-    check_signature(artifact.path, artifact.bytes(), enrolled.key, whose=f"device {enrolled.name}")
+    check_signature(artifact.path, artifact.bytes(), key, whose=f"device {device}")
 
 
 def check_signed(artifact: Artifact[Any], plan: Artifact[PlanManifest]) -> str:
-    """An artifact of a federation is signed by who should have: who that is.  Raises `NotTrusted` and `BadInput`."""
+    """Check that an artifact is signed by the right party, and name it.  Raises `NotTrusted` and `BadInput`."""
     policy, manifest = plan.manifest.trust, artifact.manifest
     if artifact.digest != plan.digest and getattr(manifest, "plan", plan.digest) != plan.digest:
         raise BadInput(
-            f"{artifact.path} is of another plan",
+            f"{artifact.path} belongs to another plan",
             values={"expected": plan.digest, "found": manifest.plan},
             hint="take both from the same federation",
         )
     if not policy.required:
-        return "nobody: the plan asks for no signatures"
+        return "nobody: the plan does not require signatures"
     if isinstance(manifest, ProfileManifest | UpdateManifest):
-        check_device_signature(artifact, policy)
+        device = find_device(plan, manifest.device)
+        check_device_signature(artifact, device.key if device else None)
         return f"device {manifest.device}"
     assert policy.coordinator is not None
     check_signature(artifact.path, artifact.bytes(), policy.coordinator, whose="the coordinator")
@@ -233,7 +235,7 @@ def check_signed(artifact: Artifact[Any], plan: Artifact[PlanManifest]) -> str:
 
 
 def check_not_expired(plan: Artifact[PlanManifest]) -> None:
-    """The plan's expiry, where it has one, lies ahead.  Raises `NotTrusted`."""
+    """Check that the plan has not expired.  Raises `NotTrusted`."""
     expires = plan.manifest.trust.expires
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     if expires is not None and expires <= now:
@@ -252,5 +254,5 @@ def read_moment(text: str) -> str:
         except ValueError:
             continue
     raise UsageProblem(
-        "this is no time", values={"expected": "2027-01-31 or 2027-01-31T12:00:00Z (UTC)", "found": text}
+        "this is not a time", values={"expected": "2027-01-31 or 2027-01-31T12:00:00Z (UTC)", "found": text}
     )

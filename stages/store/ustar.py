@@ -1,7 +1,7 @@
 """Tar archives in one canonical form: names and sizes decide every byte that is not content.
 
 Mode 0644, no owner, no time, plain files only, POSIX ustar, no padding beyond the two blocks that end an archive.  So
-a header is never parsed: the reader makes the one it expects and compares.
+a header is never parsed: the reader builds the one it expects and compares.
 """
 
 import re
@@ -21,12 +21,12 @@ def header(name: str, size_bytes: int) -> bytes:
 
 
 def padding(size_bytes: int) -> bytes:
-    """The zeros behind a file's content."""
+    """The zeros after a file's content."""
     return bytes(-size_bytes % BLOCK_BYTES)
 
 
 def member_bytes(size_bytes: int) -> int:
-    """What a file takes in the archive: header, content, padding."""
+    """Bytes that a file takes in the archive: header, content, padding."""
     return BLOCK_BYTES + size_bytes + -size_bytes % BLOCK_BYTES
 
 

@@ -27,17 +27,17 @@ from stages.process import seeds
 class EncodedTexts:
     """Token ids of each text, how they are padded, and the micro-batch (rows) of canonical passes.
 
-    `learned`: which tokens of each are to be foretold (None: all); `row_length`: several texts share a row of that
-    many tokens (None: a row each); `cut`: how many texts were longer than the plan allows.
+    `in_loss`: which tokens of each are in the loss (None: all); `row_length`: several texts share a row of that
+    many tokens (None: a row each); `truncated`: how many texts were longer than the plan allows.
     """
 
     rows: tuple[np.ndarray, ...]
     pad_id: int
     side: str
     micro_batch: int
-    learned: tuple[np.ndarray, ...] | None = None
+    in_loss: tuple[np.ndarray, ...] | None = None
     row_length: int | None = None
-    cut: int = 0
+    truncated: int = 0
 
     @classmethod
     def encode(cls, examples: Sequence[Example], encoder: Encoder, micro_batch: int) -> "EncodedTexts":
@@ -49,9 +49,9 @@ class EncodedTexts:
             pad_id=encoder.pad_id,
             side=settings.padding_side,
             micro_batch=micro_batch,
-            learned=tuple(one.learned for one in encoded),
+            in_loss=tuple(one.in_loss for one in encoded),
             row_length=settings.max_length if settings.packing else None,
-            cut=sum(one.cut for one in encoded),
+            truncated=sum(one.truncated for one in encoded),
         )
 
     @property
@@ -71,7 +71,9 @@ class EncodedTexts:
 
     def counts(self) -> TextCounts:
         """What encoding did, for `measured.json`."""
-        return TextCounts(read=len(self.rows), cut=self.cut, unlearned=sum(count == 0 for count in self.target_counts))
+        return TextCounts(
+            read=len(self.rows), truncated=self.truncated, without_loss=sum(count == 0 for count in self.target_counts)
+        )
 
     def chunks(self) -> list[list[int]]:
         """Indices of all texts in canonical order, a micro-batch at a time."""
@@ -109,9 +111,9 @@ class EncodedTexts:
 
     def _targets(self, index: int) -> np.ndarray:
         row = self.rows[index]
-        learned = np.ones(len(row), dtype=bool) if self.learned is None else self.learned[index]
+        in_loss = np.ones(len(row), dtype=bool) if self.in_loss is None else self.in_loss[index]
         targets = np.full(len(row), IGNORED, dtype=np.int64)
-        targets[:-1] = np.where(learned[1:], row[1:], IGNORED)
+        targets[:-1] = np.where(in_loss[1:], row[1:], IGNORED)
         return targets
 
 

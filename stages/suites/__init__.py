@@ -1,1 +1,1 @@
-"""Published benchmarks: their files, their questions, their scores.  No model is known here, and no torch."""
+"""Published benchmarks: their files, their questions, their scores.  Knows neither models nor torch."""

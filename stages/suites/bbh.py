@@ -3,25 +3,25 @@
     bbh/<task>.json           {"examples": [{"input": …, "target": …}, …]}
     cot-prompts/<task>.txt    a canary, a line of dashes, then a description and three exemplars that reason first
 
-Where a task has its prompt of reasoning, that is used, with all exemplars or the first `--shots`.  Where it has none,
-a shot is one of the first examples with its target, and those do not count.
+Where a task has a chain-of-thought prompt, it is used, with all exemplars or the first `--shots`.  Where it has none,
+the shots are the first examples with their targets, and those are not scored.
 """
 
 from pathlib import Path
 
 from schemas.errors import BadInput
-from stages.suites.files import a_list, a_text, an_object, files_of, read_json, read_text
+from stages.suites.files import a_list, a_text, an_object, check_shots, files_of, read_json, read_text
 from stages.suites.questions import OpenQuestion
 
 DASHES = "-----\n"
-STOP = ("\n\n", "Q:")  # where the next exemplar would begin
+STOP = ("\n\n", "Q:")  # where the next exemplar would start
 REASONING_TOKENS, ANSWER_TOKENS = 512, 32
 
 Example = tuple[str, str]
 
 
 def read_bbh(folder: Path, shots: int | None) -> list[OpenQuestion]:
-    """Every question of every task, by name of task.  `shots` None: what the data has.  Raises `BadInput`."""
+    """Every question of every task, by task name.  `shots` None: all exemplars of the data.  Raises `BadInput`."""
     questions: list[OpenQuestion] = []
     for path in files_of(folder / "bbh", "*.json", expected="bbh/<task>.json"):
         prompt = folder / "cot-prompts" / f"{path.stem}.txt"
@@ -31,8 +31,7 @@ def read_bbh(folder: Path, shots: int | None) -> list[OpenQuestion]:
         else:
             skip = shots or 0
             before, asking = "".join(f"Q: {asked}\nA: {target}\n\n" for asked, target in examples[:skip]), "Q: {}\nA:"
-        if skip >= len(examples):
-            raise BadInput(f"{path} has too few examples", values={"--shots": skip, "examples": len(examples)})
+        check_shots(path, "examples", skip, len(examples), leaving=1)
         most = REASONING_TOKENS if prompt.is_file() else ANSWER_TOKENS
         questions += [
             OpenQuestion(before + asking.format(asked), ((target,),), path.stem, STOP, most)
@@ -42,17 +41,16 @@ def read_bbh(folder: Path, shots: int | None) -> list[OpenQuestion]:
 
 
 def _reasoning(path: Path, shots: int | None) -> str:
-    """The published prompt with its first `shots` exemplars (None: all), up to where the question comes."""
+    """The published prompt with its first `shots` exemplars (None: all), up to the question."""
     _, dashes, text = read_text(path).partition(DASHES)
     description, *exemplars = text.strip().split("\n\nQ: ")
     if not dashes or not exemplars:
         raise BadInput(
-            f"{path} is no prompt of BIG-Bench Hard",
-            values={"expected": "a line of dashes, a description, exemplars that begin with 'Q: '"},
+            f"{path} is not a prompt of BIG-Bench Hard",
+            values={"expected": "a line of dashes, a description, exemplars that start with 'Q: '"},
         )
     count = len(exemplars) if shots is None else shots
-    if not 0 <= count <= len(exemplars):
-        raise BadInput(f"{path} has too few exemplars", values={"--shots": count, "found": len(exemplars)})
+    check_shots(path, "exemplars", count, len(exemplars))
     return "".join([description, "\n\n", *(f"Q: {exemplar}\n\n" for exemplar in exemplars[:count])])
 
 

@@ -3,17 +3,17 @@
 `CRASS_FTM_main_data_set.csv`: semicolons, a header, columns PCTID, Premise, QCC (the questionised counterfactual),
 CorrectAnswer, Answer1, Answer2, PossibleAnswer3 (may be empty).
 
-Asked as MMLU is, as InstructEval does (Chia et al. 2023, arXiv 2306.04757): premise and question, the answers by
-letter.  In the file the right answer is always the first; here the order is drawn from the record's place, so that no
-preference for a letter, nor a tie, is worth anything.  There is no second file for shots: they are the first records,
-which then do not count.
+Asked like MMLU, as in InstructEval (Chia et al. 2023, arXiv 2306.04757): premise and question, the answers by
+letter.  In the file the right answer is always the first; here the order is drawn from the record's index, so that
+neither a preference for a letter nor a tie gains anything.  There is no second file for shots: they are the first
+records, which are then not scored.
 """
 
 from pathlib import Path
 
 from schemas.errors import BadInput
 from stages.process import seeds
-from stages.suites.files import files_of, read_csv
+from stages.suites.files import check_shots, file_or_in, read_csv
 from stages.suites.mmlu import lettered, letters
 from stages.suites.questions import Choice
 
@@ -25,10 +25,9 @@ COLUMNS = ("Premise", "QCC", *ANSWERS)
 
 def read_crass(path: Path, shots: int) -> list[Choice]:
     """Every record after the shots, in order.  `path` is the file or its folder.  Raises `BadInput`."""
-    file = files_of(path, FILE, expected=FILE)[0] if path.is_dir() else path
+    file = file_or_in(path, FILE)
     asked = [_ask(number, where, record) for number, (where, record) in enumerate(_records(file))]
-    if not 0 <= shots < len(asked):
-        raise BadInput(f"{file} has too few records", values={"--shots": shots, "records": len(asked)})
+    check_shots(file, "records", shots, len(asked), leaving=1)
     shown = "".join(f"{one.prompt}{one.choices[one.answer_index]}\n\n" for one in asked[:shots])
     return [Choice(shown + one.prompt, one.choices, one.answer_index, one.group) for one in asked[shots:]]
 
@@ -55,7 +54,7 @@ def _ask(number: int, where: str, record: dict[str, str]) -> Choice:
 
 
 def _order(number: int, count: int) -> list[int]:
-    """A permutation drawn from SHA-256 of the record's place by numpy's PCG64: the same on every machine."""
+    """A permutation by numpy's PCG64, seeded with SHA-256 of the record's index: the same on every machine."""
     generator = seeds.generator("crass", number)
     order: list[int] = generator.permutation(count).tolist()
     return order

@@ -3,15 +3,14 @@
 {passage id: {"passage": …, "qa_pairs": [{"question": …, "answer": {"number", "date", "spans"}, "validated_answers"}]}}
 
 Any of the validated answers counts as right.  Groups are the kinds of answer that the official script reports:
-number, date, span, spans.  Asked as InstructEval does (arXiv 2306.04757): passage, question, "Answer:".  Shots are the
-first questions of the first passages, and those passages do not count.
+number, date, span, spans.  Asked as in InstructEval (arXiv 2306.04757): passage, question, "Answer:".  Shots are the
+first questions of the first passages, and those passages are not scored.
 """
 
 from pathlib import Path
 from typing import Any
 
-from schemas.errors import BadInput
-from stages.suites.files import a_list, a_text, an_object, files_of, read_json
+from stages.suites.files import a_list, a_text, an_object, check_shots, file_or_in, read_json
 from stages.suites.questions import OpenQuestion, Spans
 
 FILE = "drop_dataset_dev.json"
@@ -21,11 +20,10 @@ MOST_TOKENS = 32
 
 def read_drop(path: Path, shots: int) -> list[OpenQuestion]:
     """Every question of every passage after the shots'.  `path` is the file or its folder.  Raises `BadInput`."""
-    file = files_of(path, FILE, expected=FILE)[0] if path.is_dir() else path
+    file = file_or_in(path, FILE)
     passages = [_passage(f"{file}, passage {number}", body) for number, body in enumerate(_bodies(file), 1)]
     passages = [passage for passage in passages if passage]
-    if not 0 <= shots < len(passages):
-        raise BadInput(f"{file} has too few passages", values={"--shots": shots, "passages": len(passages)})
+    check_shots(file, "passages", shots, len(passages), leaving=1)
     shown = "".join(_shown(questions[0]) for questions in passages[:shots])
     return [
         OpenQuestion(shown + asked.prompt, asked.references, asked.group, STOP, MOST_TOKENS)
@@ -63,7 +61,7 @@ def _passage(where: str, body: object) -> list[OpenQuestion]:
         pair = an_object(record, place)
         given = [pair.get("answer"), *a_list(pair, "validated_answers", place)]
         answers = [answer_spans(an_object(answer, place), place) for answer in given]
-        # As the official script has it: a reference whose first span is blank is none.  (One without any scores 0.)
+        # As in the official script: a reference whose first span is blank is ignored.  (With none left the score is 0.)
         references = tuple(dict.fromkeys(spans for spans, _ in answers if spans[0].strip()))
         prompt = f"{passage} {a_text(pair, 'question', place).strip()}\nAnswer:"
         questions.append(OpenQuestion(prompt, references, answers[0][1], STOP, MOST_TOKENS))

@@ -20,7 +20,7 @@ PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def drop_scores(answer: str | Spans, references: Sequence[Spans]) -> tuple[float, float]:
-    """(exact match, F1) against the best of the references: the best of each, as the official script has it."""
+    """(exact match, F1) against the best of the references: the best of each, as in the official script."""
     pairs = [drop_pair(answer, reference) for reference in references]
     return max((em for em, _ in pairs), default=0.0), max((f1 for _, f1 in pairs), default=0.0)
 
@@ -35,7 +35,7 @@ def drop_pair(answer: str | Spans, reference: Spans) -> tuple[float, float]:
 
 
 def normalise(span: str) -> str:
-    """Words parted by spaces and hyphens: lower case, no punctuation, numbers as floats, no articles."""
+    """Words separated by spaces and hyphens: lower case, no punctuation, numbers as floats, no articles."""
     parts = (_normalise_word(word.lower()) for word in re.split(" |-", span))
     return " ".join(part for part in parts if part).strip()
 
@@ -106,7 +106,7 @@ def _assign(costs: Sequence[Sequence[float]]) -> list[int]:
 def _augment(
     costs: Sequence[Sequence[float]], holder: list[int], potential_row: list[float], potential_column: list[float]
 ) -> tuple[int, list[int]]:
-    """A shortest path from the row that begins to a free column: that column, and where each was reached from."""
+    """A shortest path from the starting row to a free column: that column, and where each was reached from."""
     columns = len(costs[0])
     nearest, came_from, done = [float("inf")] * columns, [columns] * columns, [False] * (columns + 1)
     current = columns

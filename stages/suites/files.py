@@ -1,4 +1,4 @@
-"""Files of benchmarks, read with the same care as private texts: an error names file, line and lengths, no value."""
+"""Files of benchmarks, read with the same care as private texts: errors name file, line and lengths, never a value."""
 
 import codecs
 import csv
@@ -58,7 +58,7 @@ def read_csv(path: Path, *, delimiter: str = ",") -> Iterator[tuple[str, list[st
 
 
 def files_of(folder: Path, pattern: str, *, expected: str) -> list[Path]:
-    """The files of a folder that fit, by name.  Raises `BadInput` where there are none."""
+    """The files of a folder that match `pattern`, by name.  Raises `BadInput` where there are none."""
     found = sorted(path for path in folder.glob(pattern) if path.is_file())
     if not found:
         raise BadInput(
@@ -67,6 +67,17 @@ def files_of(folder: Path, pattern: str, *, expected: str) -> list[Path]:
             hint="give the folder as it was published, unpacked",
         )
     return found
+
+
+def file_or_in(path: Path, name: str) -> Path:
+    """`path`, or the file called `name` where it is a folder.  Raises `BadInput` where there is none."""
+    return files_of(path, name, expected=name)[0] if path.is_dir() else path
+
+
+def check_shots(path: Path, what: str, shots: int, found: int, *, leaving: int = 0) -> None:
+    """Refuse more shots than a file has records, less those that must be left to ask.  Raises `BadInput`."""
+    if not 0 <= shots <= found - leaving:
+        raise BadInput(f"{path} has too few {what}", values={"--shots": shots, "found": found})
 
 
 def an_object(value: object, where: str) -> dict[str, Any]:
@@ -87,7 +98,7 @@ def a_list(record: dict[str, Any], key: str, where: str) -> Sequence[Any]:
 
 
 def a_text(record: dict[str, Any], key: str, where: str, *, default: str | None = None) -> str:
-    """A string of an object.  Raises `BadInput` where it is absent (and there is no default) or none."""
+    """A string of an object.  Raises `BadInput` where it is absent (and there is no default) or not a string."""
     value = record.get(key, default)
     if isinstance(value, str):
         return check_characters(value, where)

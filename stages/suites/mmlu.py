@@ -1,7 +1,7 @@
 """MMLU (Hendrycks et al. 2021, arXiv 2009.03300) as github.com/hendrycks/test publishes it.
 
     dev/<subject>_dev.csv     five questions with answers: the shots
-    test/<subject>_test.csv   the questions that count
+    test/<subject>_test.csv   the questions that are scored
 
 No header; question, four choices, the letter of the right one.  The prompt is that of their `evaluate.py` (which
 writes a second space before the subject by accident; lm-evaluation-harness does not, and neither do we), and the
@@ -11,7 +11,7 @@ answer is the likeliest of " A", " B", " C", " D".
 from pathlib import Path
 
 from schemas.errors import BadInput
-from stages.suites.files import files_of, read_csv
+from stages.suites.files import check_shots, files_of, read_csv
 from stages.suites.questions import Choice
 
 LETTERS = "ABCD"
@@ -22,9 +22,9 @@ Row = tuple[str, tuple[str, ...], int]
 
 
 def read_mmlu(folder: Path, shots: int) -> list[Choice]:
-    """Every test question of every subject, by name of subject.  Raises `BadInput`."""
+    """Every test question of every subject, by subject name.  Raises `BadInput`."""
     if not 0 <= shots <= MOST_SHOTS:
-        raise BadInput("MMLU has five shots a subject", values={"--shots": shots, "expected": f"0 to {MOST_SHOTS}"})
+        raise BadInput("MMLU has five shots per subject", values={"--shots": shots, "expected": f"0 to {MOST_SHOTS}"})
     questions: list[Choice] = []
     for path in files_of(folder / "test", "*_test.csv", expected="test/<subject>_test.csv"):
         subject = path.name.removesuffix("_test.csv")
@@ -37,13 +37,13 @@ def read_mmlu(folder: Path, shots: int) -> list[Choice]:
 
 
 def lettered(question: str, choices: tuple[str, ...]) -> str:
-    """A question with its choices a line each, up to where the letter of the answer is asked for."""
+    """A question with one line per choice, up to "Answer:"."""
     lines = [question, *(f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False)), "Answer:"]
     return "\n".join(lines)
 
 
 def letters(count: int) -> tuple[str, ...]:
-    """The continuations that are compared."""
+    """The continuations whose likelihoods are compared."""
     return tuple(f" {letter}" for letter in LETTERS[:count])
 
 
@@ -52,8 +52,7 @@ def _shots(folder: Path, subject: str, count: int) -> str:
         return ""
     path = folder / "dev" / f"{subject}_dev.csv"
     rows = _rows(path)
-    if len(rows) < count:
-        raise BadInput(f"{path} has too few shots", values={"--shots": count, "found": len(rows)})
+    check_shots(path, "shots", count, len(rows))
     return "".join(f"{lettered(question, choices)} {LETTERS[answer]}\n\n" for question, choices, answer in rows[:count])
 
 
@@ -65,7 +64,7 @@ def _rows(path: Path) -> list[Row]:
         question, *choices, answer = fields
         if answer not in tuple(LETTERS):
             raise BadInput(
-                f"{where}: the answer is no letter of a choice",
+                f"{where}: the answer is not the letter of a choice",
                 values={"expected": "A, B, C or D", "length": f"{len(answer)} characters"},
             )
         rows.append((question, tuple(choices), LETTERS.index(answer)))

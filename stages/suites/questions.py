@@ -1,4 +1,4 @@
-"""What a benchmark asks: one of a few answers, or an answer in the model's own words."""
+"""Questions of benchmarks: a choice between given answers, or an answer in the model's own words."""
 
 import hashlib
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ Spans = tuple[str, ...]  # an answer in one or several parts
 class Choice:
     """A prompt and its possible continuations, one of them right.
 
-    A continuation begins with the space that stands before it: tokens of words begin with their space.
+    A continuation starts with the space before it, as the tokens of words do.
     """
 
     prompt: str
@@ -29,8 +29,8 @@ class Choice:
 class OpenQuestion:
     """A prompt and the answers that count as right, each in one or several spans.
 
-    An answer ends before the first of `stop`, and has `most_tokens` at most.  `adds_special_tokens`: those of the
-    tokenizer begin the prompt (a chat template writes them itself).
+    An answer ends before the first of `stop`, and has at most `most_tokens`.  `adds_special_tokens`: whether the
+    tokenizer adds its own to the prompt (a chat template writes them itself).
     """
 
     prompt: str
@@ -72,6 +72,6 @@ def first_of_each_group(questions: Sequence[Question], limit: int | None) -> lis
 
 
 def cut_at(text: str, stop: Sequence[str]) -> str:
-    """`text` up to the first place where one of `stop` begins."""
+    """`text` up to the first occurrence of any of `stop`."""
     ends = [text.find(mark) for mark in stop if mark in text]
     return text[: min(ends)] if ends else text

@@ -1,7 +1,7 @@
-"""Answers of our own data, in JSONL: `instruction`, `input` (may be absent) and `output`; or `messages`, whose last one
-is the answer; or `prompt` and `reference`.
+"""The user's own data, in JSONL: `instruction`, `input` (optional) and `output`; or `messages`, the last of which is
+the answer; or `prompt` and `reference`.
 
-A plain prompt is asked as it is; the others by the template that the plan trained with, or Alpaca's.
+A plain prompt is used as it is; the others are rendered by the template that the plan trained with, or Alpaca's.
 """
 
 from pathlib import Path
@@ -16,16 +16,16 @@ from stages.suites.questions import OpenQuestion
 GROUP = "rouge"
 MOST_TOKENS = 128
 ALPACA: Template = AlpacaTemplate(end="")
-INSTRUCTION_STOP = ("\n\n### ",)  # where an instruction of the model's own would begin
+INSTRUCTION_STOP = ("\n\n### ",)  # where the model would start an instruction of its own
 
 
 def read_rouge(path: Path, shots: int, template: Template = ALPACA) -> list[OpenQuestion]:
     """Every record, in order.  Raises `BadInput`."""
     if shots:
-        raise BadInput("there are no shots for data of one's own", values={"--shots": shots, "expected": 0})
+        raise BadInput("your own data has no shots", values={"--shots": shots, "expected": 0})
     if not path.is_file():
         found = "a folder" if path.is_dir() else "nothing"
-        raise BadInput(f"{path} is no file", values={"expected": "JSONL", "found": found})
+        raise BadInput(f"{path} is not a file", values={"expected": "JSONL", "found": found})
     questions = [_question(record, where, template) for where, record in read_json_lines(path)]
     if not questions:
         raise BadInput(f"{path} holds no records", values={"expected": "at least one", "found": "none"})
@@ -45,7 +45,7 @@ def _question(record: dict[str, Any], where: str, template: Template) -> OpenQue
         if len(turns) < 2 or turns[-1][0] != "assistant":
             raise BadInput(
                 f"{where}: no answer to compare with",
-                values={"messages": len(turns), "expected": "the last one of the assistant"},
+                values={"messages": len(turns), "expected": "the last one from the assistant"},
             )
         return _asked(turns[:-1], turns[-1][1], template)
     reference = a_text(record, "reference", where)

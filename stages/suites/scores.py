@@ -1,6 +1,6 @@
-"""How far a written answer agrees with those that count as right: exact match, and ROUGE-L.
+"""How well a written answer agrees with its references: exact match, and ROUGE-L.
 
-Every score lies in [0, 1]; of several references the best counts.
+Every score is in [0, 1]; of several references the best counts.
 """
 
 import re
@@ -8,35 +8,35 @@ from collections.abc import Sequence
 
 from stages.suites.questions import Spans
 
-# What BIG-Bench Hard's chains of thought end with (arXiv 2210.09261), and lm-evaluation-harness looks for.
+# How BIG-Bench Hard's chains of thought end (arXiv 2210.09261); lm-evaluation-harness looks for the same.
 CONCLUSION = re.compile(r"the answer is (.*)")
-# What lm-evaluation-harness ignores in its zero-shot BBH: a last full stop, commas, line ends, backslashes, quotes.
+# What lm-evaluation-harness ignores in its zero-shot BBH: a final full stop, commas, newlines, backslashes, quotes.
 IGNORED_CHARACTERS = re.compile(r"\.$|,|\n|\\|\"")
 WORDS = re.compile(r"[a-z0-9]+")
 
 
 def concluded(text: str) -> str:
-    """What stands behind the first "the answer is", to the end of the line and without its full stop; else all.
+    """What follows the first "the answer is", to the end of the line and without its full stop; else the whole text.
 
-    lm-evaluation-harness takes the last character away whatever it is; where that is a full stop both agree.
+    lm-evaluation-harness always removes the last character; where that is a full stop both agree.
     """
     found = CONCLUSION.search(text)
     return (found[1] if found else text).strip().removesuffix(".").strip()
 
 
 def normalised(text: str) -> str:
-    """`text` in lower case, trimmed, without what `IGNORED_CHARACTERS` names."""
+    """`text` in lower case, trimmed, without `IGNORED_CHARACTERS`."""
     return IGNORED_CHARACTERS.sub("", text.strip()).strip().lower()
 
 
 def exact_match(answer: str, references: Sequence[Spans]) -> float:
-    """1 where the conclusion of `answer` is, normalised, one of the references (a span each), else 0."""
+    """1 where the conclusion of `answer` is, normalised, one of the references (its spans joined), else 0."""
     found = normalised(concluded(answer))
     return float(any(found == normalised(" ".join(spans)) for spans in references))
 
 
 def rouge_l(answer: str, references: Sequence[Spans]) -> float:
-    """ROUGE-L (Lin 2004): F-measure of the longest common subsequence of words, as google's rouge_score has it.
+    """ROUGE-L (Lin 2004): F-measure of the longest common subsequence of words, as in google's rouge_score.
 
     Words are runs of a-z and 0-9 in lower case; nothing is stemmed.
     """
@@ -45,7 +45,7 @@ def rouge_l(answer: str, references: Sequence[Spans]) -> float:
 
 
 def rouge_words(text: str) -> list[str]:
-    """The words that ROUGE sees."""
+    """The words that ROUGE compares."""
     return WORDS.findall(text.lower())
 
 
@@ -55,7 +55,7 @@ def _f_measure(answer: Sequence[str], reference: Sequence[str]) -> float:
 
 
 def longest_common_subsequence(left: Sequence[str], right: Sequence[str]) -> int:
-    """Its length.  One row of the table is kept: time |left| · |right|, memory |right|."""
+    """Length of the longest common subsequence.  Keeps one row of the table: time |left| · |right|, memory |right|."""
     lengths = [0] * (len(right) + 1)
     for word in left:
         diagonal = 0

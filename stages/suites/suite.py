@@ -1,4 +1,4 @@
-"""The benchmarks by name: how their files are read, what is measured of an answer, and what a result says.
+"""The benchmarks by name: how their files are read, how an answer is scored, and what a result contains.
 
 MMLU and CRASS give an accuracy; BBH exact match; DROP exact match and F1; rouge ROUGE-L.
 """
@@ -48,7 +48,7 @@ def read_questions(
 ) -> list[Question]:
     """The first `limit` questions of each group (None: all).
 
-    `shots` None: as published.  `template` is how instructions of our own data are asked.  Raises `BadInput`.
+    `shots` None: as published.  `template` renders the instructions of the user's own data.  Raises `BadInput`.
     """
     for flag, value, least in (("--shots", shots, 0), ("--limit", limit, 1)):
         if value is not None and value < least:
@@ -70,18 +70,18 @@ def read_questions(
 
 
 def mark_choice(question: Choice, likelihoods: Sequence[float]) -> Marked:
-    """Whether the likeliest choice is the right one; of equals the first counts as chosen."""
+    """Accuracy: whether the likeliest choice (the first of equals) is the right one; log-likelihoods in nats."""
     chosen = int(np.argmax(np.asarray(likelihoods)))
     return Marked(question.group, {"accuracy": float(chosen == question.answer_index)})
 
 
 def mark_answer(benchmark: BenchmarkName, question: OpenQuestion, answer: str) -> Marked:
-    """The scores of a written answer, read up to where it should have stopped."""
+    """The scores of a written answer, truncated where it should have stopped."""
     return Marked(question.group, MARKS[benchmark](cut_at(answer, question.stop), question))
 
 
 def summarise(marked: Sequence[Marked]) -> tuple[Score, ...]:
-    """Each metric over all answers, as the mean over groups, and group by group, by name."""
+    """Each metric over all answers, as a mean over groups, and for each group; sorted by name."""
     by_metric: dict[str, dict[str, list[float]]] = {}
     for one in marked:
         for metric, score in one.scores.items():

@@ -1,7 +1,7 @@
-"""What a hidden state is asked: a class, or the next token.  Gradients are taken as soon as they can be.
+"""Cross-entropy losses on hidden states: over classes, or over next tokens.
 
-A criterion descends several branches that share a micro-batch (local and global, Eq. 2): it adds the gradient of
-each branch's loss, times its weight, to whatever the branch was computed from.
+A criterion takes several branches of one micro-batch (local and global, Eq. 2).  It computes each branch's loss and
+backpropagates it, times its weight, into what the branch was computed from, as early as memory allows.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,23 +16,23 @@ from stages.model.backbone import Backbone
 from stages.model.language_head import IGNORED, LanguageHead
 from stages.model.skeleton import Batch
 
-Branch = tuple[Tensor, float]  # hidden states (B, S, D) in place of the last layer's output, and their weight
+Branch = tuple[Tensor, float]  # hidden states (B, S, D) that the head is applied to, and the weight of their loss
 
 
 class Criterion(Protocol):
-    """Cross entropy of some kind."""
+    """Cross entropy over classes or tokens."""
 
     def descend(self, branches: Iterable[Branch], batch: Batch, targets: Tensor, count: int) -> list[float]:
-        """Loss of each branch in nats, summed over the targets and divided by `count`; gradients are accumulated."""
+        """Accumulate gradients; the loss of each branch in nats, summed over the targets and divided by `count`."""
         ...
 
 
 @dataclass(frozen=True)
 class ClassCriterion:
-    """Targets (B,) are class indices.  A branch is made only when the one before it is done with."""
+    """Targets (B,) are class indices.  Each branch is computed only after the one before it is freed."""
 
     backbone: Backbone
-    head: Mapping[str, Tensor]  # its parameters, float32
+    head: Mapping[str, Tensor]  # the head's parameters, float32
 
     def descend(self, branches: Iterable[Branch], batch: Batch, targets: Tensor, count: int) -> list[float]:
         """See `Criterion`."""
@@ -46,7 +46,7 @@ class ClassCriterion:
 
 @dataclass(frozen=True)
 class TokenCriterion:
-    """Targets (B, S) are token ids, `IGNORED` where nothing is predicted.  Branches share the vocabulary."""
+    """Targets (B, S) are token ids, `IGNORED` outside the loss.  Branches share one pass over the vocabulary."""
 
     head: LanguageHead
 
@@ -81,6 +81,6 @@ class _Meeting(torch.autograd.Function):
 
 
 def backward_with_gradient(tensor: Tensor, gradient: Tensor) -> None:
-    """As `tensor.backward(gradient)`, which would import sympy (36 MiB) to compare two shapes."""
+    """Like `tensor.backward(gradient)`, which would import sympy (36 MiB) to compare the two shapes."""
     scalar: Tensor = _Meeting.apply(tensor, gradient)  # type: ignore[no-untyped-call]
     torch.autograd.backward(scalar)

@@ -1,7 +1,7 @@
-"""Steps over consecutive layers: the frozen prefix once, then the layers that train, a batch per step.
+"""Train consecutive layers: the frozen prefix runs once, then every step trains the span on one batch.
 
-The prefix streams through memory once, every text a layer at a time; the hidden states before the first layer of the
-span feed the steps.  Prefix and span are never in memory together.
+The prefix streams through memory a layer at a time, for all texts; its hidden states are the input of the span in
+every step.  Prefix and span are never in memory together.
 
 Shapes: B texts of a micro-batch, S tokens, D hidden size.
 """
@@ -33,20 +33,20 @@ from stages.weights.reader import Weights
 
 @dataclass(frozen=True)
 class DeviceTexts:
-    """A device's texts as training sees them.
+    """A device's encoded texts and targets.
 
-    `targets` (N,) are indices into the plan's labels; None: the next tokens.
+    `targets` (N,) int64 are indices into the plan's labels; None: the targets are the next tokens.
     """
 
     encoded: EncodedTexts
     targets: Tensor | None
 
     def targets_of(self, indices: list[int]) -> Tensor:
-        """(B,) classes or (B, S) tokens of some texts."""
+        """Targets of the texts at `indices`: classes (B,) or tokens (B, S), int64."""
         return self.encoded.targets(indices) if self.targets is None else self.targets[indices]
 
     def target_count(self, indices: Sequence[int]) -> int:
-        """How many targets some texts have together, at least one."""
+        """The number of targets of the texts at `indices`, at least 1."""
         if self.targets is not None:
             return len(indices)
         return max(1, sum(self.encoded.target_counts[index] for index in indices))
@@ -56,8 +56,8 @@ class DeviceTexts:
 class LayerTraining:
     """Trains tensors of a span of layers, and the head.
 
-    `before` is the tuning that the prefix runs with, `tuning` the one that trains; `keep` are depths whose hidden
-    states go to the `cache`, where there is one; `global_weight` is the λ of Eq. 2.
+    `before` is the tuning that the prefix runs with, `tuning` the one that trains; `keep` lists depths whose hidden
+    states are written to the `cache`, if any; `global_weight` is λ of Eq. 2.
     """
 
     backbone: Backbone
@@ -73,11 +73,11 @@ class LayerTraining:
     keep: tuple[int, ...] = ()
     _hidden: HiddenStates = field(init=False)
     _objective: Objective = field(init=False)
-    _resident: dict[int, Weights] | None = field(init=False)  # None: layers pass one at a time
+    _resident: dict[int, Weights] | None = field(init=False)  # None: one layer in memory at a time
 
     @contextmanager
     def opened(self, progress: Progress) -> Iterator[None]:
-        """Run the prefix and keep what it leaves; then the layers of the span, where they are to stay in memory."""
+        """Run the prefix and keep its hidden states; then load the span's layers, if they are to stay in memory."""
         with hidden_states(self.backbone, self.texts.encoded, self.placement, scratch=self.scratch) as self._hidden:
             run_prefix(
                 self.backbone,
@@ -90,7 +90,7 @@ class LayerTraining:
                 keep=self.keep,
                 progress=progress,
             )
-            del self.before, self.cache  # as large as what trains, and of no more use
+            del self.before, self.cache  # as large as what trains, and no longer needed
             self._objective = Objective(self.backbone, self.span, self.tuning, self.global_weight, self._criterion())
             stays = self.placement.window_resident or len(self.span.layers) < 2
             self._resident = load_layers(self.backbone, self.span.layers) if stays else None
@@ -103,7 +103,7 @@ class LayerTraining:
         return loss
 
     def tensors(self) -> dict[str, np.ndarray]:
-        """What was trained, by name, float32."""
+        """The trained tensors by name, float32."""
         return {name: value.detach().numpy() for name, value in self.tuning.trainable().items()}
 
     def _kept(self, batch: list[int], weights: dict[int, Weights]) -> StepLoss:
@@ -115,10 +115,10 @@ class LayerTraining:
         return StepLoss.sum(parts)
 
     def _streamed(self, batch: list[int]) -> StepLoss:
-        """The same sums in the same order with one layer of the span in memory at a time.
+        """The same sums in the same order as `_kept`, with one layer of the span in memory at a time.
 
-        Forwards without a graph, keeping what arrives at each layer; then backwards, each layer run once more with
-        one.  `arriving[l][m]` is the input of layer l for micro-batch m, and then the gradient with respect to it.
+        The forward pass builds no graph and keeps each layer's input; the backward pass runs each layer again with a
+        graph.  `arriving[l][m]` is the input of layer l for micro-batch m, later the gradient with respect to it.
         """
         encoded = self.texts.encoded
         micro_batches = encoded.micro_batches(batch)
@@ -139,7 +139,7 @@ class LayerTraining:
                 arriving[layer + 1] = [
                     through(layer, weights, entering(layer, part), part) for part in range(len(batches))
                 ]
-            del weights  # or it would hold this layer while the next is read
+            del weights  # otherwise this layer stays in memory while the next is read
         parts: list[StepLoss] = []
         for layer, weights in stream_layers(self.backbone, self.span.layers[::-1], prefetch=False):
             for part, indices in enumerate(micro_batches):

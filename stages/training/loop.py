@@ -1,4 +1,4 @@
-"""The steps of one `train-window`, whatever the method: losses are kept, checkpoints written, progress told."""
+"""The training loop of one `train-window`, for any method: losses, checkpoints, progress."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -13,23 +13,23 @@ from stages.training.tally import Tally
 
 
 class Training(Protocol):
-    """A method at work on one device."""
+    """What a method trains on one device."""
 
     @property
     def optimizer(self) -> Resumable:
-        """What a checkpoint keeps."""
+        """The state that a checkpoint saves."""
         ...
 
     def opened(self, progress: Progress) -> AbstractContextManager[None]:
-        """Everything before the first step; what it holds is given back at the end."""
+        """Do all work before the first step; release its memory at the end of the block."""
         ...
 
     def step(self, batch: list[int]) -> StepLoss:
-        """Learn from the texts of one batch; their loss."""
+        """Take one optimiser step on a batch; its loss in nats per target."""
         ...
 
     def tensors(self) -> dict[str, np.ndarray]:
-        """What goes into the update, by name, float32."""
+        """The update's tensors by name, float32."""
         ...
 
 
@@ -40,9 +40,9 @@ def train(
     checkpoint: TrainingCheckpoint,
     progress: Progress,
 ) -> Tally:
-    """Take the steps that are left, and say what each of all of them cost.
+    """Take the remaining steps, after those of the checkpoint; the losses of all steps.
 
-    `counts` are the targets of each batch.  Raises `BadInput` where training diverges.
+    `counts` holds the number of targets of each batch.  Raises `BadInput` if training diverges.
     """
     with training.opened(progress):
         tally = Tally.of(checkpoint.restore(training.optimizer))

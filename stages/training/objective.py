@@ -5,10 +5,10 @@
     loss_local  = CE(head(h_{e+1}))
     loss_global = CE(head(A_{L-1} ∘ … ∘ A_{e+1}(h_{e+1})))
 
-The global branch runs the adapters behind the window and the head, never a frozen layer.  Sums are divided by the
-size of the whole batch, so that micro-batches with accumulation give the gradient of the batch.
+The global branch runs the adapters above the window and the head, never a frozen layer.  Sums are divided by the
+number of targets of the whole batch, so that accumulated micro-batches give the gradient of the batch.
 
-Both losses meet in h_{e+1}: their gradients are taken there first, and their sum goes back through the window.
+Both losses depend on h_{e+1}: their gradients are summed there, and the sum is backpropagated through the window.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +26,7 @@ from stages.weights.reader import Weights
 
 @dataclass(frozen=True)
 class StepLoss:
-    """Nats.  `downstream` is None where the global branch does not run."""
+    """Losses in nats per target.  `downstream` is None if the global branch does not run."""
 
     total: float
     local: float
@@ -34,7 +34,7 @@ class StepLoss:
 
     @classmethod
     def sum(cls, parts: Sequence["StepLoss"]) -> "StepLoss":
-        """The loss of a batch from those of its micro-batches."""
+        """The loss of a batch: the sum over its micro-batches."""
         downstream = [part.downstream for part in parts if part.downstream is not None]
         return cls(
             total=sum(part.total for part in parts),
@@ -45,7 +45,7 @@ class StepLoss:
 
 @dataclass(frozen=True)
 class Objective:
-    """Eq. 2 for one window of layers.  `tuning` holds what trains and the adapters behind the window."""
+    """Eq. 2 for one window of layers.  `tuning` holds what trains and the adapters above the window."""
 
     backbone: Backbone
     window: Window
@@ -56,10 +56,10 @@ class Objective:
     def accumulate(
         self, weights: Mapping[int, Weights], hidden: Tensor, batch: Batch, targets: Tensor, *, count: int
     ) -> StepLoss:
-        """Add the gradient of a micro-batch to the `.grad` of what trains (and of `hidden`, if it asks for one).
+        """Add the gradient of a micro-batch to the `.grad` of what trains (and of `hidden`, if it requires one).
 
-        `weights` are those of the window's layers, or of its last ones where `hidden` (B, S, D) has passed the
-        others; `targets` are what the criterion asks for; `count` is how many the whole batch has.
+        `weights` belong to the window's layers, or to its last ones if `hidden` (B, S, D) has passed the others;
+        `targets` fit the criterion; `count` is the number of targets of the whole batch.
         """
         leaving = self.backbone.run_layers(weights, hidden, batch, self.tuning) if weights else hidden
         meeting = leaving.detach().requires_grad_(leaving.requires_grad)
@@ -72,7 +72,7 @@ class Objective:
         return StepLoss(total, local, downstream)
 
     def _branches(self, meeting: Tensor) -> Iterator[Branch]:
-        """h_{e+1} as it is, then through the adapters behind the window, where there are any."""
+        """h_{e+1} itself, then h_{e+1} through the adapters above the window, if the global branch runs."""
         yield meeting, 1.0
         if self.window.stop < self.backbone.num_layers and self.global_weight > 0.0:
             behind = meeting

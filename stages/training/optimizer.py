@@ -1,7 +1,7 @@
 """AdamW and SGD through torch's fused kernels.
 
-`torch.optim` imports a compiler (70 MiB resident); the kernels it would call are there without it.  State starts
-at zero in every `train-window`.
+`torch.optim` imports a compiler (70 MiB resident); its kernels can be called without it.  Optimiser state starts at
+zero in every `train-window`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ ADAM_EPSILON = 1e-8
 class Optimizer:
     """Updates `parameters` in place from their `.grad`, as `torch.optim.AdamW` or `torch.optim.SGD` would.
 
-    The learning rate is that of the round (`OptimizerSettings.rate`).
+    The learning rate is fixed for the round (`OptimizerSettings.rate`).
     """
 
     def __init__(self, parameters: Sequence[Tensor], settings: OptimizerSettings, *, round_number: int = 0) -> None:
@@ -33,7 +33,7 @@ class Optimizer:
 
     @torch.no_grad()
     def step(self) -> None:
-        """One update; gradients are cleared.  Every parameter must have one."""
+        """Update all parameters and clear their gradients.  Every parameter must have a gradient."""
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         assert len(gradients) == len(self.parameters), "a trained parameter has no gradient"
         self.steps += 1
@@ -56,7 +56,7 @@ class Optimizer:
 
     @torch.no_grad()
     def restore(self, tensors: Mapping[str, np.ndarray], *, steps: int) -> None:
-        """Go on after `steps` steps that left `tensors`."""
+        """Resume after `steps` steps, from the `tensors` that they left."""
         for name, here in self.tensors().items():
             here[...] = tensors[name]  # shares the tensor's memory
         self.steps = steps

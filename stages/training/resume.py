@@ -1,9 +1,9 @@
-"""A `train-window` that is stopped goes on where it was, to the same bytes.
+"""A `train-window` that was stopped resumes from its last checkpoint, to the same bytes.
 
-    updates/.device-03.checkpoint/      beside the update that is to be; an artifact like any other
+    updates/.device-03.checkpoint/      an artifact, beside the update that training will write
 
-What the prefix made is not kept here (`--cache-dir` keeps it); everything that training has changed is.  A
-checkpoint that cannot be used, of other inputs or altered, is as good as none.
+A checkpoint holds everything that training changes.  It does not hold the prefix's hidden states (`--cache-dir` keeps
+those).  A checkpoint of other inputs, or one that was altered, is ignored.
 """
 
 import os
@@ -25,17 +25,17 @@ class Resumable(Protocol):
     """Everything that a step changes."""
 
     def tensors(self) -> dict[str, np.ndarray]:
-        """By name, float32; the arrays share the memory of what they name."""
+        """Tensors by name, float32; the arrays share memory with the originals."""
         ...
 
     def restore(self, tensors: Mapping[str, np.ndarray], *, steps: int) -> None:
-        """Go on after `steps` steps that left `tensors`."""
+        """Resume after `steps` steps, from the `tensors` that they left."""
         ...
 
 
 @dataclass(frozen=True)
 class TrainingCheckpoint:
-    """Those of one piece of work.  `every` steps; None: never."""
+    """The checkpoint of one `train-window`, written after every `every` steps (None: never)."""
 
     path: Path
     every: int | None
@@ -49,11 +49,11 @@ class TrainingCheckpoint:
     def beside(
         cls, out: Path, every: int | None, *, plan: str, state: str, assignment: Assignment, device: str, inputs: str
     ) -> "TrainingCheckpoint":
-        """For the update that is to be at `out`."""
+        """The checkpoint for the update that will be written to `out`."""
         return cls(out.parent / f".{out.name}.checkpoint", every, plan, state, assignment, device, inputs)
 
     def due(self, steps: int) -> bool:
-        """Whether one is to be written after that many steps."""
+        """Whether to write a checkpoint after that many steps."""
         return self.every is not None and steps % self.every == 0
 
     def save(self, optimizer: Resumable, steps: Sequence[FinishedStep]) -> None:
@@ -63,7 +63,7 @@ class TrainingCheckpoint:
             draft.finish(self._manifest(tuple(steps)).model_copy(update={"tensors": tensors, "files": files}), None)
 
     def restore(self, optimizer: Resumable) -> tuple[FinishedStep, ...]:
-        """Put parameters and moments back as they were; the steps that led there, none where there is nothing."""
+        """Restore parameters and moments; the steps they stand for, or none if there is no usable checkpoint."""
         if not os.path.lexists(self.path):
             return ()
         try:
@@ -81,7 +81,7 @@ class TrainingCheckpoint:
         return found.steps
 
     def forget(self) -> None:
-        """The work is done."""
+        """Delete the checkpoint: the work is done."""
         shutil.rmtree(self.path, ignore_errors=True)
 
     def _manifest(self, steps: tuple[FinishedStep, ...]) -> CheckpointManifest:

@@ -1,4 +1,4 @@
-"""What the steps of a training cost in nats, kept for checkpoints and summed up for the update."""
+"""Losses of the training steps in nats, kept for checkpoints and summarised for the update."""
 
 import math
 from collections.abc import Sequence
@@ -14,29 +14,29 @@ from stages.training.objective import StepLoss
 
 @dataclass
 class Tally:
-    """Losses of all steps so far, and how many targets each stood for."""
+    """Losses of all steps so far, and the number of targets of each."""
 
     losses: list[StepLoss] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
 
     @classmethod
     def of(cls, steps: Sequence[FinishedStep]) -> "Tally":
-        """That of a checkpoint."""
+        """The losses of a checkpoint's steps."""
         losses = [StepLoss(step.total, step.local, step.downstream) for step in steps]
         return cls(losses, [step.target_count for step in steps])
 
     def steps(self) -> list[FinishedStep]:
-        """For a checkpoint."""
+        """The steps as a checkpoint records them."""
         return [
             FinishedStep(total=loss.total, local=loss.local, downstream=loss.downstream, target_count=count)
             for loss, count in zip(self.losses, self.counts, strict=True)
         ]
 
     def add(self, loss: StepLoss, count: int) -> None:
-        """One step.  Raises `BadInput` where it diverged."""
+        """Add one step.  Raises `BadInput` if its loss is not finite."""
         if not math.isfinite(loss.total):
             raise BadInput(
-                "training diverged: the loss is no number",
+                "training diverged: the loss is not a finite number",
                 values={"step": len(self.losses) + 1, "last loss": self.losses[-1].total if self.losses else "none"},
                 hint="lower optimizer.learning_rate",
             )
@@ -44,7 +44,7 @@ class Tally:
         self.counts.append(count)
 
     def summary(self) -> TrainingLoss:
-        """What the update's manifest says."""
+        """The losses as the update's manifest reports them, weighted by target counts."""
         downstream = [loss.downstream for loss in self.losses if loss.downstream is not None]
         return TrainingLoss(
             first=self.losses[0].total,

@@ -1,4 +1,4 @@
-"""Names, shapes and first values of what trains, without torch: what states and updates hold.
+"""Names, shapes and initial values of the trained tensors in states and updates, without torch.
 
 Shapes: D hidden size, R bottleneck.
 """
@@ -9,7 +9,7 @@ import numpy as np
 
 from stages.process.seeds import normal
 
-LIVE_TENSORS = ("adapters.", "head.")  # of a state; what else it holds is for the server alone
+LIVE_TENSORS = ("adapters.", "head.")  # tensors of a state that devices use; the others are for the server only
 SUFFIXES = ("down.weight", "down.bias", "up.weight", "up.bias")
 
 
@@ -19,7 +19,7 @@ def adapter_names(layer: int) -> list[str]:
 
 
 def fresh_adapters(layers: Iterable[int], *, hidden_size: int, bottleneck: int, seed: int) -> dict[str, np.ndarray]:
-    """Tensors of untrained adapters.  Drawn by numpy's PCG64, whose stream is the same on every machine."""
+    """Tensors of untrained adapters, float32, drawn by numpy's PCG64: the same on every machine."""
     tensors: dict[str, np.ndarray] = {}
     for layer in layers:
         down = normal(f"adapters.{layer}", seed, (bottleneck, hidden_size))

@@ -1,7 +1,7 @@
-"""Everything that trains or has trained, with one owner: adapters after the layers, and the head.
+"""Everything that trains or has been trained, with one owner: adapters after the layers, and the head.
 
-A tuning says what happens inside a layer (the weights that it computes with) and after it (what it gives), and holds
-the parameters of the head.  It is all that differs between the base model and a federation's model.
+A tuning changes a layer's weights (`inside`) and its output (`after`), and holds the parameters of the head.  It is
+the whole difference between the base model and a federation's model.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,34 +18,34 @@ from stages.weights.reader import Weights
 
 
 class Tuning(Protocol):
-    """What a federation changes of a frozen model."""
+    """What a federation changes in a frozen model."""
 
     @property
     def head(self) -> Mapping[str, Tensor]:
-        """Parameters of the head by name, float32; empty where the model's own head is frozen."""
+        """Parameters of the head by name, float32; empty if the model's own head is used, frozen."""
         ...
 
     @property
     def changes_layers(self) -> bool:
-        """Whether `inside` ever gives other weights than it gets."""
+        """Whether `inside` ever changes weights."""
         ...
 
     def inside(self, layer: int, weights: Weights) -> Weights:
-        """The weights that a layer computes with, from the frozen ones."""
+        """The weights that a layer computes with, given its frozen ones."""
         ...
 
     def after(self, layer: int, hidden: Tensor) -> Tensor:
-        """What becomes of a layer's output (…, D)."""
+        """The tuned output (…, D) of a layer, given its own."""
         ...
 
     def below(self, depth: int) -> Iterator[tuple[str, Tensor]]:
-        """Every tensor that the hidden states before layer `depth` depend on, by name, in a fixed order."""
+        """Every trained tensor that the input of layer `depth` depends on, by name, in a fixed order."""
         ...
 
 
 @dataclass(frozen=True)
 class Untuned:
-    """The base model as it is."""
+    """The base model without changes."""
 
     head: Mapping[str, Tensor] = field(default_factory=dict)
     changes_layers = False
@@ -55,11 +55,11 @@ class Untuned:
         return weights
 
     def after(self, layer: int, hidden: Tensor) -> Tensor:
-        """The layer's output."""
+        """The layer's output, unchanged."""
         return hidden
 
     def below(self, depth: int) -> Iterator[tuple[str, Tensor]]:
-        """Nothing."""
+        """No tensors."""
         yield from ()
 
 
@@ -76,7 +76,7 @@ class BottleneckTuning:
 
     @classmethod
     def of(cls, plan: PlanManifest, tensors: Mapping[str, Any], dtype: torch.dtype) -> "BottleneckTuning":
-        """Of the tensors of a state, frozen: adapters compute in `dtype`, the head is float32."""
+        """A frozen tuning from the tensors of a state: adapters compute in `dtype`, the head is float32."""
         stored = adapters_from_tensors(tensors, plan.settings.adapter.activation)
         head = {one.name: torch.from_numpy(tensors[f"head.{one.name}"].copy()) for one in plan.head_parameters}
         return cls({layer: adapter.frozen(dtype) for layer, adapter in stored.items()}, head)
@@ -86,7 +86,7 @@ class BottleneckTuning:
         return weights
 
     def after(self, layer: int, hidden: Tensor) -> Tensor:
-        """Through the layer's adapter, where it has one."""
+        """The output of the layer's adapter, or the layer's own if it has none."""
         return self.adapters[layer](hidden) if layer in self.adapters else hidden
 
     def below(self, depth: int) -> Iterator[tuple[str, Tensor]]:
@@ -95,11 +95,11 @@ class BottleneckTuning:
             yield from zip(adapter_names(layer), self.adapters[layer].parameters(), strict=True)
 
     def from_layer(self, first: int) -> "BottleneckTuning":
-        """Without the adapters before layer `first`."""
+        """The same tuning without the adapters before layer `first`."""
         return replace(self, adapters={layer: one for layer, one in self.adapters.items() if layer >= first})
 
     def training(self, tensors: Mapping[str, Any], layers: Iterable[int]) -> "BottleneckTuning":
-        """With float32 leaves, which gradients reach, in place of the adapters of `layers` and of the head."""
+        """The same tuning with trainable float32 leaves for the adapters of `layers` and for the head."""
         trained = {layer: tuple(_leaf(tensors[name]) for name in adapter_names(layer)) for layer in layers}
         activation = {layer: self.adapters[layer].activation for layer in trained}
         adapters = {layer: Adapter.of(leaves, activation[layer]) for layer, leaves in trained.items()}
@@ -107,7 +107,7 @@ class BottleneckTuning:
         return BottleneckTuning({**self.adapters, **adapters}, head)
 
     def trainable(self) -> dict[str, Tensor]:
-        """The leaves, by their names in updates: adapters by layer, then the head."""
+        """The trainable leaves by their names in updates: adapters by layer, then the head."""
         named = [
             (name, value)
             for layer in sorted(self.adapters)

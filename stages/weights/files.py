@@ -1,13 +1,13 @@
-"""A base model's weights where they lie on disk: found by name, read by `pread`, hashed as they are read.
+"""A base model's weights on disk: found by name, read by `pread`, hashed as they are read.
 
-A checkpoint is one or more safetensors files.  Nothing is ever loaded whole: a caller asks for the bytes of some
-tensors and says where to put them.  `WeightFiles` knows nothing of layers; `names.py` does.
+A checkpoint is one or more safetensors files.  No file is ever loaded whole: a caller names the tensors that it needs
+and where to put their bytes.  `WeightFiles` knows nothing of layers; `names.py` does.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -17,10 +17,12 @@ from torch import Tensor
 
 from schemas.base import sha256_digest
 from schemas.errors import BadInput, NotTrusted
+from stages.store.regular import file_digest
+from stages.store.safetensors_header import Place, read_header
 
-HEADER_LIMIT_BYTES = 100 * 2**20  # the safetensors library's own limit
 CHUNK_BYTES = 2**20
-DTYPES = {
+FLOAT_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}  # as settings name them
+DTYPES = {  # as safetensors names them
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
@@ -36,7 +38,7 @@ DTYPES = {
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where one tensor lies: `size` bytes at `offset` of `file`."""
+    """Where one tensor is: `size` bytes at `offset` of `file`."""
 
     name: str
     file: Path
@@ -61,7 +63,7 @@ class WeightFiles:
         descriptors: dict[Path, int] = {}
         for file in checkpoint_files(model_dir):
             descriptors[file] = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-            for tensor in read_header(file, descriptors[file]):
+            for tensor in stored_tensors(file, descriptors[file]):
                 if tensor.name in tensors:
                     raise BadInput(
                         f"tensor {tensor.name} is in two files of the model",
@@ -79,7 +81,7 @@ class WeightFiles:
         self.close()
 
     def read_into(self, tensor: StoredTensor, target: memoryview, *, start: int = 0) -> None:
-        """Fill `target` with the tensor's bytes from `start` on.  Raises `NotTrusted` where the file is short."""
+        """Fill `target` with the tensor's bytes from `start` on.  Raises `NotTrusted` where the file ends before."""
         filled = 0
         descriptor = self._descriptors[tensor.file]
         while filled < len(target):
@@ -88,13 +90,13 @@ class WeightFiles:
                 raise NotTrusted(
                     f"{tensor.file.name} ends inside tensor {tensor.name}",
                     values={"expected": f"{len(target)} bytes", "found": f"{filled} bytes"},
-                    hint="the model was cut short: copy it again",
+                    hint="the model was truncated: copy it again",
                 )
             filled += count
         self.bytes_read += filled
 
     def identities(self, files: Iterable[Path]) -> list[list[object]]:
-        """What changes when a file does: its device, inode, size and times."""
+        """What changes when a file does: its name, device, inode, size and times."""
         stats = [(file.name, os.fstat(self._descriptors[file])) for file in sorted(files)]
         return [
             [name, stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns] for name, stat in stats
@@ -142,7 +144,7 @@ def checkpoint_files(model_dir: Path) -> list[Path]:
         raise BadInput(
             f"{model_dir} holds no safetensors weights",
             values={"expected": "model.safetensors or model.safetensors.index.json"},
-            hint="'chainctl model import' makes them of PyTorch's .bin files and of GGUF files",
+            hint="'chainctl model import' converts PyTorch's .bin files and GGUF files",
         )
     return files_of_index(index)
 
@@ -164,45 +166,33 @@ def files_of_index(index: Path) -> list[Path]:
     return [model_dir / name for name in names]
 
 
-def read_header(file: Path, descriptor: int) -> Iterator[StoredTensor]:
-    """The tensors of one safetensors file.  Raises `BadInput` where header and size disagree."""
-    size = os.fstat(descriptor).st_size
-    length = int.from_bytes(os.pread(descriptor, 8, 0), "little")
-    if size < 8 or length > min(HEADER_LIMIT_BYTES, size - 8):
-        raise _broken(file, "the header is longer than the file", size)
+def stored_tensors(file: Path, descriptor: int) -> list[StoredTensor]:
+    """The tensors of one open safetensors file.  Raises `BadInput` where it is not a complete one."""
     try:
-        header = json.loads(os.pread(descriptor, length, 8))
-        header.pop("__metadata__", None)
-        for name, entry in header.items():
-            begin, end = entry["data_offsets"]
-            tensor = StoredTensor(
-                name, file, DTYPES[entry["dtype"]], tuple(entry["shape"]), 8 + length + begin, end - begin
-            )
-            _check_extent(tensor, size)
-            yield tensor
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise _broken(file, "the header cannot be read", size) from None
+        return [_stored(file, place) for place in read_header(descriptor)]
+    except ValueError as error:
+        raise incomplete(file, "safetensors file", str(error)) from None
 
 
-def _check_extent(tensor: StoredTensor, file_size: int) -> None:
-    expected = tensor.dtype.itemsize * torch.Size(tensor.shape).numel()
-    if tensor.size != expected or tensor.offset + tensor.size > file_size:
-        raise _broken(tensor.file, f"tensor {tensor.name} does not lie inside it", file_size)
+def _stored(file: Path, place: Place) -> StoredTensor:
+    spec = place.spec
+    return StoredTensor(spec.name, file, DTYPES[spec.dtype], spec.shape, place.offset, spec.size_bytes)
 
 
-def _broken(file: Path, why: str, size: int) -> BadInput:
+def incomplete(file: Path, kind: str, reason: str) -> BadInput:
+    """The error for a file of weights that is damaged or truncated."""
     return BadInput(
-        f"{file} is not a whole safetensors file: {why}",
-        values={"file has": f"{size} bytes"},
-        hint="the model was cut short or altered: copy it again",
+        f"{file} is not a complete {kind}",
+        values={"reason": reason, "file has": f"{file.stat().st_size if file.exists() else 0} bytes"},
+        hint="the model was truncated or altered: copy it again",
     )
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 of a small file (configuration, tokenizer); the digest of nothing where there is none."""
-    return sha256_digest(path.read_bytes() if path.is_file() else b"")
+def config_digest(path: Path) -> str:
+    """SHA-256 of a configuration or tokenizer file, which may be a link; of no bytes where there is no file."""
+    return file_digest(path, follow_links=True) if path.is_file() else sha256_digest(b"")
 
 
 def bytes_of(tensor: Tensor) -> memoryview:
-    """The memory of a contiguous tensor."""
+    """The bytes of a contiguous tensor, without a copy."""
     return tensor.detach().view(torch.uint8).numpy().data.cast("B")

@@ -1,8 +1,8 @@
 """From the names on disk to the parameters of the model, through transformers' own table of renames.
 
-About a thousand renames and a few conversions (experts that are fused, say) stand between a checkpoint and a
-model.  A loader that guesses them is silently wrong on some architecture; this one asks transformers for them and
-refuses whatever is left over inside the layers.
+Between a checkpoint and a model are about a thousand renames and a few conversions (fused experts, for example).  A
+loader that guesses them is silently wrong on some architecture; this one takes them from transformers and refuses
+whatever is left over inside the layers.
 """
 
 import copy
@@ -58,7 +58,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Names:
-    """Every load of a model, by part.  `unused` are stored tensors that no parameter wants."""
+    """Every load of a model, by part.  `unused` are stored tensors that no parameter uses."""
 
     layers: tuple[tuple[Load, ...], ...]
     embeddings: Load
@@ -70,7 +70,7 @@ class Names:
         return stored(self.layers[layer])
 
     def stored_rest(self) -> list[StoredTensor]:
-        """Everything stored that is neither a layer's nor the token embedding table."""
+        """Every stored tensor outside the layers and the token embedding table."""
         return [*stored(self.rest), *self.unused]
 
 
@@ -122,7 +122,7 @@ def _loads(model: PreTrainedModel, checkpoint: WeightFiles) -> tuple[dict[str, L
 
 
 def _surplus(model: PreTrainedModel, unused: list[tuple[str, StoredTensor]], layer_prefix: str) -> list[str]:
-    """Stored tensors that lie inside the layers and that no parameter wants, less what transformers ignores too."""
+    """Stored tensors inside the layers that no parameter uses, without those that transformers ignores too."""
     tail = layer_prefix.removeprefix(f"{model.base_model_prefix}.")  # checkpoints of base models have no prefix
     ignored = [r"rotary_emb\.inv_freq$", *(model._keys_to_ignore_on_load_unexpected or ())]
     inside = [name for name, _ in unused if f".{tail}." in f".{name}"]

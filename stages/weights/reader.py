@@ -1,7 +1,7 @@
 """Parts of a base model, read and checked: a layer, some embedding rows, everything around the layers.
 
-Each part's bytes are hashed as they are read and compared with the fingerprint that the federation agreed on, so a
-changed weight or a bad disk ends in an error that names the part, never in a different number.  `Verify` says how
+Each part's bytes are hashed as they are read and compared with the fingerprint in the plan, so a changed weight or a
+bad disk leads to an error that names the part, never to different results.  `Verify` says how
 often: `always` when it is read, `once` while its file does not change (by inode, size and times), `never`.
 """
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from schemas.errors import BadInput, NotTrusted
 from schemas.refs import ModelFingerprint
 from stages.store.cache_directory import CacheDirectory
-from stages.weights.files import PartHasher, StoredTensor, WeightFiles, file_digest
+from stages.weights.files import PartHasher, StoredTensor, WeightFiles, config_digest
 from stages.weights.names import Architecture, Load, Names, stored
 
 Weights = Mapping[str, Tensor]  # a layer's parameters by their names inside the layer
@@ -29,8 +29,8 @@ ALIGNMENT = 64  # bytes: what vector loads like, and a multiple of every dtype
 class Reader:
     """Reads the parts of one model.
 
-    `expected` is what they must be; None where nothing is known yet.  What was verified `once` is remembered in
-    `cache`, or in the process where there is none.
+    `expected` is the fingerprint they must have; None where there is no plan yet.  What was verified `once` is
+    remembered in `cache`, or in the process where there is none.
     """
 
     model_dir: Path
@@ -49,23 +49,23 @@ class Reader:
             model_type=config.model_type,
             num_layers=len(self.names.layers),
             hidden_size=config.hidden_size,
-            config=file_digest(self.model_dir / "config.json"),
-            tokenizer=file_digest(self.model_dir / "tokenizer.json"),
+            config=config_digest(self.model_dir / "config.json"),
+            tokenizer=config_digest(self.model_dir / "tokenizer.json"),
             embeddings=self.files.digest(stored([self.names.embeddings])),
             layers=tuple(self.files.digest(self.names.stored_layer(layer)) for layer in range(len(self.names.layers))),
             rest=self.files.digest(self.names.stored_rest()),
         )
 
     def check_small_parts(self) -> None:
-        """Compare everything that is no layer with the expected fingerprint.  Raises `NotTrusted`."""
+        """Compare everything outside the layers with the expected fingerprint.  Raises `NotTrusted`."""
         if self.expected is None:
             return
         expected, model = self.expected, self.model_dir
-        self._check("config.json", expected.config, file_digest(model / "config.json"))
-        self._check("tokenizer.json", expected.tokenizer, file_digest(model / "tokenizer.json"))
+        self._check("config.json", expected.config, config_digest(model / "config.json"))
+        self._check("tokenizer.json", expected.tokenizer, config_digest(model / "tokenizer.json"))
         for part, wanted, tensors in (
             ("the token embedding table", expected.embeddings, stored([self.names.embeddings])),
-            ("what stands around the layers", expected.rest, self.names.stored_rest()),
+            ("the part outside the layers", expected.rest, self.names.stored_rest()),
         ):
             if self._is_to_be_checked(wanted, tensors):
                 self._check(part, wanted, self.files.digest(tensors))
@@ -83,7 +83,7 @@ class Reader:
         return sum(_aligned(tensor.size) for tensor in self.names.stored_layer(layer))
 
     def layer(self, layer: int, arena: mmap.mmap) -> Weights:
-        """A layer's weights, lying in `arena` where the model stores them as it uses them.  Raises `NotTrusted`."""
+        """A layer's weights, in `arena` where no conversion is needed.  Raises `NotTrusted`."""
         raw: dict[str, Tensor] = {}
         tensors = sorted(self.names.stored_layer(layer), key=lambda tensor: tensor.name)
         wanted = self.expected.layers[layer] if self.expected is not None else ""
@@ -106,11 +106,14 @@ class Reader:
         return {name.removeprefix(prefix): value for name, value in converted.items()}
 
     def rest(self) -> dict[str, Tensor]:
-        """Everything that is no layer, no token embedding table and no language head, by parameter name."""
+        """Everything but the layers, the token embedding table and the language head, by parameter name."""
         return self._whole(tuple(load for load in self.names.rest if load.target not in self.skeleton.output_names))
 
     def output_rows(self) -> StoredTensor:
-        """Where the rows (V, D) of the language head lie: its own, or those of the embedding it is tied to."""
+        """Where the rows (V, D) of the language head are stored: its own, or those of the embedding it is tied to.
+
+        Raises `BadInput` where they are not one table.
+        """
         own = [load for load in self.names.rest if load.target in self.skeleton.output_names]
         loads = [load for load in own if load.target.endswith("weight")] or [self.names.embeddings]
         if loads[0].converter is not None or len(own) > 1:
@@ -122,7 +125,7 @@ class Reader:
         return loads[0].sources[0][0]
 
     def rows(self, table: StoredTensor, first: int, last: int, arena: mmap.mmap) -> Tensor:
-        """Rows `first` to `last` (exclusive) of a stored table, in the dtype of the plan, in `arena` if they can."""
+        """Rows `first` to `last` (exclusive) of a stored table, in the plan's dtype; in `arena` without a cast."""
         row_bytes = table.size // table.shape[0]
         size = row_bytes * (last - first)
         self.files.read_into(table, memoryview(arena)[:size], start=first * row_bytes)
@@ -130,7 +133,7 @@ class Reader:
         return torch.frombuffer(arena, dtype=table.dtype, count=count).view(last - first, -1).to(self.skeleton.dtype)
 
     def embedding_rows(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Sorted token ids (U,) and their rows (U, D): only those that `ids` (U,) name, read one by one."""
+        """Sorted token ids (U,) and rows (U, D): only those of `ids` (U,), read one by one.  Raises `BadInput`."""
         load = self.names.embeddings
         source = load.sources[0][0]
         if load.converter is not None:
@@ -138,7 +141,7 @@ class Reader:
             return torch.arange(table.shape[0]), table
         if int(ids[-1]) >= source.shape[0]:
             raise BadInput(
-                "the tokenizer knows more tokens than the model",
+                "the tokenizer has more tokens than the model",
                 values={"rows in the model": source.shape[0], "token": int(ids[-1])},
                 hint="tokenizer.json and the weights must come from the same model",
             )
@@ -185,14 +188,14 @@ class Reader:
     def _check(self, part: str, expected: str, found: str) -> None:
         if expected != found:
             raise NotTrusted(
-                f"{part} of the base model is not the one the federation agreed on",
+                f"{part} of the base model is not the one in the plan",
                 values={"plan says": expected, "model has": found, "model": self.model_dir},
                 hint="get the same base model as everyone else, or make a new plan for this one",
             )
 
 
 def new_arena(size: int) -> mmap.mmap:
-    """Private anonymous memory: given back to the system when the last tensor in it is gone."""
+    """Private anonymous memory of at least `size` bytes, returned to the system when the last tensor in it is gone."""
     return mmap.mmap(-1, max(size, mmap.PAGESIZE), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 

@@ -1,19 +1,19 @@
 """Safetensors files written tensor by tensor, a block at a time, in constant memory.
 
-An `Entry` says what a tensor is and can give its values in blocks, whatever they come from: a generator of random
-numbers, another checkpoint, a pickle that is mapped into memory.  A model is one file, or several with an index.
+An `Entry` describes a tensor and yields its values in blocks, from any source: a random generator, another checkpoint,
+a pickle that is mapped into memory.  A model is one file, or several with an index.
 """
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from schemas.errors import BadInput
+from stages.store.safetensors_header import TensorSpec, encode_header
 from stages.weights.files import DTYPES, StoredTensor, WeightFiles, bytes_of
 
 BLOCK_VALUES = 2**18
@@ -24,7 +24,7 @@ INDEX = "model.safetensors.index.json"
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor that is to be written.  `blocks` gives its values in order, as flat tensors of `dtype`."""
+    """A tensor to be written.  `blocks` yields its values in order, as flat tensors of `dtype`."""
 
     name: str
     dtype: torch.dtype
@@ -33,18 +33,18 @@ class Entry:
 
     @property
     def values(self) -> int:
-        """How many values it has."""
+        """Number of values."""
         return torch.Size(self.shape).numel()
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Size in bytes."""
         return self.values * self.dtype.itemsize
 
     def as_dtype(self, dtype: torch.dtype | None) -> "Entry":
-        """The same in `dtype`; integers, and everything where that is None, as they are.
+        """The same in `dtype`; integers are not converted, and nothing is where `dtype` is None.
 
-        Writing raises `BadInput` where a value is too large for it.
+        Writing raises `BadInput` where a value is too large for `dtype`.
         """
         if dtype is None or dtype == self.dtype or not self.dtype.is_floating_point:
             return self
@@ -60,7 +60,7 @@ class Entry:
 
 
 def entry_of(name: str, tensor: Tensor) -> Entry:
-    """An entry of a tensor in memory, or mapped there.  What does not lie in order is put in order, when written."""
+    """An entry of a tensor in memory, or mapped there; one that is not contiguous is copied when it is written."""
 
     def blocks() -> Iterator[Tensor]:
         flat = tensor.detach().reshape(-1)
@@ -71,7 +71,7 @@ def entry_of(name: str, tensor: Tensor) -> Entry:
 
 
 def entry_on_disk(checkpoint: WeightFiles, tensor: StoredTensor) -> Entry:
-    """An entry of a tensor in another checkpoint, which must stay open."""
+    """An entry of a tensor in another checkpoint, which must stay open until it is written."""
 
     def blocks() -> Iterator[Tensor]:
         size = BLOCK_VALUES * tensor.dtype.itemsize
@@ -84,7 +84,7 @@ def entry_on_disk(checkpoint: WeightFiles, tensor: StoredTensor) -> Entry:
 
 
 def group(entries: Iterable[Entry], *, limit_bytes: int = SHARD_BYTES) -> list[list[Entry]]:
-    """Entries in order, as many in a file as `limit_bytes` allow, at least one."""
+    """Entries in order, in groups of at most `limit_bytes` but at least one entry."""
     shards: list[list[Entry]] = [[]]
     filled = 0
     for entry in entries:
@@ -97,29 +97,22 @@ def group(entries: Iterable[Entry], *, limit_bytes: int = SHARD_BYTES) -> list[l
 
 
 def shard_name(index: int, count: int) -> str:
-    """What transformers calls file `index` of `count`."""
+    """transformers' name of file `index` (from 0) of `count`."""
     return "model.safetensors" if count == 1 else f"model-{index + 1:05d}-of-{count:05d}.safetensors"
 
 
 def write_shard(path: Path, entries: Sequence[Entry]) -> None:
     """Write one safetensors file, inside a directory of `complete_directory`."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for entry in entries:
-        place = [offset, offset + entry.size]
-        header[entry.name] = {"dtype": STORED_AS[entry.dtype], "shape": entry.shape, "data_offsets": place}
-        offset += entry.size
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
+    specs = [TensorSpec(entry.name, STORED_AS[entry.dtype], entry.shape) for entry in entries]
     with path.open("xb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
+        file.write(encode_header(specs, metadata={"format": "pt"}))
         for entry in entries:
             written = sum(file.write(bytes_of(block)) for block in entry.blocks())
             assert written == entry.size, entry.name
 
 
 def write_index(directory: Path, places: Mapping[str, str], total_bytes: int) -> None:
-    """Say which file each tensor is in, where there is more than one file."""
+    """Write which file each tensor is in, if there is more than one file."""
     if len(set(places.values())) > 1:
         content = {"metadata": {"total_size": total_bytes}, "weight_map": places}
         (directory / INDEX).write_text(json.dumps(content, indent=2) + "\n")
@@ -129,8 +122,8 @@ def _converted(block: Tensor, dtype: torch.dtype, name: str) -> Tensor:
     converted = block.to(dtype)
     if bool((converted.isinf() & block.isfinite()).any()):
         raise BadInput(
-            f"tensor {name} holds a value that is too large for {str(dtype).removeprefix('torch.')}",
+            f"tensor {name} holds a value too large for {str(dtype).removeprefix('torch.')}",
             values={"largest possible": torch.finfo(dtype).max, "found": float(block.abs().max())},
-            hint="take --dtype bfloat16 or float32",
+            hint="use --dtype bfloat16 or float32",
         )
     return converted

@@ -22,6 +22,7 @@ from stages.training.criterion import ClassCriterion
 from stages.training.objective import Objective
 from stages.tuning.adapters import Adapter, adapters_from_tensors
 from stages.tuning.tensors import fresh_adapters
+from stages.tuning.tuning import UNTUNED, BottleneckTuning
 from stages.weights.reader import Verify, new_arena
 from tests import fleet
 
@@ -75,7 +76,7 @@ def test_one_layer(benchmark: BenchmarkFixture, bert: Path, way: str) -> None:
     hidden = backbone.embed(texts)
 
     def around() -> Any:
-        return backbone.run_layers(weights, hidden, texts, {})
+        return backbone.run_layers(weights, hidden, texts, UNTUNED)
 
     def alone() -> Any:
         return torch.func.functional_call(backbone.skeleton.layers[1], dict(weights[1]), (hidden,))
@@ -93,7 +94,9 @@ def test_a_window_step(benchmark: BenchmarkFixture, bert: Path) -> None:
         layer: Adapter.of((value.requires_grad_() for value in adapters[layer].parameters()), "relu")
         for layer in (1, 2)
     }
-    objective = Objective(backbone, Window(start=1, stop=3), adapters | trained, 0.2, ClassCriterion(backbone))
+    head = {name: value.clone().requires_grad_() for name, value in backbone.initial_head.items()}
+    tuning, criterion = BottleneckTuning(adapters | trained, head), ClassCriterion(backbone, head)
+    objective = Objective(backbone, Window(start=1, stop=3), tuning, 0.2, criterion)
     weights, hidden, targets = load_layers(backbone, [1, 2]), backbone.embed(texts), torch.zeros(ROWS).long()
     benchmark(lambda: objective.accumulate(weights, hidden, texts, targets, count=ROWS))
 
@@ -134,4 +137,4 @@ def test_hidden_states_of_64_texts(benchmark: BenchmarkFixture, tmp_path: Path, 
 def test_predicting_a_window(benchmark: BenchmarkFixture, bert: Path) -> None:
     chosen = fleet.settings(encoding={"max_length": LENGTH}, adapter={"activation": "relu"})
     memory = MemoryModel(opened(bert), chosen, 48, 64 * LENGTH)
-    benchmark(lambda: memory.train_window(Window(start=1, stop=3), SMALLEST, start_layer=1))
+    benchmark(lambda: memory.train_layers(Window(start=1, stop=3), SMALLEST, first_layer=1, foresight=True))

@@ -46,7 +46,7 @@ def test_artifacts_of_two_rounds_are_carried_on_a_stick(split: tuple[str, ...], 
         assert verify_artifact(Path(there["path"])).digest == entry["digest"]
     said = chainctl("unpack", stick, "--into", tmp_path / "in")
     assert said.returncode == 0
-    assert said.stdout.count("(there already)") == 2
+    assert said.stdout.count("(existed already)") == 2
     assert chainctl("unpack", stick, "--into", tmp_path / "in", "--quiet").stdout == ""
 
 

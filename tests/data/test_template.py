@@ -1,4 +1,4 @@
-"""Dialogues become the text that transformers makes of them, and exactly the responses are learned."""
+"""Dialogues become the text that transformers makes of them, and exactly the responses are in the loss."""
 
 import json
 from pathlib import Path
@@ -101,22 +101,22 @@ def test_token_ids_are_those_of_transformers(model_dir: Path, example: Example) 
     expected = theirs(model_dir).apply_chat_template(as_chat(example), tokenize=True, return_dict=False)
     (found,) = encoder.encode_examples([example])
     assert found.ids.tolist() == expected
-    assert not found.cut
+    assert not found.truncated
 
 
 @pytest.mark.parametrize("example", DIALOGUES, ids=["short", "long"])
-def test_exactly_the_responses_and_what_ends_them_are_learned(model_dir: Path, example: Example) -> None:
+def test_exactly_the_responses_and_what_ends_them_are_in_the_loss(model_dir: Path, example: Example) -> None:
     encoder = Encoder.load(model_dir, EncodingSettings(max_length=512), CHAT)
     (found,) = encoder.encode_examples([example])
-    learned = encoder.tokenizer.decode(found.ids[found.learned].tolist(), skip_special_tokens=True)
+    learned = encoder.tokenizer.decode(found.ids[found.in_loss].tolist(), skip_special_tokens=True)
     answers = [content for role, content in example.turns if role == "assistant"]
     assert "".join(learned.split()) == "".join("".join(answers).split())
-    ends = found.ids[np.flatnonzero(found.learned)[-1]]
+    ends = found.ids[np.flatnonzero(found.in_loss)[-1]]
     assert encoder.tokenizer.id_to_token(int(ends)) in ("</s>", "<|im_end|>")
     (whole,) = Encoder.load(
         model_dir, EncodingSettings(max_length=512), PromptSettings(format="chat", learn="all")
     ).encode_examples([example])
-    assert whole.learned.all()
+    assert whole.in_loss.all()
 
 
 def test_an_alpaca_record_reads_as_published(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_an_alpaca_record_reads_as_published(tmp_path: Path) -> None:
         "\n\n### Response:\nCod.</s>"
     )
     (found,) = encoder.encode_examples([example])
-    assert encoder.tokenizer.decode(found.ids[found.learned].tolist(), skip_special_tokens=False) == "Cod.</s>"
+    assert encoder.tokenizer.decode(found.ids[found.in_loss].tolist(), skip_special_tokens=False) == "Cod.</s>"
     without = encoder.template.render(Example("", None, (("instruction", "{input}"), ("input", " "), ("output", "x"))))
     assert "### Input" not in without.text
     assert "### Instruction:\n{input}\n" in without.text
@@ -144,18 +144,18 @@ def test_alpaca_records_go_through_a_chat_template_too(tmp_path: Path) -> None:
     assert template.prompt(question("Name it.\n\nA fish.")) == template.prompt(example)
 
 
-def test_what_is_longer_is_cut_and_counted(tmp_path: Path) -> None:
+def test_what_is_longer_is_truncated_and_counted(tmp_path: Path) -> None:
     encoder = Encoder.load(save(tmp_path, CHATML), EncodingSettings(max_length=60), CHAT)
     short = Example("", None, (("user", "a"), ("assistant", "b")))
     long_answer = Example("", None, (("user", "a"), ("assistant", "b" * 200)))
     long_question = Example("", None, (("user", "a" * 200), ("assistant", "b")))
     found = encoder.encode_examples([short, long_answer, long_question])
-    assert [one.cut for one in found] == [False, True, True]
+    assert [one.truncated for one in found] == [False, True, True]
     assert [len(one.ids) for one in found][1:] == [60, 60]
-    assert found[1].learned.any()
-    assert not found[2].learned.any()
-    ids, cut = encoder.encode_prompt(long_question)
-    assert cut
+    assert found[1].in_loss.any()
+    assert not found[2].in_loss.any()
+    ids, truncated = encoder.encode_prompt(long_question)
+    assert truncated
     assert encoder.tokenizer.decode(ids.tolist()).endswith("assistant\n")  # a prompt keeps its end
 
 
@@ -169,7 +169,7 @@ def test_a_template_that_forgets_is_refused_for_responses_only(tmp_path: Path) -
 
 def test_a_dialogue_that_the_template_refuses_is_an_error_without_its_text(tmp_path: Path) -> None:
     encoder = Encoder.load(save(tmp_path, LLAMA2), EncodingSettings(), CHAT)
-    with pytest.raises(BadInput, match="does not take this dialogue") as caught:
+    with pytest.raises(BadInput, match="does not accept this dialogue") as caught:
         encoder.encode_examples([Example("", None, (("system", SECRET), ("user", SECRET), ("assistant", SECRET)))])
     assert SECRET not in str(caught.value)
 
@@ -179,7 +179,7 @@ def test_a_template_has_no_clock_and_cannot_leave_its_sandbox(tmp_path: Path) ->
     assert choose_template(save(tmp_path, clock), CHAT)[0].prompt(question("then")) == "then"
     hostile = "{{ messages.__class__.__mro__[1].__subclasses__() }}"
     (tmp_path / "chat_template.jinja").write_text(hostile)
-    with pytest.raises(BadInput, match="does not take this dialogue"):
+    with pytest.raises(BadInput, match="does not accept this dialogue"):
         choose_template(tmp_path, CHAT)[0].prompt(question("x"))
 
 
@@ -235,7 +235,7 @@ def write(path: Path, *records: Any) -> Path:
         (CHAT, {"messages": [{"role": SECRET, "content": "x"}]}, "the role is not known"),
         (CHAT, {"messages": [{"role": "user", "content": None}]}, "not a text"),
         (CHAT, {"messages": [{"role": "user", "content": ""}]}, "the text is empty"),
-        (CHAT, {"messages": [{"role": "user", "content": SECRET}]}, "nobody answers"),
+        (CHAT, {"messages": [{"role": "user", "content": SECRET}]}, "has no answer"),
         (CHAT, {"messages": [{"role": "user", "content": f"{SECRET}\0"}]}, "NUL"),
     ],
 )
@@ -253,7 +253,7 @@ def test_a_record_that_cannot_be_used_is_refused_with_its_place(
 def test_a_folder_of_texts_is_no_instruction_data(tmp_path: Path) -> None:
     (tmp_path / "tide").mkdir()
     (tmp_path / "tide" / "1.txt").write_text("x")
-    with pytest.raises(BadInput, match="no data that can be read"):
+    with pytest.raises(BadInput, match="not data that can be read"):
         load_examples(tmp_path, label_column=None, prompt=ALPACA)
 
 

@@ -79,7 +79,7 @@ def whole(folder: Path, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 def test_a_head_that_the_library_does_not_build_is_said_to_be_left_out(family: str, form: str, tmp_path: Path) -> None:
     federation = Federation(tmp_path, family, fleet.settings(head={"form": form}))
     done = run(**federation.inputs(), out=tmp_path / "out", format="adapterhub")
-    assert "Not in this folder: the head that trained" in done.notes[0]
+    assert "Not in this folder: the trained head" in done.notes[0]
     assert done.notes[0] in (tmp_path / "out" / "README.md").read_text()
     assert not (tmp_path / "out" / "head_config.json").exists()
 

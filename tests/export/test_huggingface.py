@@ -116,7 +116,7 @@ def test_an_evaluation_of_another_state_is_refused(tmp_path: Path) -> None:
     fleet.run_eval(tmp_path, federation.model_dir, federation.data, tmp_path / "eval", state="fresh")
     with pytest.raises(BadInput, match="evaluates another state"):
         run(**federation.inputs(), out=tmp_path / "out", format="hf", evaluations=[tmp_path / "eval"])
-    with pytest.raises(BadInput, match="is no evaluation"):
+    with pytest.raises(BadInput, match="is not an evaluation"):
         run(**federation.inputs(), out=tmp_path / "out", format="hf", evaluations=[tmp_path / "plan"])
     assert not (tmp_path / "out").exists()
 
@@ -131,7 +131,7 @@ def test_only_an_export_is_replaced(tmp_path: Path) -> None:
     run(**inputs, out=out, format="adapterhub", force=True)
     assert not (out / "config.json").exists()
     for precious in (federation.model_dir, federation.state, tmp_path, federation.data):
-        with pytest.raises(UsageProblem, match="is no export, and is not replaced"):
+        with pytest.raises(UsageProblem, match="is not an export, so it is not replaced"):
             run(**inputs, out=precious, format="hf", force=True)
     assert (federation.model_dir / "model.safetensors").is_file()
 

@@ -21,12 +21,14 @@ from tests.fleet.manifests import (
     MIB,
     TENSORS,
     ZERO,
+    accepted_devices,
     decided,
     peak,
     plan_manifest,
     profile_manifest,
     rewrite,
     update_manifest,
+    write_plan,
     write_update,
 )
 from tests.fleet.models import (
@@ -74,6 +76,7 @@ __all__ = [
     "TENSORS",
     "WIDTH",
     "ZERO",
+    "accepted_devices",
     "adapted",
     "assigned",
     "batch",
@@ -111,6 +114,7 @@ __all__ = [
     "update_manifest",
     "windows",
     "windows_of",
+    "write_plan",
     "write_recipe",
     "write_update",
 ]

@@ -38,7 +38,7 @@ class Federation:
         fleet.rewrite(open_artifact(folder / "fresh", StateManifest), self.state, tensors)
 
     def inputs(self) -> dict[str, Any]:
-        return fleet.places(self.folder, self.model_dir)
+        return {"model_dir": self.model_dir, "plan": self.folder / "plan", "state": self.folder / "state"}
 
     @torch.no_grad()
     def answers(self) -> tuple[Batch, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,13 @@ from schemas.plan import PlanManifest
 from schemas.profile import LayerSimilarity, ProfileManifest
 from schemas.refs import ModelFingerprint, Window
 from schemas.settings import Settings
+from schemas.state import StateManifest
 from schemas.update import TrainingLoss, UpdateManifest
+from stages.federated.profiles import Profiles, gather
 from stages.plan import make_plan
 from stages.process.measure import MeasuredFacts
-from stages.store.artifact import Artifact, new_artifact
+from stages.store.artifact import Artifact, new_artifact, open_artifact
+from stages.store.devices import accepted_updates
 from tests.fleet.recipes import settings
 
 MIB = 2**20
@@ -74,6 +77,22 @@ def peak(span: Window, first_layer: int, micro_batch: int, *, streamed: bool = T
 
 def plan_manifest(profiles: Sequence[ProfileManifest], chosen: Settings, *, bottleneck: int = 8) -> PlanManifest:
     """What the plan stage decides from these profiles."""
+    return _planned(gather(profiles, chosen), chosen, bottleneck)
+
+
+def write_plan(
+    out: Path, profiles: Iterable[ProfileManifest], chosen: Settings, *, bottleneck: int = 8
+) -> Artifact[PlanManifest]:
+    """The same as an artifact."""
+    gathered = gather(profiles, chosen)
+    plan = _planned(gathered, chosen, bottleneck)
+    with new_artifact(out, force=False) as draft:
+        draft.write_lines(gathered.devices)
+        draft.finish(plan, None)
+    return open_artifact(out, PlanManifest)
+
+
+def _planned(profiles: Profiles, chosen: Settings, bottleneck: int) -> PlanManifest:
     return make_plan(profiles, chosen, bottleneck=bottleneck, head_parameters=(), predict_peak=peak)
 
 
@@ -112,5 +131,13 @@ def write_update(
 def rewrite(artifact: Artifact[Any], out: Path, tensors: Mapping[str, np.ndarray], **options: Any) -> None:
     """The same artifact with other tensors."""
     with new_artifact(out, **({"force": False} | options)) as draft:
-        references, files = draft.write_tensors(tensors)
+        references, (file,) = draft.write_tensors(tensors)
+        for name in artifact.manifest.LINES:
+            (draft.path / name).write_bytes((artifact.path / name).read_bytes())
+        files = tuple(file if one.name == file.name else one for one in artifact.manifest.files)
         draft.finish(artifact.manifest.model_copy(update={"tensors": references, "files": files}), None)
+
+
+def accepted_devices(state: Artifact[StateManifest]) -> list[str]:
+    """Whose updates went into a state."""
+    return [update.name for update in accepted_updates(state)]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from schemas.assignment import Assignment
+from schemas.devices import ACCEPTED_FILE, PARTICIPANTS_FILE, Participant
 from schemas.methods import ChainDecisions, ChainProgress
 from schemas.plan import PlanManifest
 from schemas.refs import Window
@@ -16,8 +17,9 @@ from schemas.state import StateManifest
 from schemas.update import TrainingLoss
 from stages.methods.server import trains
 from stages.store.artifact import Artifact, new_artifact, open_artifact, read_tensors
+from stages.store.lines import encode_lines
 from stages.tuning.tensors import adapter_names
-from tests.fleet.manifests import LAYERS, decided, plan_manifest, profile_manifest, write_update
+from tests.fleet.manifests import LAYERS, decided, profile_manifest, write_plan, write_update
 from tests.fleet.stages import run_aggregate
 
 DEVICES = ("a", "b", "c")
@@ -34,9 +36,10 @@ def make_world(
     """A plan for six layers and windows of two, and its state 0; each tensor is (2, `width`)."""
     chosen = decided(**chain)
     chosen = chosen.model_copy(update={"federation": chosen.federation.model_copy(update=dict(federation or {}))})
-    plan = plan_manifest([profile_manifest(name, [0.9] * LAYERS, texts=1000) for name in devices], chosen, bottleneck=2)
-    with new_artifact(folder / "plan", force=False) as draft:
-        draft.finish(plan, None)
+    profiles = [profile_manifest(name, [0.9] * LAYERS, texts=1000) for name in devices]
+    plan = write_plan(folder / "plan", profiles, chosen, bottleneck=2)
+    accepted = encode_lines(ACCEPTED_FILE, ())
+    participants = encode_lines(PARTICIPANTS_FILE, (Participant(name=name) for name in devices))
     draw = np.random.default_rng(0)
     names = [name for layer in range(LAYERS) for name in adapter_names(layer)] + ["head.classifier.weight"]
     tensors = {name: draw.standard_normal((2, width)).astype(np.float32) for name in names}
@@ -46,17 +49,19 @@ def make_world(
             plan=plan.digest,
             parent=None,
             round=0,
-            assignment=Assignment.of(windows_of(plan)[0]),
+            assignment=Assignment.of(windows_of(plan.manifest)[0]),
             progress=ChainProgress(),
             moved=False,
-            participants=tuple(devices),
-            accepted=(),
+            participant_count=participants.count,
+            accepted_count=0,
+            example_count=0,
             train_loss=None,
             tensors=references,
-            files=files,
+            files=(accepted.reference, participants.reference, *files),
         )
+        draft.write_lines(accepted, participants)
         draft.finish(state, None)
-    return open_artifact(folder / "plan", PlanManifest), open_artifact(folder / "state", StateManifest)
+    return plan, open_artifact(folder / "state", StateManifest)
 
 
 def trained_tensors(state: Artifact[StateManifest]) -> dict[str, np.ndarray]:

@@ -12,6 +12,7 @@ from schemas.settings import Settings, TaskSettings
 from stages.inference.generate import Generator, Sampling
 from stages.streaming.placement import FASTEST, SMALLEST, Placement
 from stages.tuning.adapters import Adapter
+from stages.tuning.tuning import UNTUNED, BottleneckTuning
 from tests import fleet
 
 DEPTH, WIDTH, NEW = 3, 64, 9
@@ -36,7 +37,8 @@ def ours(
     placement: Placement = FASTEST,
 ) -> list[list[list[int]]]:
     backbone = fleet.open_backbone(folder, LANGUAGE)
-    return Generator(backbone, chains, sampling or Sampling(NEW), stop, 0, placement).run(prompts)
+    tunings = [BottleneckTuning(adapters, {}) for adapters in chains]
+    return Generator(backbone, tunings, sampling or Sampling(NEW), stop, 0, placement).run(prompts)
 
 
 def theirs(model: Any, adapters: dict[int, Adapter], prompt: np.ndarray) -> list[int]:
@@ -102,7 +104,7 @@ def test_draws_have_the_shares_that_the_model_gives(tmp_path: Path) -> None:
     prompt = PROMPTS[0]
     backbone = fleet.open_backbone(tmp_path, LANGUAGE)
     sampling = [Sampling(1, 0.7, top_k=5, seed=seed) for seed in range(400)]
-    drawn = [Generator(backbone, [{}], one, frozenset(), 0, FASTEST).run([prompt])[0][0][0] for one in sampling]
+    drawn = [Generator(backbone, [UNTUNED], one, frozenset(), 0, FASTEST).run([prompt])[0][0][0] for one in sampling]
     with torch.no_grad():
         logits = model(torch.from_numpy(prompt)[None]).logits[0, -1] / 0.7
     likeliest = logits.topk(5)

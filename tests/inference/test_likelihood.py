@@ -18,6 +18,7 @@ from stages.model.backbone import Backbone
 from stages.model.language_head import LanguageHead
 from stages.streaming.placement import FASTEST, PLACEMENTS, Placement
 from stages.tuning.adapters import Adapter
+from stages.tuning.tuning import BottleneckTuning
 from tests import fleet
 
 LANGUAGE = fleet.settings(**fleet.LANGUAGE)
@@ -53,7 +54,7 @@ def streamed(
     placement: Placement = FASTEST,
 ) -> list[Likelihood]:
     prepared = Requests.of(requests, pad_id=0, micro_batch=micro_batch, window=window_of(backbone))
-    return score(backbone, fleet.random_adapters(), prepared, placement=placement, scratch=folder)
+    return score(backbone, BottleneckTuning(fleet.random_adapters(), {}), prepared, placement=placement, scratch=folder)
 
 
 def opened(folder: Path, family: str, **changes: Any) -> tuple[Backbone, Any]:
@@ -116,7 +117,7 @@ def test_rows_hold_what_is_foretold(requests: list[Request], window: int) -> Non
         whole = [*context, *continuation]
         assert row == whole[:-1][-window:]
         assert [*row[asked.first + 1 :], continuation[-1]] == list(continuation) == list(asked.continuation)
-    assert prepared.cut == len({tuple(one) for one, other in requests if len(one) + len(other) - 1 > window})
+    assert prepared.truncated == len({tuple(one) for one, other in requests if len(one) + len(other) - 1 > window})
     assert len({tuple(row) for row in prepared.rows.rows}) == len(prepared.rows.rows)
 
 
@@ -128,13 +129,13 @@ def test_a_long_context_loses_its_beginning(tmp_path: Path) -> None:
     assert value == pytest.approx(
         resident(model, fleet.random_adapters(), (tokens[-window + 1 :], [7, 8]))[0], abs=1e-5
     )
-    with pytest.raises(BadInput, match="longer than the model's window"):
+    with pytest.raises(BadInput, match="longer than the model's context window"):
         streamed(backbone, [([1], tokens)], tmp_path)
 
 
 @pytest.mark.parametrize("request_", [([], [1]), ([1], [])])
 def test_an_empty_half_is_the_callers_bug(request_: Request) -> None:
-    with pytest.raises(ValueError, match="a token at least"):
+    with pytest.raises(ValueError, match="at least one token"):
         Requests.of([request_], pad_id=0, micro_batch=1, window=9)
 
 

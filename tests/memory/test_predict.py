@@ -7,10 +7,12 @@ import torch
 
 from schemas.errors import DoesNotFit
 from schemas.refs import Window
-from stages.memory.predict import LiveBytes, MemoryModel, fit
+from stages.memory.live_bytes import LiveBytes
+from stages.memory.predict import MemoryModel, fit
 from stages.process.fork import run_in_fork
 from stages.streaming.placement import PLACEMENTS, SMALLEST, Placement
 from stages.tuning.adapters import Adapter
+from stages.tuning.tuning import BottleneckTuning
 from tests import fleet
 
 MIB = 2**20
@@ -53,7 +55,7 @@ def test_the_meta_device_counts_what_the_processor_would_hold(family: str, tmp_p
     known = [value for layer in weights.values() for value in layer.values()]
     live = LiveBytes([*known, hidden, *(value for adapter in adapters.values() for value in adapter.parameters())])
     with live:
-        backbone.run_layers(weights, hidden, batch, adapters).sum().backward()
+        backbone.run_layers(weights, hidden, batch, BottleneckTuning(adapters, {})).sum().backward()
     # Experts choose their tokens when there are values to choose by; elsewhere the count is close to exact.
     assert abs(live.peak - predicted) <= (0.5 if family == "mixtral" else 0.15) * predicted
 
@@ -64,9 +66,11 @@ def test_more_layers_in_the_window_need_more_memory_unless_they_pass_one_at_a_ti
     model = MemoryModel(fleet.open_backbone(tmp_path, chosen), chosen, 8, tokens=100)
     windows = [Window(start=0, stop=stop) for stop in (1, 2, 3)]
     for choice in PLACEMENTS[:4]:
-        peaks = [model.train_window(window, choice, start_layer=0) for window in windows]
+        peaks = [model.train_layers(window, choice, first_layer=0, foresight=True) for window in windows]
         assert peaks == sorted(set(peaks))
-    resident, streamed = (model.train_window(windows[2], choice, start_layer=0) for choice in PLACEMENTS[3:])
+    resident, streamed = (
+        model.train_layers(windows[2], choice, first_layer=0, foresight=True) for choice in PLACEMENTS[3:]
+    )
     assert streamed < resident
 
 

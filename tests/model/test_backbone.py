@@ -25,6 +25,7 @@ from stages.training.criterion import ClassCriterion
 from stages.training.objective import Objective
 from stages.tuning.adapters import Adapter, adapters_from_tensors
 from stages.tuning.tensors import fresh_adapters
+from stages.tuning.tuning import UNTUNED, BottleneckTuning
 from tests import fleet
 
 DEPTH = fleet.DEPTH
@@ -48,7 +49,7 @@ def test_shards_with_an_index_stream_like_a_single_file(family: str, tmp_path: P
     hidden = fleet.stream(_open(tmp_path), batch, {})
     own = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
     backbone = _open(tmp_path)
-    found = backbone.after_layers(hidden, batch).last_hidden_state
+    found = backbone.after_layers(hidden, batch, {}).last_hidden_state
     assert (found - own.last_hidden_state)[batch.attention_mask.bool()].abs().max() <= TOLERANCE
 
 
@@ -60,7 +61,7 @@ def test_ragged_storage_changes_no_real_token(family: str, side: str, tmp_path: 
     loaded = fleet.open_model(tmp_path, chosen)
     texts = EncodedTexts.encode(fleet.examples(fleet.texts(7)), loaded.encoder, 3)
     with HiddenStates(texts.lengths, 64, torch.float32, scratch=tmp_path, in_memory_limit_bytes=0) as hidden:
-        run_prefix(loaded.backbone, texts, hidden, {}, stop=DEPTH)
+        run_prefix(loaded.backbone, texts, hidden, UNTUNED, stop=DEPTH)
         for indices in texts.chunks():
             batch = texts.batch(indices)
             expected = _layer_outputs(model, batch)[-1]
@@ -99,9 +100,7 @@ def test_window_gradients_equal_autograd_on_the_resident_model(
     adapters = fleet.random_adapters()
     arriving = fleet.stream(backbone, batch, adapters, stop=window.start) if window.start else backbone.embed(batch)
     weights = load_layers(backbone, window.layers)
-    loss = Objective(backbone, window, adapters, global_weight=weight, criterion=ClassCriterion(backbone)).accumulate(
-        weights, arriving, batch, targets, count=3
-    )
+    loss = _objective(backbone, window, adapters, weight).accumulate(weights, arriving, batch, targets, count=3)
     found = {layer: [value.grad for value in adapters[layer].parameters()] for layer in range(DEPTH)}
     expected_loss, expected = _resident_gradients(model, backbone, batch, targets, window, weight)
     assert loss.total == pytest.approx(expected_loss, abs=1e-6)
@@ -121,7 +120,7 @@ def test_the_global_branch_runs_no_frozen_layer_and_carries_gradient(tiny_bert: 
     for index, layer in enumerate(backbone.skeleton.layers):
         layer.register_forward_hook(lambda *_, index=index: ran.append(index))
     weights = load_layers(backbone, window.layers)
-    objective = Objective(backbone, window, adapters, global_weight=1.0, criterion=ClassCriterion(backbone))
+    objective = _objective(backbone, window, adapters, 1.0)
     loss = objective.accumulate(weights, backbone.embed(batch), batch, targets, count=3)
     assert ran == [0]
     assert loss.downstream is not None
@@ -134,9 +133,7 @@ def test_the_last_window_has_the_end_to_end_loss_alone(tiny_bert: Path) -> None:
     window, adapters = Window(start=1, stop=3), fleet.random_adapters()
     arriving = fleet.stream(backbone, batch, adapters, stop=1)
     weights = load_layers(backbone, window.layers)
-    loss = Objective(backbone, window, adapters, global_weight=5.0, criterion=ClassCriterion(backbone)).accumulate(
-        weights, arriving, batch, targets, count=3
-    )
+    loss = _objective(backbone, window, adapters, 5.0).accumulate(weights, arriving, batch, targets, count=3)
     assert loss.downstream is None
     assert loss.total == loss.local
 
@@ -150,7 +147,7 @@ def test_micro_batches_accumulate_the_gradient_of_the_batch(tiny_bert: Path) -> 
         for part in rows:
             piece = Batch(batch.input_ids[part], batch.attention_mask[part])
             arriving = backbone.embed(piece)
-            objective = Objective(backbone, window, adapters, global_weight=0.5, criterion=ClassCriterion(backbone))
+            objective = _objective(backbone, window, adapters, 0.5)
             objective.accumulate(weights, arriving, piece, targets[part], count=3)
         gradients.append([value.grad for layer in window.layers for value in adapters[layer].parameters()])
     for whole, summed in zip(*gradients, strict=True):
@@ -167,7 +164,7 @@ def test_the_head_that_trains_is_what_the_checkpoint_lacks(family: str, tmp_path
     whole = AutoModelForSequenceClassification.from_config(fleet.config_of(family))
     prefix = f"{whole.base_model_prefix}."
     expected = {name for name, _ in whole.named_parameters() if name.removeprefix(prefix) not in base}
-    assert set(backbone.head_parameters) == expected
+    assert set(backbone.initial_head) == expected
 
 
 def test_a_changed_weight_is_named_by_its_layer(tmp_path: Path) -> None:
@@ -216,6 +213,11 @@ def test_an_architecture_without_a_layer_list_is_refused(tmp_path: Path) -> None
 
 def _open(directory: Path, form: str = "mean") -> Backbone:
     return fleet.open_backbone(directory, fleet.settings(head={"form": form}))
+
+
+def _objective(backbone: Backbone, window: Window, adapters: dict[int, Adapter], weight: float) -> Objective:
+    head = {name: value.clone().requires_grad_() for name, value in backbone.initial_head.items()}
+    return Objective(backbone, window, BottleneckTuning(adapters, head), weight, ClassCriterion(backbone, head))
 
 
 def _layer_outputs(model: nn.Module, batch: Batch) -> list[Tensor]:
@@ -274,6 +276,6 @@ def _resident_loss(
         handle.remove()
     mask = batch.attention_mask.unsqueeze(-1).float()
     pooled = (last * mask).sum(1) / mask.sum(1)
-    head = backbone.head_parameters
+    head = backbone.initial_head
     logits = pooled @ head["classifier.weight"].T + head["classifier.bias"]
     return nn.functional.cross_entropy(logits, targets)

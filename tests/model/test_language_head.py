@@ -23,6 +23,7 @@ from stages.streaming.stream import load_layers
 from stages.streaming.texts import EncodedTexts
 from stages.training.criterion import TokenCriterion
 from stages.training.objective import Objective
+from stages.tuning.tuning import BottleneckTuning
 from tests import fleet
 
 DEPTH = fleet.DEPTH
@@ -112,7 +113,7 @@ def test_window_gradients_equal_autograd_on_the_resident_language_model(
     targets = _targets(batch)
     count = int((targets != IGNORED).sum())
     criterion = TokenCriterion(LanguageHead.of(backbone))
-    objective = Objective(backbone, window, adapters, weight, criterion)
+    objective = Objective(backbone, window, BottleneckTuning(adapters, {}), weight, criterion)
     loss = objective.accumulate(load_layers(backbone, window.layers), hidden, batch, targets, count=count)
     found = {layer: [value.grad for value in adapters[layer].parameters()] for layer in window.layers}
     expected_loss, expected = _resident(model, batch, window, weight)
@@ -130,8 +131,8 @@ def test_targets_are_the_next_real_tokens_on_either_side() -> None:
     assert right.targets([0, 1]).tolist() == [[5, 6, IGNORED], [8, IGNORED, IGNORED]]
     assert left.targets([0, 1]).tolist() == [[5, 6, IGNORED], [IGNORED, 8, IGNORED]]
     assert right.target_counts == left.target_counts == [2, 1, 0]
-    learned = (np.array([False, False, True]), np.array([True, False]), np.array([True]))
-    assert EncodedTexts(rows, 0, "right", 3, learned).targets([0, 1]).tolist() == [[IGNORED, 6, IGNORED], [IGNORED] * 3]
+    in_loss = (np.array([False, False, True]), np.array([True, False]), np.array([True]))
+    assert EncodedTexts(rows, 0, "right", 3, in_loss).targets([0, 1]).tolist() == [[IGNORED, 6, IGNORED], [IGNORED] * 3]
 
 
 @pytest.mark.parametrize("family", ["bert", "distilbert"])
@@ -144,7 +145,7 @@ def test_the_head_is_never_loaded_whole(tmp_path: Path) -> None:
     backbone, model = _open(tmp_path, "llama")
     assert not model.config.tie_word_embeddings
     assert "lm_head.weight" not in backbone.reader.rest()
-    assert backbone.head_parameters == {}
+    assert backbone.initial_head == {}
     assert backbone.skeleton.output_names == ["lm_head.weight"]
 
 

@@ -8,12 +8,13 @@ from typing import cast
 import pytest
 
 from schemas.base import Manifest
-from schemas.kinds import ARTIFACTS, DOCUMENTS, EVALUATIONS, artifact_model, document_model
+from schemas.devices import Line
+from schemas.kinds import ARTIFACTS, DOCUMENTS, EVALUATIONS, LINES, artifact_model, document_model
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("name", sorted(set(DOCUMENTS) - {"recipe"}))
+@pytest.mark.parametrize("name", sorted(set(DOCUMENTS) - {"recipe", *LINES}))
 def test_a_kind_is_registered_under_the_name_that_its_documents_carry(name: str) -> None:
     model = cast("type[Manifest]", document_model(name))
     assert issubclass(model, Manifest)
@@ -26,7 +27,13 @@ def test_artifacts_and_evaluations_are_documents() -> None:
     assert {artifact_model(kind).KIND for kind in ARTIFACTS} == set(ARTIFACTS)
 
 
-@pytest.mark.parametrize("name", ["", "recipe", "measured", "nothing"])
+def test_lines_are_registered_under_their_kinds_and_some_artifact_has_them() -> None:
+    registered = {document_model(name) for name in LINES}
+    assert {cast("type[Line]", model).KIND for model in registered} == set(LINES)
+    assert {line for kind in ARTIFACTS for line in artifact_model(kind).LINES.values()} == registered
+
+
+@pytest.mark.parametrize("name", ["", "recipe", "measured", "nothing", "participant"])
 def test_what_is_not_an_artifact_has_no_manifest(name: str) -> None:
     with pytest.raises(KeyError):
         artifact_model(name)

@@ -18,29 +18,17 @@ from pydantic import TypeAdapter, ValidationError
 
 from schemas.base import Manifest, Record, canonical_json
 from schemas.errors import BadInput
-from schemas.kinds import DOCUMENTS, document_model
+from schemas.kinds import DOCUMENTS, LINES, document_model
 from schemas.plan import PlanManifest
 from schemas.profile import ProfileManifest
 from schemas.refs import DeviceName, Digest, FileName, Window
 from schemas.settings import Settings
 from stages.process.measure import peak_bytes, reset_peak, resident_bytes
 from tests import fleet
+from tests.fleet.golden import DIGESTS
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-CLASSES = {kind: cast("type[Manifest]", document_model(kind)) for kind in DOCUMENTS if kind != "recipe"}
-DIGESTS = {
-    "profile": "e3934df9b2bc708a18a627d03a5fa04a07b19c8522083e5dca4ad10fe532ce9e",
-    "plan": "739863adff91eb293c6af8d87f20c800651da389708381b44f919a73a67d997c",
-    "state": "f307fb69780b9077cc876e2c632ee6cbd5dc1bb476f6588370c9c578bed04bba",
-    "update": "cd057270be38299996f481ba13acd2e5f6d95af7213bbb64dcc90506c3cb8dd7",
-    "evaluation": "410067145bcc45cca8168e88a4f8b4041b4f0f48fd39f17a53b80dfd796f3497",
-    "perplexity": "617e5d27b7bd12897fb8b17981c73f4615de93011ac17aa1ab12b4a50aa3d501",
-    "benchmark": "973183a673f8379426ea9ff70d92aaaa41568a7bb27d10e080e9d05056516480",
-    "measured": "96e97b40d278a5ca94ca975602c91f58b81a0821c2409cb88c66a1a4a189ee08",
-    "checkpoint": "17ef2286465ec0bc06fa564943b16b7c177a8fd15823a638150f7287a3cba7c7",
-    "refusal": "d2115c5acb068c7808ee7bdff529c4df9ed726783d3cdb201dc4ef8ad61ad350",
-    "bundle": "addd20d0f0ab2231168ae1b07c325f099f28bea617a79f6b29e918ea2ee6f2fb",
-}
+CLASSES = {kind: cast("type[Manifest]", document_model(kind)) for kind in DOCUMENTS if kind not in (*LINES, "recipe")}
 OPEN = ("versions", "values", "extra", "numbers")  # objects whose keys are free
 SECRET = "Patient-Nr-4711"
 Path_ = tuple[str | int, ...]
@@ -54,6 +42,10 @@ def golden(kind: str) -> bytes:
 
 def document(kind: str) -> Any:
     return json.loads(golden(kind))
+
+
+def lines(file: str) -> list[Any]:
+    return [json.loads(line) for line in (GOLDEN / "v1" / file).read_bytes().splitlines()]
 
 
 def places(value: Any, path: Path_ = ()) -> Iterator[tuple[Path_, Any]]:
@@ -125,9 +117,9 @@ def test_nothing_was_released_so_everything_is_version_1() -> None:
 
 def test_golden_documents_name_one_another() -> None:
     name = {kind: f"sha256:{digest}" for kind, digest in DIGESTS.items()}
-    assert document("plan")["devices"][0]["profile"] == name["profile"]
+    assert lines("devices.jsonl")[0]["profile"] == name["profile"]
     assert document("update")["plan"] == document("state")["plan"] == name["plan"]
-    assert document("state")["accepted"][0]["update"] == document("measured")["artifact"] == name["update"]
+    assert lines("accepted.jsonl")[0]["update"] == document("measured")["artifact"] == name["update"]
     assert document("evaluation")["state"] == name["state"]
 
 
@@ -386,8 +378,8 @@ def test_windows_that_tile_the_tail_are_accepted(windows: list[tuple[int, int]])
         ([(3, 4), (2, 3)], None, "last layer"),
         ([(2, 3), (3, 4)], 1, "start layer"),
         ([(2, 3), (3, 4)], 3, "start layer"),
-        ([(0, 1), (2, 4)], None, "leave no layer out"),
-        ([(0, 1), (1, 2), (3, 4)], None, "leave no layer out"),
+        ([(0, 1), (2, 4)], None, "skip a layer"),
+        ([(0, 1), (1, 2), (3, 4)], None, "skip a layer"),
         ([(2, 3), (0, 4)], None, "move forward"),
         ([(1, 3), (2, 4), (1, 4)], None, "move forward"),
         ([(3, 2), (2, 4)], 3, "before its stop"),
@@ -405,8 +397,6 @@ def test_windows_that_do_not_tile_the_tail_are_refused(
         (lambda plan: plan["memory"].pop(), "one predicted peak"),
         (lambda plan: plan["memory"].reverse(), "one predicted peak"),
         (lambda plan: plan["memory"].append(plan["memory"][-1]), "one predicted peak"),
-        (lambda plan: plan["devices"].reverse(), "once each, by name"),
-        (lambda plan: plan["devices"].append(plan["devices"][-1]), "once each, by name"),
         (lambda plan: plan["settings"]["similarity"].update(scale="auto"), "not auto"),
         (lambda plan: plan["settings"]["adapter"].update(activation="auto"), "not auto"),
         (lambda plan: plan["settings"]["chain"].update(window_size="auto"), "not auto"),
@@ -420,7 +410,12 @@ def test_windows_that_do_not_tile_the_tail_are_refused(
         (lambda plan: plan["decisions"].update(method="no-ft"), "decisions"),
         (lambda plan: plan["decisions"].update(method="surprise"), "method is one of"),
         (lambda plan: plan["settings"].update(chain={"method": "no-ft"}), "those of the method"),
-        (lambda plan: plan["devices"][0].update(name="CON:"), "devices.0.name"),
+        (lambda plan: plan.update(device_count=0), "device_count"),
+        (lambda plan: plan.update(device_count=100_001), "device_count"),
+        (lambda plan: plan["smallest_budget"].update(device="CON:"), "smallest_budget.device"),
+        (lambda plan: plan["files"].clear(), "lists devices.jsonl once"),
+        (lambda plan: plan["files"].append(plan["files"][0]), "lists devices.jsonl once"),
+        (lambda plan: plan["trust"].update(coordinator=None), "come together"),
         (lambda plan: plan["head_parameters"][0].update(shape=[0]), "shape"),
     ],
 )
@@ -437,7 +432,8 @@ def test_a_plan_that_contradicts_itself_is_refused(edit: Callable[[Any], object]
         ("profile", lambda d: d["similarity"].update(min_examples=9), "above max_examples"),
         ("state", lambda d: d.update(parent=None), "names its parent"),
         ("state", lambda d: d.update(round=0), "names its parent"),
-        ("state", lambda d: d["accepted"].append(d["accepted"][0]), "once for each device"),
+        ("state", lambda d: d["files"].pop(0), "accepted.jsonl and participants.jsonl once each"),
+        ("state", lambda d: d.update(participant_count=-1), "participant_count"),
         ("state", lambda d: d["tensors"][0].update(dtype="F16"), "tensors.0.dtype"),
         ("state", lambda d: d["files"][0].update(name="../tensors.safetensors"), "files.0.name"),
         ("update", lambda d: d.update(example_count=0), "example_count"),
@@ -546,7 +542,7 @@ def test_default_settings_are_valid() -> None:
 def bomb(kind: str, item: Any, count: int) -> bytes:
     """A canonical document with a list of `count` wrong items."""
     changed = document(kind)
-    changed[{"plan": "devices", "update": "tensors"}[kind]] = [item] * count
+    changed[{"plan": "curve", "update": "tensors"}[kind]] = [item] * count
     return canonical_json(changed)
 
 

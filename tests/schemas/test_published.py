@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from schemas.kinds import DOCUMENTS
+from schemas.kinds import DOCUMENTS, LINES
 from schemas.published import json_schema
 from schemas.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT / "docs" / "schemas"
 GOLDEN = ROOT / "tests" / "golden"
-MANIFESTS = sorted(set(DOCUMENTS) - {"recipe"})
+MANIFESTS = sorted(set(DOCUMENTS) - {"recipe", *LINES})
 TYPES: dict[str, tuple[type, ...]] = {
     "object": (dict,),
     "array": (list,),
@@ -125,3 +125,15 @@ def test_default_settings_fit_the_schema_of_recipes() -> None:
     assert list(misfits({"chain": {"window": 3}}, schema, schema)) == ["$.chain: fits no alternative"]
     named = {"chain": {"method": "chain", "window": 3}}
     assert list(misfits(named, schema, schema)) == ["$.chain.window: is unknown"]
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("planned-device", "devices"), ("participant", "participants"), ("accepted-update", "accepted")],
+)
+def test_golden_lines_fit_their_published_schema(name: str, file: str) -> None:
+    schema = json.loads((PUBLISHED / f"{name}.json").read_text(encoding="utf-8"))
+    for line in (GOLDEN / "v1" / f"{file}.jsonl").read_bytes().splitlines():
+        document = json.loads(line)
+        assert list(misfits(document, schema, schema)) == []
+        assert document.keys() == schema["properties"].keys()

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from schemas.errors import BadInput, UsageProblem
+from schemas.methods import ChainSettings
 from schemas.recipe import parse_recipe, setting_paths
-from schemas.settings import ChainSettings, OptimizerSettings, Settings, TaskSettings
+from schemas.settings import OptimizerSettings, Settings, TaskSettings
 from stages.report.recipe import EXPLAINED, PRESETS, write_recipe
 
 

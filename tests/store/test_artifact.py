@@ -201,6 +201,7 @@ def test_a_living_writer_is_not_swept(tmp_path: Path) -> None:
         with new_artifact(tmp_path / "a", force=False) as slow:
             quick = make(tmp_path / "a")
             assert slow.path.is_dir()
+            slow.write_tensors(TENSORS)
             slow.finish(quick.manifest, None)
 
     with pytest.raises(UsageProblem, match="exists already"):

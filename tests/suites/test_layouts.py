@@ -160,7 +160,7 @@ def broken_drop(folder: Path, document: str) -> Path:
     ("name", "make", "content", "says"),
     [
         ("mmlu", broken_mmlu, f"{SECRET},1,2,3,D", "line 2: wrong number of fields"),
-        ("mmlu", broken_mmlu, f"a,1,2,3,4,{SECRET}", "line 2: the answer is no letter"),
+        ("mmlu", broken_mmlu, f"a,1,2,3,4,{SECRET}", "line 2: the answer is not the letter"),
         ("mmlu", broken_mmlu, f'"{SECRET}" x,1,2,3,4,D', "line 2: not CSV"),
         ("mmlu", broken_mmlu, f"{SECRET}\0,1,2,3,4,D", "a NUL character"),
         ("crass", broken_crass, f"1;1;{SECRET};b", "line 2: wrong number of fields"),

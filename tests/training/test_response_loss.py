@@ -24,6 +24,7 @@ from stages.streaming.texts import EncodedTexts
 from stages.training.criterion import TokenCriterion
 from stages.training.objective import Objective
 from stages.tuning.adapters import Adapter
+from stages.tuning.tuning import BottleneckTuning
 from tests import fleet
 
 DEPTH, WIDTH = 3, 64
@@ -45,9 +46,9 @@ def texts(side: str, row_length: int | None, micro_batch: int) -> EncodedTexts:
     draw = np.random.Generator(np.random.PCG64(3))
     rows = tuple(draw.integers(3, 90, length) for length in LENGTHS)
     # a response at the end, one in the middle, one that is everything, one at the very start, none
-    learned = tuple(np.zeros(length, dtype=bool) for length in LENGTHS)
-    learned[0][2:] = learned[1][3:6] = learned[2][:] = learned[3][:2] = True
-    return EncodedTexts(rows, 0, side, micro_batch, learned, row_length)
+    in_loss = tuple(np.zeros(length, dtype=bool) for length in LENGTHS)
+    in_loss[0][2:] = in_loss[1][3:6] = in_loss[2][:] = in_loss[3][:2] = True
+    return EncodedTexts(rows, 0, side, micro_batch, in_loss, row_length)
 
 
 def random_adapters() -> dict[int, Adapter]:
@@ -65,7 +66,7 @@ def ours(backbone: Backbone, encoded: EncodedTexts) -> tuple[float, list[Tensor]
     adapters = random_adapters()
     count = sum(encoded.target_counts)
     criterion = TokenCriterion(LanguageHead.of(backbone))
-    objective = Objective(backbone, WINDOW, adapters, 0.0, criterion)
+    objective = Objective(backbone, WINDOW, BottleneckTuning(adapters, {}), 0.0, criterion)
     weights, total = load_layers(backbone, WINDOW.layers), 0.0
     for indices in encoded.micro_batches(range(len(encoded.rows))):
         batch = encoded.batch(indices)
@@ -77,10 +78,10 @@ def ours(backbone: Backbone, encoded: EncodedTexts) -> tuple[float, list[Tensor]
 def theirs(model: Any, encoded: EncodedTexts) -> tuple[float, list[Tensor]]:
     adapters = random_adapters()
     count, total = sum(encoded.target_counts), torch.zeros(())
-    assert encoded.learned is not None
+    assert encoded.in_loss is not None
     with fleet.adapted(model, adapters):
-        for row, learned, targets in zip(encoded.rows, encoded.learned, encoded.target_counts, strict=True):
-            labels = torch.from_numpy(np.where(learned, row, IGNORED))[None]
+        for row, in_loss, targets in zip(encoded.rows, encoded.in_loss, encoded.target_counts, strict=True):
+            labels = torch.from_numpy(np.where(in_loss, row, IGNORED))[None]
             if targets:
                 total = total + model(input_ids=torch.from_numpy(row)[None], labels=labels).loss * targets / count
         total.backward()
@@ -136,5 +137,5 @@ def of_lengths(counts: Sequence[int]) -> EncodedTexts:
 
 def test_what_encoding_did_is_counted() -> None:
     counts = texts("right", None, 5).counts()
-    assert (counts.read, counts.cut, counts.unlearned) == (5, 0, 1)
-    assert of_lengths([1, 2]).counts().unlearned == 1
+    assert (counts.read, counts.truncated, counts.without_loss) == (5, 0, 1)
+    assert of_lengths([1, 2]).counts().without_loss == 1

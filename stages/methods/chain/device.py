@@ -15,13 +15,13 @@ class ChainOnDevice(DeviceMethod):
     """The defaults, with the global branch of GPO."""
 
     def global_weight(self, plan: PlanManifest) -> float:
-        """λ of the recipe."""
+        """The recipe's λ."""
         chain = plan.settings.chain
         assert isinstance(chain, ChainSettings)
         return chain.global_weight
 
     def peak_bytes(self, memory: MemoryModel, span: Window, placement: Placement, *, first_layer: int) -> int:
-        """The defaults, and the adapters behind the window where the global branch runs."""
+        """The default peak, plus the adapters above the window if the global branch runs."""
         chain = memory.settings.chain
         assert isinstance(chain, ChainSettings)
         return memory.train_layers(span, placement, first_layer=first_layer, foresight=chain.global_weight > 0.0)

@@ -1,4 +1,4 @@
-"""The chain's decisions: FOAT (where it starts), DLCT (which window is next), and Q from the memory budgets."""
+"""The chain's decisions: the start layer (FOAT), the next window (DLCT), and Q from the memory budgets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,25 +17,25 @@ from stages.process.measure import mebibytes
 
 REASONS: dict[StartReason, str] = {
     "below-threshold": "layer {start} is the first whose CKA falls below T = {threshold}",
-    "clamped": "CKA falls below T = {threshold} only behind layer {start}, the last that leaves room for a window",
-    "no-layer-below-threshold": "no layer falls below T = {threshold}; {start} is the last with room for a window",
+    "clamped": "CKA falls below T = {threshold} only after layer {start}, the last one with room for a window",
+    "no-layer-below-threshold": "no CKA falls below T = {threshold}; layer {start} is the last with room for a window",
     "fixed": "layer {start} was fixed in the recipe (no FOAT)",
 }
-STREAMED_WINDOW = 2  # the widest that `auto` chooses where only one of its layers fits at a time
+STREAMED_WINDOW = 2  # the widest window that `auto` chooses if its layers must be streamed one at a time
 EARLY_WINDOWS = (
-    "Warning: windows before the last one apply the language head to intermediate layers. Small models got worse by "
-    'it; chain.start = "last" trains the last window alone (docs/experiments.md).'
+    "Warning: windows before the last one apply the language head to intermediate layers. Small models got worse "
+    'with them; chain.start = "last" trains only the last window (docs/experiments.md).'
 )
 
 
 @dataclass(frozen=True)
 class Chain(ServerMethod):
-    """See the paper, section 4, and Eq. 2 to 4."""
+    """The chain of ChainFed, §4, Eq. 2 to 4."""
 
     name = "chain"
 
     def decide(self, facts: Facts) -> Decided:
-        """Q and the micro-batch by memory, the start by FOAT, the windows by both."""
+        """Q and the micro-batch from memory, the start from FOAT.  Raises `BadInput` and `DoesNotFit`."""
         chain, depth = settings_of(facts), facts.model.num_layers
         size, micro_batch, limited_by = choose_window_size(facts)
         start, reason, start_range = choose_start(
@@ -57,23 +57,23 @@ class Chain(ServerMethod):
     def next(
         self, plan: PlanManifest, parent: StateManifest, accepted: Sequence[UpdateManifest], train_loss: float
     ) -> Next:
-        """The window that follows, or the same one where it has not converged."""
+        """The following window, or the same one if it has not converged."""
         progress = parent.progress
         assert isinstance(progress, ChainProgress)
         following = advance(plan, progress, train_loss)
         return Next(Assignment.of(decisions_of(plan).windows[following.window_index]), following)
 
     def may_train(self, assigned: Assignment, trained: Assignment) -> bool:
-        """The round's window, or its last layers: the head is applied to the output of the last one."""
+        """The round's window or its last layers, so that the head is applied to the output of the same layer."""
         count = len(trained.layers)
         return not trained.extra and 0 < count <= len(assigned.layers) and trained.layers == assigned.layers[-count:]
 
     def narrowed(self, assigned: Assignment, layers: int) -> Assignment | None:
-        """The last layers of the window."""
+        """The last `layers` layers of the window."""
         return Assignment(layers=assigned.layers[-layers:]) if 0 < layers <= len(assigned.layers) else None
 
     def explain(self, plan: PlanManifest) -> list[str]:
-        """The start layer and why, how sure that is, Q and who limits it."""
+        """The start layer and the reason for it, its uncertainty, Q, and the device that limits Q."""
         decisions, chain = decisions_of(plan), plan.settings.chain
         assert isinstance(chain, ChainSettings)
         start = decisions.first_layer
@@ -81,14 +81,14 @@ class Chain(ServerMethod):
         lines = [f"Start layer {start}: {reason}."]
         earliest, latest = decisions.start_range
         if decisions.start_reason != "fixed":
-            allowed = "no other" if earliest == latest else f"{earliest} to {latest}"
-            lines.append(f"How certain: the intervals allow {allowed}.")
+            allowed = "no other start layer" if earliest == latest else f"start layers {earliest} to {latest}"
+            lines.append(f"Uncertainty: the curve's intervals allow {allowed}.")
         device = decisions.limited_by
         limit = f"device {device} allows no more" if device else "no device's budget limits it"
         return [*lines, f"Window size Q = {chain.window_size}: {limit}."]
 
     def warnings(self, plan: PlanManifest) -> list[str]:
-        """A language head on intermediate layers."""
+        """A warning if the language head is applied to intermediate layers."""
         early = decisions_of(plan).windows[0].stop < plan.model.num_layers
         return [EARLY_WINDOWS] if early and plan.settings.task.kind == "causal-lm" else []
 
@@ -97,14 +97,14 @@ METHOD = Chain()
 
 
 def settings_of(facts: Facts) -> ChainSettings:
-    """The recipe's settings of the chain."""
+    """The recipe's chain settings."""
     chain = facts.settings.chain
     assert isinstance(chain, ChainSettings)
     return chain
 
 
 def decisions_of(plan: PlanManifest) -> ChainDecisions:
-    """A plan's decisions on the chain."""
+    """The plan's chain decisions."""
     assert isinstance(plan.decisions, ChainDecisions)
     return plan.decisions
 
@@ -112,8 +112,8 @@ def decisions_of(plan: PlanManifest) -> ChainDecisions:
 def choose_window_size(facts: Facts) -> tuple[int, int, str | None]:
     """Q, the micro-batch, and the device that limits them.
 
-    As fixed; where they are `auto`, the largest Q up to `max_window` that fits the smallest budget with some
-    micro-batch, and the largest micro-batch that goes with it.  Raises `BadInput` and `DoesNotFit`.
+    Fixed values are kept.  Where they are `auto`: the largest Q up to `max_window` that fits the smallest budget with
+    some micro-batch, and the largest micro-batch that fits with it.  Raises `BadInput` and `DoesNotFit`.
     """
     chain, depth, smallest = settings_of(facts), facts.model.num_layers, facts.smallest
     whole = facts.micro_batch
@@ -133,16 +133,16 @@ def choose_window_size(facts: Facts) -> tuple[int, int, str | None]:
     raise DoesNotFit(
         f"no window fits the memory budget of device {smallest.device}",
         values={"budget": mebibytes(smallest.memory_budget_bytes), "needed": mebibytes(min(peaks))},
-        hint="leave that device out, or lower encoding.max_length or adapter size (raise adapter.reduction_factor)",
+        hint="leave that device out, lower encoding.max_length, or raise adapter.reduction_factor",
     )
 
 
 def choose_start(
     chain: ChainSettings, depth: int, curve: Sequence[LayerSimilarity], size: int, min_examples: int
 ) -> tuple[int, StartReason, tuple[int, int]]:
-    """FOAT: the first layer whose mean CKA is below T, but at most L - Q; and the range that the intervals allow.
+    """FOAT: the first layer whose mean CKA is below T, at most L - Q; and the range that the intervals allow.
 
-    Raises `BadInput` where the curve is empty or the start leaves no room for a window of `size` layers.
+    Raises `BadInput` if the curve is empty or the start leaves no room for a window of `size` layers.
     """
     last = depth - size
     if chain.start != "foat":
@@ -154,7 +154,7 @@ def choose_start(
         return fixed, "fixed", (fixed, fixed)
     if not curve:
         raise BadInput(
-            "no device has enough texts for a curve, so FOAT cannot choose the start layer",
+            "no device has enough texts for a CKA curve, so FOAT cannot choose the start layer",
             values={"min_examples": min_examples},
             hint="lower similarity.min_examples, or fix the start with chain.start",
         )
@@ -174,10 +174,10 @@ def choose_start(
 
 
 def advance(plan: PlanManifest, progress: ChainProgress, train_loss: float) -> ChainProgress:
-    """The next round's window, and the convergence counter that goes with it.
+    """The next round's window, and its convergence counter.
 
-    `every-round` slides on and cycles (DLCT).  `on-convergence` stays until the loss has improved by less than
-    `min_improvement` for `patience` rounds (the plain chain of §4.1).
+    `every-round` moves to the next window, cyclically (DLCT).  `on-convergence` stays until the loss has improved by
+    less than `min_improvement` for `patience` rounds (the plain chain of §4.1).
     """
     chain = plan.settings.chain
     assert isinstance(chain, ChainSettings)

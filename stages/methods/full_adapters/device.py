@@ -1,4 +1,4 @@
-"""Nothing differs from the defaults on a device."""
+"""The defaults of `DeviceMethod`."""
 
 from stages.methods.device import DeviceMethod
 

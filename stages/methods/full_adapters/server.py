@@ -1,4 +1,4 @@
-"""Full adapters need no decisions: the defaults of every method are theirs."""
+"""The defaults of `ServerMethod`."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from stages.methods.server import ServerMethod
 
 @dataclass(frozen=True)
 class FullAdapters(ServerMethod):
-    """All layers, every round."""
+    """Trains the adapters of all layers and the head in every round."""
 
     name = "full-adapters"
 

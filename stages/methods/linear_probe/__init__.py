@@ -1,1 +1,1 @@
-"""The head alone trains, on the hidden states of the frozen model."""
+"""Only the head trains, on the hidden states of the frozen model."""

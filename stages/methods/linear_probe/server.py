@@ -8,12 +8,12 @@ from stages.methods.server import Decided, Facts, ServerMethod
 
 @dataclass(frozen=True)
 class LinearProbe(ServerMethod):
-    """The head, every round."""
+    """Trains the head in every round."""
 
     name = "linear-probe"
 
     def decide(self, facts: Facts) -> Decided:
-        """Refused for language models, whose head is frozen.  Raises `BadInput`."""
+        """The defaults.  Raises `BadInput` for language models, whose head is frozen."""
         if facts.settings.task.kind == "causal-lm":
             raise BadInput(
                 "a linear probe trains a head, and the head of a causal language model is frozen",
@@ -23,7 +23,7 @@ class LinearProbe(ServerMethod):
         return super().decide(facts)
 
     def first_layer(self, num_layers: int) -> int:
-        """Behind the last layer."""
+        """`num_layers`: no layer has an adapter."""
         return num_layers
 
 

@@ -1,1 +1,1 @@
-"""Nothing trains: the base model with a fresh head, which every other method is compared with."""
+"""Nothing trains: the base model with a fresh head, the baseline for every other method."""

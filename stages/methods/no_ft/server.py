@@ -1,4 +1,4 @@
-"""Without fine-tuning there is state 0 and no round."""
+"""Without fine-tuning there is only state 0."""
 
 from dataclasses import dataclass
 
@@ -7,13 +7,13 @@ from stages.methods.server import ServerMethod
 
 @dataclass(frozen=True)
 class NoFineTuning(ServerMethod):
-    """No adapters, no rounds."""
+    """Trains nothing: no adapters, no rounds."""
 
     name = "no-ft"
     trains = False
 
     def first_layer(self, num_layers: int) -> int:
-        """Behind the last layer."""
+        """`num_layers`: no layer has an adapter."""
         return num_layers
 
 

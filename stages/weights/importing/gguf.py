@@ -1,8 +1,8 @@
 """A GGUF file (llama.cpp's format, mostly quantized) as configuration, tokenizer and plain weights.
 
-transformers reads it; the packages `gguf` and `accelerate` help it.  transformers has no shard-wise way here: the
-whole model is unpacked in memory, in the dtype that it is wanted in, plus the largest tensor in float32 twice over.
-What transformers would leave out silently (scaled rotary frequencies, tensors that it has no name for) is refused.
+transformers reads it, with the packages `gguf` and `accelerate`.  It cannot do so shard by shard: the whole model is
+unpacked in memory, in the dtype of the result, plus the largest tensor twice in float32.  What transformers would drop
+silently (scaled rotary frequencies, tensors that it has no name for) is refused.
 """
 
 import contextlib
@@ -21,27 +21,28 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from schemas.errors import BadInput, DoesNotFit
 from stages.process.measure import device_memory_bytes, mebibytes, resident_bytes
+from stages.weights.files import incomplete
 from stages.weights.writer import Entry, entry_of
 
 NEEDED = ("gguf", "accelerate")
 MAGIC = b"GGUF"
-# Ways to split a text that llama.cpp knows by these names and transformers' reader takes for GPT-2's: digits alone.
+# llama.cpp's names of ways to split texts that split digits one by one; transformers' reader treats them as GPT-2's.
 SINGLE_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")
 LIKE_GPT2 = ("", "default", "gpt-2", "gpt2", "mpt", "olmo", "jais", "phi-2", "trillion", "granite-docling")
 
 
 @dataclass(frozen=True)
 class GgufFile:
-    """What the header says: enough to refuse before anything is unpacked."""
+    """The header of a file: enough to refuse it before anything is unpacked."""
 
     path: Path
     architecture: str
     layers: int
     template: str | None
-    splitting: str  # of texts, before there are tokens
-    scaling: str  # of rotary frequencies
-    tensors: dict[str, int]  # values of each
-    frequencies: bool  # whether tensors change the rotary frequencies
+    splitting: str  # how texts are split before they are tokenized
+    scaling: str  # of the rotary frequencies
+    tensors: dict[str, int]  # number of values of each
+    frequencies: bool  # whether tensors in the file change the rotary frequencies
 
     @classmethod
     def open(cls, path: Path) -> "GgufFile":
@@ -51,14 +52,10 @@ class GgufFile:
 
         try:
             if path.open("rb").read(4) != MAGIC:
-                raise ValueError("no GGUF file")
+                raise ValueError("not a GGUF file")
             reader: Any = GGUFReader(path)
         except (ValueError, OSError, IndexError, KeyError) as error:
-            raise BadInput(
-                f"{path} is not a whole GGUF file",
-                values={"reason": type(error).__name__, "file has": f"{path.stat().st_size} bytes"},
-                hint="the file was cut short or altered: get it again",
-            ) from None
+            raise incomplete(path, "GGUF file", type(error).__name__) from None
 
         def field(name: str, otherwise: Any) -> Any:
             return reader.fields[name].contents() if name in reader.fields else otherwise
@@ -99,7 +96,7 @@ class GgufFile:
             raise BadInput(
                 f"transformers cannot read {self.path.name}",
                 values={"architecture": self.architecture, "reason": f"{type(error).__name__}: {error}"[:200]},
-                hint="take the model as safetensors",
+                hint="get the model as safetensors",
             ) from None
         self._check_whole(model, sorted(report["missing_keys"]))
         self._check_rotation(model)
@@ -116,27 +113,27 @@ class GgufFile:
             )
         except Exception as error:  # the tokenizers library raises bare Exception
             raise BadInput(
-                f"transformers cannot make a tokenizer of {self.path.name}",
+                f"transformers cannot make a tokenizer from {self.path.name}",
                 values={"reason": f"{type(error).__name__}: {error}"[:200]},
-                hint="take the model as safetensors, with its tokenizer.json",
+                hint="get the model as safetensors, with its tokenizer.json",
             ) from None
         if self.splitting in SINGLE_DIGITS:
             tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
                 [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
             )
         tokenizer.save_pretrained(directory)
-        _forget_the_reading(directory / "tokenizer_config.json")
+        _drop_loading_facts(directory / "tokenizer_config.json")
         if self.template is not None:
             (directory / "chat_template.jinja").write_text(self.template, newline="")
 
     def notes(self) -> list[str]:
-        """What a person should know of the result."""
+        """What the user should know about the result."""
         from transformers.integrations.gguf import gguf_tokenizer_mapping
 
         known = {*gguf_tokenizer_mapping.GGUF_PRE_TOKENIZER_SPLITS, *SINGLE_DIGITS, *LIKE_GPT2}
         if self.splitting in known:
             return []
-        return [f"texts are split as GPT-2 splits them: transformers does not know the file's way, {self.splitting}"]
+        return [f"texts are split as in GPT-2: transformers does not know the file's own way, {self.splitting}"]
 
     def _check_memory(self, dtype: torch.dtype) -> None:
         needed, has = (resident_bytes() or 0) + self.memory_bytes(dtype), device_memory_bytes()
@@ -144,7 +141,7 @@ class GgufFile:
             raise DoesNotFit(
                 f"{self.path.name} does not fit this machine's memory once unpacked",
                 values={"needs": mebibytes(needed), "machine has": mebibytes(has)},
-                hint="take --dtype bfloat16, which needs half, or import it on a larger machine",
+                hint="use --dtype bfloat16, which needs half, or import it on a larger machine",
             )
 
     def _check_whole(self, model: PreTrainedModel, missing: list[str]) -> None:
@@ -152,20 +149,20 @@ class GgufFile:
             raise BadInput(
                 f"{self.path.name} lacks {missing[0]}",
                 values={"parameters missing": len(missing), "architecture": self.architecture},
-                hint="the file is incomplete, or transformers does not read this architecture's GGUF files whole",
+                hint="the file is incomplete, or transformers does not read all of this architecture's GGUF files",
             )
         tied = model.config.tie_word_embeddings
         used = {name: count for name, count in self.tensors.items() if self._is_used(name, tied=tied)}
         found = sum(parameter.numel() for parameter in model.parameters())
         if sum(used.values()) > found + sum(buffer.numel() for buffer in model.buffers()):
             raise BadInput(
-                f"transformers leaves a part of {self.path.name} out",
+                f"transformers leaves out a part of {self.path.name}",
                 values={"values in the file": sum(used.values()), "values in the model": found},
-                hint="the model would be another one: take it as safetensors",
+                hint="the result would be a different model: get it as safetensors",
             )
 
     def _is_used(self, name: str, *, tied: bool) -> bool:
-        """Whether a tensor belongs to the model: not what predicts further tokens, behind the last layer."""
+        """Whether a tensor belongs to the model; those after the last layer, which predict further tokens, do not."""
         block = re.match(r"blk\.(\d+)\.", name)
         return not (block and int(block[1]) >= self.layers) and not (tied and name == "output.weight")
 
@@ -175,18 +172,18 @@ class GgufFile:
             raise BadInput(
                 f"{self.path.name} scales its rotary frequencies, which transformers does not read from GGUF files",
                 values={"file says": self.scaling if self.scaling != "none" else "rope_freqs", "read": kind},
-                hint="the model would be another one: take it as safetensors",
+                hint="the result would be a different model: get it as safetensors",
             )
 
 
 def entries_of(model: PreTrainedModel) -> list[Entry]:
-    """What is to be stored of a model in memory: parameters, a tied one once, and buffers that a checkpoint holds."""
+    """The entries of a model in memory: parameters, a tied one once, and the buffers that checkpoints hold."""
     tied = set(model.all_tied_weights_keys) if model.config.tie_word_embeddings else set()
     return [entry_of(name, value) for name, value in model.state_dict().items() if name not in tied]
 
 
-def _forget_the_reading(path: Path) -> None:
-    """Drop from a tokenizer's configuration what is of the reading and not of the tokenizer."""
+def _drop_loading_facts(path: Path) -> None:
+    """Drop from a tokenizer's configuration what describes how it was loaded."""
     content = json.loads(path.read_text())
     for name in ("is_local", "local_files_only", "name_or_path", "gguf_file"):
         content.pop(name, None)
@@ -213,7 +210,7 @@ def _refuse_parts(path: Path, count: int) -> None:
 
 
 def _unpacked() -> dict[str, Any]:
-    """Newer transformers keep some architectures' weights packed unless they are asked not to."""
+    """Arguments that make newer transformers unpack every weight: they keep some architectures' packed."""
     import transformers
 
     factory = getattr(transformers, "GgufConfig", None)
@@ -222,6 +219,6 @@ def _unpacked() -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """transformers' reader has a progress bar that no setting turns off."""
+    """Hide the progress bar of transformers' reader, which no setting turns off."""
     with contextlib.redirect_stderr(io.StringIO()):
         yield

@@ -1,7 +1,7 @@
 """PyTorch's older files of weights (`pytorch_model.bin`), which are pickles, read as weights and nothing else.
 
-torch's own restricted unpickler makes tensors and refuses whatever else a pickle asks for, so no code of a stranger
-runs.  Files are mapped, not loaded; those from before torch 1.6 cannot be mapped, and are in memory one at a time.
+torch's own restricted unpickler makes tensors and refuses whatever else a pickle asks for, so no foreign code runs.
+Files are mapped, not loaded; those from before torch 1.6 cannot be mapped and are loaded one at a time.
 """
 
 import pickle
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from schemas.errors import BadInput, NotTrusted
-from stages.weights.files import files_of_index
+from stages.weights.files import files_of_index, incomplete
 from stages.weights.writer import STORED_AS, Entry, entry_of
 
 INDEX = "pytorch_model.bin.index.json"
@@ -32,7 +32,7 @@ def pickle_files(model_dir: Path) -> list[Path]:
 def read_pickle(file: Path) -> dict[str, Entry]:
     """The tensors of one file by name.
 
-    Raises `NotTrusted` for a pickle that asks for more than weights, `BadInput` for what is not a file of weights.
+    Raises `NotTrusted` for a pickle that asks for more than weights, `BadInput` for other files that are not weights.
     """
     content = _load(file)
     if not isinstance(content, dict):
@@ -57,11 +57,7 @@ def _load(file: Path) -> Any:
             hint="get the model as safetensors; never unpickle what you do not trust",
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise BadInput(
-            f"{file} is not a whole PyTorch file of weights",
-            values={"reason": type(error).__name__, "file has": f"{file.stat().st_size} bytes"},
-            hint="the model was cut short or altered: copy it again",
-        ) from None
+        raise incomplete(file, "PyTorch file of weights", type(error).__name__) from None
 
 
 def _no_weights(file: Path, found: str) -> BadInput:

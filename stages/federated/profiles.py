@@ -1,0 +1,152 @@
+"""All profiles of a federation, read one after the other: what a plan needs of them, without holding them.
+
+A profile names its device, its budget and one similarity per layer; ten thousand of them do not fit where one does.
+What is kept of each is its line in the plan and three numbers per layer.
+"""
+
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from schemas.base import Record
+from schemas.devices import DEVICES_FILE, PlannedDevice, SmallestBudget
+from schemas.errors import BadInput, UsageProblem
+from schemas.profile import LayerSimilarity, ProfileManifest
+from schemas.settings import Settings
+from schemas.trust import EnrolledDevice
+from stages.store.lines import Lines, check_device_count, join_lines
+
+SHARED = ("model", "prompt", "encoding", "similarity", "numerics")  # what all profiles agree on
+
+
+@dataclass(frozen=True)
+class Profiles:
+    """What a plan needs of the profiles.  They agree with `first` on everything that is not of one device."""
+
+    first: ProfileManifest
+    devices: Lines
+    example_count: int  # of all devices together
+    most_examples: int  # of one device
+    smallest_budget: SmallestBudget
+    curve: tuple[LayerSimilarity, ...]  # mean over the devices that have one
+
+
+@dataclass
+class _Kept:
+    """What is kept of the profiles so far, by device."""
+
+    lines: dict[str, bytes] = field(default_factory=dict)
+    curves: "dict[str, tuple[int, array[float]]]" = field(default_factory=dict)  # texts; CKA, low, high of each layer
+
+
+def gather(
+    profiles: Iterable[ProfileManifest], settings: Settings, roster: Mapping[str, EnrolledDevice] | None = None
+) -> Profiles:
+    """Read the profiles once, in any order; the same profiles give the same result.
+
+    `roster`: the enrolled devices by name where updates are to be signed.  Raises `UsageProblem` where there is no
+    profile, `BadInput` where they are too many, of one device, or disagree with each other or with the recipe.
+    """
+    kept, first, texts, most = _Kept(), None, 0, 0
+    smallest: SmallestBudget | None = None
+    for profile in profiles:
+        if first is None:
+            first = profile
+            check_recipe(profile, settings)
+        for name in SHARED:
+            _check_same(name, first.device, getattr(first, name), profile.device, getattr(profile, name))
+        _keep(kept, profile, roster)
+        texts, most = texts + profile.example_count, max(most, profile.example_count)
+        budget = SmallestBudget(device=profile.device, memory_budget_bytes=profile.memory_budget_bytes)
+        smallest = budget if smallest is None else min(smallest, budget, key=_by_budget)
+    if first is None or smallest is None:
+        raise UsageProblem("a plan needs at least one profile", hint="run 'chainctl profile' on each device")
+    names = sorted(kept.lines)
+    return Profiles(
+        first=first,
+        devices=join_lines(DEVICES_FILE, ((name, kept.lines.pop(name)) for name in names)),
+        example_count=texts,
+        most_examples=most,
+        smallest_budget=smallest,
+        curve=mean_curve([kept.curves.pop(name) for name in names if name in kept.curves]),
+    )
+
+
+def check_recipe(profile: ProfileManifest, settings: Settings) -> None:
+    """A profile was made with the settings of the recipe.  Raises `BadInput`."""
+    _check_same("encoding", "recipe", settings.encoding, profile.device, profile.encoding)
+    prompt = settings.prompt
+    if prompt.template == "auto":
+        prompt = prompt.model_copy(update={"template": profile.prompt.template})
+    _check_same("prompt", "recipe", prompt, profile.device, profile.prompt)
+    numerics = settings.numerics
+    if numerics.micro_batch == "auto":
+        numerics = numerics.model_copy(update={"micro_batch": profile.numerics.micro_batch})
+    _check_same("numerics", "recipe", numerics, profile.device, profile.numerics)
+    wanted = settings.similarity
+    if wanted.scale == "auto":
+        wanted = wanted.model_copy(update={"scale": profile.similarity.scale})
+    _check_same("similarity", "recipe", wanted, profile.device, profile.similarity)
+
+
+def mean_curve(curves: "Sequence[tuple[int, array[float]]]") -> tuple[LayerSimilarity, ...]:
+    """Mean CKA of each layer over the devices, weighted by their example counts (so are the interval's ends).
+
+    `curves`: of each device its example count and CKA, low, high of each layer (3 L).
+    """
+    if not curves:
+        return ()
+    weights_N = np.array([count for count, _ in curves], dtype=np.float64)
+    values_NL3 = np.frombuffer(b"".join(curve.tobytes() for _, curve in curves)).reshape(len(curves), -1, 3)
+    return tuple(_mean(values_NL3[:, layer], weights_N) for layer in range(values_NL3.shape[1]))
+
+
+def _mean(values_N3: np.ndarray, weights_N: np.ndarray) -> LayerSimilarity:
+    cka = float(np.average(values_N3[:, 0], weights=weights_N))
+    # Devices are independent, so the half-width of the mean is the root of the weighted squares.
+    half_N = np.maximum(values_N3[:, 2] - values_N3[:, 0], values_N3[:, 0] - values_N3[:, 1])
+    margin = float(np.sqrt((((weights_N / weights_N.sum()) * half_N) ** 2).sum()))
+    return LayerSimilarity(cka=cka, low=cka - margin, high=cka + margin)
+
+
+def _keep(kept: _Kept, profile: ProfileManifest, roster: Mapping[str, EnrolledDevice] | None) -> None:
+    if profile.device in kept.lines:
+        raise BadInput(
+            f"two profiles are of one device, {profile.device}",
+            values={"expected": "one profile for each device", "found": "two that name it"},
+            hint="give every device a name of its own",
+        )
+    check_device_count(len(kept.lines) + 1)
+    enrolled = None if roster is None else roster[profile.device]
+    few = f"{profile.example_count} texts are fewer than min_examples = {profile.similarity.min_examples}"
+    line = PlannedDevice(
+        name=profile.device,
+        profile=profile.digest,
+        example_count=profile.example_count,
+        max_example_count=enrolled.max_example_count if enrolled else profile.example_count,
+        memory_budget_bytes=profile.memory_budget_bytes,
+        left_out="" if profile.layers else few,
+        key=enrolled.key if enrolled else None,
+    )
+    kept.lines[profile.device] = line.canonical_bytes()
+    if profile.layers:
+        values = (value for layer in profile.layers for value in (layer.cka, layer.low, layer.high))
+        kept.curves[profile.device] = (profile.example_count, array("d", values))
+
+
+def _by_budget(budget: SmallestBudget) -> tuple[int, str]:
+    return budget.memory_budget_bytes, budget.device
+
+
+def _check_same(name: str, left_name: str, left: Record, right_name: str, right: Record) -> None:
+    if left == right:
+        return
+    a, b = left.model_dump(), right.model_dump()
+    key = next(key for key in a if a[key] != b[key])
+    raise BadInput(
+        f"profiles do not go together: {name}.{key} differs",
+        values={left_name: a[key], right_name: b[key]},
+        hint="profile every device again with the same model and recipe",
+    )

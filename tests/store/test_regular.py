@@ -1,0 +1,36 @@
+"""Regular files: links and devices are refused unless links are asked for, and digests are sha256sum's."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from schemas.errors import BadInput
+from stages.store.regular import CHUNK_BYTES, file_digest, file_size, open_regular
+
+
+@pytest.mark.parametrize("size", [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1])
+def test_size_and_digest_of_a_file(size: int, tmp_path: Path) -> None:
+    data = b"x" * size
+    (tmp_path / "file").write_bytes(data)
+    assert file_size(tmp_path / "file") == size
+    assert file_digest(tmp_path / "file") == f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def test_a_link_is_followed_where_that_is_asked_for_and_nowhere_else(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"data")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    assert file_digest(tmp_path / "link", follow_links=True) == file_digest(tmp_path / "file")
+    for reader in (open_regular, file_size, file_digest):
+        with pytest.raises(BadInput, match="cannot be opened as a regular file"):
+            reader(tmp_path / "link")
+
+
+@pytest.mark.parametrize("follow_links", [True, False])
+def test_pipes_folders_and_nothing_are_refused_at_once(follow_links: bool, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "folder", "nothing"):
+        with pytest.raises(BadInput, match="regular file"):
+            open_regular(tmp_path / name, follow_links=follow_links)
