@@ -36,6 +36,12 @@ class ChainSettings(MethodSettings):
         """Whether Q is a number."""
         return self.window_size != "auto"
 
+    def freezes(self, layer: int, cka: float) -> bool:
+        """Below a fixed start layer, or at least as similar as T."""
+        if isinstance(self.start, int):
+            return layer < self.start
+        return self.start == "foat" and cka >= self.cka_threshold
+
 
 class ChainDecisions(MethodDecisions):
     """The start layer (`first_layer`), the reason for it, and the windows."""
