@@ -85,11 +85,11 @@ def test_perplexity_is_that_of_the_resident_model_over_the_responses(world: Worl
     model = AutoModelForCausalLM.from_pretrained(world.model_dir)
     losses: list[torch.Tensor] = []
     for text in encoder.encode_examples(load_labelled(world.data, settings.task, settings.prompt)):
-        assert text.learned is not None
-        assert 0 < text.learned.sum() < len(text.ids)
+        assert text.in_loss is not None
+        assert 0 < text.in_loss.sum() < len(text.ids)
         logits = model(torch.from_numpy(text.ids)[None]).logits[0, :-1]
         of_each = F.cross_entropy(logits, torch.from_numpy(text.ids[1:]).long(), reduction="none")
-        losses.append(of_each[torch.from_numpy(text.learned[1:])])
+        losses.append(of_each[torch.from_numpy(text.in_loss[1:])])
     expected = torch.cat(losses).double()
     found = world.evaluate("untrained", "state")
     assert (found.example_count, found.token_count) == (40, len(expected))
