@@ -22,6 +22,7 @@ from stages.suites.suite import read_questions
 from tests import fleet
 from tests.fleet.benchmark_files import save_bbh, save_crass, save_drop, save_many, save_mmlu
 from tests.fleet.speaker import CHARACTERS, WINDOW, Speaker, make_speaker
+from tests.fleet.stages import machine_of
 
 pytestmark = pytest.mark.xdist_group("benchmark")  # one process makes what they share
 
@@ -35,7 +36,8 @@ def speaker(tmp_path_factory: pytest.TempPathFactory) -> Speaker:
 
 
 def ask(speaker: Speaker, name: Any, data: Path, out: Path, **options: Any) -> Artifact[BenchmarkManifest]:
-    return run(**speaker.places, benchmark=name, data=data, out=out, **options)
+    machine, rest = machine_of(speaker.folder / "model", options)
+    return run(**speaker.places | {"machine": machine}, benchmark=name, data=data, out=out, **rest)
 
 
 def ids(text: str) -> list[int]:
