@@ -118,9 +118,10 @@ def read_tensors(artifact: Artifact[Any], *prefixes: str) -> dict[str, np.ndarra
 
 
 def artifact_lines(artifact: Artifact[Any], file: str) -> Iterator[Any]:
-    """The lines of one of the artifact's `LINES`, each strictly parsed.  Iterate to the end: only then is the file checked.
+    """The lines of one of the artifact's `LINES`, each strictly parsed.
 
-    Raises `NotTrusted` where the file was altered, `BadInput` where it cannot be used or contradicts the manifest.
+    Iterate to the end: only then is the file checked.  Raises `NotTrusted` where the file was altered,
+    `BadInput` where it cannot be used or contradicts the manifest.
     """
     manifest = artifact.manifest
     reference = next(one for one in manifest.files if one.name == file)

@@ -13,7 +13,10 @@ from stages.store.artifact import Artifact, artifact_lines
 
 
 def planned_devices(plan: Artifact[PlanManifest]) -> Iterator[PlannedDevice]:
-    """Every planned device, by name.  Iterate to the end: only then is the file checked.  Raises `NotTrusted` and `BadInput`."""
+    """Every planned device, by name.  Iterate to the end: only then is the file checked.
+
+    Raises `NotTrusted` and `BadInput`.
+    """
     return cast("Iterator[PlannedDevice]", artifact_lines(plan, DEVICES_FILE))
 
 
