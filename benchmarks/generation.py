@@ -63,7 +63,7 @@ def ours(model: Path, folder: Path) -> list[Run]:
     refused = subprocess.run(
         [*command, "--memory-budget", "64MiB"], capture_output=True, text=True, cwd=ROOT, check=False
     )
-    smallest = json.loads(refused.stdout)["error"]["values"]["smallest that would do"].replace(" ", "")
+    smallest = json.loads(refused.stdout)["error"]["values"]["smallest budget that fits"].replace(" ", "")
     return [
         run_arm("chainctl generate, before and after", [*command, "--memory-budget", "16GiB"]),
         run_arm(f"the same, one prompt at a time, budget {smallest}", [*command, "--memory-budget", smallest]),

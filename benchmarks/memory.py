@@ -162,7 +162,7 @@ def smallest_budget(window: list[Any], folder: Path) -> str:
     refused = subprocess.run(command, capture_output=True, text=True, check=False)
     error = json.loads(refused.stdout)["error"]
     assert error["exit_code"] == 5, error
-    found = re.fullmatch(r"(\d+) MiB", error["values"]["smallest that would do"])
+    found = re.fullmatch(r"(\d+) MiB", error["values"]["smallest budget that fits"])
     assert found, error
     return f"{found[1]}MiB"
 

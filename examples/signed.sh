@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A signed federation over a stick: every machine has keys of its own, everything travels in bundles, and an attacker
-# who swaps a file on the stick gets nowhere.
+# A signed federation over a USB stick: every machine has its own keys, everything travels in bundles, and a file that
+# is swapped on the stick is refused.
 #
 #   examples/signed.sh WORK MODEL TRAIN TEST RECIPE
 set -euo pipefail
@@ -10,9 +10,9 @@ mkdir -p "$work/stick"
 work=$(cd "$work" && pwd)
 export CHAINCTL_MEMORY_BUDGET=2GiB
 devices="device-00 device-01"
-as() { CHAINCTL_HOME="$work/$1/home" chainctl "${@:2}"; } # a command on that machine
+as() { CHAINCTL_HOME="$work/$1/home" chainctl "${@:2}"; } # run a command as that machine
 
-# Once, in person: keys are made where they stay; only the public halves change hands.
+# Once, in person: each machine makes its own key; only public keys are exchanged.
 as office keys new office --quiet
 for device in $devices; do
   as "$device" keys new "$device" --quiet
@@ -32,7 +32,7 @@ as office plan "$work"/office/profiles/* --model "$model" --recipe "$recipe" --r
   --key office --expires 2090-01-01 --out "$work/office/plan" --state "$work/office/states/0000"
 as office bundle pack "$work/office/plan" "$work/office/states/0000" -o "$work/stick/round-0.tar"
 
-# Each device trains; on the way home somebody alters one byte of one bundle.
+# Each device trains; on the way back somebody alters one byte of one bundle.
 for device in $devices; do
   as "$device" bundle unpack "$work/stick/round-0.tar" --into "$work/$device/in"
   as "$device" train-window --model "$model" --plan "$work/$device/in/plan" --state "$work/$device/in/0000" \

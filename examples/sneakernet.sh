@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Three devices and a coordinator that share nothing but a stick: each has a folder of its own, sees only that folder,
-# and what travels between them is copied by hand, as artifacts.  Ends with the same state, to the digest, as
-# `chainctl simulate` with the same recipe.
+# Three devices and a coordinator that share nothing but a USB stick: each sees only its own folder, and artifacts are
+# copied between them by hand.  The final state has the same digest as that of `chainctl simulate` with the same
+# recipe.
 #
 #   examples/sneakernet.sh WORK [MODEL TRAIN TEST RECIPE ROUNDS]
 #
-# Without MODEL and the rest, fetches MiniLM and BBC news and trains two rounds.
+# Without MODEL and the rest it downloads MiniLM and BBC news and trains two rounds.
 set -euo pipefail
 
 work=${1:?usage: sneakernet.sh WORK [MODEL TRAIN TEST RECIPE ROUNDS]}
@@ -26,7 +26,7 @@ fi
 export CHAINCTL_MEMORY_BUDGET=2GiB
 devices="device-00 device-01 device-02"
 
-# Each device gets its texts and, once, the base model and the recipe.  Nothing else ever comes near its texts.
+# Each device gets its texts and, once, the base model and the recipe.  No other machine ever sees its texts.
 [ -d "$work/shards" ] || chainctl data split "$train" --devices 3 --alpha 1.0 --seed 0 --out "$work/shards"
 mkdir -p "$work/coordinator/profiles" "$work/coordinator/states"
 for device in $devices; do
@@ -35,7 +35,7 @@ for device in $devices; do
   cp "$recipe" "$work/$device/recipe.toml"
 done
 
-# Round trip one: profiles in, plan and state 0 out.
+# First round trip: profiles come in, plan and state 0 go out.
 for device in $devices; do
   (cd "$work/$device" && chainctl profile --model "$model" --data mine.jsonl --recipe recipe.toml --device "$device" --out profile)
   cp -r "$work/$device/profile" "$work/coordinator/profiles/$device"

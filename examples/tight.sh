@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A window of a LLaMA-2-7B-shaped language model trains under a hard limit that the kernel keeps (RLIMIT_DATA, no root).
+# Trains a window of a LLaMA-2-7B-shaped language model under a hard limit of the kernel (RLIMIT_DATA, no root).
 # usage: examples/tight.sh FOLDER [LIMIT_MIB]
 set -euo pipefail
 folder=$1 limit=${2:-1536}
@@ -17,7 +17,7 @@ settings=(--set "task.kind='causal-lm'" --set "numerics.dtype='bfloat16'" --set 
           --set numerics.micro_batch=1 --set optimizer.batch_size=2 --set chain.window_size=2 --set chain.start=15
           --set similarity.min_examples=5)
 common=(--model "$model" --data "$folder/texts.jsonl" --device small)
-# 100 MiB of the limit are for what RLIMIT_DATA counts and no memory stands behind: reserved stacks and arenas.
+# 100 MiB of the limit are for reserved stacks and arenas, which RLIMIT_DATA counts although they use no memory.
 chainctl profile "${common[@]}" "${settings[@]}" --memory-budget "$((limit - 100))MiB" --out "$folder/profile"
 chainctl plan "$folder/profile" --model "$model" "${settings[@]}" --out "$folder/plan" --state "$folder/state"
 prlimit --data="$((limit * 1024 * 1024))" \

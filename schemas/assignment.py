@@ -1,4 +1,4 @@
-"""What one device is to train in one round."""
+"""What one device trains in one round."""
 
 from typing import Annotated
 
@@ -13,23 +13,23 @@ MOST_EXTRA_NAMES = 64
 
 
 class Assignment(Record):
-    """Layers, any set of them, and what the method adds.  No layers: the head alone.
+    """Any set of layers, and integers that the method adds.  No layers: only the head trains.
 
-    A function of plan, state and device; a state carries it where it is the same for all of its participants.
+    A function of plan, state and device; a state holds it if it is the same for all participants.
     """
 
     layers: Annotated[Many[Annotated[int, Field(ge=0)]], Field(max_length=MOST_LAYERS)] = ()
-    # Ranks, seeds, …
+    # Ranks, seeds and the like, by name.
     extra: dict[FieldName, Many[int]] = Field(default_factory=dict, max_length=MOST_EXTRA_NAMES)
 
     @classmethod
     def of(cls, window: Window) -> "Assignment":
-        """That of a window of layers."""
+        """The assignment of all layers of a window."""
         return cls(layers=tuple(window.layers))
 
     @property
     def span(self) -> Window | None:
-        """The smallest window that holds all the layers; None where there are none."""
+        """The smallest window that holds all the layers; None if there are none."""
         return Window(start=self.layers[0], stop=self.layers[-1] + 1) if self.layers else None
 
     def __str__(self) -> str:
@@ -42,10 +42,10 @@ class Assignment(Record):
     @model_validator(mode="after")
     def _layers_rise(self) -> "Assignment":
         if list(self.layers) != sorted(set(self.layers)):
-            raise ValueError("layers are listed once each, in order")
+            raise ValueError("layers must be listed once each, in ascending order")
         return self
 
 
 def described(assignment: Assignment | None) -> str:
-    """What a round trains, for people."""
+    """A round's assignment, for people; None means that it differs by device."""
     return "by device" if assignment is None else str(assignment)

@@ -8,7 +8,7 @@ from schemas.base import Manifest, Many, Record
 from schemas.evaluation import Estimate
 from schemas.refs import Digest
 
-# Of subjects, tasks and metrics: they come from file names and task files, never from a text.
+# Names of subjects, tasks and metrics: they come from file names and task files, never from a text.
 PlainName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.,:+-]{0,127}$")]
 
 
@@ -24,15 +24,15 @@ class Score(Record):
     """One metric: over all questions, as the mean of the groups, and group by group."""
 
     metric: PlainName
-    overall: Estimate  # Wilson where every score is 0 or 1, else the ratio estimator's interval
-    macro: Estimate  # groups are strata
+    overall: Estimate  # Wilson interval if every score is 0 or 1, else the ratio estimator's
+    macro: Estimate  # mean of the group means; groups are strata
     groups: Many[GroupScore]
 
     @model_validator(mode="after")
     def _groups_are_named_once_in_order(self) -> "Score":
         names = [group.name for group in self.groups]
         if not names or names != sorted(set(names)):
-            raise ValueError("groups are named once each, in order")
+            raise ValueError("groups must be named once each, in order")
         return self
 
     @model_validator(mode="after")
@@ -52,10 +52,10 @@ class BenchmarkManifest(Manifest):
     plan: Digest
     state: Digest
     round: Annotated[int, Field(ge=0)]
-    data: Digest  # of everything that was asked, and what counts as right
+    data: Digest  # digest of all questions and their correct answers
     benchmark: PlainName
-    shots: Annotated[int, Field(ge=0)] | None  # None: as many as the data has
-    limit: Annotated[int, Field(ge=1)] | None  # questions of a group, at most; None: all
+    shots: Annotated[int, Field(ge=0)] | None  # None: as many as the data has, or the task sets
+    limit: Annotated[int, Field(ge=1)] | None  # questions per group, at most; None: all
     example_count: Annotated[int, Field(ge=1)]
     truncated_count: Annotated[int, Field(ge=0)]  # prompts longer than the model's window: their beginning is lost
     scores: Many[Score]
@@ -70,5 +70,5 @@ class BenchmarkManifest(Manifest):
     def _metrics_are_named_once_in_order(self) -> "BenchmarkManifest":
         names = [score.metric for score in self.scores]
         if not names or names != sorted(set(names)):
-            raise ValueError("metrics are named once each, in order")
+            raise ValueError("metrics must be named once each, in order")
         return self

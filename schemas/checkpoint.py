@@ -1,4 +1,4 @@
-"""Checkpoint v1: a `train-window` in the middle of its work.  Stays on the device; holds no text."""
+"""Checkpoint v1: a `train-window` that can be resumed.  Stays on the device; holds no text."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -10,7 +10,7 @@ from schemas.refs import DeviceName, Digest, FileReference, TensorReference
 
 
 class FinishedStep(Record):
-    """Losses of one optimiser step, in nats an example, and how many targets it stood for."""
+    """Losses of one optimiser step, in nats per target, and its number of targets."""
 
     total: float
     local: float
@@ -19,10 +19,10 @@ class FinishedStep(Record):
 
 
 class CheckpointManifest(Manifest):
-    """What was trained so far and on what; its tensors are the parameters and the optimiser's moments."""
+    """The steps so far and their inputs; the tensors are the parameters and the optimiser's moments."""
 
     KIND: ClassVar[str] = "checkpoint"
-    LIMIT_BYTES: ClassVar[int] = 4 * 2**20  # a few lines a step
+    LIMIT_BYTES: ClassVar[int] = 4 * 2**20  # a few lines per step
 
     kind: Literal["checkpoint"] = "checkpoint"
     version: Literal[1] = 1

@@ -1,8 +1,8 @@
-"""Errors a person can act on.
+"""Errors that a person can act on.
 
 Every refusal in chainctl is a `ChainError`: one sentence of fact, the two values that disagree, and the way
 out.  The class decides the exit code, which is part of the public contract (see `chainctl --help`).
-A caller's bug is a `ValueError`; a broken invariant is an `assert`; neither belongs here.
+A caller's bug is a `ValueError`; a broken invariant is an `assert`; neither is a `ChainError`.
 """
 
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ class ChainError(Exception):
 
 
 class UsageProblem(ChainError):
-    """The command line asks for something that makes no sense."""
+    """The command line asks for something that is not possible."""
 
     exit_code = 2
 
@@ -52,7 +52,7 @@ class BadInput(ChainError):
 
 
 class NotTrusted(ChainError):
-    """Bytes are not what their manifest says: altered, cut short, or not the ones named."""
+    """Bytes do not match their manifest: altered, incomplete, or not the ones named."""
 
     exit_code = 4
 
@@ -64,7 +64,7 @@ class DoesNotFit(ChainError):
 
 
 class TooFewUpdates(ChainError):
-    """A round cannot close with the updates at hand."""
+    """A round cannot close with the updates that have arrived."""
 
     exit_code = 6
 

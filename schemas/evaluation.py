@@ -1,4 +1,4 @@
-"""Evaluation v1: how well a state does on labelled texts."""
+"""Evaluation v1: how well a state classifies labelled texts."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -29,16 +29,16 @@ class EvaluationManifest(Manifest):
     data: Digest
     example_count: Annotated[int, Field(ge=1)]
     labels: Many[Label]
-    accuracy: Estimate  # Wilson interval
-    macro_f1: Estimate  # bootstrap interval over texts
-    loss: float  # mean cross entropy, nats
+    accuracy: Estimate  # with the Wilson interval
+    macro_f1: Estimate  # with a bootstrap interval over texts
+    loss: float  # mean cross entropy in nats per text
     confusion: Many[tuple[Annotated[int, Field(ge=0)], ...]]
 
     @model_validator(mode="after")
     def _confusion_counts_every_example_once(self) -> "EvaluationManifest":
         square = len(self.confusion) == len(self.labels) == len(set(self.labels))
         if not square or any(len(row) != len(self.labels) for row in self.confusion):
-            raise ValueError("the confusion matrix has a row and a column for each label")
+            raise ValueError("the confusion matrix needs a row and a column for each label")
         if sum(map(sum, self.confusion)) != self.example_count:
             raise ValueError("the confusion matrix does not count every example once")
         return self

@@ -1,4 +1,4 @@
-"""Perplexity v1: how well a state foretells the next token of some texts."""
+"""Perplexity v1: how well a state predicts the next tokens of texts."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -21,6 +21,6 @@ class PerplexityManifest(Manifest):
     round: Annotated[int, Field(ge=0)]
     data: Digest
     example_count: Annotated[int, Field(ge=1)]
-    token_count: Annotated[int, Field(ge=1)]  # predicted: all but the first of each text
-    loss: Estimate  # nats a token; interval over texts (ratio estimator)
+    token_count: Annotated[int, Field(ge=1)]  # tokens in the loss
+    loss: Estimate  # nats per token; interval over texts (ratio estimator)
     perplexity: Estimate

@@ -1,4 +1,4 @@
-"""Profile v1: how far each layer of a frozen model moves a device's texts away from the input, and its budget."""
+"""Profile v1: CKA between the reference and each frozen layer's output on a device's texts; the device's budget."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -12,7 +12,7 @@ from schemas.settings import EncodingSettings, NumericsSettings, PromptSettings,
 class LayerSimilarity(Record):
     """CKA between the reference and the output of one layer, with a 95 % interval.
 
-    The unbiased estimator may leave [0, 1] a little; nothing here is clipped.
+    The unbiased estimator can be slightly outside [0, 1]; values are not clipped.
     """
 
     cka: float
@@ -27,7 +27,7 @@ class LayerSimilarity(Record):
 
 
 class ProfileManifest(Manifest):
-    """What `chainctl profile` says of one device.  A device with too few texts has no curve."""
+    """The result of `chainctl profile` on one device.  With too few texts there is no curve."""
 
     KIND: ClassVar[str] = "profile"
 
@@ -35,9 +35,9 @@ class ProfileManifest(Manifest):
     version: Literal[1] = 1
     device: DeviceName
     model: ModelFingerprint
-    inputs: Digest  # salted digest of the texts and settings: tells "the same again" without telling what
+    inputs: Digest  # salted digest of texts and settings: recognises equal inputs without revealing them
     example_count: Annotated[int, Field(ge=0)]  # texts on the device
-    profiled_count: Annotated[int, Field(ge=0)]  # texts that CKA was estimated from [n]
+    profiled_count: Annotated[int, Field(ge=0)]  # [n] texts used to estimate CKA
     memory_budget_bytes: Annotated[int, Field(ge=1)]
     prompt: PromptSettings
     encoding: EncodingSettings
@@ -48,11 +48,11 @@ class ProfileManifest(Manifest):
     @model_validator(mode="after")
     def _a_curve_is_whole_or_absent(self) -> "ProfileManifest":
         if self.layers and len(self.layers) != self.model.num_layers:
-            raise ValueError("a curve has one value for each layer")
+            raise ValueError("a curve needs one value for each layer")
         return self
 
     @model_validator(mode="after")
     def _settings_are_decided(self) -> "ProfileManifest":
         if "auto" in (self.similarity.scale, self.numerics.micro_batch, self.prompt.template):
-            raise ValueError("a profile holds the scale, the micro-batch and the template that were used, not auto")
+            raise ValueError("a profile must hold the scale, the micro-batch and the template that were used, not auto")
         return self

@@ -24,9 +24,9 @@ def parse_recipe(
     environment: Mapping[str, str] | None = None,
     overrides: Iterable[str] = (),
 ) -> Settings:
-    """Settings of a recipe, with environment and `section.key=value` overrides on top.
+    """Settings of a recipe, overridden by the environment and by `section.key=value` strings.
 
-    Raises `BadInput` for a recipe that is no TOML or has unknown, missing or wrong settings, `UsageProblem` for
+    Raises `BadInput` for a recipe that is not TOML or has unknown, missing or wrong settings, `UsageProblem` for
     an override that names no setting.
     """
     try:
@@ -59,20 +59,20 @@ def setting_paths() -> dict[str, tuple[str, str]]:
 
 
 def _records(section: type[BaseModel]) -> list[type[BaseModel]]:
-    """What a section may be: the settings of any method, where it is that of the method."""
+    """The records that a section can be: for `chain`, the settings of any method."""
     return [settings_class(name) for name in known_methods()] if section is MethodSettings else [section]
 
 
 def with_method(settings: Settings, method: str) -> Settings:
-    """The same recipe with another method, by its default settings: one method's say nothing of another's.
+    """The same recipe with another method and that method's default settings.
 
-    Raises `UsageProblem` for a method that is not known.
+    Raises `UsageProblem` for an unknown method.
     """
     if method not in known_methods():
         raise UsageProblem(
-            "the method is not known",
+            "unknown method",
             values={"expected": ", ".join(known_methods()), "found": method},
-            hint="chain.method of a recipe, or --method",
+            hint="correct chain.method in the recipe, or --method",
         )
     if settings.chain.method == method:
         return settings
@@ -102,7 +102,7 @@ def _value(text: str) -> Any:
         parsed = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
         return text
-    return parsed["value"] if len(parsed) == 1 else text  # several lines are no value
+    return parsed["value"] if len(parsed) == 1 else text  # several lines are not a value
 
 
 def _set(document: dict[str, Any], section: str, key: str, value: Any) -> None:
@@ -112,7 +112,7 @@ def _set(document: dict[str, Any], section: str, key: str, value: Any) -> None:
 
 
 def _tuples(value: Any) -> Any:
-    """TOML arrays as tuples and whole numbers kept: what strict validation expects of Python values."""
+    """TOML arrays as tuples, as strict validation expects them; everything else unchanged."""
     if isinstance(value, dict):
         return {key: _tuples(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Names of things: digests, files, tensors, windows, devices.  Everything that points at something else."""
+"""References and names: digests, files, tensors, labels, windows, devices, models."""
 
 from typing import Annotated, Literal
 
@@ -12,7 +12,7 @@ NonNegativeInt = Annotated[int, Field(ge=0)]
 Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
 
 # Valid on FAT and exFAT sticks: no colons, no separators, no leading dot, no trailing dot or space.
-# Lower case only, so that two devices never differ by case alone.
+# Lower case only, so that two names never differ only by case.
 DeviceName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$")]
 
 FileName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}[a-z0-9]$")]
@@ -36,13 +36,13 @@ class TensorReference(Record):
     """A tensor of an artifact, hashed over its little-endian, row-major bytes."""
 
     name: TensorName
-    dtype: Literal["F32"]  # adapters and heads are kept and averaged in float32, whatever computes with them
+    dtype: Literal["F32"]  # adapters and heads are stored and averaged in float32, whatever the compute dtype
     shape: Many[Annotated[int, Field(ge=1)]]
     sha256: Digest
 
 
 class Window(Record):
-    """Layers `start … stop-1`, half-open.  `start == stop == num_layers` trains the head alone."""
+    """Layers `start … stop-1`, half-open.  `start == stop == num_layers`: only the head trains."""
 
     start: Annotated[int, Field(ge=0)]
     stop: Annotated[int, Field(ge=0)]
@@ -50,7 +50,7 @@ class Window(Record):
     @model_validator(mode="after")
     def _start_is_not_after_stop(self) -> "Window":
         if self.start > self.stop:
-            raise ValueError("a window starts at or before its stop")
+            raise ValueError("a window must start at or before its stop")
         return self
 
     @property
@@ -63,12 +63,12 @@ class Window(Record):
 
 
 class ModelFingerprint(Record):
-    """A base model by content: a device checks each part while it streams it.
+    """A base model's content: a device checks each part while it streams it.
 
     Each digest covers the sorted tensor names on disk, their dtypes, shapes and bytes.
     """
 
-    model_type: str  # transformers' own name of the architecture
+    model_type: str  # transformers' name of the architecture
     num_layers: Annotated[int, Field(ge=1)]
     hidden_size: Annotated[int, Field(ge=1)]
     config: Digest
@@ -80,7 +80,7 @@ class ModelFingerprint(Record):
     @model_validator(mode="after")
     def _one_digest_a_layer(self) -> "ModelFingerprint":
         if len(self.layers) != self.num_layers:
-            raise ValueError("a fingerprint has one digest for each layer")
+            raise ValueError("a fingerprint needs one digest for each layer")
         return self
 
     @property

@@ -1,4 +1,4 @@
-"""Refusal v1: why something that claimed to be an update did not count.  Lies beside it in quarantine."""
+"""Refusal v1: why an update was refused.  Stored beside the update in quarantine."""
 
 from typing import ClassVar, Literal
 
@@ -7,21 +7,21 @@ from schemas.refs import DeviceName, Digest
 
 Reason = Literal[
     "unreadable",  # no valid manifest, or one of a newer version
-    "altered",  # bytes are not what the manifest says
+    "altered",  # bytes do not match the manifest
     "link",  # a link where a directory should be
     "another-plan",
     "another-state",
     "another-round",
-    "another-assignment",  # trained something else than was assigned
-    "another-device",  # one that does not take part
-    "signature",  # none, of another key, or of other bytes
-    "example-count",  # above what is enrolled
-    "step-count",  # not what that many texts take
-    "tensors",  # not those that were to be trained
-    "numbers",  # not those that the method asks for
+    "another-assignment",  # trained something other than its assignment
+    "another-device",  # a device that does not take part
+    "signature",  # missing, by another key, or of other bytes
+    "example-count",  # more than the device enrolled
+    "step-count",  # not the number for that many texts
+    "tensors",  # not the assigned tensors
+    "numbers",  # not the numbers that the method asks for
     "not-finite",
-    "norm",  # further from the state than the plan allows
-    "equivocation",  # a device sent different updates
+    "norm",  # farther from the state than the plan allows
+    "equivocation",  # one device sent different updates
     "copy",  # the tensors of another device's update
 ]
 

@@ -2,7 +2,7 @@
 
 A section is the same class in `recipe.toml` and in the manifests, so a setting has one name, one default and
 one meaning everywhere.  Values called `auto` (or `foat`) are decided by a stage; a manifest always holds the
-decision.  Symbols in brackets are those of the ChainFed paper.
+decision.  Symbols in brackets are from the ChainFed paper.
 """
 
 import math
@@ -17,14 +17,14 @@ from schemas.refs import Digest, Label, NonNegativeInt, PositiveInt
 PositiveFloat = Annotated[float, Field(gt=0)]
 Strategy = Literal["weighted-mean", "coordinate-median", "trimmed-mean", "krum", "multi-krum"]
 ServerOptimizer = Literal["none", "fedavgm", "fedadam", "fedyogi"]
-EFFICIENT_TOKENS = 512  # in one matrix product; more are no faster on a processor (docs/performance.md)
+EFFICIENT_TOKENS = 512  # per matrix product; more are not faster on a CPU (docs/performance.md)
 
 
 class TaskSettings(Record):
-    """What is learned, from which columns.
+    """What the model learns, and from which columns.
 
-    `text-classification`: the label set is fixed by the plan, in this order.  `causal-lm`: the next token of each
-    text, by the model's own language head; there are no labels.
+    `text-classification`: the plan fixes the label set, in this order.  `causal-lm`: next tokens, with the model's own
+    language head; there are no labels.
     """
 
     kind: Literal["text-classification", "causal-lm"] = "text-classification"
@@ -41,27 +41,27 @@ class TaskSettings(Record):
         return self
 
 
-# What turns the last hidden states into an answer: the first two classify, the third is that of `causal-lm`.
+# What turns the last hidden states into logits: the first two classify, the third is for `causal-lm`.
 HeadForm = Literal["transformers", "mean", "language-model"]
 
 
 class PromptSettings(Record):
-    """How a record becomes what a language model reads, and which of its tokens are learned (`causal-lm` only).
+    """How a record becomes text for a language model, and which of its tokens are in the loss (`causal-lm` only).
 
-    `plain`: the text column as it is, every token learned.  `alpaca`: columns `instruction`, `input` (may be empty or
-    absent) and `output`.  `chat`: a column `messages` of `role` and `content`.  The template is the model's own chat
-    template, fixed in a plan by its SHA-256, or Alpaca's.
+    `plain`: the text column, all tokens in the loss.  `alpaca`: columns `instruction`, `input` (may be empty or
+    missing) and `output`.  `chat`: a column `messages` with `role` and `content`.  The template is the model's own
+    chat template, fixed in a plan by its SHA-256, or Alpaca's.
     """
 
     format: Literal["plain", "alpaca", "chat"] = "plain"
-    template: Literal["auto", "none", "alpaca"] | Digest = "auto"  # auto: the model's; Alpaca's where it has none
-    learn: Literal["response", "all"] = "response"
+    template: Literal["auto", "none", "alpaca"] | Digest = "auto"  # auto: the model's; Alpaca's if it has none
+    learn: Literal["response", "all"] = "response"  # the tokens in the loss
 
 
 class EncodingSettings(Record):
-    """How texts become tokens.  Longer texts are cut at `max_length` tokens.
+    """How texts become tokens.  Longer texts are truncated to `max_length` tokens.
 
-    `packing` puts several texts in a row of `max_length` tokens, kept apart by positions and mask (`causal-lm` only).
+    `packing` puts several texts in a row of `max_length` tokens, separated by positions and mask (`causal-lm` only).
     """
 
     max_length: Annotated[int, Field(ge=2, le=1_048_576)] = 128
@@ -112,18 +112,18 @@ class AdapterSettings(Record):
         return max(1, hidden_size // self.reduction_factor)
 
     def decided(self, *, decoder: bool) -> "AdapterSettings":
-        """With an activation: where it is `auto`, that of the family."""
+        """The same settings with `auto` replaced by the family's activation."""
         if self.activation != "auto":
             return self
         return self.model_copy(update={"activation": "silu" if decoder else "relu"})
 
 
 class OptimizerSettings(Record):
-    """What a device does in one `train-window`.  Optimiser state starts at zero every time.
+    """How a device trains in one `train-window`.  Optimiser state starts at zero every time.
 
-    `steps`: that many steps a round, whatever the device has, or `epochs` passes over its texts.  `schedule`: the
-    learning rate of round t is constant (times `round_decay`^t), or falls along a half cosine (Loshchilov & Hutter
-    2017, eq. 5) from `learning_rate` to `final_learning_rate` in `schedule_rounds` rounds.
+    `steps`: so many steps per round, however many texts the device has, or `epochs` passes over its texts.
+    `schedule`: the learning rate of round t is constant (times `round_decay`^t), or falls along a half cosine
+    (Loshchilov & Hutter 2017, eq. 5) from `learning_rate` to `final_learning_rate` in `schedule_rounds` rounds.
     """
 
     name: Literal["adamw", "sgd"] = "adamw"
@@ -136,12 +136,12 @@ class OptimizerSettings(Record):
     final_learning_rate: Annotated[float, Field(ge=0)] = 0.0
     steps: Literal["epochs"] | PositiveInt = "epochs"
     epochs: PositiveInt = 1
-    batch_size: PositiveInt = 8  # texts a step; gradients accumulate over its micro-batches
+    batch_size: PositiveInt = 8  # texts per step; gradients accumulate over its micro-batches
 
     @model_validator(mode="after")
     def _one_schedule(self) -> "OptimizerSettings":
         if self.schedule == "cosine" and self.round_decay != 1.0:
-            raise ValueError("the cosine schedule and round_decay exclude each other")
+            raise ValueError("the cosine schedule cannot be combined with round_decay")
         if self.schedule == "cosine" and self.final_learning_rate > self.learning_rate:
             raise ValueError("final_learning_rate is above learning_rate")
         return self
@@ -155,47 +155,46 @@ class OptimizerSettings(Record):
         return self.final_learning_rate + fall * (1.0 + math.cos(math.pi * share))
 
     def step_count(self, example_count: int) -> int:
-        """How many steps a device with that many texts takes in a round."""
+        """The number of steps per round of a device with that many texts."""
         return self.epochs * -(-example_count // self.batch_size) if self.steps == "epochs" else self.steps
 
 
 class NumericsSettings(Record):
-    """What decides the last bit.  Fixed by the plan, so that equal work has an equal name."""
+    """Settings that change results in the last bit.  Fixed by the plan, so that equal work has an equal digest."""
 
-    # Of the frozen layers and what flows between them; adapters, head and losses stay in float32.
+    # dtype of frozen layers and hidden states; adapters, head and losses stay in float32.
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    micro_batch: Literal["auto"] | PositiveInt = "auto"  # auto: 512 tokens, or fewer where a budget asks for it
+    micro_batch: Literal["auto"] | PositiveInt = "auto"  # in texts; auto: 512 tokens, or fewer to fit a budget
     threads: PositiveInt = 2
 
     @property
     def rows(self) -> int:
-        """Texts in memory at once, once that is decided."""
+        """Texts per micro-batch.  Only if `micro_batch` is decided."""
         assert self.micro_batch != "auto", "micro_batch is decided by `profile` and `plan`"
         return self.micro_batch
 
     def decided(self, max_length: int) -> "NumericsSettings":
-        """With a micro-batch: where it is `auto`, as many texts as fill the processor (512 tokens), at least one."""
+        """The same settings with `auto` replaced by as many texts as fill the CPU (512 tokens), at least one."""
         if self.micro_batch != "auto":
             return self
         return self.model_copy(update={"micro_batch": max(1, EFFICIENT_TOKENS // max_length)})
 
 
 class FederationSettings(Record):
-    """Who takes part, and how their updates become the next state.
+    """Which devices take part, and how their updates become the next state.
 
-    `devices_per_round = "all"`, or that many, drawn anew each round from the seed.  All strategies work on
-    the difference between an update and the state it was trained on.
+    `devices_per_round`: all, or that many, drawn for each round from the seed.  All strategies work on the difference
+    between an update and the state that it was trained from.
     """
 
     devices_per_round: Literal["all"] | PositiveInt = "all"
-    quorum: Literal["all"] | PositiveInt = 1  # accepted updates that close a round
+    quorum: Literal["all"] | PositiveInt = 1  # accepted updates needed to close a round
     strategy: Strategy = "weighted-mean"
-    trim_fraction: Annotated[float, Field(ge=0, lt=0.5)] = 0.2  # [β] trimmed-mean: cut off at each end
+    trim_fraction: Annotated[float, Field(ge=0, lt=0.5)] = 0.2  # [β] trimmed-mean: share trimmed at each end
     assumed_malicious: NonNegativeInt = 0  # [f] krum and multi-krum: needs 2 f + 3 updates
-    clip_norm: Literal["none", "median"] | PositiveFloat = (
-        "none"  # longer differences are cut to it; median: of a round's
-    )
-    # Longer differences are refused.  auto: what AdamW cannot exceed in the steps a device takes; none for sgd.
+    # Differences with a larger norm are scaled down to it.  median: the median norm of the round.
+    clip_norm: Literal["none", "median"] | PositiveFloat = "none"
+    # Updates with a larger difference are refused.  auto: AdamW's bound for the device's steps; none for sgd.
     max_update_norm: Literal["auto", "none"] | PositiveFloat = "auto"
     server_optimizer: ServerOptimizer = "none"
     server_learning_rate: PositiveFloat = 0.1  # [η]
@@ -227,5 +226,5 @@ class Settings(Record):
 
     @property
     def head_form(self) -> HeadForm:
-        """The head of the task."""
+        """The head that the task uses."""
         return "language-model" if self.task.kind == "causal-lm" else self.head.form

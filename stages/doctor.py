@@ -1,6 +1,6 @@
-"""What fits this device?  A model's parts in bytes, and the predicted peak of each window size.
+"""What fits this device?  The sizes of a model's parts, and the predicted peak of each window size.
 
-Nothing is read but headers and the few tensors around the layers; nothing is trained.
+Reads only headers and the few tensors outside the layers; trains nothing.
 """
 
 import os
@@ -22,16 +22,16 @@ SIZES = (1, 2, 3, 4, 8, 16, 32, 64)  # of windows
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Sizes in bytes."""
+    """A machine, a model and the windows that fit; sizes in bytes."""
 
     model_type: str
     num_layers: int
     hidden_size: int
     layer_bytes: int  # the largest layer, as stored
     embedding_bytes: int  # gathered by row, never loaded
-    head_bytes: int  # of a language model: streamed in chunks
+    head_bytes: int  # language head, streamed in chunks
     rest_bytes: int
-    opened_bytes: int  # resident size of this process with the model open
+    opened_bytes: int  # resident size of this process after opening the model
     budget_bytes: int
     disk_free_bytes: int
     micro_batch: int
@@ -45,7 +45,7 @@ class Diagnosis:
 
 
 def examine(model_dir: Path, settings: Settings, *, budget_bytes: int | None = None) -> Diagnosis:
-    """Open a model and predict.  Raises `BadInput`."""
+    """Open a model and predict the peaks of its windows.  Raises `BadInput`."""
     memory = predictor(model_dir, settings)
     backbone, numerics = memory.backbone, memory.settings.numerics
     budget = budget_bytes or device_memory_bytes()
@@ -73,7 +73,7 @@ def examine(model_dir: Path, settings: Settings, *, budget_bytes: int | None = N
 
 
 def _multiplies_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 matrices itself."""
+    """Whether the processor has bfloat16 matrix instructions."""
     try:
         flags = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -82,7 +82,7 @@ def _multiplies_bfloat16() -> bool:
 
 
 def lines(diagnosis: Diagnosis) -> Sequence[str]:
-    """For people: the machine and the model."""
+    """The machine and the model, for people."""
     mib, gib = 2**20, 2**30
     one = diagnosis
     hardware = "in hardware" if one.bfloat16_in_hardware else "emulated, slow"

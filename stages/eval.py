@@ -2,7 +2,7 @@
 
 Chain:  profile -> plan -> train-window -> aggregate -> [eval]
 Reads:  plan and state artifacts, the base model, labelled texts.
-Writes: an evaluation artifact: accuracy and macro-F1 with intervals, loss, confusion matrix; of a language model,
+Writes: an evaluation artifact: accuracy and macro-F1 with intervals, loss, confusion matrix; for a language model,
         a perplexity artifact.
 """
 
@@ -46,7 +46,7 @@ def run(
     progress: Progress = silent,
     signer: Signer | None = None,
 ) -> Artifact[Evaluation]:
-    """Evaluate one state on texts: with labels, or by their perplexity where the task is causal-lm.
+    """Evaluate one state on texts: with labels, or by perplexity if the task is causal-lm.
 
     Raises `BadInput`, `NotTrusted` and `DoesNotFit`.
     """
@@ -74,7 +74,7 @@ def run(
 def ask(
     session: Session, plan: PlanManifest, state: Artifact[StateManifest], examples: list[Example]
 ) -> tuple[EncodedTexts, np.ndarray]:
-    """The texts, and what the model under `state` answers to them: see `inference.answers`.  Raises `DoesNotFit`."""
+    """The encoded texts, and the model's answers under `state`: see `inference.answers`.  Raises `DoesNotFit`."""
     texts = session.encode(examples)
     first_layer = plan.decisions.first_layer
     placement = session.place(
@@ -93,7 +93,7 @@ def ask(
         placement=placement,
         scratch=session.scratch,
         cache=prefix_cache(session.machine.cache, plan, tuning, texts),
-        # Nothing below either changes in the next round.
+        # The next round changes nothing below these depths.
         keep=(first_layer, next_span.start if next_span else first_layer),
         progress=session.progress,
     )
@@ -102,18 +102,18 @@ def ask(
 
 @dataclass(frozen=True)
 class Subject:
-    """What is evaluated on what."""
+    """What is evaluated: a state of a plan, on texts with the digest `data`."""
 
     plan: str
     state: Artifact[StateManifest]
     data: str
 
     def made(self, there: Evaluation) -> bool:
-        """Whether an evaluation is of the same."""
+        """Whether an existing evaluation has the same subject."""
         return (there.plan, there.state, there.data) == (self.plan, self.state.digest, self.data)
 
     def fields(self) -> dict[str, Any]:
-        """Those that every evaluation has."""
+        """The fields that all evaluations share."""
         round_number = self.state.manifest.round
         return {"plan": self.plan, "state": self.state.digest, "round": round_number, "data": self.data}
 
@@ -121,7 +121,7 @@ class Subject:
 def judge_labels(
     subject: Subject, logits: np.ndarray, truth: np.ndarray, labels: tuple[str, ...]
 ) -> EvaluationManifest:
-    """Metrics of logits (N, labels) against class indices (N,)."""
+    """Metrics of logits (N, labels) float32 against class indices (N,)."""
     confusion = confusion_matrix(truth, logits.argmax(1), len(labels))
     return EvaluationManifest(
         **subject.fields(),
@@ -135,13 +135,13 @@ def judge_labels(
 
 
 def judge_tokens(subject: Subject, losses: np.ndarray, texts: EncodedTexts) -> PerplexityManifest:
-    """Perplexity from the summed loss (N, 1) of each text."""
+    """Perplexity from each text's summed loss (N, 1) in nats.  Raises `BadInput` if no token is in the loss."""
     counts = np.array(texts.target_counts)
     if counts.sum() == 0:
         raise BadInput(
-            "no text has a token to predict",
+            "no text has a token in the loss",
             values={"texts": len(counts), "truncated at max_length": texts.truncated},
-            hint="raise encoding.max_length: the responses begin behind it, or texts have one token only",
+            hint="raise encoding.max_length: responses start after it, or texts have only one token",
         )
     loss = ratio_with_interval(losses[:, 0].astype(np.float64), counts)
     return PerplexityManifest(

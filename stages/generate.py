@@ -1,9 +1,9 @@
-"""Generate: what does a state say, and what did the model say before?
+"""Generate: how does a state continue prompts, and how does the base model?
 
 Reads:  plan and state artifacts of a causal-lm task, the base model, prompts.
-Writes: nothing.  Texts go to whoever asked, and into no artifact.
+Writes: nothing.  Texts are returned, and never stored in an artifact.
 
-The layers stream from disk once a token, for all prompts together, before and after tuning.
+The layers stream from disk once per token, for all prompts together, before and after tuning.
 """
 
 from collections.abc import Sequence
@@ -26,9 +26,9 @@ from stages.tuning.tuning import UNTUNED, Tuning
 
 @dataclass(frozen=True)
 class Answer:
-    """What follows a prompt under a state, and under the base model (None where not asked for).
+    """The continuation of a prompt under a state, and under the base model (None if not asked for).
 
-    `truncated`: the prompt was longer than the plan allows, and its end was read.
+    `truncated`: the prompt was longer than the plan allows, and lost its beginning.
     """
 
     after: str
@@ -36,7 +36,7 @@ class Answer:
     truncated: bool
 
     def __repr__(self) -> str:
-        return f"Answer({len(self.after)} characters)"  # a text may repeat what it was asked
+        return f"Answer({len(self.after)} characters)"  # the text may repeat its prompt
 
 
 def run(
@@ -49,10 +49,10 @@ def run(
     before: bool = False,
     progress: Progress = silent,
 ) -> list[Answer]:
-    """Go on with each prompt under `state` and, where `before`, under the base model.
+    """Continue each prompt under `state` and, if `before`, under the base model.
 
-    Prompts that do not fit the budget together go in groups.  Raises `BadInput`, `NotTrusted`, `UsageProblem` for a
-    task without a language head, `DoesNotFit` where not even one prompt fits.
+    Prompts that do not fit the budget together run in groups.  Raises `BadInput`, `NotTrusted`, `UsageProblem` for a
+    task without a language head, `DoesNotFit` if not even one prompt fits.
     """
     planned, current = open_trusted(plan, state)
     settings = require_causal_lm(planned.manifest)
@@ -81,7 +81,7 @@ def _write(
     sampling: Sampling,
     stops: frozenset[int],
 ) -> list[list[list[int]]]:
-    """New token ids of each chain and prompt, as many prompts at a time as fit the budget."""
+    """New token ids of each chain and prompt; as many prompts at a time as fit the budget.  Raises `DoesNotFit`."""
     written: list[list[list[int]]] = [[] for _ in chains]
     budget = session.machine.budget_bytes
     assert session.pad_id is not None
@@ -93,9 +93,9 @@ def _write(
 
 
 def as_prompts(texts: Sequence[str], plan: PlanManifest) -> list[Example]:
-    """What a person typed: the beginning of a text, or a question where the plan has dialogues.
+    """Typed texts as prompts: the beginning of a text, or a question if the plan has dialogues.
 
-    Raises `BadInput` for an empty one.
+    Raises `BadInput` for an empty prompt.
     """
     if not texts or not all(text.strip() for text in texts):
         raise BadInput("a prompt is empty", values={"prompts": len(texts)}, hint="give --prompt TEXT")

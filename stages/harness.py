@@ -1,12 +1,12 @@
-"""Harness stage: how well does a state do on tasks of lm-evaluation-harness?
+"""Harness stage: how well does a state perform on tasks of lm-evaluation-harness?
 
 Chain:  profile -> plan -> train-window -> aggregate -> [eval --lm-eval]
 Reads:  plan and state artifacts of a causal-lm task, the base model, a folder of task files, and the data they name.
 Writes: a benchmark artifact: each metric of the harness over all tasks, as their mean, and task by task.
 
-Nothing is fetched: only tasks of the folder are known, and data sets must lie on disk (`dataset_path: json` and
-`data_files`).  A task file may name Python functions of files beside it; the harness runs them, so give only folders
-that you trust.  The harness keeps texts in a cache of its own while it runs; that is put beside the output, and goes.
+Nothing is downloaded: only the folder's tasks are known, and data sets must be on disk (`dataset_path: json` and
+`data_files`).  A task file may name Python functions in files beside it; the harness runs them, so use only folders
+that you trust.  While it runs, the harness caches texts beside the output; that cache is deleted afterwards.
 """
 
 import hashlib
@@ -53,7 +53,7 @@ def run(
     progress: Progress = silent,
     signer: Signer | None = None,
 ) -> Artifact[BenchmarkManifest]:
-    """Let the harness ask one state the first `limit` documents of each task in `tasks_dir`.
+    """Run the harness on one state, with the first `limit` documents of each task in `tasks_dir` (None: all).
 
     `shots` None: as the tasks say.  Raises `BadInput`, `NotTrusted`, `DoesNotFit`, `UsageProblem`.
     """
@@ -89,9 +89,9 @@ def run(
 def ask(
     chain: FullChain, tasks: Sequence[str], tasks_dir: Path, *, shots: int | None, limit: int | None
 ) -> dict[str, list[Sample]]:
-    """What the harness logs of each document, by task.  Raises `BadInput`."""
+    """The samples that the harness logs for each document, by task.  Raises `BadInput`."""
     if not tasks_dir.is_dir():
-        raise BadInput(f"{tasks_dir} is no folder of task files", values={"expected": "YAML files of lm-eval"})
+        raise BadInput(f"{tasks_dir} is not a folder of task files", values={"expected": "YAML files of lm-eval"})
     try:
         from lm_eval import simple_evaluate
         from lm_eval.tasks import TaskManager
@@ -118,20 +118,20 @@ def ask(
         )
     except ChainError:
         raise
-    except Exception as error:  # of the harness, its templates or the folder's own functions; it may hold a text
+    except Exception as error:  # from the harness, a template or the folder's functions; its message may hold a text
         raise BadInput(
-            "lm-evaluation-harness could not ask these tasks",
+            "lm-evaluation-harness could not run these tasks",
             values={"tasks": ", ".join(tasks), "reason": type(error).__name__},
-            hint="try the task files with lm-eval's own command and a small model",
+            hint="try the task files with the lm-eval command and a small model",
         ) from None
     assert results is not None
     return dict(results["samples"])
 
 
 def marked(samples: dict[str, list[Sample]]) -> Iterator[Marked]:
-    """The scores between 0 and 1 of each document.  A filter of the harness gives a metric of its own.
+    """The scores in [0, 1] of each document.  Each filter of the harness gives a metric of its own.
 
-    Raises `BadInput` where there are none: perplexities and the like have no place in the artifact.
+    Raises `BadInput` if there are none: the artifact cannot hold perplexities and the like.
     """
     found = False
     for task, documents in sorted(samples.items()):
@@ -152,7 +152,7 @@ def _is_share(value: object) -> bool:
 
 
 def samples_digest(samples: dict[str, list[Sample]]) -> str:
-    """SHA-256 over what the harness says of each document, prompt and target: its own hashes of them."""
+    """SHA-256 over the harness' own hashes of each document, prompt and target."""
     digest = hashlib.sha256(canonical_json(["chainctl benchmark", BENCHMARK]))
     for task, documents in sorted(samples.items()):
         for sample in documents:
@@ -162,7 +162,7 @@ def samples_digest(samples: dict[str, list[Sample]]) -> str:
 
 @contextmanager
 def private_cache(folder: Path) -> Iterator[None]:
-    """No network, and a cache of data sets that is gone afterwards."""
+    """No network, and a data set cache in `folder` that is deleted afterwards."""
     before = {name: os.environ.get(name) for name in (*OFFLINE, "HF_DATASETS_CACHE")}
     with tempfile.TemporaryDirectory(prefix=".lm-eval-", dir=folder) as cache:
         os.environ.update(OFFLINE, HF_DATASETS_CACHE=cache)
@@ -172,7 +172,7 @@ def private_cache(folder: Path) -> Iterator[None]:
             datasets.config.HF_DATASETS_CACHE = Path(cache)
             datasets.config.HF_DATASETS_OFFLINE = True
         except ImportError:
-            pass  # refused where the harness is imported
+            pass  # reported where the harness is imported
         try:
             yield
         finally:

@@ -1,10 +1,10 @@
-"""Any published form of a model into the directory that the stages stream.
+"""Convert a published model into the directory that the stages stream.
 
 Reads:  a GGUF file, or a folder with safetensors or with PyTorch's `.bin` files.
-Writes: a model directory: config.json, tokenizer.json and what belongs to it, safetensors weights.
+Writes: a model directory: config.json, tokenizer.json and its companions, safetensors weights.
 
-Folders pass tensor by tensor, a shard mapped at most.  What was written is opened as the stages open it, and every
-parameter of the architecture must be there, before it counts.  Nothing of the model's own is run, no socket opened.
+Folders are converted tensor by tensor, with at most one shard mapped.  The result is opened as the stages open it and
+must hold every parameter of the architecture.  No code of the model is run, and no socket is opened.
 """
 
 import json
@@ -30,7 +30,7 @@ from stages.weights.importing.pickles import pickle_files, read_pickle
 from stages.weights.writer import Entry, entry_on_disk, group, shard_name, write_index, write_shard
 
 Kind = Literal["gguf", "bin", "safetensors"]
-Shard = Callable[[], dict[str, Entry]]  # its tensors by name, valid while they are held
+Shard = Callable[[], dict[str, Entry]]  # reads its tensors by name
 TOKENIZER = "tokenizer.json"
 COPIED = (
     "tokenizer.json",
@@ -44,7 +44,7 @@ COPIED = (
 
 @dataclass(frozen=True)
 class Imported:
-    """What came of it.  `left_out` names tied parameters that were there twice."""
+    """The result of an import.  `left_out` names tied parameters that the source stores twice."""
 
     kind: Kind
     fingerprint: ModelFingerprint
@@ -57,10 +57,10 @@ class Imported:
 def run(
     source: Path, out: Path, *, dtype: str | None = None, force: bool = False, progress: Progress = lambda *_: None
 ) -> Imported:
-    """Import `source` to `out`.  `dtype`: how floating-point weights are stored; None: as they are, GGUF as float32.
+    """Import `source` to `out`.  `dtype`: how floating-point weights are stored; None: unchanged, GGUF as float32.
 
-    Raises `BadInput` for what is no whole model, `NotTrusted` for a pickle that is more than weights, `DoesNotFit`
-    where a GGUF file needs more memory than there is, `UsageProblem` where `out` exists.
+    Raises `BadInput` if `source` is not a complete model, `NotTrusted` for a pickle that holds more than weights,
+    `DoesNotFit` if a GGUF file needs more memory than there is, `UsageProblem` if `out` exists.
     """
     _refuse_overlap(source, out)
     kind, path = find_source(source)
@@ -81,17 +81,17 @@ def run(
 
 
 def _refuse_overlap(source: Path, out: Path) -> None:
-    """With --force, what lies at `out` goes; that may not be the source."""
+    """Refuse to replace the source: --force deletes what is at `out`.  Raises `UsageProblem`."""
     if source.resolve().is_relative_to(out.resolve()):
         raise UsageProblem(
-            "the source lies where the model would go, and would be replaced by it",
+            "the source is inside --out, and would be replaced by the model",
             values={"source": source, "out": out},
-            hint="give another --out: the source is never changed",
+            hint="choose another --out: the source is never changed",
         )
 
 
 def lines(imported: Imported) -> list[str]:
-    """For people."""
+    """A summary for people, line by line."""
     one = imported
     tied = [f"tied, so stored once: {', '.join(one.left_out)}"] if one.left_out else []
     return [
@@ -103,7 +103,7 @@ def lines(imported: Imported) -> list[str]:
 
 
 def find_source(source: Path) -> tuple[Kind, Path]:
-    """What `source` is: safetensors before `.bin` before GGUF, where a folder holds several.  Raises `BadInput`."""
+    """The kind and path of a source; in a folder safetensors come before `.bin` before GGUF.  Raises `BadInput`."""
     if source.is_file():
         return "gguf", source
     files = sorted(source.glob("*.gguf")) if source.is_dir() else []
@@ -116,7 +116,7 @@ def find_source(source: Path) -> tuple[Kind, Path]:
         return "gguf", files[0]
     found = f"{len(files)} GGUF files: {', '.join(file.name for file in files[:4])}" if files else _seen(source)
     raise BadInput(
-        f"{source} is no model that can be imported",
+        f"{source} is not a model that can be imported",
         values={
             "expected": "a GGUF file, or a folder with config.json and safetensors or .bin weights",
             "found": found,
@@ -133,12 +133,12 @@ def _seen(source: Path) -> str:
 
 
 def _unpack(file: GgufFile, directory: Path, dtype: torch.dtype) -> list[Shard]:
-    """Configuration and tokenizer of a GGUF file into `directory`; its weights, in memory."""
+    """Write a GGUF file's configuration and tokenizer to `directory`; its weights, in memory."""
     model = file.read_model(dtype)
     config = model.config
     config.architectures = [type(model).__name__]
     config.dtype = dtype
-    # `general.name`, how it was packed and who read it are no part of the model, but would be of its fingerprint.
+    # `general.name`, quantization and library version are not part of the model, but would enter its fingerprint.
     dropped = ("_model_name_or_path", "quantization_config", "transformers_version")
     content = {name: value for name, value in json.loads(config.to_json_string()).items() if name not in dropped}
     (directory / "config.json").write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
@@ -151,13 +151,13 @@ def _constant(entries: dict[str, Entry]) -> Shard:
 
 
 def _open_folder(folder: Path, kind: Kind) -> list[Shard]:
-    """The shards of a folder, each read when it is called."""
+    """The shards of a folder; each is read when it is called.  Raises `BadInput` for quantized weights."""
     config = load_config(folder)
     if getattr(config, "quantization_config", None):
         raise BadInput(
             f"the weights in {folder} are quantized",
             values={"expected": "float32, bfloat16 or float16", "found": _method(config)},
-            hint="take the model that it was made from; of quantized ones only GGUF can be imported",
+            hint="use the model that it was made from; the only quantized format that can be imported is GGUF",
         )
     if kind == "bin":
         return [_pickled(file) for file in pickle_files(folder)]
@@ -181,7 +181,7 @@ def _on_disk(checkpoint: WeightFiles, file: Path) -> Shard:
 
 
 def _copy_documents(folder: Path, directory: Path, dtype: str | None) -> None:
-    """Configuration and tokenizer as they are; where there is no fast tokenizer, transformers makes one."""
+    """Copy configuration and tokenizer; if there is no fast tokenizer, transformers makes one."""
     shutil.copyfile(folder / "config.json", directory / "config.json")
     if dtype:
         _set_dtype(directory / "config.json", dtype)
@@ -194,29 +194,29 @@ def _copy_documents(folder: Path, directory: Path, dtype: str | None) -> None:
 
 def _set_dtype(path: Path, dtype: str) -> None:
     content = json.loads(path.read_bytes())
-    content.pop("torch_dtype", None)  # as older configurations call it
+    content.pop("torch_dtype", None)  # the name in older configurations
     path.write_text(json.dumps(content | {"dtype": dtype}, indent=2) + "\n")
 
 
 def _convert_tokenizer(folder: Path, directory: Path) -> None:
-    """A fast tokenizer from tokenizer.model or vocabulary files.  Raises `BadInput`."""
+    """Make a fast tokenizer from tokenizer.model or vocabulary files.  Raises `BadInput`."""
     reason = "no vocabulary was found"
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         if tokenizer.is_fast and len(tokenizer) > len(tokenizer.all_special_tokens):
             tokenizer.save_pretrained(directory)
-    except Exception as error:  # whatever a library for some vocabulary raises
+    except Exception as error:  # each vocabulary library raises its own
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:160]
     if not (directory / TOKENIZER).is_file():
         raise BadInput(
-            f"{folder} has no tokenizer.json, and transformers cannot make one",
+            f"{folder} has no tokenizer.json, and transformers cannot create one",
             values={"expected": "tokenizer.json, or tokenizer.model, vocab.txt or the like", "reason": reason},
             hint="copy the tokenizer's files too; for tokenizer.model: pip install sentencepiece protobuf",
         )
 
 
 def _doubled(model: PreTrainedModel, shards: Sequence[Shard]) -> set[str]:
-    """Tied parameters that are stored beside what they are tied to, with equal values."""
+    """Tied parameters that are stored twice, with equal values."""
     tied = {target: source for target, source in model.all_tied_weights_keys.items() if target != source}
     names = {name: shard for shard in shards for name in shard()} if tied else {}
     there = {target: source for target, source in tied.items() if target in names and source in names}
@@ -226,7 +226,7 @@ def _doubled(model: PreTrainedModel, shards: Sequence[Shard]) -> set[str]:
 def _write(
     directory: Path, shards: Sequence[Shard], dtype: torch.dtype | None, left_out: set[str], progress: Progress
 ) -> tuple[int, int]:
-    """Write shard by shard: how many tensors, how many bytes."""
+    """Write shard by shard; the number of tensors and of bytes."""
     places: dict[str, str] = {}
     size = 0
     for index, shard in enumerate(shards):

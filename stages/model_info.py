@@ -1,7 +1,7 @@
-"""What a model directory holds, and which windows fit which budget.
+"""What a model directory holds, and which windows fit the budget.
 
-Reads headers, and the few tensors around the layers: about as long for a large model as for a small one.  The
-fingerprint alone reads every weight, so it is made only where it is asked for.
+Reads headers and the few tensors outside the layers: about as fast for a large model as for a small one.  Only the
+fingerprint reads every weight, so it is computed only on request.
 """
 
 from collections import Counter
@@ -24,7 +24,7 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """Sizes in bytes, as stored.  `fingerprint` is empty where it was not asked for."""
+    """A model directory; sizes in bytes, as stored.  `fingerprint` is empty if it was not asked for."""
 
     architecture: str
     model_type: str
@@ -38,7 +38,7 @@ class ModelInfo:
     head_bytes: int
     head_is_tied: bool
     rest_bytes: int
-    unused_bytes: int  # stored, and wanted by no parameter
+    unused_bytes: int  # stored, but used by no parameter
     dtypes: tuple[str, ...]  # on disk, the one with the most bytes first
     missing: tuple[str, ...]  # parameters that are not stored
     chat_template: bool
@@ -46,20 +46,20 @@ class ModelInfo:
     budget_bytes: int
     micro_batch: int
     max_length: int
-    dtype: str  # that the recipe computes in
+    dtype: str  # the recipe's compute dtype
     fits: tuple[Fit, ...]
 
     @property
     def largest_window(self) -> int:
-        """The largest window of those tried that fits the budget; 0 where none does."""
+        """The largest of the tried windows that fits the budget; 0 if none does."""
         return max((fit.window_size for fit in self.fits if fit.chosen), default=0)
 
 
 def look(
     model_dir: Path, settings: Settings, *, budget_bytes: int | None = None, fingerprint: bool = False
 ) -> ModelInfo:
-    """Look at a model directory.  `settings` are those of the predicted `train-window`.  Raises `BadInput`."""
-    memory = predictor(model_dir, settings)  # first: it counts what this process is, before the rest adds to it
+    """Inspect a model directory; peaks are predicted for `train-window` with `settings`.  Raises `BadInput`."""
+    memory = predictor(model_dir, settings)  # first: it measures this process before the rest adds to it
     skeleton, names = read_names(model_dir)
     parts = Parts.of(names, skeleton.output_names)
     budget = budget_bytes or device_memory_bytes()
@@ -90,12 +90,12 @@ def look(
 
 
 def has_chat_template(model_dir: Path) -> bool:
-    """Whether the tokenizer has one that the stages would take."""
+    """Whether the tokenizer has a chat template that the stages can use."""
     return chat_template(model_dir, tokenizer_config(model_dir)) is not None
 
 
 def lines(info: ModelInfo) -> Sequence[str]:
-    """For people."""
+    """The model and its sizes, for people."""
     one = info
     head = "tied to the embeddings" if one.head_is_tied else f"{one.head_bytes / MIB:.0f} MiB"
     layer = f"{one.largest_layer_bytes / MIB:.1f} MiB"

@@ -1,4 +1,4 @@
-"""A stage's engine, opened once: encoder, backbone, budget, cache, verification, progress.
+"""What a stage needs to run a model, opened once: encoder, backbone, budget, cache, verification, progress.
 
     machine = Machine(model_dir, memory_budget_bytes=budget)
     with Session.open(machine, plan.settings, expected=plan.model, scratch=folder, progress=progress) as session:
@@ -7,7 +7,7 @@
         … session.backbone …
     facts = session.measured(texts)
 
-The encoder is given up before the backbone is opened: a large vocabulary weighs as much as a layer.
+The encoder is freed before the backbone is opened: a large vocabulary takes as much memory as a layer.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -44,37 +44,37 @@ PredictPeak = Callable[[MemoryModel, Placement], int]
 
 @dataclass(frozen=True)
 class Machine:
-    """Where a stage runs: the base model on it, and what a stage may use.
+    """Where a stage runs: its base model, and the resources that a stage may use.
 
-    A simulating machine plays many devices in one process: they share an opened model, and the budget of none of them
-    is kept.
+    A simulating machine runs many devices in one process: they share an opened model, and no device's budget is
+    enforced.
     """
 
     model_dir: Path
-    memory_budget_bytes: int | None = None  # None: what the machine or its control group has
+    memory_budget_bytes: int | None = None  # None: the memory of the machine or its control group
     verify: Verify = "once"
     cache: CacheDirectory | None = None
     shared: LoadedModel | None = None
 
     @classmethod
     def simulating(cls, model_dir: Path, shared: LoadedModel, cache: CacheDirectory | None = None) -> "Machine":
-        """One that plays devices with a model that is open already."""
+        """A machine that runs many devices with one model that is already open."""
         return cls(model_dir, cache=cache, shared=shared)
 
     @property
     def simulates(self) -> bool:
-        """Whether this process is many devices."""
+        """Whether this process runs many devices."""
         return self.shared is not None
 
     @property
     def budget_bytes(self) -> int:
-        """The memory budget that is kept, where one is."""
+        """The memory budget, by default all memory; not enforced in a simulation."""
         return self.memory_budget_bytes or device_memory_bytes()
 
 
 @dataclass
 class Session:
-    """One stage's work with one model.  `predicted_peak_bytes` is None until `place` was asked, and in simulations."""
+    """One stage's work with one model.  `predicted_peak_bytes` is None before `place`, and in simulations."""
 
     machine: Machine
     settings: Settings
@@ -97,17 +97,17 @@ class Session:
         scratch: Path,
         progress: Progress = silent,
     ) -> Iterator["Session"]:
-        """Watch time, memory and the budget while the block runs.
+        """Measure time and memory, and enforce the budget, while the block runs.
 
-        `expected` is the fingerprint that every part of the model must have; files of no name are made in `scratch`.
-        Raises `DoesNotFit` at the next step of progress after the process went over its budget.
+        `expected` is the fingerprint that the model must match; `scratch` is the folder for unnamed temporary files.
+        Raises `DoesNotFit` at the next progress step after the process exceeds its budget.
         """
         with Stopwatch(None if machine.simulates else machine.budget_bytes) as watch:
             torch.set_num_threads(settings.numerics.threads)
             yield cls(machine, settings, expected, scratch, watch.over(progress), watch)
 
     def encoder(self) -> Encoder:
-        """The model's, as the settings want it.  Raises `BadInput`."""
+        """The model's encoder, by the session's settings.  Raises `BadInput`."""
         shared = self.machine.shared
         encoder = (
             shared.encoder
@@ -123,7 +123,7 @@ class Session:
 
     @cached_property
     def backbone(self) -> Backbone:
-        """The model, opened when first asked for.  Raises `BadInput` and, where it is not `expected`, `NotTrusted`."""
+        """The model, opened on first use.  Raises `BadInput`, and `NotTrusted` if it is not the `expected` one."""
         if self.machine.shared:
             backbone = self.machine.shared.backbone
         else:
@@ -140,7 +140,7 @@ class Session:
         return backbone
 
     def place(self, predict: PredictPeak, texts: EncodedTexts, *, bottleneck: int, what: str) -> Placement:
-        """What to keep in memory: the fastest choice whose predicted peak keeps the budget.  Raises `DoesNotFit`.
+        """What to keep in memory: the fastest choice whose predicted peak is within budget.  Raises `DoesNotFit`.
 
         `what` names the work in the error.
         """
@@ -154,12 +154,12 @@ class Session:
         return placement
 
     def tuning(self, plan: PlanManifest, state: Artifact[StateManifest]) -> Tuning:
-        """What the plan's method applies to the model under a state.  Raises `NotTrusted` for altered tensors."""
+        """The tuning that the plan's method applies under a state.  Raises `NotTrusted` for altered tensors."""
         method = device_method(plan.settings.chain.method)
         return method.tuning(plan, read_tensors(state, *method.reads), self.backbone.dtype)
 
     def chain(self, plan: PlanManifest, state: Artifact[StateManifest]) -> FullChain:
-        """The whole tuned model, ready for questions.  Its encoder truncates no text from now on."""
+        """The full tuned model.  From now on its encoder does not truncate."""
         encoder = self.encoder()
         return FullChain(
             backbone=self.backbone,
@@ -175,7 +175,7 @@ class Session:
     def measured(
         self, texts: EncodedTexts | None = None, *, layer_seconds: tuple[float, ...] = (), predicted: int | None = None
     ) -> MeasuredFacts:
-        """What the work cost, once the block has ended; `predicted` where a plan did that and not `place`."""
+        """The costs of the work, after the block; `predicted` overrides the peak that `place` predicted."""
         read = self.backbone.reader.files.bytes_read if "backbone" in self.__dict__ else 0
         return MeasuredFacts(
             seconds=self.watch.seconds,

@@ -1,4 +1,4 @@
-"""Status stage: where a federation stands, from the coordinator's ledger and what lies beside it.
+"""Status stage: the state of a federation, from the coordinator's ledger and the artifacts beside it.
 
 Reads:  RUN/states/ledger.jsonl (or RUN/ledger.jsonl), the newest state, the updates that have arrived, evaluations.
 Writes: nothing.
@@ -26,7 +26,7 @@ from stages.store.lineage import index
 
 @dataclass(frozen=True)
 class Status:
-    """A federation between two rounds.  `metric` is that of the newest state that was evaluated."""
+    """A federation between two rounds.  `metric` belongs to the newest evaluated state."""
 
     plan: str
     state: str
@@ -34,7 +34,7 @@ class Status:
     assignment: str  # what this round trains
     delivered: tuple[str, ...]
     missing: tuple[str, ...]
-    refused: tuple[str, ...]  # device or folder, and the reason; of this round
+    refused: tuple[str, ...]  # in this round: device or folder, and the reason
     rounds_closed: int
     updates_counted: int
     updates_refused: int
@@ -44,20 +44,20 @@ class Status:
 
     @property
     def waiting(self) -> bool:
-        """Whether something has yet to arrive."""
+        """Whether updates are still missing."""
         return bool(self.missing)
 
 
 def run(run_directory: Path, *, inboxes: Sequence[Path] = ()) -> Status:
-    """Where the federation below `run_directory` stands; updates lie in its `updates/` and in `inboxes`.
+    """The status of the federation in `run_directory`; updates are in its `updates/` and in `inboxes`.
 
-    Raises `BadInput` where there is no ledger, `NotTrusted` where it was altered.
+    Raises `BadInput` if there is no ledger, `NotTrusted` if it was altered.
     """
     ledger = _ledger(run_directory)
     events = list(ledger.events())
     newest = next((event for event in reversed(events) if isinstance(event, Planned | Closed)), None)
     if newest is None:
-        raise BadInput(f"{ledger.path} is empty", hint="'chainctl plan' begins a federation")
+        raise BadInput(f"{ledger.path} is empty", hint="'chainctl plan' starts a federation")
     found = index([run_directory, ledger.path.parent, *(one for one in run_directory.iterdir() if one.is_dir())])
     state = open_artifact(_at_hand(found, newest.state, "state"), StateManifest)
     plan = open_artifact(_at_hand(found, newest.plan, "plan"), PlanManifest)
@@ -109,13 +109,13 @@ def _at_hand(found: dict[str, Path], digest: str, kind: str) -> Path:
 
 
 def _updates(run_directory: Path, round_number: int) -> list[Path]:
-    """`updates/0003` where rounds have folders of their own, otherwise `updates`."""
+    """`updates/0003` if rounds have folders of their own, otherwise `updates`."""
     folder = run_directory / "updates"
     return [folder / f"{round_number:04d}"] if any(folder.glob("[0-9][0-9][0-9][0-9]")) else [folder]
 
 
 def _metric(found: dict[str, Path], state: Artifact[StateManifest]) -> str:
-    """Of the newest state in the run that was evaluated, with its round."""
+    """The metric of the newest evaluated state of the run, with its round; empty if there is none."""
     best: tuple[int, str] = (-1, "")
     for path in found.values():
         manifest = _evaluation(path)

@@ -1,4 +1,4 @@
-"""Train-window stage: one device, one round, what it is assigned.
+"""Train-window stage: one device trains its assignment of one round.
 
 Chain:  profile -> plan -> [train-window] -> aggregate -> eval
 Reads:  plan and state artifacts, the base model, the device's labelled texts.
@@ -46,9 +46,9 @@ def run(
 ) -> Artifact[UpdateManifest]:
     """Train what `state` assigns to `device`, on its texts.
 
-    `window_size` trains only the last layers of a window; after every `checkpoint_every` steps what was trained is
-    kept, and the same command resumes there.  Raises `BadInput` for artifacts or data that do not go together,
-    `NotTrusted` for altered bytes or what is not trusted here, `DoesNotFit` where the budget is too small.
+    `window_size` trains only that many last layers of a window.  A checkpoint is written every `checkpoint_every`
+    steps, and the same command resumes from it.  Raises `BadInput` for artifacts or data that do not match,
+    `NotTrusted` for altered bytes or documents that are not trusted here, `DoesNotFit` if the budget is too small.
     """
     turn = Turn.open(plan, state, device, signer=signer, window_size=window_size)
     examples = turn.read(data)
@@ -74,7 +74,7 @@ def run(
 
 @dataclass(frozen=True)
 class Trained:
-    """What a turn came to: its texts, the tensors of the update, and what its manifest says of the training."""
+    """The result of a turn: its texts, the update's tensors, and the manifest fields that training decides."""
 
     texts: EncodedTexts
     tensors: Mapping[str, np.ndarray]
@@ -82,7 +82,7 @@ class Trained:
 
 
 def train_turn(session: Session, turn: Turn, examples: list[Example], checkpoint: TrainingCheckpoint) -> Trained:
-    """Train what the turn assigns.  `examples` are given up: they are as large as what is trained."""
+    """Train the turn's assignment.  Empties `examples`, which take as much memory as what is trained."""
     count = len(examples)
     batches, seen = turn.batches(count)
     texts = read_texts(session, [examples[index] for index in seen], turn.settings.task)
@@ -98,7 +98,7 @@ def train_turn(session: Session, turn: Turn, examples: list[Example], checkpoint
 
 
 def read_texts(session: Session, examples: Sequence[Example], task: TaskSettings) -> DeviceTexts:
-    """The texts with their targets.  Raises `BadInput` where there is nothing to learn."""
+    """The encoded texts with their targets.  Raises `BadInput` if no token is in the loss."""
     encoded = session.encode(examples)
     if task.kind != "causal-lm":
         return DeviceTexts(encoded, torch.tensor(label_indices(list(examples), task.labels)))
@@ -106,13 +106,13 @@ def read_texts(session: Session, examples: Sequence[Example], task: TaskSettings
         raise BadInput(
             "no text has a token in the loss",
             values={"texts": len(encoded.rows), "truncated at max_length": encoded.truncated},
-            hint="raise encoding.max_length: the responses begin behind it, or texts have one token only",
+            hint="raise encoding.max_length: responses start after it, or texts have only one token",
         )
     return DeviceTexts(encoded, None)
 
 
 def place(session: Session, turn: Turn, texts: DeviceTexts) -> Work:
-    """The work of a turn, with what the budget allows to keep in memory.  Raises `DoesNotFit`."""
+    """The work of a turn, with the placement that fits the budget.  Raises `DoesNotFit`."""
     plan, method = turn.plan.manifest, device_method(turn.settings.chain.method)
     span, first_layer = method.span(plan, turn.assignment), plan.decisions.first_layer
     placement = session.place(

@@ -1,4 +1,4 @@
-"""A device's turn in a round: plan and state opened and checked in one visit, and what this device is to train.
+"""A device's turn in a round: opens and checks plan and state once, and says what this device trains.
 
 turn = Turn.open(plan, state, "device-03", signer=signer)     # or an error that says why it has no turn
 examples = turn.read(data)
@@ -30,7 +30,7 @@ from stages.training.resume import TrainingCheckpoint
 
 @dataclass(frozen=True)
 class Turn:
-    """What a device trains, on what, for whom."""
+    """A device's assignment in a round, with the plan and state that it belongs to."""
 
     plan: Artifact[PlanManifest]
     state: Artifact[StateManifest]
@@ -41,10 +41,10 @@ class Turn:
     def open(
         cls, plan: Path, state: Path, device: str, *, signer: Signer | None = None, window_size: int | None = None
     ) -> "Turn":
-        """Check that both are trusted here, that it is this device's turn, and that `signer` is the key it enrolled.
+        """Check that both are trusted here, that `device` takes part, and that `signer` is the key it enrolled.
 
-        `window_size`: how many of the assigned layers it trains, all where that is None.  Raises `BadInput`,
-        `NotTrusted` and `UsageProblem`.
+        `window_size`: how many of the assigned layers to train (None: all).  Raises `BadInput`, `NotTrusted` and
+        `UsageProblem`.
         """
         planned, current = open_trusted(plan, state, newest=True)
         method = server_method(planned.manifest.settings.chain.method)
@@ -88,27 +88,27 @@ class Turn:
 
     @property
     def settings(self) -> Settings:
-        """Those of the plan."""
+        """The plan's settings."""
         return self.plan.manifest.settings
 
     def read(self, data: Path) -> list[Example]:
-        """The device's texts, no more than the plan lets it count.  Raises `BadInput`."""
+        """The device's texts.  Raises `BadInput`, also if there are more than the plan allows this device."""
         examples = load_labelled(data, self.settings.task, self.settings.prompt)
         check_example_count(self.device, len(examples), self.planned.max_example_count)
         return examples
 
     def inputs(self, examples: Sequence[Example]) -> str:
-        """A digest of the texts, salted so that nobody can confirm a guess of them across plans or devices."""
+        """A digest of the texts, salted by plan and device so that equal texts give different digests elsewhere."""
         salt = canonical_json(["update", self.plan.digest, self.device]).decode()
         return data_digest(list(examples), salt=salt)
 
     def made(self, inputs: str) -> Callable[[UpdateManifest], bool]:
-        """Whether an update was made in this turn, from the same texts."""
+        """A check whether an update was made in this turn, from the same texts."""
         wanted = (self.plan.digest, self.state.digest, self.assignment, self.device, inputs)
         return lambda found: (found.plan, found.state, found.assignment, found.device, found.inputs) == wanted
 
     def batches(self, count: int) -> tuple[list[list[int]], list[int]]:
-        """What each step sees of `count` texts, numbered among those that any step sees; and which texts those are."""
+        """Each step's batch, as indices into the texts that any step uses; and those texts, as indices of all."""
         round_number = self.state.manifest.round
         order = training_batches(
             count, self.settings.optimizer, seed=self.settings.seed, round_number=round_number, device=self.device
@@ -118,7 +118,7 @@ class Turn:
         return [[place[index] for index in batch] for batch in order], seen
 
     def checkpoint(self, out: Path, every: int | None, inputs: str) -> TrainingCheckpoint:
-        """Where training is kept after every so many steps (None: never), for the update that is to be at `out`."""
+        """The checkpoint of the update at `out`, written after every `every` steps (None: never)."""
         return TrainingCheckpoint.beside(
             out,
             every,
@@ -130,12 +130,12 @@ class Turn:
         )
 
     def predicted_peak_bytes(self) -> int | None:
-        """What the plan predicts for this assignment, where it does."""
+        """The peak that the plan predicts for this assignment; None if it predicts none."""
         memory = self.plan.manifest.memory
         return next((one.predicted_peak_bytes for one in memory if one.assignment == self.assignment), None)
 
     def update(self, inputs: str, facts: dict[str, Any]) -> UpdateManifest:
-        """The manifest of an update that was made in this turn; `facts` are the fields that training decides."""
+        """The manifest of this turn's update; `facts` are the fields that training decides."""
         return UpdateManifest(
             plan=self.plan.digest,
             state=self.state.digest,
@@ -147,5 +147,5 @@ class Turn:
         )
 
     def remember(self) -> None:
-        """From now on this machine trains on no older state of the plan."""
+        """Record the state: from now on this machine refuses older states of the plan."""
         Trust.of_this_machine().remember(self.plan, self.state)

@@ -3,7 +3,7 @@
     python -m tests.remake_golden
 
 Until the first release a change of a schema stays version 1: edit the document in `tests/golden/v1`, run this, and put
-what it prints into `tests/schemas/test_manifests.py`.  After the first release `v1` is never made again.
+what it prints into `tests/fleet/golden.py`.  After the first release `v1` is never made again.
 """
 
 import json
@@ -12,6 +12,7 @@ from typing import Any
 
 from schemas.base import canonical_json, sha256_digest
 from schemas.kinds import ARTIFACTS, DOCUMENTS, LINES, artifact_model
+from tests.fleet.golden import DIGESTS
 
 GOLDEN = Path(__file__).parent / "golden" / "v1"
 # Each names only documents before it; the others name none that is here.
@@ -20,8 +21,6 @@ CHAIN = ("profile", "plan", "update", "state", "measured", "evaluation", "perple
 
 def main() -> None:
     """Write every golden document anew and print the digests."""
-    from tests.schemas.test_manifests import DIGESTS
-
     others = [name for name in DOCUMENTS if name not in (*CHAIN, *LINES, "recipe")]
     new: dict[str, str] = {}
     for kind in (*CHAIN, *others):

@@ -89,8 +89,7 @@ def test_equal_updates_and_untrained_tensors_come_back_by_digest_even_negative_z
     for values in tensors.values():
         values.setflags(write=True)
         values[0, 0] = -0.0
-    shutil.rmtree(tmp_path / "state")
-    fleet.rewrite(state, tmp_path / "state", tensors)
+    fleet.rewrite(state, state.path, tensors, force=True)
     state = open_artifact(tmp_path / "state", StateManifest)
     layers = set(fleet.assigned(state).layers)
     trained = {name: values for name, values in tensors.items() if trains(name, layers)}

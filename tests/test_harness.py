@@ -58,7 +58,7 @@ def test_a_digest_covers_documents_prompts_and_tasks() -> None:
 
 
 def test_a_folder_that_is_not_there_is_refused(speaker: Speaker, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="no folder of task files"):
+    with pytest.raises(BadInput, match="not a folder of task files"):
         run(**speaker.places, tasks=["x"], tasks_dir=tmp_path / "absent", out=tmp_path / "out")
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs examples/ci/pipeline.toml: every stage is a job with a workspace of its own.  A job sees what it needs and
-# nothing else: the artifacts that the jobs before it published are copied in, what it made is copied out.
+# Runs examples/ci/pipeline.toml: every stage is a job with its own workspace.  A job sees only what it needs: the
+# artifacts of earlier jobs are copied in, and the artifacts that it makes are copied out.
 #
 #   examples/ci/pipeline.sh WORK [MODEL TRAIN TEST RECIPE]
 set -euo pipefail

@@ -1,4 +1,4 @@
-"""A CI runner in forty lines: each job gets an empty workspace, the artifacts it needs, and nothing else."""
+"""A CI runner in thirty lines: each job gets an empty workspace with only the artifacts that it needs."""
 
 import shutil
 import subprocess
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def main(pipeline: Path, work: Path) -> None:
-    """Run the jobs of `pipeline` in order, keeping what they publish in `work/artifacts`."""
+    """Run the jobs of `pipeline` in order, and keep the artifacts that they make in `work/artifacts`."""
     published = work / "artifacts"
     shutil.rmtree(published, ignore_errors=True)
     published.mkdir(parents=True)

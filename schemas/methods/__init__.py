@@ -1,7 +1,7 @@
-"""What each method adds to the contract: its settings, what a plan decides by them, what a state remembers.
+"""What each method adds to the contract: its settings, a plan's decisions, and its progress in a state.
 
-A method is chosen by `chain.method`.  Its three records are a tagged union by that name, open to registration: a plan
-holds `settings.chain` and `decisions`, a state holds `progress`.
+`chain.method` chooses a method.  Its three records are members of unions tagged by that name, which `register` extends:
+a plan holds `settings.chain` and `decisions`, a state holds `progress`.
 """
 
 from schemas.methods.chain import ChainDecisions, ChainProgress, ChainSettings, Convergence

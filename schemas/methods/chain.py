@@ -15,17 +15,17 @@ StartReason = Literal["below-threshold", "clamped", "no-layer-below-threshold", 
 
 
 class ChainSettings(MethodSettings):
-    """Which layers train when.
+    """Which layers train in which round.
 
     `start = 0` is "w/o FOAT"; `window_size = 1` with `advance = "on-convergence"` is "w/o DLCT";
     `global_weight = 0.0` is "w/o GPO".
     """
 
     method: Literal["chain"] = "chain"
-    start: Literal["foat", "last"] | NonNegativeInt = "foat"  # last: the last window alone
+    start: Literal["foat", "last"] | NonNegativeInt = "foat"  # last: only the last window
     cka_threshold: Annotated[float, Field(gt=0, le=1)] = 0.8  # [T]; the paper uses 0.9 for BERT-base
-    window_size: Literal["auto"] | PositiveInt = "auto"  # [Q]; auto: the largest that fits the smallest budget
-    max_window: Literal["auto"] | PositiveInt = "auto"  # bound for auto; auto: max(2, num_layers // 4)
+    window_size: Literal["auto"] | PositiveInt = "auto"  # [Q]; auto: the largest that fits the smallest device
+    max_window: Literal["auto"] | PositiveInt = "auto"  # the most that Q = auto chooses; auto: max(2, num_layers // 4)
     advance: Literal["every-round", "on-convergence"] = "every-round"
     patience: PositiveInt = 3  # on-convergence: rounds without improvement before the window moves
     min_improvement: Annotated[float, Field(ge=0)] = 1e-3
@@ -36,42 +36,48 @@ class ChainSettings(MethodSettings):
         """Whether Q is a number."""
         return self.window_size != "auto"
 
+    def freezes(self, layer: int, cka: float) -> bool:
+        """Below a fixed start layer, or at least as similar as T."""
+        if isinstance(self.start, int):
+            return layer < self.start
+        return self.start == "foat" and cka >= self.cka_threshold
+
 
 class ChainDecisions(MethodDecisions):
-    """Start layer, why, and the windows.  `first_layer` is the start layer."""
+    """The start layer (`first_layer`), the reason for it, and the windows."""
 
     method: Literal["chain"] = "chain"
     start_reason: StartReason
     start_range: tuple[int, int]  # earliest and latest start that the curve's intervals allow
     windows: Many[Window]
-    limited_by: DeviceName | None  # the device whose budget decided Q
+    limited_by: DeviceName | None  # the device whose budget limits Q
 
     def assignments(self, num_layers: int) -> tuple[Assignment, ...]:  # noqa: ARG002 -- windows know their layers
-        """One for each window."""
+        """One assignment per window."""
         return tuple(Assignment.of(window) for window in self.windows)
 
     def check(self, num_layers: int) -> None:
-        """Windows move forward, leave no layer out, and the last one ends at the last layer.  Raises `ValueError`."""
+        """Check that windows move forward, skip no layer and end at the last layer.  Raises `ValueError`."""
         super().check(num_layers)
         edges = [(window.start, window.stop) for window in self.windows]
         forward = all(a[0] < b[0] and a[1] < b[1] for a, b in itertools.pairwise(edges))
         if not edges or not forward or edges[-1][1] != num_layers:
-            raise ValueError("windows move forward and the last one ends at the last layer")
+            raise ValueError("windows must move forward, and the last one must end at the last layer")
         if edges[0][0] != self.first_layer:
-            raise ValueError("the first window begins at the start layer")
+            raise ValueError("the first window must begin at the start layer")
         if any(later[0] > earlier[1] for earlier, later in itertools.pairwise(edges)):
-            raise ValueError("windows leave no layer out")
+            raise ValueError("windows must not skip a layer")
 
 
 class Convergence(Record):
-    """How long the window has not improved (only counts where windows advance on convergence)."""
+    """The best loss of a window, and the rounds since it improved (used only if windows advance on convergence)."""
 
     best_loss: float | None = None
     stale_rounds: NonNegativeInt = 0
 
 
 class ChainProgress(MethodProgress):
-    """Which window is next."""
+    """The window of the round, by index."""
 
     method: Literal["chain"] = "chain"
     window_index: NonNegativeInt = 0
@@ -79,12 +85,12 @@ class ChainProgress(MethodProgress):
 
 
 def ablated(settings: MethodSettings, *, dlct: bool, gpo: bool, foat: bool) -> MethodSettings:
-    """The chain without some of its parts (False: without), as the paper's ablations.  Raises `UsageProblem`."""
+    """The chain without the parts that are False, as in the paper's ablations.  Raises `UsageProblem`."""
     if dlct and gpo and foat:
         return settings
     if not isinstance(settings, ChainSettings):
         raise UsageProblem(
-            "the ablations are parts of the chain that are left out",
+            "ablations remove parts of the chain, and this is another method",
             values={"expected": 'chain.method = "chain"', "found": settings.method},
             hint="leave out --no-dlct, --no-gpo and --no-foat",
         )

@@ -1,4 +1,4 @@
-"""What the chain is compared with: everything end to end, the head alone, nothing."""
+"""The methods that the chain is compared with: full adapters, only the head, nothing."""
 
 from typing import Literal
 
@@ -6,18 +6,22 @@ from schemas.methods.registry import MethodSettings
 
 
 class FullAdaptersSettings(MethodSettings):
-    """Every adapter trains end to end, every round."""
+    """All adapters train end to end in every round."""
 
     method: Literal["full-adapters"] = "full-adapters"
 
 
 class LinearProbeSettings(MethodSettings):
-    """The head alone trains."""
+    """Only the head trains."""
 
     method: Literal["linear-probe"] = "linear-probe"
 
+    def freezes(self, layer: int, cka: float) -> bool:  # noqa: ARG002
+        """All of them."""
+        return True
+
 
 class NoFineTuningSettings(MethodSettings):
-    """Nothing trains: what the base model does with a fresh head."""
+    """Nothing trains: the base model with a fresh head."""
 
     method: Literal["no-ft"] = "no-ft"

@@ -1,4 +1,4 @@
-"""The tagged unions by `method`, and how a method joins them."""
+"""The unions tagged by `method`, and how a method is added to them."""
 
 import json
 from typing import Annotated, Any, Generic, TypeVar
@@ -20,31 +20,35 @@ class MethodSettings(Record):
 
     @property
     def decided(self) -> bool:
-        """Whether nothing is left `auto`: a plan holds decisions."""
+        """Whether no setting is `auto`, as a plan requires."""
         return True
+
+    def freezes(self, layer: int, cka: float) -> bool:  # noqa: ARG002 -- for methods that look at either
+        """Whether a layer of that similarity (Eq. 3) is likely to be left as it is, going by one device's curve."""
+        return False
 
 
 class MethodDecisions(Record):
-    """What a plan decided by a method.
+    """A method's decisions in a plan.
 
-    Layers from `first_layer` on have tensors of their own; hidden states before it never change in a federation.
+    Layers from `first_layer` on have trained tensors; the input of `first_layer` never changes in a federation.
     """
 
     method: str
     first_layer: Annotated[int, Field(ge=0)]
 
     def assignments(self, num_layers: int) -> tuple[Assignment, ...]:
-        """What devices may be assigned, as far as the plan knows: memory is predicted for each of them."""
+        """The assignments that the plan foresees: it predicts the memory of each."""
         return (Assignment(layers=tuple(range(self.first_layer, num_layers))),)
 
     def check(self, num_layers: int) -> None:
-        """The decisions fit a model of that many layers.  Raises `ValueError`."""
+        """Check that the decisions fit a model with that many layers.  Raises `ValueError`."""
         if self.first_layer > num_layers:
             raise ValueError("the first layer is a layer of the model, or the head")
 
 
 class MethodProgress(Record):
-    """What a state remembers for a method from round to round."""
+    """What a state keeps for a method from round to round."""
 
     method: str
 
@@ -53,7 +57,7 @@ R = TypeVar("R", MethodSettings, MethodDecisions, MethodProgress)
 
 
 class Union(Generic[R]):
-    """Records of one base by the name of their method; as the metadata of an annotation, their tagged union."""
+    """Records of one base class by method name; as metadata of an annotation, their tagged union."""
 
     def __init__(self, base: type[R]) -> None:
         self.base: type[R] = base
@@ -82,7 +86,7 @@ class Union(Generic[R]):
         name = value.get("method", DEFAULT_METHOD if self.base is MethodSettings else None)
         if not isinstance(name, str) or name not in self.records:
             raise PydanticCustomError("method", f"method is one of {', '.join(self.records)}")
-        if info.mode == "json":  # arrays arrive as lists, which a strict record takes from JSON only
+        if info.mode == "json":  # arrays are lists, which a strict record accepts only from JSON
             return self.records[name].model_validate_json(json.dumps(value))
         return self.records[name].model_validate(value)
 
@@ -101,7 +105,7 @@ def register(
     decisions: type[MethodDecisions] = MethodDecisions,
     progress: type[MethodProgress] = MethodProgress,
 ) -> None:
-    """Add a method, named by the default of `settings.method`."""
+    """Add a method under the default of `settings.method`."""
     name: str = settings.model_fields["method"].default
     _SETTINGS.records[name] = settings
     _DECISIONS.records[name] = decisions
@@ -109,7 +113,7 @@ def register(
 
 
 def unregister(name: str) -> None:
-    """Forget a method, for tests that brought one of their own."""
+    """Remove a method that a test added."""
     for union in (_SETTINGS, _DECISIONS, _PROGRESS):
         del union.records[name]
 
@@ -125,5 +129,5 @@ def settings_class(method: str) -> type[MethodSettings]:
 
 
 def default_settings(method: str) -> MethodSettings:
-    """A method with its default settings.  Raises `KeyError`."""
+    """The default settings of a method.  Raises `KeyError`."""
     return _SETTINGS.records[method].model_validate({})

@@ -8,7 +8,7 @@ them.  No test imports another test.
     server      a federation of made-up tensors: plan, states, updates, rounds
     stages      profile, plan, train-window, aggregate and eval, called in one place
     damage      files with one bit altered
-    processes   the command line, in a process of its own
+    processes   the command line, in this process or in one of its own
 
 What only a few tests need is imported by its module: `federation` (a state to export), `speaker` (a model that answers
 questions), `benchmark_files`, `gguf_file`.  A device here is a folder; what it sees of the world are the files carried
@@ -48,7 +48,7 @@ from tests.fleet.models import (
     stream,
     windows,
 )
-from tests.fleet.processes import ROOT, chainctl
+from tests.fleet.processes import ROOT, Done, chainctl, chainctl_process
 from tests.fleet.recipes import LANGUAGE, settings, write_recipe
 from tests.fleet.server import DEVICES, assigned, combine, make_update, make_world, trained_tensors, windows_of
 from tests.fleet.stages import (
@@ -76,12 +76,14 @@ __all__ = [
     "TENSORS",
     "WIDTH",
     "ZERO",
+    "Done",
     "accepted_devices",
     "adapted",
     "assigned",
     "batch",
     "begin",
     "chainctl",
+    "chainctl_process",
     "combine",
     "config_of",
     "decided",
