@@ -307,7 +307,7 @@ class Skeleton:
 
     def _replace_embedding(self) -> GatheredEmbedding:
         inner = self.model.get_input_embeddings()
-        inner.padding_idx = None  # matters to gradients only, and must lie inside the table otherwise
+        inner.padding_idx = None  # it only affects gradients, and would have to be inside the table
         weight = self.model.get_parameter(self.embedding_name)
         return GatheredEmbedding(inner, weight.shape[1], weight.dtype)
 
