@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from stages.store.artifact import open_artifact, verify_artifact
 from stages.turn import Turn
 from tests import fleet
 from tests.fleet import ROOT
+from tests.fleet.fork_server import chainctl_on_path
 
 pytestmark = pytest.mark.xdist_group("federation")  # one process makes what they share
 
@@ -41,12 +42,15 @@ def simulate_arguments(model: Path, train: Path, test: Path, recipe: Path, out: 
     ]
 
 
-def run_example(script: str, *arguments: object, work: Path) -> subprocess.CompletedProcess[str]:
-    """A script of `examples/`, with a `chainctl` on its path that runs this source tree."""
-    tools = work / "tools"
-    tools.mkdir(parents=True, exist_ok=True)
-    (tools / "chainctl").write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" -m chainctl "$@"\n')
-    (tools / "chainctl").chmod(0o755)
+@pytest.fixture(scope="module")
+def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with a `chainctl` that runs this source tree."""
+    with chainctl_on_path(tmp_path_factory.mktemp("tools")) as folder:
+        yield folder
+
+
+def run_example(script: str, *arguments: object, tools: Path) -> subprocess.CompletedProcess[str]:
+    """A script of `examples/`."""
     environment = os.environ | {"PATH": f"{tools}:{os.environ['PATH']}"}
     command = ["bash", str(ROOT / "examples" / script), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
@@ -60,17 +64,17 @@ def digest_of(artifact: Path) -> str:
     return sha256_digest((artifact / "manifest.json").read_bytes())
 
 
-def test_by_hand_equals_simulated(world: dict[str, Path], tmp_path: Path) -> None:
+def test_by_hand_equals_simulated(world: dict[str, Path], tools: Path, tmp_path: Path) -> None:
     inputs = (world["model"], world["train"], world["test"], world["recipe"], ROUNDS)
-    done = run_example("sneakernet.sh", tmp_path / "work", *inputs, work=tmp_path)
+    done = run_example("sneakernet.sh", tmp_path / "work", *inputs, tools=tools)
     simulated = digest_of(world["run"] / "states" / f"{ROUNDS:04d}")
     assert done.stdout.splitlines()[-1] == f"final state {simulated}"
     assert digest_of(tmp_path / "work" / "coordinator" / "plan") == digest_of(world["run"] / "plan")
 
 
-def test_a_signed_federation_over_a_stick(world: dict[str, Path], tmp_path: Path) -> None:
+def test_a_signed_federation_over_a_stick(world: dict[str, Path], tools: Path, tmp_path: Path) -> None:
     inputs = (world["model"], world["train"], world["test"], world["recipe"])
-    done = run_example("signed.sh", tmp_path / "work", *inputs, work=tmp_path)
+    done = run_example("signed.sh", tmp_path / "work", *inputs, tools=tools)
     assert "altered" in done.stderr
     assert "so far     1 rounds, 2 updates counted, 0 refused" in done.stdout
     assert done.stdout.count("missing    device-01\n") == 1
@@ -78,9 +82,9 @@ def test_a_signed_federation_over_a_stick(world: dict[str, Path], tmp_path: Path
     assert (tmp_path / "work" / "office" / "states" / "0001" / "manifest.dsse.json").exists()
 
 
-def test_each_stage_can_be_a_job_of_its_own(world: dict[str, Path], tmp_path: Path) -> None:
+def test_each_stage_can_be_a_job_of_its_own(world: dict[str, Path], tools: Path, tmp_path: Path) -> None:
     inputs = (world["model"], world["train"], world["test"], world["recipe"])
-    done = run_example("ci/pipeline.sh", tmp_path / "work", *inputs, work=tmp_path)
+    done = run_example("ci/pipeline.sh", tmp_path / "work", *inputs, tools=tools)
     assert done.stdout.count("whole ") == 8
 
 

@@ -1,7 +1,7 @@
 """Everything that tests share: small real models, labelled texts, manifests, federations, and the stages as tests call
 them.  No test imports another test.
 
-    labelled_texts   and files of them
+    labelled_texts  and files of them
     recipes     settings for the tiny models
     models      models of many architectures, opened as the stages open them; random adapters
     manifests   profiles, plans and updates that were never computed
@@ -11,8 +11,9 @@ them.  No test imports another test.
     processes   the command line, in this process or in one of its own
 
 What only a few tests need is imported by its module: `federation` (a state to export), `speaker` (a model that answers
-questions), `benchmark_files`, `gguf_file`.  A device here is a folder; what it sees of the world are the files carried
-to it.
+questions), `benchmark_files`, `gguf_file`, `fork_server` (`chainctl` for shell scripts).
+
+A device here is a folder; what it sees of the world are the files carried to it.
 """
 
 from tests.fleet.damage import flip, flip_weight
