@@ -44,7 +44,7 @@ class Remembered:
 
     def add(self, example: Example, encoded: Encoded) -> Encoded:
         """Remember it if there is room; the same."""
-        size = encoded.ids.nbytes + encoded.learned.nbytes + ENTRY_BYTES
+        size = encoded.ids.nbytes + encoded.in_loss.nbytes + ENTRY_BYTES
         if size <= self._left_bytes:
             self._left_bytes -= size
             self._encoded[_digest(example)] = encoded

@@ -183,8 +183,8 @@ def test_an_encoder_that_remembers_gives_the_same_and_encodes_no_text_twice(
     for examples in (fleet.examples([{"text": text} for text in TEXTS[:5]]), labelled, labelled[::-1]):
         for one, expected in zip(remembering.encode_examples(examples), inner(encoder, examples), strict=True):
             assert np.array_equal(one.ids, expected.ids)
-            assert np.array_equal(one.learned, expected.learned)
-            assert one.cut == expected.cut
+            assert np.array_equal(one.in_loss, expected.in_loss)
+            assert one.truncated == expected.truncated
     assert asked == [5, len(TEXTS) - 5]
     again = Encoder.load(tmp_path, EncodingSettings(max_length=16)).remembering(remembering)
     shorter = Encoder.load(tmp_path, EncodingSettings(max_length=8)).remembering(remembering)
@@ -198,7 +198,7 @@ def test_what_is_remembered_is_bounded_and_tells_dialogues_from_texts() -> None:
     ids = np.arange(100)
     remembered = Remembered(limit_bytes=3000)
     for number in range(50):
-        remembered.add(Example(str(number), None), Encoded(ids, ids > 0, cut=False))
+        remembered.add(Example(str(number), None), Encoded(ids, ids > 0, truncated=False))
     kept = [number for number in range(50) if remembered.get(Example(str(number), "any")) is not None]
     assert kept == [0, 1]
     assert remembered.get(Example("", None, (("user", "0"),))) is None
