@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from stages.model.skeleton import find_layers
+from stages.model.architecture import find_layers
 from stages.tuning.adapters import adapters_from_tensors
 from stages.tuning.tensors import fresh_adapters
 

@@ -99,7 +99,7 @@ def _simulate(
     """One arm.  Profiles are those of `like`: they depend on no method."""
     say(
         f"$ chainctl simulate --method {method} --devices {DEVICES} --per-round {PER_ROUND} --alpha {ALPHA} "
-        f"--rounds {ROUNDS} --seed {seed} … --out {out / method}"
+        f"--rounds {ROUNDS} --set seed={seed} … --out {out / method}"
     )
     federation = Federation(
         model_dir=model,

@@ -19,7 +19,7 @@ from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel
 
 from schemas.errors import BadInput, UsageProblem
 from schemas.refs import ModelFingerprint
-from stages.model.skeleton import load_config
+from stages.model.architecture import load_config
 from stages.process.measure import mebibytes
 from stages.process.progress import Progress
 from stages.store.files import complete_directory

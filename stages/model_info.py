@@ -13,7 +13,7 @@ from schemas.settings import Settings
 from stages.data.template import chat_template, tokenizer_config
 from stages.memory.fits import Fit, Parts, fits, predictor
 from stages.methods.windows import peaks_of_windows
-from stages.model.skeleton import is_decoder
+from stages.model.architecture import is_decoder
 from stages.process.measure import device_memory_bytes
 from stages.streaming.whole import missing_parameters, parameter_count, read_names
 from stages.weights.names import Names, stored

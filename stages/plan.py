@@ -24,9 +24,9 @@ from stages.federated.sampling import sample_participants
 from stages.memory.predict import MemoryModel
 from stages.methods.registry import device_method, server_method
 from stages.methods.server import Facts, PredictPeak, Smallest
+from stages.model.architecture import is_decoder
 from stages.model.backbone import Backbone
 from stages.model.loading import LoadedModel
-from stages.model.skeleton import is_decoder
 from stages.store.artifact import Artifact, existing, new_artifact, open_artifact
 from stages.store.ledger import Ledger
 from stages.store.lines import Lines, check_device_count, encode_lines

@@ -18,8 +18,8 @@ from schemas.profile import LayerSimilarity, ProfileManifest
 from schemas.refs import ModelFingerprint
 from schemas.settings import PromptSettings, Settings, SimilaritySettings
 from stages.data.load import Example, data_digest, load_examples
+from stages.model.architecture import is_decoder
 from stages.model.backbone import Backbone
-from stages.model.skeleton import is_decoder
 from stages.process import seeds
 from stages.process.progress import Progress, silent
 from stages.session import Machine, Session

@@ -13,8 +13,8 @@ from transformers import AutoModel, AutoModelForCausalLM
 from schemas.errors import BadInput
 from schemas.settings import Settings
 from stages.doctor import examine
+from stages.model.architecture import parameters_on_meta
 from stages.model.random_weights import LIKE, save_word_tokenizer
-from stages.model.skeleton import parameters_on_meta
 from stages.model_info import has_chat_template, lines, look
 from tests import fleet
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from schemas.errors import BadInput
 from schemas.plan import PlanManifest
 from stages.export.adapterhub_head import write_head
+from stages.model.architecture import is_decoder
 from stages.model.backbone import Backbone
-from stages.model.skeleton import is_decoder
 from stages.store.artifact import Artifact
 from stages.tuning.tensors import SUFFIXES
 from stages.tuning.tuning import BottleneckTuning

@@ -10,8 +10,8 @@ from pathlib import Path
 from schemas.refs import Window
 from schemas.settings import Settings
 from stages.memory.predict import MemoryModel
+from stages.model.architecture import is_decoder
 from stages.model.loading import LoadedModel
-from stages.model.skeleton import is_decoder
 from stages.process.fork import run_in_fork
 from stages.process.measure import resident_bytes
 from stages.streaming.placement import PLACEMENTS, Placement

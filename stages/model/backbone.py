@@ -18,7 +18,8 @@ from torch import Tensor
 from schemas.errors import BadInput
 from schemas.refs import ModelFingerprint
 from schemas.settings import Settings
-from stages.model.skeleton import Batch, LayerArguments, Skeleton, build_skeleton, load_config
+from stages.model.architecture import load_config
+from stages.model.skeleton import Batch, LayerArguments, Skeleton, build_skeleton
 from stages.process.seeds import normal
 from stages.store.cache_directory import CacheDirectory
 from stages.weights.files import FLOAT_DTYPES, WeightFiles

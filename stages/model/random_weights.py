@@ -20,7 +20,7 @@ from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from schemas.errors import UsageProblem
-from stages.model.skeleton import parameters_on_meta
+from stages.model.architecture import parameters_on_meta
 from stages.process import seeds
 from stages.process.progress import Progress, silent
 from stages.store.files import complete_directory

@@ -6,143 +6,27 @@ classifier) is the model's own code, for any family.  Slots before the layer of 
 forward gives layer l exactly the arguments that it gets in the whole model.
 """
 
-import ast
-import inspect
-import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from inspect import signature
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves
 from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
     PretrainedConfig,
     PreTrainedModel,
 )
 from transformers.initialization import no_init_weights
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
-)
-from transformers.utils import logging
 
 from schemas.errors import BadInput
 from schemas.settings import HeadForm
+from stages.model.architecture import FACTORIES, check_head, find_layers, is_decoder, parameters_on_meta
 from stages.model.held import Places
-
-logging.set_verbosity(logging.CRITICAL)  # what is wrong with a model is said in our own errors
-logging.disable_progress_bar()
-
-# What happens in a slot: (layer index, hidden states (B, S, D), the layer as a function) -> hidden states.
-Visit = Callable[[int, Tensor, Callable[[Tensor, Mapping[str, Tensor]], Tensor]], Tensor]
-
-
-KEPT_TYPES = (Tensor, bool, int, float, str)
-
-
-class Slot(nn.Module):
-    """Takes a layer's place, has its attributes, and calls the visitor."""
-
-    def __init__(self, index: int, layer: nn.Module, host: "Skeleton") -> None:
-        super().__init__()
-        # Bypasses nn.Module's registry, so that the layer's parameters are no longer the model's.
-        self.__dict__.update(index=index, layer=layer, host=host, returns_tuple=returns_tuple(layer))
-        self.__dict__["places"] = Places(layer)
-
-    def __getattr__(self, name: str) -> Any:
-        """Attributes that a model reads from its layers (such as `attention_type`) are those of the layer."""
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(self.__dict__["layer"], name)
-
-    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor | tuple[Tensor, None]:
-        """What the visitor returns for the hidden states (B, S, D), in the form that the model expects."""
-
-        def apply(hidden: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
-            # Masks and angles move to the hidden states' device (meta, when memory is predicted).
-            own_args, own_kwargs = tree_map_only(Tensor, lambda value: value.to(hidden.device), (args, kwargs))
-            computed: Tensor = self.compute(hidden, weights, own_args, own_kwargs)
-            return computed
-
-        if self.host.recorded is not None:
-            self.host.recorded.append((args, kwargs))
-        visit: Visit = self.host.visit
-        output = visit(self.index, hidden, apply)
-        return (output, None) if self.returns_tuple else output
-
-    def compute(
-        self, hidden: Tensor, weights: Mapping[str, Tensor], args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> Tensor:
-        """The layer itself, (B, S, D) to (B, S, D), with `weights` for its own."""
-        with self.places.holding(weights):
-            output = self.layer(hidden, *args, **kwargs)
-        first: Tensor = output[0] if isinstance(output, tuple) else output
-        return first
-
-
-class GatheredEmbedding(nn.Module):
-    """The token embedding without its table: rows come from disk, or are zero where they are not used."""
-
-    inner: Any  # bypasses nn.Module's registry, as in a slot
-    places: Places
-
-    def __init__(self, inner: nn.Module, width: int, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.__dict__.update(inner=inner, places=Places(inner))
-        self.width, self.dtype = width, dtype
-        self.rows: tuple[Tensor, Tensor] | None = None  # (sorted token ids (U,), their rows (U, D))
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """Rows of `ids` (B, S) as (B, S, D)."""
-        if self.rows is None:
-            return torch.zeros(*ids.shape, self.width, dtype=self.dtype)
-        known, table = self.rows
-        with self.places.holding({"weight": table}):
-            embedded: Tensor = self.inner(torch.searchsorted(known, ids))
-        return embedded
-
-
-class VocabularySlot(nn.Module):
-    """Takes the place of the language head, whose (B, S, V) logits would be the largest tensor of all.
-
-    Without an answer the forward ends here; with one, the model continues as if these were the logits.
-    """
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.__dict__.update(inner=inner, answer=None)
-
-    def __getattr__(self, name: str) -> Any:
-        """Attributes that a model reads from its head (such as its weight's dtype) are those of the head."""
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(self.__dict__["inner"], name)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """End the forward with the head's input (B, S, D), or return the answer as logits."""
-        answer: Tensor | None = self.__dict__["answer"]
-        if answer is None:
-            raise _Stop(hidden)
-        return answer
-
-
-class _Stop(Exception):
-    """Not an error: ends the model's forward early."""
-
-    def __init__(self, hidden: Tensor) -> None:
-        self.hidden = hidden
+from stages.model.slots import KEPT_TYPES, GatheredEmbedding, Slot, Stop, Visit, VocabularySlot, pass_on
 
 
 @dataclass(frozen=True)
@@ -185,7 +69,7 @@ class Skeleton:
         self.layers: list[nn.Module] = list(layers)
         self.embedding_name = _embedding_parameter(model)
         self.state_names = list(model.state_dict())
-        self.visit: Visit = _pass_on
+        self.visit: Visit = pass_on
         self.recorded: list[tuple[Sequence[Any], Mapping[str, Any]]] | None = None
         # Encoders make their own (RoBERTa counts from 2); state space models have none.
         forward = signature(type(model).forward).parameters
@@ -231,7 +115,7 @@ class Skeleton:
         try:
             yield
         finally:
-            self.visit = _pass_on
+            self.visit = pass_on
 
     def run(self, batch: Batch, visit: Visit, parameters: Mapping[str, Tensor] | None = None) -> Any:
         """The model's own forward with `visit` in the slots, and `parameters` in place of its own; its output."""
@@ -258,12 +142,12 @@ class Skeleton:
         def visit_and_stop(index: int, hidden: Tensor, apply: Any) -> Tensor:
             result = visit(index, hidden, apply)
             if index == stop:
-                raise _Stop(result)
+                raise Stop(result)
             return result
 
         try:
             self.run(batch, visit_and_stop)
-        except _Stop as stopped:
+        except Stop as stopped:
             return stopped.hidden
         raise AssertionError(f"the model's forward never reached layer {stop}")
 
@@ -275,7 +159,7 @@ class Skeleton:
         """
         self.recorded = []
         try:
-            self.run_until(batch, _pass_on, len(self.layers) - 1)
+            self.run_until(batch, pass_on, len(self.layers) - 1)
             found = LayerArguments(tuple(self.recorded))
         finally:
             self.recorded = None
@@ -289,7 +173,7 @@ class Skeleton:
         """
         try:
             self.run(batch, visit)
-        except _Stop as stopped:
+        except Stop as stopped:
             return stopped.hidden
         raise AssertionError("the model's forward never reached its language head")
 
@@ -312,64 +196,6 @@ class Skeleton:
         return GatheredEmbedding(inner, weight.shape[1], weight.dtype)
 
 
-def _pass_on(index: int, hidden: Tensor, apply: Any) -> Tensor:  # noqa: ARG001
-    return hidden
-
-
-def load_config(model_dir: Path) -> PretrainedConfig:
-    """The model's configuration.  Never runs code of the model's own.  Raises `BadInput`."""
-    if not (model_dir / "config.json").is_file():
-        raise BadInput(
-            f"{model_dir} is not a model directory",
-            values={"expected": "config.json, tokenizer.json and safetensors weights"},
-            hint="'chainctl assets get minilm' fetches a small one",
-        )
-    try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
-    except (ValueError, KeyError, OSError) as error:
-        raise BadInput(
-            f"{model_dir / 'config.json'} names an architecture that the installed transformers does not have",
-            values={"reason": type(error).__name__},
-            hint="upgrade transformers; architectures with code of their own are not run",
-        ) from None
-    return config
-
-
-def is_decoder(config: PretrainedConfig) -> bool:
-    """Whether the architecture is causal: transformers has a causal-LM form of it and no masked-LM form."""
-    kind = config.model_type
-    causal = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    return causal or bool(getattr(config, "is_decoder", False))
-
-
-def has_classification_head(config: PretrainedConfig) -> bool:
-    """Whether transformers has a …ForSequenceClassification of the architecture."""
-    return config.model_type in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
-
-
-def check_head(config: PretrainedConfig, form: HeadForm) -> None:
-    """Refuse a head that the architecture does not have.  Raises `BadInput`."""
-    if form == "transformers" and not has_classification_head(config):
-        raise BadInput(
-            f"transformers has no sequence classification head for {config.model_type}",
-            values={"head.form": form},
-            hint='set form = "mean" in the [head] section of the recipe',
-        )
-    if form == "language-model" and not is_decoder(config):
-        raise BadInput(
-            f"transformers has no causal language model of the architecture {config.model_type}",
-            values={"task.kind": "causal-lm"},
-            hint="use a decoder, or the task text-classification",
-        )
-
-
-FACTORIES = {
-    "transformers": AutoModelForSequenceClassification,
-    "mean": AutoModel,
-    "language-model": AutoModelForCausalLM,
-}
-
-
 def build_skeleton(config: PretrainedConfig, form: HeadForm, *, dtype: torch.dtype) -> Skeleton:
     """The model of `config` on the meta device, buffers real, in eval mode.  Takes milliseconds at any size."""
     check_head(config, form)
@@ -380,47 +206,6 @@ def build_skeleton(config: PretrainedConfig, form: HeadForm, *, dtype: torch.dty
         model = factory.from_config(config, dtype=dtype)
     model.tie_weights()
     return Skeleton(model.eval().requires_grad_(False), form)
-
-
-@contextmanager
-def parameters_on_meta() -> Iterator[None]:
-    """Modules that are created meanwhile have parameters without memory; their buffers are real."""
-    register = nn.Module.register_parameter
-
-    def register_on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        register(module, name, parameter)
-        if parameter is not None:
-            module._parameters[name] = nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
-
-    nn.Module.register_parameter = register_on_meta  # type: ignore[method-assign, assignment]
-    try:
-        yield
-    finally:
-        nn.Module.register_parameter = register  # type: ignore[method-assign]
-
-
-def find_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
-    """Path and modules of the layer list: the shallowest `ModuleList` with `num_hidden_layers` entries."""
-    count = model.config.num_hidden_layers
-    found = [
-        (name.count("."), name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == count
-    ]
-    if not found:
-        raise BadInput(
-            f"{type(model).__name__} has no list of {count} layers",
-            hint="this architecture cannot be streamed layer by layer",
-        )
-    _, name, layers = min(found, key=lambda entry: entry[:2])
-    return name, layers
-
-
-def returns_tuple(layer: nn.Module) -> bool:
-    """Whether a layer's forward returns a tuple, according to its source; `check.py` detects where this is wrong."""
-    source = textwrap.dedent(inspect.getsource(inspect.unwrap(type(layer).forward)))
-    returned = [node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Return) and node.value]
-    return bool(returned) and (isinstance(returned[-1], ast.Tuple) or ast.unparse(returned[-1]) == "outputs")
 
 
 def _parameter_names(model: PreTrainedModel, module: nn.Module) -> list[str]:

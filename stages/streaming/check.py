@@ -17,17 +17,17 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from schemas.errors import BadInput
 from schemas.settings import HeadForm, HeadSettings, Settings, TaskSettings
-from stages.model.backbone import Backbone
-from stages.model.language_head import LanguageHead
-from stages.model.skeleton import (
+from stages.model.architecture import (
     FACTORIES,
-    Batch,
     check_head,
     find_layers,
     has_classification_head,
     is_decoder,
     load_config,
 )
+from stages.model.backbone import Backbone
+from stages.model.language_head import LanguageHead
+from stages.model.skeleton import Batch
 from stages.process.fork import run_in_fork
 from stages.streaming.stream import stream_layers
 from stages.streaming.texts import EncodedTexts

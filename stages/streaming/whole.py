@@ -16,8 +16,9 @@ from schemas.errors import BadInput
 from schemas.refs import ModelFingerprint
 from schemas.settings import EncodingSettings
 from stages.data.encode import Encoder
+from stages.model.architecture import is_decoder, load_config, parameters_on_meta
 from stages.model.backbone import Backbone
-from stages.model.skeleton import Skeleton, is_decoder, load_config, parameters_on_meta
+from stages.model.skeleton import Skeleton
 from stages.streaming.check import SETTINGS
 from stages.weights.files import WeightFiles
 from stages.weights.names import Names, resolve

@@ -20,9 +20,10 @@ from transformers import AutoModel
 
 from schemas.refs import Window
 from schemas.settings import Settings
+from stages.model.architecture import find_layers
 from stages.model.backbone import Backbone
 from stages.model.loading import LoadedModel
-from stages.model.skeleton import Batch, find_layers
+from stages.model.skeleton import Batch
 from stages.streaming.check import VOCABULARY, tiny_config
 from stages.streaming.stream import stream_layers
 from stages.tuning.adapters import Adapter, adapters_from_tensors

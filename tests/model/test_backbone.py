@@ -15,8 +15,9 @@ from schemas.errors import BadInput, NotTrusted
 from schemas.refs import Window
 from schemas.settings import HeadForm
 from stages.data.layout import Layout
+from stages.model.architecture import find_layers
 from stages.model.backbone import Backbone
-from stages.model.skeleton import Batch, find_layers
+from stages.model.skeleton import Batch
 from stages.streaming.check import TOLERANCE, check_architecture, check_model, compare
 from stages.streaming.hidden_states import HiddenStates
 from stages.streaming.stream import load_layers, run_prefix, stream_layers

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel
 
+from stages.model.architecture import find_layers
 from stages.model.held import Places
-from stages.model.skeleton import find_layers
 from tests import fleet
 
 

@@ -15,9 +15,10 @@ from transformers import AutoModelForCausalLM
 
 from schemas.errors import BadInput
 from schemas.refs import Window
+from stages.model.architecture import check_head, find_layers
 from stages.model.backbone import Backbone
 from stages.model.language_head import IGNORED, LanguageHead
-from stages.model.skeleton import Batch, check_head, find_layers
+from stages.model.skeleton import Batch
 from stages.streaming.check import compare
 from stages.streaming.stream import load_layers
 from stages.streaming.texts import EncodedTexts

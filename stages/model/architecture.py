@@ -1,0 +1,125 @@
+"""What architecture a model directory has: its configuration, its list of layers, which heads exist for it."""
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+)
+from transformers.utils import logging
+
+from schemas.errors import BadInput
+from schemas.settings import HeadForm
+
+logging.set_verbosity(logging.CRITICAL)  # what is wrong with a model is said in our own errors
+logging.disable_progress_bar()
+
+
+def load_config(model_dir: Path) -> PretrainedConfig:
+    """The model's configuration.  Never runs code of the model's own.  Raises `BadInput`."""
+    if not (model_dir / "config.json").is_file():
+        raise BadInput(
+            f"{model_dir} is not a model directory",
+            values={"expected": "config.json, tokenizer.json and safetensors weights"},
+            hint="'chainctl assets get minilm' fetches a small one",
+        )
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
+    except (ValueError, KeyError, OSError) as error:
+        raise BadInput(
+            f"{model_dir / 'config.json'} names an architecture that the installed transformers does not have",
+            values={"reason": type(error).__name__},
+            hint="upgrade transformers; architectures with code of their own are not run",
+        ) from None
+    return config
+
+
+def is_decoder(config: PretrainedConfig) -> bool:
+    """Whether the architecture is causal: transformers has a causal-LM form of it and no masked-LM form."""
+    kind = config.model_type
+    causal = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return causal or bool(getattr(config, "is_decoder", False))
+
+
+def has_classification_head(config: PretrainedConfig) -> bool:
+    """Whether transformers has a …ForSequenceClassification of the architecture."""
+    return config.model_type in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+
+
+def check_head(config: PretrainedConfig, form: HeadForm) -> None:
+    """Refuse a head that the architecture does not have.  Raises `BadInput`."""
+    if form == "transformers" and not has_classification_head(config):
+        raise BadInput(
+            f"transformers has no sequence classification head for {config.model_type}",
+            values={"head.form": form},
+            hint='set form = "mean" in the [head] section of the recipe',
+        )
+    if form == "language-model" and not is_decoder(config):
+        raise BadInput(
+            f"transformers has no causal language model of the architecture {config.model_type}",
+            values={"task.kind": "causal-lm"},
+            hint="use a decoder, or the task text-classification",
+        )
+
+
+FACTORIES = {
+    "transformers": AutoModelForSequenceClassification,
+    "mean": AutoModel,
+    "language-model": AutoModelForCausalLM,
+}
+
+
+@contextmanager
+def parameters_on_meta() -> Iterator[None]:
+    """Modules that are created meanwhile have parameters without memory; their buffers are real."""
+    register = nn.Module.register_parameter
+
+    def register_on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        register(module, name, parameter)
+        if parameter is not None:
+            module._parameters[name] = nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
+
+    nn.Module.register_parameter = register_on_meta  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]
+
+
+def find_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
+    """Path and modules of the layer list: the shallowest `ModuleList` with `num_hidden_layers` entries."""
+    count = model.config.num_hidden_layers
+    found = [
+        (name.count("."), name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == count
+    ]
+    if not found:
+        raise BadInput(
+            f"{type(model).__name__} has no list of {count} layers",
+            hint="this architecture cannot be streamed layer by layer",
+        )
+    _, name, layers = min(found, key=lambda entry: entry[:2])
+    return name, layers
+
+
+def returns_tuple(layer: nn.Module) -> bool:
+    """Whether a layer's forward returns a tuple, according to its source; `check.py` detects where this is wrong."""
+    source = textwrap.dedent(inspect.getsource(inspect.unwrap(type(layer).forward)))
+    returned = [node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Return) and node.value]
+    return bool(returned) and (isinstance(returned[-1], ast.Tuple) or ast.unparse(returned[-1]) == "outputs")
