@@ -39,6 +39,7 @@ from stages.data.split import holdout_file, split_file, to_jsonl
 from stages.demo import ALPHA, DEVICES, MEMORY_BUDGET_BYTES
 from stages.demo import SETTINGS as DEMO
 from stages.federated.aggregation import Aggregation
+from stages.federated.sampling import sample_participants
 from stages.methods.registry import server_method
 from stages.model.loading import LoadedModel
 from stages.session import Machine
@@ -112,7 +113,9 @@ def combine(strategy: str, updates: Sequence[Path], *, plan: Path, state: Path, 
     accepted = sorted(opened, key=lambda update: update.manifest.device)
     with new_artifact(out, force=True) as draft:
         method = server_method(planned.manifest.settings.chain.method)
-        manifest = aggregate.describe(planned, parent, accepted, method, moved=True)
+        lines = aggregate.accepted_lines(accepted), sample_participants(planned, parent.manifest.round + 1)
+        draft.write_lines(*lines)
+        manifest = aggregate.describe(planned, parent, accepted, method, lines, moved=True)
         combination = Aggregation(parent, accepted, STRATEGIES[strategy])
         draft.finish(aggregate.write_tensors(draft, combination, [parent, *accepted], manifest), None)
     return open_artifact(out, StateManifest)
