@@ -58,7 +58,11 @@ faults: setup
     CHAINCTL_TEST_KILLS=200 CHAINCTL_TEST_ROUNDS=50 {{pytest}} \
         tests/test_killed.py tests/test_faults.py tests/training/test_resume.py tests/store/test_power_cut.py
 
-# 100,000 mutated artifacts, 10,000 mutated bundles (`just` runs a few thousand)
+# memory that must not grow with the model: 24 layers against 6 (`just` takes 12)
+memory: setup
+    CHAINCTL_TEST_LAYERS=24 {{pytest}} tests/test_budget.py
+
+# 100,000 mutated artifacts, 10,000 mutated bundles (`just` runs two thousand, and 300)
 fuzz: setup
     {{bin}}/python -m tests.fuzz --inputs 100000 --seed "$(date +%j)" --strict
     CHAINCTL_TEST_FUZZ=10000 {{pytest}} tests/store/test_bundle.py

@@ -113,7 +113,7 @@ def combine(strategy: str, updates: Sequence[Path], *, plan: Path, state: Path, 
     accepted = sorted(opened, key=lambda update: update.manifest.device)
     with new_artifact(out, force=True) as draft:
         method = server_method(planned.manifest.settings.chain.method)
-        lines = aggregate.accepted_lines(accepted), sample_participants(planned, parent.manifest.round + 1)
+        lines = (aggregate.accepted_lines(accepted), sample_participants(planned, parent.manifest.round + 1))
         draft.write_lines(*lines)
         manifest = aggregate.describe(planned, parent, accepted, method, lines, moved=True)
         combination = Aggregation(parent, accepted, STRATEGIES[strategy])

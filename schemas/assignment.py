@@ -42,7 +42,7 @@ class Assignment(Record):
     @model_validator(mode="after")
     def _layers_rise(self) -> "Assignment":
         if list(self.layers) != sorted(set(self.layers)):
-            raise ValueError("layers must be listed once each, in ascending order")
+            raise ValueError("layers must be listed once each, in order")
         return self
 
 

@@ -1,4 +1,4 @@
-"""Measured v1: the cost of a stage on its machine.  Is beside a manifest, names it, and decides nothing."""
+"""Measured v1: the cost of a stage on its machine.  Stored beside a manifest, which it names; decides nothing."""
 
 from typing import Annotated, ClassVar, Literal
 

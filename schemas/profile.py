@@ -1,4 +1,4 @@
-"""Profile v1: CKA of each frozen layer's output with its input, on a device's texts, and the device's budget."""
+"""Profile v1: CKA between the reference and each frozen layer's output on a device's texts; the device's budget."""
 
 from typing import Annotated, ClassVar, Literal
 

@@ -1,4 +1,4 @@
-"""Refusal v1: why an update was refused.  Is beside it in quarantine."""
+"""Refusal v1: why an update was refused.  Stored beside the update in quarantine."""
 
 from typing import ClassVar, Literal
 

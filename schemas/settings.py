@@ -76,7 +76,7 @@ class EncodingSettings(Record):
 
 
 class HeadSettings(Record):
-    """`transformers`: the model's own …ForSequenceClassification head.  `mean`: linear, on the mean over tokens."""
+    """`transformers`: the model's own …ForSequenceClassification head.  `mean`: mean over real tokens, linear."""
 
     form: Literal["transformers", "mean"] = "transformers"
 

@@ -47,8 +47,11 @@ SETTINGS = Settings(
 )
 
 
-def run(out: Path, *, say: Say, progress: Progress) -> DemoSummary:
-    """Run it all into `out`: the contents of `out/summary.json`."""
+def run(out: Path, *, say: Say, progress: Progress, seed: int = 0) -> DemoSummary:
+    """Run it all into `out`: the contents of `out/summary.json`.
+
+    `seed` decides the shards, the devices of each round, the order of texts and the first adapters.
+    """
     began = time.perf_counter()
     say("$ chainctl assets get minilm bbc-news")
     model, texts = (get_asset(ASSETS[name], say=say) for name in ("minilm", "bbc-news"))
@@ -58,8 +61,8 @@ def run(out: Path, *, say: Say, progress: Progress) -> DemoSummary:
         sizes = holdout_file(texts, data, fraction=0.2, seed=0, deduplicate=True)
         say(f"{sizes['train']} texts to train on, {sizes['test']} held out, {sizes['dropped']} duplicates dropped")
     fetched = time.perf_counter()
-    chain = _simulate("chain", model, out, say, progress)
-    probe = _simulate("linear-probe", model, out, say, progress)
+    chain = _simulate("chain", model, out, say, progress, seed)
+    probe = _simulate("linear-probe", model, out, say, progress, seed, like=out / "chain")
     plan = open_artifact(out / "chain" / "plan", PlanManifest).manifest
     figure = curves_svg(
         plan.curve,
@@ -88,22 +91,25 @@ def run(out: Path, *, say: Say, progress: Progress) -> DemoSummary:
     return summary
 
 
-def _simulate(method: str, model: Path, out: Path, say: Say, progress: Progress) -> SimulationSummary:
+def _simulate(
+    method: str, model: Path, out: Path, say: Say, progress: Progress, seed: int, like: Path | None = None
+) -> SimulationSummary:
+    """One arm.  Profiles are those of `like`: they depend on no method."""
     say(
         f"$ chainctl simulate --method {method} --devices {DEVICES} --per-round {PER_ROUND} --alpha {ALPHA} "
-        f"--rounds {ROUNDS} … --out {out / method}"
+        f"--rounds {ROUNDS} --seed {seed} … --out {out / method}"
     )
     federation = Federation(
         model_dir=model,
         data=out / "data" / "train.jsonl",
         test=out / "data" / "test.jsonl",
-        settings=with_method(SETTINGS, method),
+        settings=with_method(SETTINGS, method).model_copy(update={"seed": seed}),
         devices=DEVICES,
         rounds=ROUNDS,
         alpha=ALPHA,
         memory_budgets=(MEMORY_BUDGET_BYTES,),
     )
-    return simulate(federation, out=out / method, on_round=lambda line: say(line.line()), progress=progress)
+    return simulate(federation, out=out / method, on_round=lambda line: say(line.line()), progress=progress, like=like)
 
 
 def accuracy(value: float | None) -> float:

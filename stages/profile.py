@@ -30,6 +30,7 @@ from stages.store.signing import Signer
 from stages.streaming.check import check_architecture
 from stages.streaming.hidden_states import HiddenStates
 from stages.streaming.placement import Placement
+from stages.streaming.prefix_cache import PrefixCache
 from stages.streaming.stream import hidden_states, run_prefix
 from stages.streaming.texts import EncodedTexts
 from stages.tuning.tuning import UNTUNED
@@ -67,7 +68,8 @@ def run(
         sample = _sample(examples, draft.similarity, seed=settings.seed, device=device)
         measured = Measurement()
         if len(sample) >= draft.similarity.min_examples:
-            measured = measure(session, EncodedTexts.encode(sample, encoder, settings.numerics.rows), draft.similarity)
+            texts = EncodedTexts.encode(sample, encoder, settings.numerics.rows)
+            measured = measure(session, texts, draft.similarity, fingerprint)
     profiled = len(sample) if measured.layers else 0
     manifest = draft.model_copy(update={"layers": measured.layers, "profiled_count": profiled})
     with new_artifact(out, force=force, signer=signer) as artifact:
@@ -84,9 +86,12 @@ class Measurement:
     texts: EncodedTexts | None = None
 
 
-def measure(session: Session, texts: EncodedTexts, similarity: SimilaritySettings) -> Measurement:
+def measure(
+    session: Session, texts: EncodedTexts, similarity: SimilaritySettings, fingerprint: ModelFingerprint
+) -> Measurement:
     """Pass the texts through the frozen model, keeping the budget.  Raises `DoesNotFit`."""
     placement = session.place(lambda memory, choice: memory.forward(choice), texts, bottleneck=0, what="the profile")
+    directory = session.machine.cache
     layers, seconds = measure_similarity(
         session.backbone,
         texts,
@@ -95,6 +100,7 @@ def measure(session: Session, texts: EncodedTexts, similarity: SimilaritySetting
         placement=placement,
         scratch=session.scratch,
         progress=session.progress,
+        cache=PrefixCache(directory, fingerprint, session.settings, UNTUNED, texts) if directory else None,
     )
     return Measurement(layers, seconds, texts)
 
@@ -108,8 +114,13 @@ def measure_similarity(
     placement: Placement,
     scratch: Path,
     progress: Progress,
+    cache: PrefixCache | None = None,
 ) -> tuple[tuple[LayerSimilarity, ...], tuple[float, ...]]:
-    """CKA of each layer's output with the reference, and seconds per layer; the model is run once."""
+    """CKA of each layer's output with the reference, and seconds per layer; the model is run once.
+
+    What arrives at the first layer that the method may tune, and what that layer makes of it, goes to the `cache`: a
+    plan that follows this curve begins there in every round.
+    """
     torch.set_num_threads(settings.numerics.threads)
     generator = np.random.Generator(np.random.PCG64(settings.seed))
     rows = draw_rows(texts.lengths, similarity, generator)
@@ -125,6 +136,13 @@ def measure_similarity(
         if layer >= 0:
             value, low, high = cka_with_interval(reference[0], kernel, similarity.estimator)
             curve.append(LayerSimilarity(cka=value, low=low, high=high))
+            if cache is not None and all(map(freezes, range(layer), curve)):
+                cache.store(layer + 1, hidden)
+                if layer > 0:
+                    cache.forget(layer - 1)
+
+    def freezes(layer: int, similarity: LayerSimilarity) -> bool:
+        return settings.chain.freezes(layer, similarity.cka)
 
     scratch.mkdir(parents=True, exist_ok=True)
     with hidden_states(backbone, texts, placement, scratch=scratch) as hidden:

@@ -22,8 +22,12 @@ from stages.suites.suite import read_questions
 from tests import fleet
 from tests.fleet.benchmark_files import save_bbh, save_crass, save_drop, save_many, save_mmlu
 from tests.fleet.speaker import CHARACTERS, WINDOW, Speaker, make_speaker
+from tests.fleet.stages import machine_of
+
+pytestmark = pytest.mark.xdist_group("benchmark")  # one process makes what they share
 
 SECRET = "Zinnowitz"
+CLEAR = 1e-4  # nats; two kernels differ by a hundredth of it
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +36,8 @@ def speaker(tmp_path_factory: pytest.TempPathFactory) -> Speaker:
 
 
 def ask(speaker: Speaker, name: Any, data: Path, out: Path, **options: Any) -> Artifact[BenchmarkManifest]:
-    return run(**speaker.places, benchmark=name, data=data, out=out, **options)
+    machine, rest = machine_of(speaker.folder / "model", options)
+    return run(**speaker.places | {"machine": machine}, benchmark=name, data=data, out=out, **rest)
 
 
 def ids(text: str) -> list[int]:
@@ -40,26 +45,34 @@ def ids(text: str) -> list[int]:
 
 
 def chosen(model: Any, question: Choice) -> int:
-    """The likeliest choice, each scored alone."""
+    """The likeliest choice, each scored alone, and likelier than the next by more than a kernel rounds."""
     values = []
     for choice in question.choices:
         context, whole = ids(question.prompt), ids(question.prompt + choice)
         whole, start = whole[-WINDOW - 1 :], len(whole) - len(context)
         logits = F.log_softmax(model(input_ids=torch.tensor([whole[:-1]])).logits[0].double(), -1)
         values.append(float(logits[-start:].gather(1, torch.tensor(whole[-start:])[:, None]).sum()))
-    return max(range(len(values)), key=values.__getitem__)
+    best, second = sorted(values)[:-3:-1]
+    assert best - second > CLEAR
+    return values.index(best)
 
 
 def written(model: Any, question: OpenQuestion) -> str:
+    """What the model writes; every token of it is likelier than the next by more than a kernel rounds."""
     prompt = torch.tensor([ids(question.prompt)[-(WINDOW - question.most_tokens) :]])
-    tokens = model.generate(
+    answer = model.generate(
         prompt,
         attention_mask=torch.ones_like(prompt),
         max_new_tokens=question.most_tokens,
         do_sample=False,
         eos_token_id=2,
         pad_token_id=0,
-    )[0, prompt.shape[1] :].tolist()
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
+    best, second = torch.cat(answer.logits).topk(2).values.T
+    assert float((best - second).min()) > CLEAR
+    tokens = answer.sequences[0, prompt.shape[1] :].tolist()
     text = "".join(CHARACTERS[token - 4] for token in tokens if token > 3)
     return cut_at(text, question.stop)
 

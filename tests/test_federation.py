@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,9 @@ from stages.store.artifact import open_artifact, verify_artifact
 from stages.turn import Turn
 from tests import fleet
 from tests.fleet import ROOT
+from tests.fleet.fork_server import chainctl_on_path
+
+pytestmark = pytest.mark.xdist_group("federation")  # one process makes what they share
 
 ROUNDS = 2
 
@@ -28,7 +31,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path) -> dict[str
     train = fleet.save_texts(folder / "train.jsonl", fleet.texts(48))
     test = fleet.save_texts(folder / "test.jsonl", fleet.texts(20, seed=9))
     recipe = fleet.write_recipe(folder / "recipe.toml", fleet.settings())
-    fleet.chainctl(*simulate_arguments(tiny_bert, train, test, recipe, folder / "run"), cwd=ROOT)
+    fleet.chainctl(*simulate_arguments(tiny_bert, train, test, recipe, folder / "run"))
     return {"model": tiny_bert, "train": train, "test": test, "recipe": recipe, "run": folder / "run", "folder": folder}
 
 
@@ -39,12 +42,15 @@ def simulate_arguments(model: Path, train: Path, test: Path, recipe: Path, out: 
     ]
 
 
-def run_example(script: str, *arguments: object, work: Path) -> subprocess.CompletedProcess[str]:
-    """A script of `examples/`, with a `chainctl` on its path that runs this source tree."""
-    tools = work / "tools"
-    tools.mkdir(parents=True, exist_ok=True)
-    (tools / "chainctl").write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" -m chainctl "$@"\n')
-    (tools / "chainctl").chmod(0o755)
+@pytest.fixture(scope="module")
+def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with a `chainctl` that runs this source tree."""
+    with chainctl_on_path(tmp_path_factory.mktemp("tools")) as folder:
+        yield folder
+
+
+def run_example(script: str, *arguments: object, tools: Path) -> subprocess.CompletedProcess[str]:
+    """A script of `examples/`."""
     environment = os.environ | {"PATH": f"{tools}:{os.environ['PATH']}"}
     command = ["bash", str(ROOT / "examples" / script), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
@@ -58,17 +64,17 @@ def digest_of(artifact: Path) -> str:
     return sha256_digest((artifact / "manifest.json").read_bytes())
 
 
-def test_by_hand_equals_simulated(world: dict[str, Path], tmp_path: Path) -> None:
+def test_by_hand_equals_simulated(world: dict[str, Path], tools: Path, tmp_path: Path) -> None:
     inputs = (world["model"], world["train"], world["test"], world["recipe"], ROUNDS)
-    done = run_example("sneakernet.sh", tmp_path / "work", *inputs, work=tmp_path)
+    done = run_example("sneakernet.sh", tmp_path / "work", *inputs, tools=tools)
     simulated = digest_of(world["run"] / "states" / f"{ROUNDS:04d}")
     assert done.stdout.splitlines()[-1] == f"final state {simulated}"
     assert digest_of(tmp_path / "work" / "coordinator" / "plan") == digest_of(world["run"] / "plan")
 
 
-def test_a_signed_federation_over_a_stick(world: dict[str, Path], tmp_path: Path) -> None:
+def test_a_signed_federation_over_a_stick(world: dict[str, Path], tools: Path, tmp_path: Path) -> None:
     inputs = (world["model"], world["train"], world["test"], world["recipe"])
-    done = run_example("signed.sh", tmp_path / "work", *inputs, work=tmp_path)
+    done = run_example("signed.sh", tmp_path / "work", *inputs, tools=tools)
     assert "altered" in done.stderr
     assert "so far     1 rounds, 2 updates counted, 0 refused" in done.stdout
     assert done.stdout.count("missing    device-01\n") == 1
@@ -76,9 +82,9 @@ def test_a_signed_federation_over_a_stick(world: dict[str, Path], tmp_path: Path
     assert (tmp_path / "work" / "office" / "states" / "0001" / "manifest.dsse.json").exists()
 
 
-def test_each_stage_can_be_a_job_of_its_own(world: dict[str, Path], tmp_path: Path) -> None:
+def test_each_stage_can_be_a_job_of_its_own(world: dict[str, Path], tools: Path, tmp_path: Path) -> None:
     inputs = (world["model"], world["train"], world["test"], world["recipe"])
-    done = run_example("ci/pipeline.sh", tmp_path / "work", *inputs, work=tmp_path)
+    done = run_example("ci/pipeline.sh", tmp_path / "work", *inputs, tools=tools)
     assert done.stdout.count("whole ") == 8
 
 
@@ -95,12 +101,10 @@ def test_training_lowers_the_loss_of_the_whole_batch(world: dict[str, Path], tmp
     fleet.chainctl(
         *("plan", world["run"] / "profiles" / "device-00", "--model", world["model"], "--recipe", world["recipe"]),
         *(*steps, "--out", made["--plan"], "--state", made["--state"]),
-        cwd=ROOT,
     )
     done = fleet.chainctl(
         *("train-window", "--model", world["model"], "--data", world["run"] / "shards" / "device-00.jsonl"),
         *("--device", "device-00", "--out", tmp_path / "update", "--json", *(x for pair in made.items() for x in pair)),
-        cwd=ROOT,
     )
     loss = json.loads(done.stdout)["loss"]
     assert loss["last"] < 0.9 * loss["first"]
@@ -124,14 +128,13 @@ def test_a_device_with_less_memory_trains_the_last_layers_of_the_window(world: d
 
 
 def test_a_machine_that_pinned_somebody_can_still_simulate(world: dict[str, Path], home: Path, tmp_path: Path) -> None:
-    fleet.chainctl("trust", "add", "office", "ed25519:" + "ab" * 32, cwd=ROOT)
+    fleet.chainctl("trust", "add", "office", "ed25519:" + "ab" * 32)
     inputs = (world["model"], world["train"], world["test"], world["recipe"], tmp_path / "run")
-    fleet.chainctl(*simulate_arguments(*inputs), "--rounds", 1, cwd=ROOT)
+    fleet.chainctl(*simulate_arguments(*inputs), "--rounds", 1)
     refused = fleet.chainctl(
         *("eval", "--model", world["model"], "--plan", tmp_path / "run" / "plan", "--data", world["test"]),
         *("--state", tmp_path / "run" / "states" / "0001", "--out", tmp_path / "eval"),
         check=False,
-        cwd=ROOT,
     )
     assert refused.returncode == 4
     assert sorted(path.name for path in home.iterdir()) == ["trust"]
@@ -140,14 +143,14 @@ def test_a_machine_that_pinned_somebody_can_still_simulate(world: dict[str, Path
 def test_a_run_started_again_changes_nothing(world: dict[str, Path]) -> None:
     before = snapshot(world["run"])
     inputs = (world["model"], world["train"], world["test"], world["recipe"], world["run"])
-    done = fleet.chainctl(*simulate_arguments(*inputs), "--json", cwd=ROOT)
+    done = fleet.chainctl(*simulate_arguments(*inputs), "--json")
     assert json.loads(done.stdout)["final_state"] == digest_of(world["run"] / "states" / f"{ROUNDS:04d}")
     assert snapshot(world["run"]) == before
 
 
 def test_a_run_of_something_else_is_not_continued(world: dict[str, Path]) -> None:
     arguments = simulate_arguments(world["model"], world["train"], world["test"], world["recipe"], world["run"])
-    done = fleet.chainctl(*arguments, "--set", "seed=5", check=False, cwd=ROOT)
+    done = fleet.chainctl(*arguments, "--set", "seed=5", check=False)
     assert done.returncode == 2
     assert "settings differs" in done.stderr
 
@@ -169,11 +172,11 @@ def test_the_same_command_twice_gives_the_same_digest(world: dict[str, Path], tm
         *("train-window", "--model", world["model"], "--plan", run / "plan", "--state", run / "states" / "0001"),
         *("--data", run / "shards" / "device-01.jsonl", "--device", "device-01"),
     ]
-    for name in ("one", "two"):
-        fleet.chainctl(*command, "--out", tmp_path / name, cwd=ROOT)
+    fleet.chainctl(*command, "--out", tmp_path / "one")
+    fleet.chainctl_process(*command, "--out", tmp_path / "two")
     assert digest_of(tmp_path / "one") == digest_of(tmp_path / "two")
     assert digest_of(tmp_path / "one") == digest_of(run / "updates" / "0001" / "device-01")
-    again = fleet.chainctl(*command, "--out", tmp_path / "two", cwd=ROOT)
+    again = fleet.chainctl(*command, "--out", tmp_path / "two")
     assert again.returncode == 0
 
 
@@ -191,10 +194,9 @@ def test_the_same_command_twice_gives_the_same_digest(world: dict[str, Path], tm
     ids=lambda value: value if isinstance(value, str) and " " in value else "",
 )
 def test_what_does_not_go_together_is_refused(
-    what: str, arguments: dict[str, str], code: int, says: str, world: dict[str, Path], tmp_path: Path
+    what: str, arguments: dict[str, str], code: int, says: str, world: dict[str, Path], wrong: Path, tmp_path: Path
 ) -> None:
     run = world["run"]
-    make_wrong_things(world, tmp_path)
     given: dict[str, Any] = {
         "--model": world["model"],
         "--plan": run / "plan",
@@ -204,9 +206,9 @@ def test_what_does_not_go_together_is_refused(
         "--out": tmp_path / "out",
     }
     for option, value in arguments.items():
-        given[option] = tmp_path / value if (tmp_path / value).exists() else value
+        given[option] = wrong / value if (wrong / value).exists() else value
     flat = [part for pair in given.items() for part in pair]
-    done = fleet.chainctl("train-window", *flat, "--json", check=False, cwd=ROOT)
+    done = fleet.chainctl("train-window", *flat, "--json", check=False)
     assert done.returncode == code, what
     assert says in done.stderr
     assert json.loads(done.stdout)["error"]["exit_code"] == code
@@ -220,13 +222,11 @@ def test_profiles_with_different_settings_are_refused_together(world: dict[str, 
     fleet.chainctl(
         *("profile", "--model", world["model"], "--recipe", world["recipe"], "--data", data, "--device", "other"),
         *("--set", "similarity.estimator=biased", "--memory-budget", "2GiB", "--out", tmp_path / "biased"),
-        cwd=ROOT,
     )
     done = fleet.chainctl(
         *("plan", tmp_path / "biased", run / "profiles" / "device-00", "--model", world["model"]),
         *("--recipe", world["recipe"], "--out", tmp_path / "plan", "--state", tmp_path / "state"),
         check=False,
-        cwd=ROOT,
     )
     assert done.returncode == 3
     assert "similarity.estimator" in done.stderr
@@ -235,7 +235,7 @@ def test_profiles_with_different_settings_are_refused_together(world: dict[str, 
 
 
 def test_log_walks_back_to_the_plan(world: dict[str, Path]) -> None:
-    done = fleet.chainctl("log", world["run"] / "states" / f"{ROUNDS:04d}", "--json", cwd=ROOT)
+    done = fleet.chainctl("log", world["run"] / "states" / f"{ROUNDS:04d}", "--json")
     lines = json.loads(done.stdout)["history"]
     assert [line["round"] for line in lines] == [2, 1, 0]
     assert all(line["accuracy"] is not None for line in lines)
@@ -245,7 +245,7 @@ def test_log_walks_back_to_the_plan(world: dict[str, Path]) -> None:
 @pytest.mark.parametrize("method", ["full-adapters", "linear-probe", "no-ft"])
 def test_the_references_run_through_the_same_stages(method: str, world: dict[str, Path], tmp_path: Path) -> None:
     arguments = simulate_arguments(world["model"], world["train"], world["test"], world["recipe"], tmp_path / "run")
-    done = fleet.chainctl(*arguments, "--method", method, "--json", cwd=ROOT)
+    done = fleet.chainctl(*arguments, "--method", method, "--json")
     summary = json.loads(done.stdout)
     assert len(summary["rounds"]) == (0 if method == "no-ft" else ROUNDS)
     if method == "linear-probe":
@@ -253,13 +253,14 @@ def test_the_references_run_through_the_same_stages(method: str, world: dict[str
         assert {tensor["name"].split(".")[0] for tensor in state["tensors"]} == {"head"}
 
 
-def make_wrong_things(world: dict[str, Path], folder: Path) -> None:
-    run = world["run"]
+@pytest.fixture(scope="module")
+def wrong(world: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Texts, a plan, a state and a model that do not belong to the run."""
+    run, folder = world["run"], tmp_path_factory.mktemp("wrong")
     fleet.save_texts(folder / "unknown.jsonl", [{"text": "a secret text", "label": "secretlabel"}])
     fleet.chainctl(
         *("plan", run / "profiles" / "device-00", "--model", world["model"], "--recipe", world["recipe"]),
         *("--set", "seed=9", "--out", folder / "other-plan", "--state", folder / "other-state"),
-        cwd=ROOT,
     )
     shutil.copytree(run / "states" / "0001", folder / "altered")
     tensors = folder / "altered" / "tensors.safetensors"
@@ -267,6 +268,7 @@ def make_wrong_things(world: dict[str, Path], folder: Path) -> None:
     shutil.copytree(world["model"], folder / "other-model")
     config = folder / "other-model" / "tokenizer.json"
     config.write_text(config.read_text() + "\n")
+    return folder
 
 
 def read(artifact: Path) -> dict[str, Any]:

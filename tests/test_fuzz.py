@@ -1,12 +1,12 @@
-"""A few thousand mutated artifacts; `just fuzz` takes a hundred thousand."""
+"""Two thousand mutated artifacts; `just fuzz` takes a hundred thousand."""
 
 import os
 import subprocess
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-INPUTS = os.environ.get("CHAINCTL_TEST_FUZZ", "4000")
+from tests.fleet import ROOT
+
+INPUTS = os.environ.get("CHAINCTL_TEST_FUZZ", "2000")
 
 
 def test_every_input_is_read_or_refused_and_none_takes_much_memory() -> None:

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests import fleet
+from tests.fleet import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
-KILLS = int(os.environ.get("CHAINCTL_TEST_KILLS", "10"))
-ROUNDS = max(60, 6 * KILLS)  # enough to be killed in
+KILLS = int(os.environ.get("CHAINCTL_TEST_KILLS", "4"))
+ROUNDS = max(24, 6 * KILLS)  # enough to be killed in
 
 
 @pytest.fixture(scope="module")

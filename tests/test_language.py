@@ -1,14 +1,21 @@
 """A language model through all stages: dialogues, responses, steps a round, perplexity, generation; as commands."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812 -- torch's own convention
 from transformers import AutoModelForCausalLM
 
+from schemas.perplexity import PerplexityManifest
+from schemas.plan import PlanManifest
 from schemas.settings import Settings
-from stages.store.artifact import Artifact
+from stages.data.encode import Encoder
+from stages.data.load import load_labelled
+from stages.store.artifact import Artifact, open_artifact
 from tests import fleet
 
 # ChatML's form in words of the tiny vocabulary.
@@ -57,3 +64,60 @@ class World:
 
     def train(self, name: str = "update", **changes: Any) -> Artifact[Any]:
         return fleet.run_train(self.folder, self.model_dir, self.data, self.folder / name, **changes)
+
+    def evaluate(self, name: str, state: str) -> PerplexityManifest:
+        """On the device's own texts."""
+        found = fleet.run_eval(self.folder, self.model_dir, self.data, self.folder / name, state=state).manifest
+        assert isinstance(found, PerplexityManifest)
+        return found
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, model_dir: Path, data: Path) -> World:
+    return World(tmp_path_factory.mktemp("world"), model_dir, data, language())
+
+
+@torch.no_grad()
+def test_perplexity_is_that_of_the_resident_model_over_the_responses(world: World) -> None:
+    """State 0 is the pre-trained model; each text alone, without padding."""
+    settings = open_artifact(world.folder / "plan", PlanManifest).manifest.settings
+    encoder = Encoder.load(world.model_dir, settings.encoding, settings.prompt)
+    model = AutoModelForCausalLM.from_pretrained(world.model_dir)
+    losses: list[torch.Tensor] = []
+    for text in encoder.encode_examples(load_labelled(world.data, settings.task, settings.prompt)):
+        assert text.in_loss is not None
+        assert 0 < text.in_loss.sum() < len(text.ids)
+        logits = model(torch.from_numpy(text.ids)[None]).logits[0, :-1]
+        of_each = F.cross_entropy(logits, torch.from_numpy(text.ids[1:]).long(), reduction="none")
+        losses.append(of_each[torch.from_numpy(text.in_loss[1:])])
+    expected = torch.cat(losses).double()
+    found = world.evaluate("untrained", "state")
+    assert (found.example_count, found.token_count) == (40, len(expected))
+    assert found.loss.value == pytest.approx(float(expected.mean()), abs=1e-5)
+    assert found.perplexity.value == pytest.approx(math.exp(found.loss.value))
+
+
+def test_a_round_takes_the_steps_that_the_plan_says_and_lowers_the_perplexity(world: World) -> None:
+    trained = world.train()
+    assert trained.manifest.steps == 3
+    fleet.combine(world.folder, [trained.path])
+    before, after = world.evaluate("before", "state"), world.evaluate("after", "next")
+    assert after.round == 1
+    assert after.perplexity.value < before.perplexity.value
+
+
+def test_chats_and_instructions_go_through_every_command(model_dir: Path, data: Path, tmp_path: Path) -> None:
+    recipe = fleet.write_recipe(tmp_path / "recipe.toml", language())
+    model, plan, state = ("--model", model_dir), ("--plan", tmp_path / "plan"), ("--state", tmp_path / "state")
+    device = ("--data", data, "--device", "one", "--memory-budget", "8GiB")
+    fleet.chainctl("profile", *model, "--recipe", recipe, *device, "--out", tmp_path / "profile")
+    fleet.chainctl("plan", tmp_path / "profile", *model, "--recipe", recipe, "--out", tmp_path / "plan", *state)
+    fleet.chainctl("train-window", *model, *plan, *state, *device, "--out", tmp_path / "update")
+    fleet.chainctl("aggregate", tmp_path / "update", *plan, *state, "--out", tmp_path / "next")
+    following = ("--state", tmp_path / "next")
+    judged = fleet.chainctl("eval", *model, *plan, *following, "--data", data, "--out", tmp_path / "eval", "--json")
+    assert json.loads(judged.stdout)["perplexity"]["value"] > 1
+    asks = ("--prompt", "the old moon", "--max-new-tokens", 4, "--before", "--json")
+    (answer,) = json.loads(fleet.chainctl("generate", *model, *plan, *following, *asks).stdout)["texts"]
+    assert answer["before"] != ""
+    assert answer["after"] != ""

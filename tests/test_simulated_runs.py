@@ -16,23 +16,22 @@ from tests import fleet
 def federation(folder: Path, model: Path, **options: Any) -> Federation:
     """Three devices, two rounds; the learning rate of the second is 0, so all devices send the state's tensors."""
     optimizer = {"schedule": "cosine", "schedule_rounds": 1, "final_learning_rate": 0.0}
-    return Federation(
-        **{
-            "model_dir": model,
-            "data": fleet.save_texts(folder / "train.jsonl", fleet.texts(30)),
-            "test": fleet.save_texts(folder / "test.jsonl", fleet.texts(10, seed=9)),
-            "settings": fleet.settings(optimizer=optimizer),
-            "devices": 3,
-            "rounds": 2,
-            "alpha": None,
-        }
-        | options
-    )
+    parts: dict[str, Any] = {
+        "model_dir": model,
+        "data": fleet.save_texts(folder / "train.jsonl", fleet.texts(30)),
+        "test": fleet.save_texts(folder / "test.jsonl", fleet.texts(10, seed=9)),
+        "settings": fleet.settings(optimizer=optimizer),
+        "devices": 3,
+        "rounds": 2,
+        "alpha": None,
+    }
+    return Federation(**(parts | options))
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path) -> tuple[Path, SimulationSummary, list[RoundLine]]:
-    folder, lines = tmp_path_factory.mktemp("simulated"), []
+    folder = tmp_path_factory.mktemp("simulated")
+    lines: list[RoundLine] = []
     summary = simulate.run(federation(folder, tiny_bert), out=folder / "run", on_round=lines.append)
     return folder, summary, lines
 

@@ -7,7 +7,6 @@ tests.
 import json
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +23,8 @@ from stages.store.artifact import open_artifact, read_tensors, verify_artifact
 from stages.store.signing import SIGNATURE_FILE, KeyRing, key_id
 from stages.store.trust import Trust
 from tests import fleet
+
+pytestmark = pytest.mark.xdist_group("trust")  # one process makes what they share
 
 DEVICES = ("device-00", "device-01")
 COORDINATOR = "office"
@@ -45,9 +46,8 @@ class World:
     def public(self, name: str) -> str:
         return self.keys.open(name).public
 
-    def chainctl(self, *arguments: object, check: bool = True, home: str = "home") -> subprocess.CompletedProcess[str]:
-        environment = os.environ | {"CHAINCTL_HOME": str(self.folder / home)}
-        return fleet.chainctl(*arguments, check=check, env=environment)
+    def chainctl(self, *arguments: object, check: bool = True, home: str = "home") -> fleet.Done:
+        return fleet.chainctl(*arguments, check=check, home=self.folder / home)
 
     def train(self, device: str, out: str, **options: object) -> UpdateManifest:
         signer = self.keys.open(str(options.pop("key", device)))

@@ -11,6 +11,9 @@ from chainctl.console import Console, with_console
 @with_console
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Run folder.")] = Path("runs/demo"),
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, help="Another federation: shards, devices, order of texts.")
+    ] = 0,
     *,
     console: Console,
 ) -> None:
@@ -24,5 +27,5 @@ def demo(
     from stages.demo import run
 
     with console.progress() as progress:
-        summary = run(out, say=console.say, progress=progress)
+        summary = run(out, say=console.say, progress=progress, seed=seed)
     console.result(**summary.model_dump(mode="json"))

@@ -42,7 +42,8 @@ def new(
     """Write a recipe with every setting, its default and what it means."""
     if data is not None and preset is Preset.INSTRUCTION:
         raise UsageProblem("instruction data has no label set", hint="leave --data out")
-    from stages.report.recipe import PRESETS, write_recipe
+    from chainctl.presets import PRESETS
+    from stages.report.recipe import write_recipe
 
     labels: tuple[str, ...] = ()
     if data is not None:

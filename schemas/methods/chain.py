@@ -25,9 +25,7 @@ class ChainSettings(MethodSettings):
     start: Literal["foat", "last"] | NonNegativeInt = "foat"  # last: only the last window
     cka_threshold: Annotated[float, Field(gt=0, le=1)] = 0.8  # [T]; the paper uses 0.9 for BERT-base
     window_size: Literal["auto"] | PositiveInt = "auto"  # [Q]; auto: the largest that fits the smallest device
-    max_window: Literal["auto"] | PositiveInt = (
-        "auto"  # the largest Q that auto may choose; auto: max(2, num_layers // 4)
-    )
+    max_window: Literal["auto"] | PositiveInt = "auto"  # the most that Q = auto chooses; auto: max(2, num_layers // 4)
     advance: Literal["every-round", "on-convergence"] = "every-round"
     patience: PositiveInt = 3  # on-convergence: rounds without improvement before the window moves
     min_improvement: Annotated[float, Field(ge=0)] = 1e-3
@@ -37,6 +35,12 @@ class ChainSettings(MethodSettings):
     def decided(self) -> bool:
         """Whether Q is a number."""
         return self.window_size != "auto"
+
+    def freezes(self, layer: int, cka: float) -> bool:
+        """Below a fixed start layer, or at least as similar as T."""
+        if isinstance(self.start, int):
+            return layer < self.start
+        return self.start == "foat" and cka >= self.cka_threshold
 
 
 class ChainDecisions(MethodDecisions):

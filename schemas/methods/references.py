@@ -16,6 +16,10 @@ class LinearProbeSettings(MethodSettings):
 
     method: Literal["linear-probe"] = "linear-probe"
 
+    def freezes(self, layer: int, cka: float) -> bool:  # noqa: ARG002
+        """All of them."""
+        return True
+
 
 class NoFineTuningSettings(MethodSettings):
     """Nothing trains: the base model with a fresh head."""

@@ -23,6 +23,10 @@ class MethodSettings(Record):
         """Whether no setting is `auto`, as a plan requires."""
         return True
 
+    def freezes(self, layer: int, cka: float) -> bool:  # noqa: ARG002 -- for methods that look at either
+        """Whether a layer of that similarity (Eq. 3) is likely to be left as it is, going by one device's curve."""
+        return False
+
 
 class MethodDecisions(Record):
     """A method's decisions in a plan.

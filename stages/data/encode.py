@@ -4,17 +4,22 @@ Only the `tokenizers` library is used: transformers' wrapper adds nothing that a
 takes memory that a small device does not have.
 """
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from schemas.base import canonical_json
 from schemas.errors import BadInput
 from schemas.settings import EncodingSettings, PromptSettings
 from stages.data.load import Example
 from stages.data.template import Span, Template, choose_template, read_object, special_token, tokenizer_config
+
+REMEMBERED_BYTES = 64 * 2**20
+ENTRY_BYTES = 400  # two arrays, their record and its place
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,31 @@ class Encoded:
     ids: np.ndarray
     in_loss: np.ndarray
     truncated: bool
+
+
+class Remembered:
+    """Encoded examples by digests of them, up to `limit_bytes` of token ids; those after are encoded every time."""
+
+    def __init__(self, limit_bytes: int = REMEMBERED_BYTES) -> None:
+        self._left_bytes = limit_bytes
+        self._encoded: dict[bytes, Encoded] = {}
+
+    def get(self, example: Example) -> Encoded | None:
+        """What it was encoded to."""
+        return self._encoded.get(_digest(example))
+
+    def add(self, example: Example, encoded: Encoded) -> Encoded:
+        """Remember it if there is room; the same."""
+        size = encoded.ids.nbytes + encoded.in_loss.nbytes + ENTRY_BYTES
+        if size <= self._left_bytes:
+            self._left_bytes -= size
+            self._encoded[_digest(example)] = encoded
+        return encoded
+
+
+def _digest(example: Example) -> bytes:
+    """Of all that is encoded of it, so not of its label: texts are long, and need not be kept."""
+    return hashlib.blake2b(canonical_json([example.text, example.turns]), digest_size=32).digest()
 
 
 @dataclass(frozen=True)
@@ -38,6 +68,7 @@ class Encoder:
     tokenizer: Any
     template: Template
     prompt: PromptSettings
+    remembered: "Remembered | None" = None
 
     @classmethod
     def load(cls, model_dir: Path, settings: EncodingSettings, prompt: PromptSettings | None = None) -> "Encoder":
@@ -69,6 +100,21 @@ class Encoder:
 
         Raises `BadInput` where the template does not fit an example.
         """
+        if self.remembered is None:
+            return self._encode(examples)
+        found = [self.remembered.get(example) for example in examples]
+        unknown = [example for example, one in zip(examples, found, strict=True) if one is None]
+        encoded = iter(self._encode(unknown) if unknown else ())
+        return [
+            one or self.remembered.add(example, next(encoded)) for example, one in zip(examples, found, strict=True)
+        ]
+
+    def remembering(self, other: "Encoder | None" = None) -> "Encoder":
+        """The same for one that reads the same texts many times, with what a like `other` remembers."""
+        alike = other is not None and (other.settings, other.prompt) == (self.settings, self.prompt)
+        return replace(self, remembered=other.remembered if other is not None and alike else Remembered())
+
+    def _encode(self, examples: Sequence[Example]) -> list[Encoded]:
         rendered = [self.template.render(example) for example in examples]
         whole = self.prompt.learn == "all"
         encodings = self.tokenizer.encode_batch(

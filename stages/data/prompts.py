@@ -1,7 +1,7 @@
 """Prompts and their continuations as tokens, not truncated: benchmark prompts are longer than training texts.
 
-A continuation's tokens are those that stand behind the context's when both are encoded as one text, as
-lm-evaluation-harness has it; spaces at the end of a context belong to the continuation.
+A continuation's tokens are those that follow the context's when both are encoded as one text, as in
+lm-evaluation-harness; spaces at the end of a context belong to the continuation.
 """
 
 from collections.abc import Sequence

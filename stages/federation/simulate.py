@@ -13,6 +13,7 @@ that was stopped is continued by the same command.
 """
 
 import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -87,10 +88,13 @@ def run(
     out: Path,
     on_round: RoundDone = lambda line: None,
     progress: Progress = silent,
+    like: Path | None = None,
 ) -> SimulationSummary:
     """Simulate, or continue to simulate, into `out`.
 
-    Raises `UsageProblem` where `out` holds a run of something else, and whatever the stages raise.
+    `like` is the finished run of another method on the same data: its shards, its profiles (they depend on no method)
+    and its cache of hidden states serve this run too.  Raises `UsageProblem` where `out` holds a run of something
+    else, and whatever the stages raise.
     """
     if federation.rounds > MOST_ROUNDS:
         raise UsageProblem(
@@ -99,14 +103,19 @@ def run(
             hint="simulate fewer rounds",
         )
     _claim(federation, out)
+    if like is not None:
+        for made in ("shards", "profiles"):
+            shutil.copytree(like / made, out / made, dirs_exist_ok=True)
     with isolated_home(out / "home"):
-        return _simulate(federation, out, on_round, progress)
+        return _simulate(federation, out, CacheDirectory((like or out) / "cache"), on_round, progress)
 
 
-def _simulate(federation: Federation, out: Path, on_round: RoundDone, progress: Progress) -> SimulationSummary:
+def _simulate(
+    federation: Federation, out: Path, cache: CacheDirectory, on_round: RoundDone, progress: Progress
+) -> SimulationSummary:
     settings = _with_labels(federation)
-    model = LoadedModel.open(federation.model_dir, settings)
-    machine = Machine.simulating(federation.model_dir, model)
+    model = LoadedModel.open(federation.model_dir, settings).remembering()
+    machine = Machine.simulating(federation.model_dir, model, cache)
     profiles = list(_profiles(federation, settings, machine, out, progress))
     planned, state = plan.run(
         profiles,
@@ -116,8 +125,8 @@ def _simulate(federation: Federation, out: Path, on_round: RoundDone, progress: 
         state_out=_state(out, 0),
         model=model,
     )
-    model = LoadedModel.open(federation.model_dir, planned.manifest.settings, expected=planned.manifest.model)
-    machine = Machine.simulating(federation.model_dir, model, CacheDirectory(out / "cache"))
+    opened = LoadedModel.open(federation.model_dir, planned.manifest.settings, expected=planned.manifest.model)
+    machine = Machine.simulating(federation.model_dir, opened.remembering(model), cache)
     rounds = _Rounds(federation, planned, machine, out, progress)
     before = rounds.evaluate(0)
     lines: list[RoundLine] = []

@@ -166,8 +166,8 @@ class MemoryModel:
 
     def _foresight_bytes(self, span: Window) -> int:
         """Peak live bytes of the global branch of Eq. 2: the adapters above the span, forward and backward."""
-        behind = self.backbone.num_layers - span.stop
-        if behind == 0:
+        above = self.backbone.num_layers - span.stop
+        if above == 0:
             return 0
         hidden = torch.empty(
             *self._batch(backward=True).input_ids.shape,
@@ -175,7 +175,7 @@ class MemoryModel:
             dtype=self.backbone.dtype,
             device="meta",
         ).requires_grad_()
-        adapters = [self._meta_adapter(trains=False) for _ in range(behind)]
+        adapters = [self._meta_adapter(trains=False) for _ in range(above)]
         live = LiveBytes([hidden, *(value for adapter in adapters for value in adapter.parameters())])
         with live, torch.enable_grad():
             flowing = hidden

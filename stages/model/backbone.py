@@ -18,7 +18,7 @@ from torch import Tensor
 from schemas.errors import BadInput
 from schemas.refs import ModelFingerprint
 from schemas.settings import Settings
-from stages.model.skeleton import Batch, Skeleton, build_skeleton, load_config
+from stages.model.skeleton import Batch, LayerArguments, Skeleton, build_skeleton, load_config
 from stages.process.seeds import normal
 from stages.store.cache_directory import CacheDirectory
 from stages.weights.files import FLOAT_DTYPES, WeightFiles
@@ -110,9 +110,18 @@ class Backbone:
         hidden: Tensor,
         batch: Batch,
         tuning: LayerTuning,
+        arguments: LayerArguments | None = None,
     ) -> Tensor:
-        """Run consecutive layers s to e, tuned: h_s (B, S, D) to h_{e+1} (B, S, D)."""
+        """Run consecutive layers s to e, tuned: h_s (B, S, D) to h_{e+1} (B, S, D).
+
+        With `arguments`, what the model hands its layers for the batch, its forward does not run around them.
+        """
         first, last = min(weights), max(weights)
+        if arguments is not None:
+            for index in range(first, last + 1):
+                slot, (args, kwargs) = self.skeleton.slots[index], arguments.of_each[index]
+                hidden = tuning.after(index, slot.compute(hidden, tuning.inside(index, weights[index]), args, kwargs))
+            return hidden
 
         def visit(index: int, arriving: Tensor, apply: Callable[[Tensor, Weights], Tensor]) -> Tensor:
             if index < first:

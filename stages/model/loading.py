@@ -1,6 +1,6 @@
 """A model with its tokenizer, opened once for one stage or, in a simulation, for many."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from schemas.refs import ModelFingerprint
@@ -34,3 +34,7 @@ class LoadedModel:
             model_dir, settings, pad_id=encoder.pad_id, expected=expected, verify=verify, cache=cache
         )
         return cls(backbone, encoder)
+
+    def remembering(self, other: "LoadedModel | None" = None) -> "LoadedModel":
+        """The same with an encoder that encodes no text twice; it begins with what `other` has encoded."""
+        return replace(self, encoder=self.encoder.remembering(other.encoder if other else None))

@@ -9,7 +9,7 @@ forward gives layer l exactly the arguments that it gets in the whole model.
 import ast
 import inspect
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -47,6 +47,9 @@ logging.disable_progress_bar()
 Visit = Callable[[int, Tensor, Callable[[Tensor, Mapping[str, Tensor]], Tensor]], Tensor]
 
 
+KEPT_TYPES = (Tensor, bool, int, float, str)
+
+
 class Slot(nn.Module):
     """Takes a layer's place, has its attributes, and calls the visitor."""
 
@@ -69,14 +72,23 @@ class Slot(nn.Module):
         def apply(hidden: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
             # Masks and angles move to the hidden states' device (meta, when memory is predicted).
             own_args, own_kwargs = tree_map_only(Tensor, lambda value: value.to(hidden.device), (args, kwargs))
-            with self.places.holding(weights):
-                output = self.layer(hidden, *own_args, **own_kwargs)
-            first: Tensor = output[0] if isinstance(output, tuple) else output
-            return first
+            computed: Tensor = self.compute(hidden, weights, own_args, own_kwargs)
+            return computed
 
+        if self.host.recorded is not None:
+            self.host.recorded.append((args, kwargs))
         visit: Visit = self.host.visit
         output = visit(self.index, hidden, apply)
         return (output, None) if self.returns_tuple else output
+
+    def compute(
+        self, hidden: Tensor, weights: Mapping[str, Tensor], args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> Tensor:
+        """The layer itself, (B, S, D) to (B, S, D), with `weights` for its own."""
+        with self.places.holding(weights):
+            output = self.layer(hidden, *args, **kwargs)
+        first: Tensor = output[0] if isinstance(output, tuple) else output
+        return first
 
 
 class GatheredEmbedding(nn.Module):
@@ -148,6 +160,19 @@ class Batch:
     keys_and_values: Any = None
 
 
+@dataclass(frozen=True)
+class LayerArguments:
+    """What the model's forward hands each of its layers beside the hidden states, for one batch: masks, angles."""
+
+    of_each: tuple[tuple[Sequence[Any], Mapping[str, Any]], ...]
+
+    @property
+    def total_bytes(self) -> int:
+        """Memory of the tensors, each storage once: layers mostly share theirs."""
+        tensors = [leaf for leaf in tree_leaves(self.of_each) if isinstance(leaf, Tensor)]
+        return sum({tensor.data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}.values())
+
+
 class Skeleton:
     """A model on the meta device with slots for layers.  `rest` parameters are real once `fill` was called."""
 
@@ -161,6 +186,7 @@ class Skeleton:
         self.embedding_name = _embedding_parameter(model)
         self.state_names = list(model.state_dict())
         self.visit: Visit = _pass_on
+        self.recorded: list[tuple[Sequence[Any], Mapping[str, Any]]] | None = None
         # Encoders make their own (RoBERTa counts from 2); state space models have none.
         forward = signature(type(model).forward).parameters
         self.takes_positions = is_decoder(self.config) and "position_ids" in forward
@@ -168,12 +194,12 @@ class Skeleton:
         self.gathered = self._replace_embedding()
         self.vocabulary = VocabularySlot(model.get_output_embeddings()) if head_form == "language-model" else None
         self.output_names = _parameter_names(model, model.get_output_embeddings()) if self.vocabulary else []
-        self.slots = nn.ModuleList(Slot(index, layer, self) for index, layer in enumerate(self.layers))
+        self.slots = [Slot(index, layer, self) for index, layer in enumerate(self.layers)]
 
     def open_slots(self) -> None:
         """Replace the layers by slots.  Names must be resolved before, while the layers are in the model."""
         parent, _, name = self.layer_prefix.rpartition(".")
-        setattr(self.model.get_submodule(parent), name, self.slots)
+        setattr(self.model.get_submodule(parent), name, nn.ModuleList(self.slots))
         self.model.set_input_embeddings(self.gathered)
         if self.vocabulary is not None:
             self.model.set_output_embeddings(self.vocabulary)
@@ -241,6 +267,21 @@ class Skeleton:
             return stopped.hidden
         raise AssertionError(f"the model's forward never reached layer {stop}")
 
+    def layer_arguments(self, batch: Batch) -> LayerArguments | None:
+        """What each layer gets beside the hidden states, from one forward that passes on.
+
+        None where it may not be kept: whoever hands a layer more than tensors and plain values (a cache, say) may
+        want something of it back.
+        """
+        self.recorded = []
+        try:
+            self.run_until(batch, _pass_on, len(self.layers) - 1)
+            found = LayerArguments(tuple(self.recorded))
+        finally:
+            self.recorded = None
+        plain = all(leaf is None or isinstance(leaf, KEPT_TYPES) for leaf in tree_leaves(found.of_each))
+        return found if plain else None
+
     def run_to_vocabulary(self, batch: Batch, visit: Visit) -> Tensor:
         """Like `run`, but ends at the language head; the head's input, (B, S, D).
 
@@ -266,7 +307,7 @@ class Skeleton:
 
     def _replace_embedding(self) -> GatheredEmbedding:
         inner = self.model.get_input_embeddings()
-        inner.padding_idx = None  # matters to gradients only, and must lie inside the table otherwise
+        inner.padding_idx = None  # it only affects gradients, and would have to be inside the table
         weight = self.model.get_parameter(self.embedding_name)
         return GatheredEmbedding(inner, weight.shape[1], weight.dtype)
 

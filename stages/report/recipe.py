@@ -5,17 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from schemas.methods import ChainSettings
-from schemas.settings import (
-    EncodingSettings,
-    FederationSettings,
-    NumericsSettings,
-    OptimizerSettings,
-    PromptSettings,
-    Settings,
-    SimilaritySettings,
-    TaskSettings,
-)
+from schemas.settings import Settings
 
 EXPLAINED = {
     "seed": "of everything that is drawn at random: fresh adapters, participants, order of texts",
@@ -76,20 +66,6 @@ EXPLAINED = {
     "federation.server_beta2": "fedadam, fedyogi",
     "federation.server_tau": "fedadam, fedyogi: smaller is more adaptive",
 }
-
-# The instruction tuning of the ChainFed paper, appendix D: 20 devices, a tenth of them per round, 10 steps of AdamW on
-# batches of 16 texts of at most 512 tokens.  Learning rate, schedule and start layer are ours.
-INSTRUCTION = Settings(
-    task=TaskSettings(kind="causal-lm"),
-    prompt=PromptSettings(format="alpaca"),
-    encoding=EncodingSettings(max_length=512),
-    similarity=SimilaritySettings(reference="first-layer"),  # docs/foat-decoders.md
-    chain=ChainSettings(start="last"),  # docs/experiments.md, "Chains of language models"
-    optimizer=OptimizerSettings(learning_rate=1e-3, schedule="cosine", schedule_rounds=100, steps=10, batch_size=16),
-    numerics=NumericsSettings(dtype="bfloat16"),
-    federation=FederationSettings(devices_per_round=2),
-)
-PRESETS = {"default": Settings(), "instruction": INSTRUCTION}
 
 
 def write_recipe(settings: Settings) -> str:

@@ -33,7 +33,7 @@ from stages.store.tensors import TENSORS_FILE, Shapes, TensorFile, TensorWriter
 
 MANIFEST_FILE = "manifest.json"
 MEASURED_FILE = "measured.json"
-UNLISTED_FILES = (MANIFEST_FILE, MEASURED_FILE, SIGNATURE_FILE)  # what may lie beside the files of a manifest
+UNLISTED_FILES = (MANIFEST_FILE, MEASURED_FILE, SIGNATURE_FILE)  # what may be beside the files of a manifest
 
 M = TypeVar("M", bound=Manifest)
 
@@ -123,9 +123,10 @@ def read_tensors(artifact: Artifact[Any], *prefixes: str) -> dict[str, np.ndarra
 
 
 def artifact_lines(artifact: Artifact[Any], file: str) -> Iterator[Any]:
-    """The lines of one of the artifact's `LINES`, each strictly parsed.  Whoever iterates goes to the end.
+    """The lines of one of the artifact's `LINES`, each strictly parsed.
 
-    Raises `NotTrusted` where the file was altered, `BadInput` where it cannot be used or contradicts the manifest.
+    Iterate to the end: only then is the file checked.  Raises `NotTrusted` where the file was altered,
+    `BadInput` where it cannot be used or contradicts the manifest.
     """
     manifest = artifact.manifest
     reference = next(one for one in manifest.files if one.name == file)
@@ -135,7 +136,7 @@ def artifact_lines(artifact: Artifact[Any], file: str) -> Iterator[Any]:
     except ValueError as error:
         raise BadInput(
             f"{artifact.path / file} and its manifest contradict each other: {error}",
-            hint="whoever made it made it wrong: make the artifact again with a current chainctl",
+            hint="it was made wrong: make the artifact again with a current chainctl",
         ) from None
 
 

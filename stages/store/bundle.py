@@ -69,8 +69,8 @@ class Unpacked:
 def pack(directories: Sequence[Path], out: Path, *, part_bytes: int | None = None, force: bool = False) -> Packed:
     """Write artifacts to `out`, or to `out`.001, `out`.002, … of `part_bytes` each.
 
-    The same artifacts make the same bytes, in whatever order they are given.  Raises `ChainError` for a directory that
-    is no whole artifact, and `UsageProblem` where something else is at `out`.
+    The same artifacts make the same bytes, in any order.  Raises `ChainError` for a directory that is not a complete
+    artifact, and `UsageProblem` where something else is at `out`.
     """
     if whole_path(out) != out:
         raise UsageProblem(f"{out} has the name of a part", hint="leave out the number; --split adds it")

@@ -13,7 +13,10 @@ from stages.store.artifact import Artifact, artifact_lines
 
 
 def planned_devices(plan: Artifact[PlanManifest]) -> Iterator[PlannedDevice]:
-    """Every planned device, by name.  Whoever iterates goes to the end.  Raises `NotTrusted` and `BadInput`."""
+    """Every planned device, by name.  Iterate to the end: only then is the file checked.
+
+    Raises `NotTrusted` and `BadInput`.
+    """
     return cast("Iterator[PlannedDevice]", artifact_lines(plan, DEVICES_FILE))
 
 
@@ -40,7 +43,7 @@ def takes_part(state: Artifact[StateManifest], name: str) -> bool:
 
 
 def accepted_updates(state: Artifact[StateManifest]) -> Iterator[AcceptedUpdate]:
-    """The updates that went into a state, by device.  Whoever iterates goes to the end.
+    """The updates that went into a state, by device.  Iterate to the end: only then is the file checked.
 
     Raises `NotTrusted` and `BadInput`.
     """

@@ -2,7 +2,7 @@
 
 They are read in a stream, in memory that does not grow with them.  Each line is bounded before it is parsed, strictly
 validated, and the bytes that are parsed are the bytes that are hashed.  The hash and the sums of the manifest are known
-only when the last line was read: nobody acts on a line before that, so whoever iterates goes to the end.
+only when the last line was read, so callers iterate to the end before they act on any line.
 """
 
 import hashlib

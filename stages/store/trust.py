@@ -100,9 +100,9 @@ class Trust:
         """Check that a plan may be used here.  Raises `NotTrusted`: unsigned, by an untrusted coordinator, expired."""
         policy, pins = plan.manifest.trust, self.pins()
         if policy.required:
-            believed = {pin.key for pin in pins} | {key for _, key in KeyRing(self.home).public_keys()}
+            trusted = {pin.key for pin in pins} | {key for _, key in KeyRing(self.home).public_keys()}
             assert policy.coordinator is not None
-            if policy.coordinator not in believed:
+            if policy.coordinator not in trusted:
                 raise NotTrusted(
                     f"{plan.path} is by a coordinator whose key is not pinned here",
                     values={"plan names": policy.coordinator, "pinned": ", ".join(pin.name for pin in pins) or "none"},

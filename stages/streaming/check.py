@@ -167,9 +167,9 @@ def _mixing(directory: Path, own: PreTrainedModel, form: HeadForm) -> float:
     backbone = Backbone.open(directory, SETTINGS[form], pad_id=0)
     rows = tuple(ids[:length].numpy() for ids, length in zip(_batch("right").input_ids, (7, 5), strict=False))
     batch = EncodedTexts(rows, 0, "right", 1, row_length=12).batch([0, 1])
-    hidden = backbone.embed(batch)
+    hidden, arguments = backbone.embed(batch), backbone.skeleton.layer_arguments(batch)
     for layer, weights in stream_layers(backbone, range(backbone.num_layers)):
-        hidden = backbone.run_layers({layer: weights}, hidden, batch, UNTUNED)
+        hidden = backbone.run_layers({layer: weights}, hidden, batch, UNTUNED, arguments)
     alone = []
     for row in rows:
         ids = torch.from_numpy(row)[None]
@@ -184,10 +184,10 @@ def _difference(directory: Path, own: PreTrainedModel, batch: Batch, form: HeadF
     backbone = Backbone.open(directory, settings, pad_id=0)
     expected, recorded = _own_forward(own, batch)
     real = batch.attention_mask.bool()
-    hidden = backbone.embed(batch)
+    hidden, arguments = backbone.embed(batch), backbone.skeleton.layer_arguments(batch)
     differences = []
     for layer, weights in stream_layers(backbone, range(backbone.num_layers)):
-        hidden = backbone.run_layers({layer: weights}, hidden, batch, UNTUNED)
+        hidden = backbone.run_layers({layer: weights}, hidden, batch, UNTUNED, arguments)
         differences.append((hidden - expected[layer])[real])
     if form == "language-model":
         differences.append((LanguageHead.of(backbone).logits(hidden, batch, chunk=40) - recorded.logits)[real])

@@ -76,18 +76,22 @@ class HiddenStates:
         return tokens
 
     def chunks(self) -> Iterator[memoryview]:
-        """The bytes of every text's states, one text after the other; `fill` takes them back."""
+        """The bytes of all states, one text after the other, in pieces; `buffers` takes them back."""
+        if self._memory is not None:
+            yield bytes_of(self._memory)
+            return
         for index in range(len(self.lengths)):
             yield bytes_of(self.text(index))
 
-    def fill(self, index: int, data: memoryview) -> None:
-        """Set the states of one text from their bytes."""
-        states = torch.frombuffer(data, dtype=self.dtype).view(self.lengths[index], self.width)
-        self._write(index, states)
-
-    def text_bytes(self, index: int) -> int:
-        """Size of one text's states."""
-        return self.lengths[index] * self.width * self.dtype.itemsize
+    def buffers(self) -> Iterator[memoryview]:
+        """Room for the same bytes in the same order; what a piece holds when the next is asked for is kept."""
+        if self._memory is not None:
+            yield bytes_of(self._memory)
+            return
+        for index, length in enumerate(self.lengths):
+            states = torch.empty(length, self.width, dtype=self.dtype)
+            yield bytes_of(states)
+            self._write(index, states)
 
     def _read(self, index: int, target: Tensor) -> None:
         start, stop = self._starts[index], self._starts[index + 1]

@@ -1,11 +1,12 @@
 """What left a layer, kept for next time: a device that comes again starts where nothing has changed.
 
-Layers below the start layer have no adapters, so what leaves them never changes.  When the window moves from s to
-s+1, no adapter below s has changed either, so h_{s+1} comes from the kept h_s through one layer.  Both are one rule:
-an entry is h_d of some texts, named by a digest of everything that went into it (the model's parts up to layer d, the
-adapters below d, token ids and padding, numerics, versions).  Whoever finds it gets the very bytes that computing
-again would give; an entry that is damaged is thrown away.  An entry is read through one descriptor, so that eviction
-cannot cut a reader short.
+Layers below the start layer have no adapters, so what leaves them never changes, and neither does what the start
+layer makes of that before its own adapter.  When the window moves from s to s+1, no adapter below s has changed, so
+h_{s+1} comes from the kept h_s through one layer.  All are one rule: an entry holds states of some texts, named by a
+digest of everything that went into them (the model's parts up to layer d, the tuning below d, token ids and padding,
+numerics, versions).  It is h_d, or the output of layer d-1 before the tuning changes it.  Whoever finds it gets the
+very bytes that computing again would give; an entry that is damaged is thrown away.  An entry is read through one
+descriptor, so that eviction cannot cut a reader short.
 """
 
 import hashlib
@@ -19,6 +20,8 @@ import transformers
 
 from schemas.base import canonical_json
 from schemas.plan import PlanManifest
+from schemas.refs import ModelFingerprint
+from schemas.settings import Settings
 from stages.store.cache_directory import CacheDirectory
 from stages.streaming.hidden_states import HiddenStates
 from stages.streaming.texts import EncodedTexts
@@ -30,26 +33,40 @@ DIGEST_BYTES = hashlib.sha256().digest_size
 
 @dataclass(frozen=True)
 class PrefixCache:
-    """Hidden states of `texts` under a plan's model and numerics and a `tuning`.
+    """Hidden states of `texts` under a model, the numerics of `settings` and a `tuning`.
 
     An entry is the SHA-256 of the rest, then the states, one text after the other.
     """
 
     directory: CacheDirectory
-    plan: PlanManifest
+    model: ModelFingerprint
+    settings: Settings
     tuning: Tuning
     texts: EncodedTexts
 
-    def deepest(self, stop: int, hidden: HiddenStates) -> int:
-        """Fill `hidden` with the deepest entry up to h_stop; its depth d, 0 where there is none."""
+    def deepest(self, stop: int, hidden: HiddenStates) -> tuple[int, bool]:
+        """Fill `hidden` with the deepest entry up to h_stop: its depth d, and whether it is h_d.
+
+        If not, `Tuning.after` of layer d-1 makes h_d of it.  (0, True) where there is nothing.
+        """
         for depth in range(stop, 0, -1):
             if self._load(self._path(depth), hidden):
-                return depth
-        return 0
+                return depth, True
+            if self.changes_after(depth - 1) and self._load(self._path(depth, untuned=True), hidden):
+                return depth, False
+        return 0, True
 
-    def store(self, depth: int, hidden: HiddenStates) -> None:
-        """Keep h_depth, unless it is larger than the whole cache may be."""
-        path = self._path(depth)
+    def changes_after(self, layer: int) -> bool:
+        """Whether the output of a layer is one thing and what the tuning makes of it another."""
+        own = len(list(self.tuning.below(layer + 1))) - len(list(self.tuning.below(layer)))
+        return own > 0 and not self.tuning.changes_layers
+
+    def store(self, depth: int, hidden: HiddenStates, *, untuned: bool = False) -> None:
+        """Keep h_depth, unless it is larger than the whole cache may be.
+
+        `untuned`: keep the output of layer depth-1 before the tuning changes it.
+        """
+        path = self._path(depth, untuned=untuned)
         if path.exists():
             return
         with self.directory.writing(path, hidden.total_bytes + DIGEST_BYTES) as file:
@@ -63,6 +80,10 @@ class PrefixCache:
             file.seek(0)
             file.write(hasher.digest())
 
+    def forget(self, depth: int) -> None:
+        """h_depth will not be asked for."""
+        self._path(depth).unlink(missing_ok=True)
+
     def _load(self, path: Path, hidden: HiddenStates) -> bool:
         try:
             file = path.open("rb")
@@ -72,11 +93,9 @@ class PrefixCache:
             if os.fstat(file.fileno()).st_size == hidden.total_bytes + DIGEST_BYTES:
                 expected = file.read(DIGEST_BYTES)
                 hasher = hashlib.sha256()
-                for index in range(len(hidden.lengths)):
-                    data = memoryview(bytearray(hidden.text_bytes(index)))
-                    file.readinto(data)
-                    hasher.update(data)
-                    hidden.fill(index, data)
+                for buffer in hidden.buffers():
+                    file.readinto(buffer)
+                    hasher.update(buffer)
                 if hasher.digest() == expected:
                     with suppress(OSError):  # a cache that somebody else owns
                         os.utime(file.fileno())  # used just now
@@ -84,23 +103,24 @@ class PrefixCache:
         path.unlink(missing_ok=True)  # damaged
         return False
 
-    def _path(self, depth: int) -> Path:
-        model, settings, texts = self.plan.model, self.plan.settings, self.texts
+    def _path(self, depth: int, *, untuned: bool = False) -> Path:
+        model, settings, texts = self.model, self.settings, self.texts
         parts = (model.config, model.embeddings, model.rest, *model.layers[:depth])
         numerics = settings.numerics.model_dump(mode="json")
         versions = (torch.__version__, transformers.__version__)
+        below = list(self.tuning.below(depth - 1 if untuned else depth))
         facts = [
             depth,
             parts,
             numerics,
-            settings.adapter.activation,
+            settings.adapter.activation if below else None,  # a profile comes before it is decided
             texts.side,
             texts.row_length,
             texts.pad_id,
             versions,
         ]
         digest = hashlib.sha256(canonical_json(facts))
-        for name, parameter in self.tuning.below(depth):
+        for name, parameter in below:
             digest.update(f"{name} {list(parameter.shape)}".encode())
             digest.update(bytes_of(parameter.contiguous()))
         for row in texts.rows:
@@ -112,4 +132,4 @@ def prefix_cache(
     directory: CacheDirectory | None, plan: PlanManifest, tuning: Tuning, texts: EncodedTexts
 ) -> PrefixCache | None:
     """The cache of some texts, where there is a directory for it."""
-    return PrefixCache(directory, plan, tuning, texts) if directory is not None else None
+    return PrefixCache(directory, plan.model, plan.settings, tuning, texts) if directory is not None else None

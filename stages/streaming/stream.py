@@ -15,10 +15,11 @@ import torch
 from stages.model.backbone import Backbone
 from stages.process.progress import Progress, silent
 from stages.streaming.hidden_states import IN_MEMORY_LIMIT_BYTES, HiddenStates
+from stages.streaming.passing import KEPT_BYTES, CanonicalBatches
 from stages.streaming.placement import Placement
 from stages.streaming.prefix_cache import PrefixCache
 from stages.streaming.texts import EncodedTexts
-from stages.tuning.tuning import Tuning
+from stages.tuning.tuning import UNTUNED, Tuning
 from stages.weights.reader import Weights, new_arena
 
 AfterLayer = Callable[[int, HiddenStates], None]
@@ -76,31 +77,47 @@ def run_prefix(
     prefetch: bool = True,
     cache: PrefixCache | None = None,
     keep: Sequence[int] = (),
-    after_layer: AfterLayer = lambda layer, hidden: None,
+    after_layer: AfterLayer | None = None,
     layer_seconds: Callable[[float], object] = lambda seconds: None,
     progress: Progress = silent,
 ) -> None:
     """Bring every text from its embedding to h_stop, in place, in layer-major order.
 
     `after_layer(-1, hidden)` follows the embeddings, `after_layer(l, hidden)` layer l.  With a `cache` the deepest
-    h_d that it has is the start (layers before have no `after_layer`), and h_d is kept for each depth d of `keep`.
+    states that it has are the start, unless `after_layer` wants all of them.  For each depth d of `keep` it keeps what
+    layer d makes of h_d before the tuning changes it, or h_d where the pass ends there or the tuning changes nothing.
     """
-    start = cache.deepest(stop, hidden) if cache is not None else 0
-    chunks = texts.chunks()
+    start, tuned = cache.deepest(stop, hidden) if cache is not None and after_layer is None else (0, True)
+    batches = CanonicalBatches(backbone, texts, kept_bytes=KEPT_BYTES if prefetch else 0)
     if start == 0:
-        for indices in chunks:
-            hidden.scatter(indices, backbone.embed(texts.batch(indices)), texts.layout(indices))
-        after_layer(-1, hidden)
+        for one in batches:
+            hidden.scatter(one.indices, backbone.embed(one.batch), one.layout)
+        if after_layer is not None:
+            after_layer(-1, hidden)
+    if not tuned:
+        _tune(tuning, start - 1, hidden, batches)
     for layer, weights in stream_layers(backbone, range(start, stop), prefetch=prefetch):
         progress("layers", layer, stop)
         began = time.perf_counter()
-        for indices in chunks:
-            layout = texts.layout(indices)
-            arriving = hidden.gather(indices, layout)
-            output = backbone.run_layers({layer: weights}, arriving, texts.batch(indices), tuning)
-            hidden.scatter(indices, output, layout)
+        in_two_steps = cache is not None and layer in keep and cache.changes_after(layer)
+        for one in batches:
+            arriving = hidden.gather(one.indices, one.layout)
+            within = UNTUNED if in_two_steps else tuning
+            output = backbone.run_layers({layer: weights}, arriving, one.batch, within, one.arguments)
+            hidden.scatter(one.indices, output, one.layout)
+        if cache is not None and in_two_steps:
+            cache.store(layer + 1, hidden, untuned=True)
+            _tune(tuning, layer, hidden, batches)
         layer_seconds(time.perf_counter() - began)
-        after_layer(layer, hidden)
-        if cache is not None and layer + 1 in keep:
+        if after_layer is not None:
+            after_layer(layer, hidden)
+        if cache is not None and (layer + 1 in keep and (layer + 1 == stop or not cache.changes_after(layer + 1))):
             cache.store(layer + 1, hidden)
     progress("layers", stop, stop)
+
+
+def _tune(tuning: Tuning, layer: int, hidden: HiddenStates, batches: CanonicalBatches) -> None:
+    """From the outputs of a layer to what the tuning makes of them, in place."""
+    for one in batches:
+        changed = tuning.after(layer, hidden.gather(one.indices, one.layout))
+        hidden.scatter(one.indices, changed, one.layout)

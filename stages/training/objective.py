@@ -75,7 +75,7 @@ class Objective:
         """h_{e+1} itself, then h_{e+1} through the adapters above the window, if the global branch runs."""
         yield meeting, 1.0
         if self.window.stop < self.backbone.num_layers and self.global_weight > 0.0:
-            behind = meeting
+            foreseen = meeting
             for layer in range(self.window.stop, self.backbone.num_layers):
-                behind = self.tuning.after(layer, behind)
-            yield behind, self.global_weight
+                foreseen = self.tuning.after(layer, foreseen)
+            yield foreseen, self.global_weight

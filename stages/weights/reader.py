@@ -1,4 +1,4 @@
-"""Parts of a base model, read and checked: a layer, some embedding rows, everything around the layers.
+"""Parts of a base model, read and checked: a layer, some embedding rows, everything outside the layers.
 
 Each part's bytes are hashed as they are read and compared with the fingerprint in the plan, so a changed weight or a
 bad disk leads to an error that names the part, never to different results.  `Verify` says how

@@ -1,8 +1,6 @@
 """`chainctl bundle` as a person types it: pack, carry, unpack; exit codes; nothing but one object with --json."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +10,15 @@ from stages.store.artifact import verify_artifact
 from tests import fleet
 
 
-def chainctl(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "chainctl", "bundle", *map(str, arguments)]
-    return subprocess.run(command, cwd=fleet.ROOT, capture_output=True, text=True, check=False)
+def chainctl(*arguments: object) -> fleet.Done:
+    return fleet.chainctl("bundle", *arguments, check=False)
 
 
 def entries(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def answer(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+def answer(done: fleet.Done) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr
     parsed: dict[str, Any] = json.loads(done.stdout)
     return parsed

@@ -92,6 +92,16 @@ def test_one_word_makes_a_column_of_words(capsys: Capture) -> None:
     assert capsys.readouterr().out.splitlines() == ["n     v", "100   1", "-    20"]
 
 
+def test_a_piped_table_has_no_boxes_no_markup_and_no_wrapped_rows(capsys: Capture) -> None:
+    long = "x" * 300
+    Console().table(["name", "text"], [["[bold]a[/bold]", long], ["b", "short"]])
+    assert capsys.readouterr().out.splitlines() == [
+        "name            text",
+        f"[bold]a[/bold]  {long}",
+        "b               short",
+    ]
+
+
 def test_a_table_without_rows_is_its_head(capsys: Capture) -> None:
     Console().table(["device", "texts"], [])
     assert capsys.readouterr().out == "device  texts\n"

@@ -15,8 +15,9 @@ from transformers import PreTrainedTokenizerFast
 
 from schemas.errors import BadInput
 from schemas.settings import EncodingSettings
-from stages.data.encode import Encoder
+from stages.data.encode import Encoded, Encoder, Remembered
 from stages.data.layout import Layout
+from stages.data.load import Example
 from tests import fleet
 
 CORPUS = [
@@ -163,3 +164,41 @@ def test_a_padded_batch_is_that_of_transformers(side: str, tmp_path: Path) -> No
     ids, mask = layout.lay(rows, encoder.pad_id), layout.lay([np.ones_like(row) for row in rows], 0)
     assert np.array_equal(ids, expected["input_ids"])
     assert np.array_equal(mask, expected["attention_mask"])
+
+
+def test_an_encoder_that_remembers_gives_the_same_and_encodes_no_text_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = Encoder.load(write_wordpiece(tmp_path), EncodingSettings(max_length=16))
+    remembering = encoder.remembering()
+    asked: list[int] = []
+    inner = Encoder._encode
+
+    def count(self: Encoder, examples: Sequence[Example]) -> list[Encoded]:
+        asked.append(len(examples))
+        return inner(self, examples)
+
+    monkeypatch.setattr(Encoder, "_encode", count)
+    labelled = [Example(text, "label") for text in TEXTS]
+    for examples in (fleet.examples([{"text": text} for text in TEXTS[:5]]), labelled, labelled[::-1]):
+        for one, expected in zip(remembering.encode_examples(examples), inner(encoder, examples), strict=True):
+            assert np.array_equal(one.ids, expected.ids)
+            assert np.array_equal(one.in_loss, expected.in_loss)
+            assert one.truncated == expected.truncated
+    assert asked == [5, len(TEXTS) - 5]
+    again = Encoder.load(tmp_path, EncodingSettings(max_length=16)).remembering(remembering)
+    shorter = Encoder.load(tmp_path, EncodingSettings(max_length=8)).remembering(remembering)
+    assert again.remembered is remembering.remembered
+    assert [len(one.ids) for one in shorter.encode_examples(labelled)] == [
+        len(one.ids) for one in inner(shorter, labelled)
+    ]
+
+
+def test_what_is_remembered_is_bounded_and_tells_dialogues_from_texts() -> None:
+    ids = np.arange(100)
+    remembered = Remembered(limit_bytes=3000)
+    for number in range(50):
+        remembered.add(Example(str(number), None), Encoded(ids, ids > 0, truncated=False))
+    kept = [number for number in range(50) if remembered.get(Example(str(number), "any")) is not None]
+    assert kept == [0, 1]
+    assert remembered.get(Example("", None, (("user", "0"),))) is None

@@ -1,18 +1,19 @@
 """Everything that tests share: small real models, labelled texts, manifests, federations, and the stages as tests call
 them.  No test imports another test.
 
-    labelled_texts   and files of them
+    labelled_texts  and files of them
     recipes     settings for the tiny models
     models      models of many architectures, opened as the stages open them; random adapters
     manifests   profiles, plans and updates that were never computed
     server      a federation of made-up tensors: plan, states, updates, rounds
     stages      profile, plan, train-window, aggregate and eval, called in one place
     damage      files with one bit altered
-    processes   the command line, in a process of its own
+    processes   the command line, in this process or in one of its own
 
 What only a few tests need is imported by its module: `federation` (a state to export), `speaker` (a model that answers
-questions), `benchmark_files`, `gguf_file`.  A device here is a folder; what it sees of the world are the files carried
-to it.
+questions), `benchmark_files`, `gguf_file`, `fork_server` (`chainctl` for shell scripts).
+
+A device here is a folder; what it sees of the world are the files carried to it.
 """
 
 from tests.fleet.damage import flip, flip_weight
@@ -48,7 +49,7 @@ from tests.fleet.models import (
     stream,
     windows,
 )
-from tests.fleet.processes import ROOT, chainctl
+from tests.fleet.processes import ROOT, Done, chainctl, chainctl_process
 from tests.fleet.recipes import LANGUAGE, settings, write_recipe
 from tests.fleet.server import DEVICES, assigned, combine, make_update, make_world, trained_tensors, windows_of
 from tests.fleet.stages import (
@@ -76,12 +77,14 @@ __all__ = [
     "TENSORS",
     "WIDTH",
     "ZERO",
+    "Done",
     "accepted_devices",
     "adapted",
     "assigned",
     "batch",
     "begin",
     "chainctl",
+    "chainctl_process",
     "combine",
     "config_of",
     "decided",

@@ -56,20 +56,37 @@ def theirs(model: Any, adapters: dict[int, Adapter], prompt: np.ndarray) -> list
     return found
 
 
+@torch.no_grad()
+def same_text(model: Any, adapters: dict[int, Adapter], prompt: np.ndarray, found: list[int]) -> bool:
+    """Whether `found` is what transformers writes.
+
+    They may part where the model likes two tokens equally well, to 1e-4: there the rounding of a kernel decides.
+    """
+    expected = theirs(model, adapters, prompt)
+    for place, (token, other) in enumerate(zip(found, expected, strict=True)):
+        if token != other:
+            with fleet.adapted(model, adapters):
+                logits = model(torch.tensor([[*prompt.tolist(), *found[:place]]])).logits[0, -1]
+            return bool(logits.max() - min(logits[token], logits[other]) < 1e-4)
+    return True
+
+
 @pytest.mark.parametrize("family", fleet.LANGUAGE_MODELS)
 def test_greedy_texts_are_those_of_transformers_before_and_after(family: str, tmp_path: Path) -> None:
     model = fleet.save_model(tmp_path, family, factory=AutoModelForCausalLM)
     adapters = random_adapters()
     after, before = ours(tmp_path, [adapters, {}])
-    assert after == [theirs(model, adapters, prompt) for prompt in PROMPTS]
-    assert before == [theirs(model, {}, prompt) for prompt in PROMPTS]
+    for found, chain in ((after, adapters), (before, {})):
+        for prompt, text in zip(PROMPTS, found, strict=True):
+            assert same_text(model, chain, prompt, text)
     assert after != before
 
 
 @pytest.mark.parametrize("family", ["gemma2", "granite", "cohere"])
 def test_a_model_that_finishes_its_logits_is_asked_to(family: str, tmp_path: Path) -> None:
     model = fleet.save_model(tmp_path, family, factory=AutoModelForCausalLM)
-    assert ours(tmp_path, [{}]) == [[theirs(model, {}, prompt) for prompt in PROMPTS]]
+    (found,) = ours(tmp_path, [{}])
+    assert all(same_text(model, {}, prompt, text) for prompt, text in zip(PROMPTS, found, strict=True))
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])

@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
+from chainctl.presets import PRESETS
 from schemas.errors import BadInput, UsageProblem
 from schemas.methods import ChainSettings
 from schemas.recipe import parse_recipe, setting_paths
 from schemas.settings import OptimizerSettings, Settings, TaskSettings
-from stages.report.recipe import EXPLAINED, PRESETS, write_recipe
+from stages.report.recipe import EXPLAINED, write_recipe
 
 
 def parse(text: str = "", environment: dict[str, str] | None = None, overrides: list[str] | None = None) -> Settings:

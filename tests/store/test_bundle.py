@@ -3,17 +3,19 @@
 import errno
 import hashlib
 import io
+import itertools
 import json
+import multiprocessing
 import os
 import random
 import shutil
 import signal
 import subprocess
-import sys
 import tarfile
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ from stages.store.bundle import entry_names, pack, unpack
 from stages.store.bundle_file import open_bundle
 from stages.store.ustar import header, padding
 from tests import fleet
-from tests.fleet import ROOT, ZERO
+from tests.fleet import ZERO
 
 FUZZ = int(os.environ.get("CHAINCTL_TEST_FUZZ", "300"))
 PART = 3300  # the index of the three artifacts takes 3072
@@ -892,32 +894,32 @@ def test_parts_of_a_stranger_are_no_leftovers(artifacts: list[Path], tmp_path: P
     assert contents(tmp_path) == {"x.002": b"mine"}
 
 
-SCRIPT = """
-import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])
-from stages.store.bundle import pack, unpack
-folder, number = Path(sys.argv[2]), 0
-print("ready", flush=True)
-while True:
-    {step}
-    number += 1
-"""
-STEPS = {
-    "unpack into one place": "unpack(folder / 'x', folder / 'into', force=True)",
-    "unpack into many places": "unpack(folder / 'x', folder / f'into-{number}')",
-    "pack": "pack(sorted((folder / 'from').iterdir()), folder / 'y', part_bytes=200_000 + number, force=True)",
+STEPS: dict[str, Callable[[Path, int], object]] = {
+    "unpack into one place": lambda folder, number: unpack(folder / "x", folder / "into", force=True),
+    "unpack into many places": lambda folder, number: unpack(folder / "x", folder / f"into-{number}"),
+    "pack": lambda folder, number: pack(
+        sorted((folder / "from").iterdir()), folder / "y", part_bytes=200_000 + number, force=True
+    ),
 }
 
 
+def again_and_again(step: str, folder: Path, ready: Event) -> None:
+    ready.set()
+    for number in itertools.count():
+        STEPS[step](folder, number)
+
+
 def killed(step: str, folder: Path, seconds: float) -> None:
-    script = SCRIPT.format(step=STEPS[step])
-    process = subprocess.Popen([sys.executable, "-c", script, str(ROOT), str(folder)], stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"ready\n"
+    context = multiprocessing.get_context("fork")  # a start of Python would be most of what there is to kill
+    ready = context.Event()
+    process = context.Process(target=again_and_again, args=(step, folder, ready))
+    process.start()
+    assert ready.wait(60)
     time.sleep(seconds)
-    assert process.poll() is None
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
+    assert process.is_alive()
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
 
 
 def unhidden(folder: Path) -> Iterator[Path]:

@@ -17,6 +17,7 @@ from transformers import AutoModel
 
 from schemas.assignment import Assignment
 from schemas.errors import NotTrusted
+from schemas.plan import PlanManifest
 from schemas.refs import Window
 from schemas.state import StateManifest
 from stages.methods.device import Work
@@ -28,13 +29,13 @@ from stages.store.artifact import Artifact
 from stages.store.cache_directory import CacheDirectory
 from stages.streaming.hidden_states import HiddenStates
 from stages.streaming.placement import PLACEMENTS, SMALLEST, Placement
-from stages.streaming.prefix_cache import PrefixCache
+from stages.streaming.prefix_cache import PrefixCache, prefix_cache
 from stages.streaming.stream import load_layers, run_prefix, stream_layers
 from stages.streaming.texts import EncodedTexts, training_batches
 from stages.training.layers import DeviceTexts
 from stages.training.loop import train
 from stages.training.resume import TrainingCheckpoint
-from stages.tuning.tuning import UNTUNED, BottleneckTuning
+from stages.tuning.tuning import UNTUNED, BottleneckTuning, Tuning
 from tests import fleet
 
 DEPTH = fleet.DEPTH
@@ -128,32 +129,38 @@ def test_a_cached_prefix_trains_the_same_bytes_and_runs_no_layer_twice(tmp_path:
     assert set(ran) == {2}
 
 
+def cache_of(directory: CacheDirectory, plan: PlanManifest, tuning: Tuning, texts: EncodedTexts) -> PrefixCache:
+    cache = prefix_cache(directory, plan, tuning, texts)
+    assert cache is not None
+    return cache
+
+
 def test_the_cache_knows_every_thing_that_decides_its_bytes(tmp_path: Path) -> None:
     world = World(tmp_path, "bert")
     manifest = world.plan.manifest
     tuning = BottleneckTuning.of(manifest, _tensors(world.state), torch.float32)
     adapters = tuning.adapters
     directory = CacheDirectory(tmp_path / "cache")
-    base = PrefixCache(directory, manifest, tuning, world.texts)
+    base = cache_of(directory, manifest, tuning, world.texts)
     names = {base._path(2)}
     numerics = manifest.settings.numerics
     for change in ({"micro_batch": 7}, {"threads": 5}, {"dtype": "bfloat16"}):
         settings = manifest.settings.model_copy(update={"numerics": numerics.model_copy(update=change)})
         plan = manifest.model_copy(update={"settings": settings})
-        names.add(PrefixCache(directory, plan, tuning, world.texts)._path(2))
+        names.add(cache_of(directory, plan, tuning, world.texts)._path(2))
     for part in ("config", "embeddings", "rest"):
         model = manifest.model.model_copy(update={part: "sha256:" + "1" * 64})
-        names.add(PrefixCache(directory, manifest.model_copy(update={"model": model}), tuning, world.texts)._path(2))
+        names.add(cache_of(directory, manifest.model_copy(update={"model": model}), tuning, world.texts)._path(2))
     layers = (manifest.model.layers[0], "sha256:" + "2" * 64, *manifest.model.layers[2:])
     changed = manifest.model_copy(update={"model": manifest.model.model_copy(update={"layers": layers})})
-    names.add(PrefixCache(directory, changed, tuning, world.texts)._path(2))
+    names.add(cache_of(directory, changed, tuning, world.texts)._path(2))
     rows = (world.texts.rows[0][:-1], *world.texts.rows[1:])
     names.add(
-        PrefixCache(directory, manifest, tuning, EncodedTexts(rows, 0, "right", 3))._path(2),
+        cache_of(directory, manifest, tuning, EncodedTexts(rows, 0, "right", 3))._path(2),
     )
     names.add(base._path(1))
     adapters[1].up_DR[0, 0] += 1  # below depth 2
-    names.add(PrefixCache(directory, manifest, tuning, world.texts)._path(2))
+    names.add(cache_of(directory, manifest, tuning, world.texts)._path(2))
     assert len(names) == 11
     before = base._path(2)
     adapters[2].up_DR[0, 0] += 1  # not below
@@ -362,15 +369,20 @@ def test_half_precision_trains_near_single_precision(family: str, dtype: str, to
     losses = {}
     for name in ("float32", dtype):
         world = World(tmp_path / name, family, dtype=name, batch_size=10)
-        backbone = world.model.backbone
-        seen = {value.dtype for layer in load_layers(backbone, range(DEPTH)).values() for value in layer.values()}
-        for module in (module for layer in backbone.skeleton.layers for module in layer.modules()):
-            if isinstance(module, nn.Linear):
-                module.register_forward_hook(lambda _module, _arguments, output, seen=seen: seen.add(output.dtype))
+        seen = dtypes_seen(world.model.backbone)
         assert same(world.train(PLACEMENTS[0]), world.train(SMALLEST))
         assert seen == {getattr(torch, name)}
         losses[name] = world.first_loss
     assert losses[dtype] == pytest.approx(losses["float32"], rel=tolerance)
+
+
+def dtypes_seen(backbone: Backbone) -> set[torch.dtype]:
+    """Dtypes of the layers' weights; from here on also of whatever a linear module of theirs gives."""
+    seen = {value.dtype for layer in load_layers(backbone, range(DEPTH)).values() for value in layer.values()}
+    for module in (module for layer in backbone.skeleton.layers for module in layer.modules()):
+        if isinstance(module, nn.Linear):
+            module.register_forward_hook(lambda _module, _arguments, output: seen.add(output.dtype))
+    return seen
 
 
 @pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16])

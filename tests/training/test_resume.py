@@ -121,7 +121,7 @@ def test_killed_for_real_between_checkpoints(world: Path, tiny_bert: Path, tmp_p
     assert killed.returncode == -9
     kept = open_artifact(tmp_path / ".out.checkpoint", CheckpointManifest).manifest
     assert len(kept.steps) == 6
-    fleet.chainctl(*arguments, cwd=fleet.ROOT)
+    fleet.chainctl(*arguments)
     whole = train(world, tiny_bert, tmp_path / "whole")
     assert open_artifact(tmp_path / "out", UpdateManifest).digest == whole.digest
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "whole"]

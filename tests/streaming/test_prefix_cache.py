@@ -1,0 +1,143 @@
+"""What a pass finds in the cache and what it leaves there: the same bytes, and as few layers as can be."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from schemas.refs import ModelFingerprint
+from schemas.settings import Settings
+from stages.model.backbone import Backbone
+from stages.store.cache_directory import CacheDirectory
+from stages.streaming.hidden_states import HiddenStates
+from stages.streaming.prefix_cache import PrefixCache
+from stages.streaming.stream import run_prefix
+from stages.streaming.texts import EncodedTexts
+from stages.tuning.adapters import adapters_from_tensors
+from stages.tuning.tensors import fresh_adapters
+from stages.tuning.tuning import UNTUNED, BottleneckTuning, Tuning
+from tests import fleet
+
+DEPTH = 4
+
+
+class Passes:
+    """One model and some texts, passed with one tuning after the other over one cache."""
+
+    def __init__(self, folder: Path, family: str, *, in_memory: bool = True) -> None:
+        fleet.save_model(folder / "model", family, num_hidden_layers=DEPTH)
+        self.settings: Settings = fleet.settings(numerics={"threads": 1, "micro_batch": 3})
+        self.backbone = Backbone.open(folder / "model", self.settings, pad_id=0)
+        self.fingerprint: ModelFingerprint = self.backbone.reader.fingerprint()
+        draw = np.random.default_rng(1)
+        self.texts = EncodedTexts(tuple(draw.integers(3, 20, size) for size in (4, 7, 2, 9, 5)), 0, "right", 3)
+        self.directory = CacheDirectory(folder / "cache")
+        self.folder = folder
+        self.limit = 2**30 if in_memory else 0
+        self.ran: list[int] = []
+        for index, layer in enumerate(self.backbone.skeleton.layers):
+            layer.register_forward_hook(lambda *_, index=index: self.ran.append(index))
+
+    def cache(self, tuning: Tuning) -> PrefixCache:
+        return PrefixCache(self.directory, self.fingerprint, self.settings, tuning, self.texts)
+
+    def run(self, tuning: Tuning, *, stop: int = DEPTH, keep: tuple[int, ...] = (), cached: bool = True) -> Any:
+        """The bytes of h_stop, and which layers were run."""
+        self.ran.clear()
+        cache = self.cache(tuning) if cached else None
+        width, dtype = self.backbone.hidden_size, self.backbone.dtype
+        with HiddenStates(
+            self.texts.lengths, width, dtype, scratch=self.folder, in_memory_limit_bytes=self.limit
+        ) as hidden:
+            run_prefix(self.backbone, self.texts, hidden, tuning, stop=stop, cache=cache, keep=keep)
+            return b"".join(bytes(chunk) for chunk in hidden.chunks()), sorted(set(self.ran))
+
+
+def tuned(first: int, *, seed: int) -> BottleneckTuning:
+    """Adapters that do something, from layer `first` on."""
+    draw = np.random.default_rng(seed)
+    tensors = fresh_adapters(range(first, DEPTH), hidden_size=64, bottleneck=8, seed=1)
+    noisy = {name: (value + 0.2 * draw.standard_normal(value.shape)).astype("f4") for name, value in tensors.items()}
+    return BottleneckTuning(adapters_from_tensors(noisy, "relu"), {})
+
+
+def retrained(tuning: BottleneckTuning, *layers: int) -> BottleneckTuning:
+    """With other adapters after some layers."""
+    other = tuned(0, seed=99).adapters
+    return BottleneckTuning({**tuning.adapters, **{layer: other[layer] for layer in layers}}, {})
+
+
+@pytest.fixture(params=["memory", "file"])
+def passes(request: pytest.FixtureRequest, tmp_path: Path) -> Passes:
+    return Passes(tmp_path, "bert", in_memory=request.param == "memory")
+
+
+def test_what_the_first_tuned_layer_computes_is_kept_before_its_adapter_changes_it(passes: Passes) -> None:
+    before, after = tuned(1, seed=1), retrained(tuned(1, seed=1), 1, 2)
+    assert passes.run(before, keep=(1,)) == passes.run(before, cached=False)
+    expected = passes.run(after, cached=False)[0]
+    assert passes.run(after) == (expected, [2, 3])
+    assert passes.run(tuned(1, seed=5), stop=2)[1] == []
+
+
+def test_a_window_that_moves_costs_an_evaluation_only_the_layers_behind_what_changed(passes: Passes) -> None:
+    """Eval after each round of a chain of two-layer windows from layer 1: the window that trains next is kept."""
+    tuning = tuned(1, seed=1)
+    for start, runs in ((1, [0, 1, 2, 3]), (2, [2, 3]), (1, [3]), (2, [2, 3])):
+        expected = passes.run(tuning, cached=False)[0]
+        assert passes.run(tuning, keep=(1, start)) == (expected, runs)
+        tuning = retrained(tuning, start, start + 1) if runs != [3] else tuned(1, seed=7)
+
+
+def test_a_pass_that_ends_at_what_it_keeps_keeps_just_that(passes: Passes) -> None:
+    tuning = tuned(1, seed=1)
+    expected = passes.run(tuning, stop=2, cached=False)[0]
+    assert passes.run(tuning, stop=2, keep=(1, 2)) == (expected, [0, 1])
+    assert passes.run(tuning, stop=2, keep=(1, 2)) == (expected, [])
+    assert passes.run(tuning, stop=3) == (passes.run(tuning, stop=3, cached=False)[0], [2])
+    assert len(passes.directory.entries()) == 2  # layer 1 before its adapter, and h_2
+
+
+def test_without_adapters_one_entry_serves_both_names(passes: Passes) -> None:
+    expected = passes.run(UNTUNED, keep=(2, DEPTH))[0]
+    assert len(passes.directory.entries()) == 2
+    assert passes.run(UNTUNED) == (expected, [])
+    # What a profile leaves is what a chain that starts behind it begins with.
+    assert passes.run(tuned(1, seed=1), stop=3)[1] == [2]
+
+
+def test_an_untuned_pass_is_where_a_chain_begins(passes: Passes) -> None:
+    passes.run(UNTUNED, keep=(2,))
+    for first, runs in ((2, [2, 3]), (1, [2, 3]), (0, [0, 1, 2, 3])):
+        tuning = tuned(first, seed=3)
+        assert passes.run(tuning) == (passes.run(tuning, cached=False)[0], runs)
+
+
+def test_a_tuning_inside_layers_is_asked_for_h_alone(passes: Passes) -> None:
+    """Where weights change, a layer's output before `after` has changed too."""
+
+    class Inside(BottleneckTuning):
+        changes_layers = True
+
+    before = Inside(tuned(1, seed=1).adapters, {})
+    after = Inside(retrained(tuned(1, seed=1), 1).adapters, {})
+    passes.run(before, keep=(1,))
+    assert passes.run(after)[1] == [1, 2, 3]
+
+
+def test_what_is_forgotten_is_gone_and_nothing_else(passes: Passes) -> None:
+    passes.run(UNTUNED, keep=(1, 2, 3))
+    passes.cache(UNTUNED).forget(3)
+    passes.cache(UNTUNED).forget(3)
+    assert passes.run(UNTUNED)[1] == [2, 3]
+
+
+@pytest.mark.parametrize("family", ["llama", "mixtral", "mamba"])
+@torch.no_grad()
+def test_other_families_begin_at_an_untuned_output_with_the_same_bytes(family: str, tmp_path: Path) -> None:
+    passes = Passes(tmp_path, family)
+    before, after = tuned(1, seed=1), retrained(tuned(1, seed=1), 1, 2)
+    passes.run(before, keep=(1,))
+    assert passes.run(after) == (passes.run(after, cached=False)[0], [2, 3])
