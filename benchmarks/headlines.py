@@ -137,8 +137,8 @@ class Bench:
             | {line.round: line.perplexity for line in summary.rounds if line.perplexity is not None},
             "layer_passes": [passes(plan, index % len(plan.memory)) for index in range(self.rounds)],
             "train_seconds": sum(line.seconds for line in summary.rounds),
-            "bytes_up": summary.totals()["bytes_up"],
-            "predicted_peak_bytes": summary.totals()["predicted_peak_bytes"],
+            "bytes_up": summary.bytes_up,
+            "predicted_peak_bytes": summary.predicted_peak_bytes,
         }
         result |= self.headlines(folder, before=seed == 0)
         print(f"{name}, {seed}: {result['perplexity']} ROUGE-L {result['rouge_l']:.4f}", flush=True)

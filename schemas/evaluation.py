@@ -7,6 +7,8 @@ from pydantic import Field, model_validator
 from schemas.base import Manifest, Many, Record
 from schemas.refs import Digest, Label
 
+MOST_LABELS = 175  # their confusion matrix takes 31,000 of the lines that a manifest may have
+
 
 class Estimate(Record):
     """A value with its 95 % interval."""
@@ -20,6 +22,7 @@ class EvaluationManifest(Manifest):
     """Metrics of one state on one data set.  `confusion[i][j]` counts texts of label i predicted as label j."""
 
     KIND: ClassVar[str] = "evaluation"
+    SMALLER: ClassVar[str] = f"a confusion matrix has a line for each pair of labels: use at most {MOST_LABELS} labels"
 
     kind: Literal["evaluation"] = "evaluation"
     version: Literal[1] = 1

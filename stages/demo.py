@@ -4,15 +4,14 @@ Everything is what the commands `assets get`, `data holdout` and `simulate` do; 
 them, it continues where it was stopped.
 """
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from schemas.methods import ChainSettings
 from schemas.plan import PlanManifest
 from schemas.recipe import with_method
+from schemas.run import DemoSummary, SimulationSummary
 from schemas.settings import (
     EncodingSettings,
     FederationSettings,
@@ -22,7 +21,7 @@ from schemas.settings import (
 )
 from stages.assets import ASSETS, get_asset
 from stages.data.split import holdout_file
-from stages.federation.simulate import Federation, SimulationSummary
+from stages.federation.simulate import SUMMARY_FILE, Federation
 from stages.federation.simulate import run as simulate
 from stages.process.progress import Progress
 from stages.report.figure import curves_svg
@@ -48,7 +47,7 @@ SETTINGS = Settings(
 )
 
 
-def run(out: Path, *, say: Say, progress: Progress, seed: int = 0) -> dict[str, Any]:
+def run(out: Path, *, say: Say, progress: Progress, seed: int = 0) -> DemoSummary:
     """Run it all into `out`: the contents of `out/summary.json`.
 
     `seed` decides the shards, the devices of each round, the order of texts and the first adapters.
@@ -72,23 +71,22 @@ def run(out: Path, *, say: Say, progress: Progress, seed: int = 0) -> dict[str, 
         accuracy={"chain": _accuracies(chain), "linear probe": _accuracies(probe)},
     )
     write_file(out / "curves.svg", figure)
-    totals = chain.totals()
-    summary = {
-        "accuracy_before": chain.accuracy_before,
-        "accuracy_after": chain.accuracy_after,
-        "accuracy_linear_probe": probe.accuracy_after,
-        "seconds": time.perf_counter() - began,
-        "seconds_without_assets": time.perf_counter() - fetched,
-        "peak_memory_bytes": totals["peak_bytes"],
-        "predicted_peak_memory_bytes": totals["predicted_peak_bytes"],
-        "bytes_up": totals["bytes_up"],
-        "bytes_down": totals["bytes_down"],
-        "final_state": chain.final_state,
-    }
-    write_file(out / "summary.json", json.dumps(summary, indent=2).encode() + b"\n")
+    summary = DemoSummary(
+        accuracy_before=accuracy(chain.accuracy_before),
+        accuracy_after=accuracy(chain.accuracy_after),
+        accuracy_linear_probe=accuracy(probe.accuracy_after),
+        seconds=time.perf_counter() - began,
+        seconds_without_assets=time.perf_counter() - fetched,
+        peak_memory_bytes=chain.peak_bytes,
+        predicted_peak_memory_bytes=chain.predicted_peak_bytes,
+        bytes_up=chain.bytes_up,
+        bytes_down=chain.bytes_down,
+        final_state=chain.final_state,
+    )
+    write_file(out / SUMMARY_FILE, summary.readable_bytes())
     say("")
     say(_table(chain, probe))
-    say(f"\n{summary['seconds']:.0f} s; picture: {out / 'curves.svg'}")
+    say(f"\n{summary.seconds:.0f} s; picture: {out / 'curves.svg'}")
     say(f"history: chainctl log {out}/chain/states/{ROUNDS:04d}")
     return summary
 
@@ -114,6 +112,12 @@ def _simulate(
     return simulate(federation, out=out / method, on_round=lambda line: say(line.line()), progress=progress, like=like)
 
 
+def accuracy(value: float | None) -> float:
+    """Of a run that classifies."""
+    assert value is not None
+    return value
+
+
 def _accuracies(summary: SimulationSummary) -> list[float]:
     found = [summary.accuracy_before, *(line.accuracy for line in summary.rounds)]
     return [accuracy for accuracy in found if accuracy is not None]
@@ -123,8 +127,7 @@ def _table(chain: SimulationSummary, probe: SimulationSummary) -> str:
     columns = ("", "accuracy before", "after", "peak memory", "predicted", "up", "down")
     rows = []
     for name, summary in (("chain, Q = 2", chain), ("linear probe", probe)):
-        totals = summary.totals()
-        sizes = [totals[key] for key in ("peak_bytes", "predicted_peak_bytes", "bytes_up", "bytes_down")]
+        sizes = [summary.peak_bytes, summary.predicted_peak_bytes, summary.bytes_up, summary.bytes_down]
         accuracies = (f"{summary.accuracy_before:.1%}", f"{summary.accuracy_after:.1%}")
         rows.append((name, *accuracies, *map(format_bytes, sizes)))
     return markdown_table(columns, rows)

@@ -7,6 +7,7 @@ Writes: an evaluation artifact: accuracy and macro-F1 with intervals, loss, conf
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 -- torch's own convention
 
 from schemas.errors import BadInput
-from schemas.evaluation import Estimate, EvaluationManifest
+from schemas.evaluation import MOST_LABELS, Estimate, EvaluationManifest
 from schemas.perplexity import PerplexityManifest
 from schemas.plan import PlanManifest
 from schemas.state import StateManifest
@@ -52,6 +53,7 @@ def run(
     """
     planned, current = open_trusted(plan, state)
     settings, task = planned.manifest.settings, planned.manifest.settings.task
+    check_label_count(task.labels)
     examples = load_labelled(data, task, settings.prompt)
     subject = Subject(planned.digest, current, data_digest(examples))
     kind: type[Evaluation] = PerplexityManifest if task.kind == "causal-lm" else EvaluationManifest
@@ -69,6 +71,16 @@ def run(
     with new_artifact(out, force=force, signer=signer) as draft:
         draft.finish(manifest, session.measured(texts))
     return Artifact(out, manifest, manifest.digest)
+
+
+def check_label_count(labels: Sequence[str]) -> None:
+    """The confusion matrix of so many labels can be written and read.  Raises `BadInput` before any work."""
+    if len(labels) > MOST_LABELS:
+        raise BadInput(
+            "the task has too many labels for a confusion matrix",
+            values={"at most": MOST_LABELS, "found": len(labels)},
+            hint="evaluate with fewer labels: merge some of them in the data and in the recipe",
+        )
 
 
 def ask(

@@ -85,6 +85,7 @@ def train_turn(session: Session, turn: Turn, examples: list[Example], checkpoint
     """Train the turn's assignment.  Empties `examples`, which take as much memory as what is trained."""
     count = len(examples)
     batches, seen = turn.batches(count)
+    checkpoint.check_steps(len(batches))
     texts = read_texts(session, [examples[index] for index in seen], turn.settings.task)
     examples.clear()
     method = device_method(turn.settings.chain.method)

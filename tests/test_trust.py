@@ -238,11 +238,29 @@ def test_a_plan_resigned_by_a_stranger_is_refused(world: World, monkeypatch: pyt
 def test_a_plan_that_asks_for_nothing_is_no_way_round(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything unsigned, the policy taken out: a machine with a pin does not fall back."""
     on_device(world, monkeypatch, COORDINATOR)
-    policy: dict[str, object] = {"signatures": "none", "coordinator": None, "devices": [], "expires": None}
+    policy: dict[str, object] = {"signatures": "none", "coordinator": None, "expires": None}
     resign(world.path("plan"), world, "stranger", trust=policy)
     (world.path("plan") / SIGNATURE_FILE).unlink()
     with pytest.raises(NotTrusted, match="only signed plans"):
         world.train("device-00", "again")
+
+
+@pytest.mark.parametrize(
+    ("artifact", "file", "old"), [("plan", "devices.jsonl", b"device-01"), ("states/0000", "participants.jsonl", b"01")]
+)
+def test_no_line_of_a_signed_plan_or_state_can_be_altered(
+    artifact: str, file: str, old: bytes, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another key, another number of texts, another participant: the signature covers the hash of every line."""
+    on_device(world, monkeypatch, COORDINATOR)
+    path = world.path(artifact) / file
+    path.write_bytes(path.read_bytes().replace(old, old[:-1] + b"9"))
+    with pytest.raises(NotTrusted, match="altered"):
+        world.train("device-00", "again")
+    with pytest.raises(NotTrusted, match="altered"):
+        fleet.combine(
+            *(world.folder, [world.path("updates")], "states/0001", "states/0000"), signer=world.keys.open(COORDINATOR)
+        )
 
 
 @pytest.mark.parametrize("artifact", ["plan", "states/0000"])

@@ -28,4 +28,4 @@ def demo(
 
     with console.progress() as progress:
         summary = run(out, say=console.say, progress=progress, seed=seed)
-    console.result(**summary)
+    console.result(**summary.model_dump(mode="json"))

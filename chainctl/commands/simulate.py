@@ -1,6 +1,5 @@
 """chainctl simulate"""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -78,4 +77,4 @@ def simulate(
         if before is not None and after is not None:
             console.say(f"{name} {before:.4f} -> {after:.4f}")
     console.say(f"state {summary.final_state} -> {out}")
-    console.result(path=out, **asdict(summary), **summary.totals())
+    console.result(path=out, **summary.model_dump(mode="json"))

@@ -5,24 +5,26 @@
     run/plan  run/states/0000 …        what the coordinator has
     run/updates/0000/device-03 …       what each round's devices sent
     run/evals/0000 …                   accuracy of every state
-    run/summary.json
+    run/federation.json                what the run is made of
+    run/summary.json                   what came of it (both: schemas/run.py)
 
 Every step leaves an artifact that is complete or absent, and a step whose artifact is there is not done again: a run
 that was stopped is continued by the same command.
 """
 
-import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from schemas.assignment import described
-from schemas.base import canonical_json
 from schemas.errors import UsageProblem
 from schemas.perplexity import PerplexityManifest
 from schemas.plan import PlanManifest
+from schemas.refusal import Reason
+from schemas.run import MOST_ROUNDS, FederationManifest, RoundLine, SimulationSummary, totals
 from schemas.settings import Settings
 from schemas.state import StateManifest
 from schemas.update import UpdateManifest
@@ -34,13 +36,16 @@ from stages.model.loading import LoadedModel
 from stages.process.measure import device_memory_bytes
 from stages.process.progress import Progress, silent
 from stages.session import Machine
-from stages.store.artifact import Artifact
+from stages.store.artifact import Artifact, read_manifest
 from stages.store.cache_directory import CacheDirectory
 from stages.store.devices import participants
 from stages.store.files import write_file
 from stages.store.trust import isolated_home
 
-RoundDone = Callable[["RoundLine"], None]
+FEDERATION_FILE = "federation.json"
+SUMMARY_FILE = "summary.json"
+
+RoundDone = Callable[[RoundLine], None]
 
 
 @dataclass(frozen=True)
@@ -57,16 +62,16 @@ class Federation:
     memory_budgets: tuple[int, ...] = ()
     eval_every: int = 1  # rounds; the last is always evaluated
 
-    def describe(self) -> dict[str, object]:
-        """Everything that decides the run, in words and digests: what must agree for a run to be continued."""
-        return {
-            "data": data_digest(load_labelled(self.data, self.settings.task, self.settings.prompt)),
-            "test": data_digest(load_labelled(self.test, self.settings.task, self.settings.prompt)),
-            "devices": self.devices,
-            "alpha": self.alpha,
-            "memory_budgets": list(self.memory_budgets),
-            "settings": self.settings.model_dump(mode="json"),
-        }
+    def describe(self) -> FederationManifest:
+        """Everything that decides the run: what must agree for a run to be continued."""
+        return FederationManifest(
+            data=data_digest(load_labelled(self.data, self.settings.task, self.settings.prompt)),
+            test=data_digest(load_labelled(self.test, self.settings.task, self.settings.prompt)),
+            devices=self.devices,
+            alpha=self.alpha,
+            memory_budgets=self.memory_budgets,
+            settings=self.settings,
+        )
 
 
 @dataclass(frozen=True)
@@ -75,61 +80,6 @@ class Score:
 
     accuracy: float | None = None
     perplexity: float | None = None
-
-
-@dataclass(frozen=True)
-class RoundLine:
-    """One round.  `seconds` is the sum over its devices, `peak_bytes` the largest of theirs.
-
-    A task has accuracy or perplexity, where the round was evaluated.
-    """
-
-    round: int
-    trained: str  # layers
-    devices: int
-    train_loss: float
-    accuracy: float | None
-    perplexity: float | None
-    seconds: float
-    peak_bytes: int
-    predicted_peak_bytes: int
-    bytes_up: int
-    bytes_down: int
-
-    def line(self) -> str:
-        """For people and logs."""
-        return (
-            f"round {self.round:>3}  layers {self.trained:<5}  {self.devices:>3} devices  loss {self.train_loss:.4f}  "
-            f"{self._score()}{self.seconds:5.1f} s  peak {self.peak_bytes / 2**20:.0f} MiB  "
-            f"up {self.bytes_up / 2**10:.0f} KiB  down {self.bytes_down / 2**10:.0f} KiB"
-        )
-
-    def _score(self) -> str:
-        scores = (("accuracy", self.accuracy), ("perplexity", self.perplexity))
-        return "".join(f"{name} {value:.4f}  " for name, value in scores if value is not None)
-
-
-@dataclass(frozen=True)
-class SimulationSummary:
-    """The whole run.  Bytes are summed over all rounds and devices."""
-
-    final_state: str
-    accuracy_before: float | None
-    accuracy_after: float | None
-    perplexity_before: float | None
-    perplexity_after: float | None
-    rounds: tuple[RoundLine, ...]
-    first_layer: int  # that has adapters
-    assignments: int  # that rounds go through
-
-    def totals(self) -> dict[str, int]:
-        """Bytes up and down, and the largest peaks."""
-        return {
-            "bytes_up": sum(line.bytes_up for line in self.rounds),
-            "bytes_down": sum(line.bytes_down for line in self.rounds),
-            "peak_bytes": max((line.peak_bytes for line in self.rounds), default=0),
-            "predicted_peak_bytes": max((line.predicted_peak_bytes for line in self.rounds), default=0),
-        }
 
 
 def run(
@@ -146,6 +96,12 @@ def run(
     and its cache of hidden states serve this run too.  Raises `UsageProblem` where `out` holds a run of something
     else, and whatever the stages raise.
     """
+    if federation.rounds > MOST_ROUNDS:
+        raise UsageProblem(
+            "these are too many rounds for one summary",
+            values={"at most": MOST_ROUNDS, "given": federation.rounds},
+            hint="simulate fewer rounds",
+        )
     _claim(federation, out)
     if like is not None:
         for made in ("shards", "profiles"):
@@ -179,7 +135,9 @@ def _simulate(
         state, line = rounds.one(state)
         lines.append(line)
         on_round(line)
+    sums = totals(tuple(lines))
     summary = SimulationSummary(
+        plan=planned.digest,
         final_state=state.digest,
         accuracy_before=before.accuracy,
         accuracy_after=lines[-1].accuracy if lines else before.accuracy,
@@ -188,8 +146,12 @@ def _simulate(
         rounds=tuple(lines),
         first_layer=planned.manifest.decisions.first_layer,
         assignments=len(planned.manifest.memory),
+        bytes_up=sums["bytes_up"],
+        bytes_down=sums["bytes_down"],
+        peak_bytes=sums["peak_bytes"],
+        predicted_peak_bytes=sums["predicted_peak_bytes"],
     )
-    write_file(out / "summary.json", json.dumps(asdict(summary) | summary.totals(), indent=2).encode() + b"\n")
+    write_file(out / SUMMARY_FILE, summary.readable_bytes())
     return summary
 
 
@@ -206,27 +168,31 @@ class _Rounds:
     def one(self, state: Artifact[StateManifest]) -> tuple[Artifact[StateManifest], RoundLine]:
         """Train on every participant, aggregate, evaluate."""
         updates = [self._train(state, device) for device in participants(state)]
+        costs = [cost for update in updates if (cost := update.measured())]
+        bytes_up = sum(_size(update.path) for update in updates)  # now: what is refused is moved away
+        refused: Counter[Reason] = Counter()
         following = aggregate.run(
             [update.path for update in updates],
             plan=self.plan.path,
             state=state.path,
             out=_state(self.out, state.manifest.round + 1),
+            on_refusal=lambda one, _: refused.update([one.reason]),
         )
-        measured = [update.measured() for update in updates]
         number = following.manifest.round
         due = number % self.federation.eval_every == 0 or number == self.federation.rounds
         score = self.evaluate(number) if due else Score()
         return following, RoundLine(
-            round=following.manifest.round,
+            round=number,
             trained=described(state.manifest.assignment),
             devices=len(updates),
+            refused=dict(refused),
             train_loss=following.manifest.train_loss or 0.0,
             accuracy=score.accuracy,
             perplexity=score.perplexity,
-            seconds=sum(cost.seconds for cost in measured if cost),
-            peak_bytes=max(cost.peak_bytes or 0 for cost in measured if cost),
-            predicted_peak_bytes=max(cost.predicted_peak_bytes or 0 for cost in measured if cost),
-            bytes_up=sum(_size(update.path) for update in updates),
+            seconds=sum(cost.seconds for cost in costs),
+            peak_bytes=max((cost.peak_bytes or 0 for cost in costs), default=0),
+            predicted_peak_bytes=max((cost.predicted_peak_bytes or 0 for cost in costs), default=0),
+            bytes_up=bytes_up,
             bytes_down=_size(state.path) * len(updates),
         )
 
@@ -258,20 +224,21 @@ class _Rounds:
 
 def _claim(federation: Federation, out: Path) -> None:
     """Remember what this run is of; refuse to continue a run of something else."""
-    wanted = canonical_json(federation.describe())
-    path = out / "federation.json"
-    if path.exists():
-        if path.read_bytes() == wanted:
+    wanted, path = federation.describe(), out / FEDERATION_FILE
+    if os.path.lexists(path):
+        there = read_manifest(path, FederationManifest)
+        if os.path.lexists(out / SUMMARY_FILE):
+            read_manifest(out / SUMMARY_FILE, SimulationSummary)  # it is made again, but never over something else
+        if there == wanted:
             return
-        before, now = json.loads(path.read_bytes()), json.loads(wanted)
-        key = next(key for key in now if before.get(key) != now[key])
+        before, now = there.model_dump(), wanted.model_dump()
         raise UsageProblem(
-            f"{out} holds a run of another federation: {key} differs",
+            f"{out} holds a run of another federation: {next(key for key in now if before[key] != now[key])} differs",
             hint="give another --out, or delete that folder",
         )
     if out.exists() and any(out.iterdir()):
         raise UsageProblem(f"{out} is not empty and holds no run", hint="give another --out")
-    write_file(path, wanted)
+    write_file(path, wanted.readable_bytes())
 
 
 def _with_labels(federation: Federation) -> Settings:

@@ -65,6 +65,11 @@ class Artifact(Generic[M]):
         return Measured.from_bytes(_read_bounded(path, Measured.LIMIT_BYTES), source=str(path))
 
 
+def read_manifest(path: Path, kind: type[M]) -> M:
+    """A document in a file of its own.  Raises `BadInput` for what is not one, or was altered."""
+    return kind.from_bytes(_read_bounded(path, kind.LIMIT_BYTES), source=str(path))
+
+
 def open_artifact(path: Path, kind: type[M]) -> Artifact[M]:
     """Parse and check an artifact of one kind: manifest, file set, sizes, headers.
 

@@ -16,8 +16,8 @@ from typing import Protocol
 import numpy as np
 
 from schemas.assignment import Assignment
-from schemas.checkpoint import CheckpointManifest, FinishedStep
-from schemas.errors import ChainError
+from schemas.checkpoint import MOST_STEPS, CheckpointManifest, FinishedStep
+from schemas.errors import ChainError, UsageProblem
 from stages.store.artifact import new_artifact, open_artifact, read_tensors
 
 
@@ -51,6 +51,15 @@ class TrainingCheckpoint:
     ) -> "TrainingCheckpoint":
         """The checkpoint for the update that will be written to `out`."""
         return cls(out.parent / f".{out.name}.checkpoint", every, plan, state, assignment, device, inputs)
+
+    def check_steps(self, count: int) -> None:
+        """A checkpoint after the last of `count` steps could be read.  Raises `UsageProblem` before any work."""
+        if self.every is not None and count > MOST_STEPS:
+            raise UsageProblem(
+                "this round has too many steps for checkpoints",
+                values={"at most": f"{MOST_STEPS} steps", "this round": f"{count} steps"},
+                hint="leave out --checkpoint-every",
+            )
 
     def due(self, steps: int) -> bool:
         """Whether to write a checkpoint after that many steps."""

@@ -12,4 +12,7 @@ DIGESTS = {
     "checkpoint": "e86f3eec52578d0ee40906cfac604bb4acecccbc26755cdab4b7ba65a9adb547",
     "bundle": "603afbacab0666e05f2ad327ae35a459c85313588c8cc057a7b6c1733be7a9b6",
     "refusal": "dcb9bfe9d6f7b9b779184d2f7dc54899e01b36e5fc02fcdbc01dd8ebaf8b04e3",
+    "federation": "28a307e62c3fddff0416aef68640cb601b1285372375000090c95c00d9acc34e",
+    "simulation-summary": "a2cd92514a5ac4bba32aadf115b50ee9f086d6d08280fd976eb9a01b744d6c18",
+    "demo-summary": "c502ea336970db495074268118e10c0f63487b2810d98936612df6dcfdbbea74",
 }

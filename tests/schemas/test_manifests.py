@@ -29,7 +29,7 @@ from tests.fleet.golden import DIGESTS
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CLASSES = {kind: cast("type[Manifest]", document_model(kind)) for kind in DOCUMENTS if kind not in (*LINES, "recipe")}
-OPEN = ("versions", "values", "extra", "numbers")  # objects whose keys are free
+OPEN = ("versions", "values", "extra", "numbers", "refused")  # objects whose keys are free
 SECRET = "Patient-Nr-4711"
 Path_ = tuple[str | int, ...]
 

@@ -1,0 +1,136 @@
+"""Run v1: what a simulated federation is made of, and what came of it.
+
+    run/federation.json     everything that decides the run: it is continued by the same command only
+    run/summary.json        its rounds, its scores, what it cost
+    demo/summary.json       the demo's, of two runs
+
+Seconds and peaks differ from run to run, so a summary decides nothing.
+"""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from schemas.base import LARGE_MANIFEST_LIMIT_BYTES, Manifest, Many, Record
+from schemas.devices import MOST_DEVICES
+from schemas.refs import Digest
+from schemas.refusal import Reason
+from schemas.settings import Settings
+
+MOST_ROUNDS = 1000  # a summary has a few lines for each of them
+
+Count = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0)]
+
+
+class FederationManifest(Manifest):
+    """Everything that decides a simulated run; how many rounds it goes on does not."""
+
+    KIND: ClassVar[str] = "federation"
+    LIMIT_BYTES: ClassVar[int] = LARGE_MANIFEST_LIMIT_BYTES
+
+    kind: Literal["federation"] = "federation"
+    version: Literal[1] = 1
+    data: Digest
+    test: Digest
+    devices: Annotated[int, Field(ge=1, le=MOST_DEVICES)]
+    alpha: float | None  # Dirichlet concentration of the label skew; None: split evenly
+    memory_budgets: Many[Annotated[int, Field(ge=1)]]  # bytes, in turn; empty: the machine's memory
+    settings: Settings
+
+
+class RoundLine(Record):
+    """One round.  `seconds` is the sum over its devices, `peak_bytes` the largest of theirs.
+
+    A task has accuracy or perplexity, where the round was evaluated.
+    """
+
+    round: Annotated[int, Field(ge=1)]
+    trained: str
+    devices: Count  # that trained
+    refused: dict[Reason, Count]  # how many of their updates did not count, by reason
+    train_loss: float
+    accuracy: float | None
+    perplexity: float | None
+    seconds: Seconds
+    peak_bytes: Count
+    predicted_peak_bytes: Count
+    bytes_up: Count
+    bytes_down: Count
+
+    def line(self) -> str:
+        """For people and logs."""
+        return (
+            f"round {self.round:>3}  layers {self.trained:<5}  {self.devices:>3} devices  {self._refused()}"
+            f"loss {self.train_loss:.4f}  "
+            f"{self._score()}{self.seconds:5.1f} s  peak {self.peak_bytes / 2**20:.0f} MiB  "
+            f"up {self.bytes_up / 2**10:.0f} KiB  down {self.bytes_down / 2**10:.0f} KiB"
+        )
+
+    def _refused(self) -> str:
+        reasons = ", ".join(f"{count} refused: {reason}" for reason, count in sorted(self.refused.items()))
+        return f"({reasons})  " if reasons else ""
+
+    def _score(self) -> str:
+        scores = (("accuracy", self.accuracy), ("perplexity", self.perplexity))
+        return "".join(f"{name} {value:.4f}  " for name, value in scores if value is not None)
+
+
+class SimulationSummary(Manifest):
+    """The whole run.  Bytes are summed over all rounds and devices, peaks are the largest."""
+
+    KIND: ClassVar[str] = "simulation-summary"
+    LIMIT_BYTES: ClassVar[int] = LARGE_MANIFEST_LIMIT_BYTES
+    SMALLER: ClassVar[str] = f"simulate at most {MOST_ROUNDS} rounds"
+
+    kind: Literal["simulation-summary"] = "simulation-summary"
+    version: Literal[1] = 1
+    plan: Digest
+    final_state: Digest
+    accuracy_before: float | None
+    accuracy_after: float | None
+    perplexity_before: float | None
+    perplexity_after: float | None
+    rounds: Annotated[Many[RoundLine], Field(max_length=MOST_ROUNDS)]
+    first_layer: Count  # that has adapters
+    assignments: Count  # that rounds go through
+    bytes_up: Count
+    bytes_down: Count
+    peak_bytes: Count
+    predicted_peak_bytes: Count
+
+    @model_validator(mode="after")
+    def _totals_are_those_of_the_rounds(self) -> "SimulationSummary":
+        found = (self.bytes_up, self.bytes_down, self.peak_bytes, self.predicted_peak_bytes)
+        if found != tuple(totals(self.rounds).values()):
+            raise ValueError("bytes are summed over the rounds, and peaks are the largest of them")
+        return self
+
+
+def totals(rounds: tuple[RoundLine, ...]) -> dict[str, int]:
+    """Bytes up and down, and the largest peaks, as a summary holds them."""
+    return {
+        "bytes_up": sum(line.bytes_up for line in rounds),
+        "bytes_down": sum(line.bytes_down for line in rounds),
+        "peak_bytes": max((line.peak_bytes for line in rounds), default=0),
+        "predicted_peak_bytes": max((line.predicted_peak_bytes for line in rounds), default=0),
+    }
+
+
+class DemoSummary(Manifest):
+    """The demo: the chain beside a linear probe."""
+
+    KIND: ClassVar[str] = "demo-summary"
+
+    kind: Literal["demo-summary"] = "demo-summary"
+    version: Literal[1] = 1
+    accuracy_before: float
+    accuracy_after: float
+    accuracy_linear_probe: float
+    seconds: Seconds
+    seconds_without_assets: Seconds
+    peak_memory_bytes: Count
+    predicted_peak_memory_bytes: Count
+    bytes_up: Count
+    bytes_down: Count
+    final_state: Digest

@@ -1,0 +1,93 @@
+"""What a simulation writes of itself: read back strictly, and true where updates were refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from schemas.errors import BadInput, UsageProblem
+from schemas.run import MOST_ROUNDS, FederationManifest, RoundLine, SimulationSummary
+from stages.federation import simulate
+from stages.federation.simulate import Federation
+from stages.store.artifact import read_manifest
+from tests import fleet
+
+
+def federation(folder: Path, model: Path, **options: Any) -> Federation:
+    """Three devices, two rounds; the learning rate of the second is 0, so all devices send the state's tensors."""
+    optimizer = {"schedule": "cosine", "schedule_rounds": 1, "final_learning_rate": 0.0}
+    parts: dict[str, Any] = {
+        "model_dir": model,
+        "data": fleet.save_texts(folder / "train.jsonl", fleet.texts(30)),
+        "test": fleet.save_texts(folder / "test.jsonl", fleet.texts(10, seed=9)),
+        "settings": fleet.settings(optimizer=optimizer),
+        "devices": 3,
+        "rounds": 2,
+        "alpha": None,
+    }
+    return Federation(**(parts | options))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path) -> tuple[Path, SimulationSummary, list[RoundLine]]:
+    folder = tmp_path_factory.mktemp("simulated")
+    lines: list[RoundLine] = []
+    summary = simulate.run(federation(folder, tiny_bert), out=folder / "run", on_round=lines.append)
+    return folder, summary, lines
+
+
+def test_refused_updates_are_reported_and_the_run_goes_on(run: tuple[Path, SimulationSummary, list[RoundLine]]) -> None:
+    folder, summary, lines = run
+    assert [line.refused for line in lines] == [{}, {"copy": 2}]
+    assert "2 refused: copy" in lines[1].line()
+    assert "refused" not in lines[0].line()
+    assert lines[1].bytes_up > 0.9 * lines[0].bytes_up  # what was refused has travelled too
+    assert lines[1].devices == 3
+    assert len(list((folder / "run" / "updates" / "0001" / ".refused").glob("*.json"))) == 2
+    assert list(summary.rounds) == lines
+
+
+def test_what_a_run_is_made_of_and_what_came_of_it_are_manifests(
+    run: tuple[Path, SimulationSummary, list[RoundLine]], tiny_bert: Path
+) -> None:
+    folder, summary, _ = run
+    assert read_manifest(folder / "run" / "summary.json", SimulationSummary) == summary
+    described = federation(folder, tiny_bert).describe()
+    assert read_manifest(folder / "run" / "federation.json", FederationManifest) == described
+
+
+@pytest.mark.parametrize("name", ["federation.json", "summary.json"])
+@pytest.mark.parametrize("kind", ["altered", "truncated", "another document"])
+def test_an_altered_document_of_a_run_is_refused(
+    name: str, kind: str, run: tuple[Path, SimulationSummary, list[RoundLine]], tiny_bert: Path
+) -> None:
+    folder, _, _ = run
+    path = folder / "run" / name
+    whole = path.read_bytes()
+    others = {
+        "altered": whole.replace(b'"version": 1', b'"version": 1,\n  "zzz": 1'),
+        "truncated": whole[:-20],
+        "another document": b"{}\n",
+    }
+    path.write_bytes(others[kind])
+    try:
+        with pytest.raises(BadInput, match=name):
+            simulate.run(federation(folder, tiny_bert), out=folder / "run")
+        assert path.read_bytes() == others[kind]
+    finally:
+        path.write_bytes(whole)
+
+
+def test_a_run_of_something_else_says_what_differs(
+    run: tuple[Path, SimulationSummary, list[RoundLine]], tiny_bert: Path
+) -> None:
+    folder, _, _ = run
+    with pytest.raises(UsageProblem, match="alpha differs"):
+        simulate.run(federation(folder, tiny_bert, alpha=1.0), out=folder / "run")
+
+
+def test_more_rounds_than_a_summary_holds_are_refused_before_any_work(tiny_bert: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageProblem, match="too many rounds") as caught:
+        simulate.run(federation(tmp_path, tiny_bert, rounds=MOST_ROUNDS + 1), out=tmp_path / "run")
+    assert caught.value.values == {"at most": MOST_ROUNDS, "given": MOST_ROUNDS + 1}
+    assert not (tmp_path / "run").exists()
