@@ -69,7 +69,7 @@ def cka_with_interval(k_NN: np.ndarray, m_NN: np.ndarray, estimator: str) -> tup
 
 
 def _rounding(k_NN: np.ndarray) -> float:
-    """What HSIC(K, K) may be by rounding alone where nothing varies: a dozen sums are rounded, however few the texts."""
+    """What HSIC(K, K) may be by rounding alone where nothing varies: a dozen roundings, however few the texts."""
     return float((len(k_NN) + 16) * np.finfo(np.float64).eps * np.abs(k_NN).max() ** 2)
 
 
