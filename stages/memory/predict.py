@@ -24,6 +24,7 @@ from stages.model.skeleton import Batch
 from stages.process.fork import run_in_fork
 from stages.process.measure import mebibytes
 from stages.streaming.hidden_states import IN_MEMORY_LIMIT_BYTES
+from stages.streaming.passing import KEPT_BYTES
 from stages.streaming.placement import PLACEMENTS, Placement
 from stages.tuning.adapters import Adapter
 from stages.tuning.tuning import BottleneckTuning
@@ -131,9 +132,13 @@ class MemoryModel:
         return opened + KERNELS_BYTES + (self._hidden_bytes() if placement.hidden_in_memory else 0)
 
     def _prefix_bytes(self, placement: Placement) -> int:
-        """The layers in memory (two with prefetch) and one layer's forward activations."""
+        """The layers in memory (two with prefetch), one layer's forward activations, and prepared batches."""
         largest = max(self.layer_bytes(layer) for layer in range(self.backbone.num_layers))
-        return (2 if placement.prefetch else 1) * largest + self._layers_activations([0], backward=False)
+        passing = self._layers_activations([0], backward=False)
+        if not placement.prefetch:
+            return largest + passing
+        # Token ids, mask and positions are int64; the mask that attention takes has a byte for each pair of tokens.
+        return 2 * largest + passing + min(KEPT_BYTES, self.tokens * (3 * 8 + self._length()))
 
     def _span_bytes(self, span: Window, placement: Placement, *, foresight: bool) -> int:
         """The span's weights, and activations of one micro-batch forward and backward."""
