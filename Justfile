@@ -5,8 +5,8 @@ set shell := ["bash", "-euo", "pipefail", "-c"]
 python := env("PYTHON", "python3")
 bin := ".venv/bin"
 stamp := ".venv/.chainctl-" + sha256_file("pyproject.toml")
-# in parallel: one process per core, at most eight, each with one thread (tests/conftest.py)
-pytest := bin + "/python -m pytest -q --benchmark-disable -n logical --maxprocesses 8 --dist loadgroup"
+# in parallel: one process per core, at most eight, each with one thread (tests/conftest.py); long tests begin first
+pytest := bin + "/python -m pytest -q --benchmark-disable -n logical --maxprocesses 8 --dist loadgroup --no-loadscope-reorder"
 
 # format, lint, types, import contracts, tests
 default: setup
@@ -58,9 +58,10 @@ faults: setup
     CHAINCTL_TEST_KILLS=200 CHAINCTL_TEST_ROUNDS=50 {{pytest}} \
         tests/test_killed.py tests/test_faults.py tests/training/test_resume.py tests/store/test_power_cut.py
 
-# memory that must not grow with the model: 24 layers against 6 (`just` takes 12)
+# memory that must not grow: with the layers of a model (24 against 6), with devices (10,000 against 100); `just` takes
+# 12 layers and 2,000 devices
 memory: setup
-    CHAINCTL_TEST_LAYERS=24 {{pytest}} tests/test_budget.py
+    CHAINCTL_TEST_LAYERS=24 CHAINCTL_TEST_DEVICES=10000 {{pytest}} tests/test_budget.py tests/test_many_devices.py
 
 # 100,000 mutated artifacts, 10,000 mutated bundles (`just` runs two thousand, and 300)
 fuzz: setup

@@ -23,6 +23,11 @@ settings.register_profile("side by side", deadline=None)
 settings.load_profile("side by side")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes long and stays in one process begins first, so that no process waits for it at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+
+
 @pytest.fixture(autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Keys and trust of this test alone."""

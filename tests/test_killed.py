@@ -14,8 +14,9 @@ import pytest
 from tests import fleet
 from tests.fleet import ROOT
 
-KILLS = int(os.environ.get("CHAINCTL_TEST_KILLS", "4"))
-ROUNDS = max(24, 6 * KILLS)  # enough to be killed in
+pytestmark = pytest.mark.xdist_group("killed")  # begun first: it takes longest
+KILLS = int(os.environ.get("CHAINCTL_TEST_KILLS", "3"))
+ROUNDS = max(18, 6 * KILLS)  # enough to be killed in
 
 
 @pytest.fixture(scope="module")
