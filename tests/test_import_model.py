@@ -394,11 +394,11 @@ def test_without_a_tokenizer_there_is_no_model(tmp_path: Path) -> None:
 
 def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    assert "an empty folder" in str(refused(tmp_path / "empty", BadInput, "no model"))
-    refused(tmp_path / "nowhere", BadInput, "no model")
+    assert "an empty folder" in str(refused(tmp_path / "empty", BadInput, "not a model"))
+    refused(tmp_path / "nowhere", BadInput, "not a model")
     language_model(tmp_path / "own")
     (tmp_path / "own" / "model.safetensors").unlink()
-    refused(tmp_path / "own", BadInput, "no model")
+    refused(tmp_path / "own", BadInput, "not a model")
 
 
 def test_what_is_there_is_not_written_over_unless_asked(tmp_path: Path) -> None:
