@@ -40,6 +40,7 @@ from stages.assets import ASSETS, get_asset
 from stages.data.load import load_examples
 from stages.data.template import as_fields
 from stages.federation import simulate
+from stages.federation.prepare import Federation
 from stages.inference.generate import Sampling
 from stages.methods.registry import server_method
 from stages.session import Machine
@@ -116,7 +117,7 @@ class Bench:
         if finished.exists():
             found: dict[str, Any] = json.loads(finished.read_bytes())
             return found
-        federation = simulate.Federation(
+        federation = Federation(
             model_dir=self.model,
             data=self.out / "train.jsonl",
             test=self.out / "test.jsonl",

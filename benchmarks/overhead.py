@@ -41,7 +41,7 @@ from stages.data.encode import Encoder
 from stages.data.load import label_indices, load_labelled
 from stages.data.split import holdout_file
 from stages.federated.sampling import sample_devices
-from stages.federation.simulate import Federation
+from stages.federation.prepare import Federation
 from stages.federation.simulate import run as simulate
 from stages.model.backbone import Backbone
 from stages.similarity.cka import cka_with_interval, gram

@@ -21,7 +21,8 @@ from schemas.settings import (
 )
 from stages.assets import ASSETS, get_asset
 from stages.data.split import holdout_file
-from stages.federation.simulate import SUMMARY_FILE, Federation
+from stages.federation.folder import RunFolder
+from stages.federation.prepare import Federation
 from stages.federation.simulate import run as simulate
 from stages.process.progress import Progress
 from stages.report.figure import curves_svg
@@ -83,7 +84,7 @@ def run(out: Path, *, say: Say, progress: Progress, seed: int = 0) -> DemoSummar
         bytes_down=chain.bytes_down,
         final_state=chain.final_state,
     )
-    write_file(out / SUMMARY_FILE, summary.readable_bytes())
+    write_file(RunFolder(out).summary, summary.readable_bytes())
     say("")
     say(_table(chain, probe))
     say(f"\n{summary.seconds:.0f} s; picture: {out / 'curves.svg'}")

@@ -8,7 +8,7 @@ import pytest
 from schemas.errors import BadInput, UsageProblem
 from schemas.run import MOST_ROUNDS, FederationManifest, RoundLine, SimulationSummary
 from stages.federation import simulate
-from stages.federation.simulate import Federation
+from stages.federation.prepare import Federation
 from stages.store.artifact import read_manifest
 from tests import fleet
 

@@ -423,7 +423,7 @@ def test_a_manifest_of_a_newer_version_is_refused_and_says_upgrade(world: World)
 
 
 def test_the_policy_of_the_plan_stands_for_the_coordinator_too(world: World) -> None:
-    with pytest.raises(UsageProblem, match="signs"):
+    with pytest.raises(UsageProblem, match="only signed artifacts"):
         fleet.combine(world.folder, [world.path("updates")], "states/0001", "states/0000")
 
 

@@ -51,7 +51,8 @@ def simulate(
     from stages.process.footprint import keep_small
 
     keep_small()
-    from stages.federation.simulate import Federation, run
+    from stages.federation.prepare import Federation
+    from stages.federation.simulate import run
 
     with console.progress() as progress:
         summary = run(

@@ -136,7 +136,8 @@ def compare(config: PretrainedConfig, form: HeadForm, *, packing: bool = False) 
     torch_state = torch.random.get_rng_state()
     try:
         torch.manual_seed(0)
-        own = FACTORIES[form].from_config(config, dtype=torch.float32).eval()
+        # Frozen, as ours are: torch may take another kernel for the product with a weight that could train.
+        own = FACTORIES[form].from_config(config, dtype=torch.float32).eval().requires_grad_(False)
         for parameter in own.parameters():
             nn.init.normal_(parameter, std=0.1)
         batches = [_batch(side) for side in ("right", "left")]

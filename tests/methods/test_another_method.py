@@ -27,7 +27,8 @@ from schemas.update import UpdateManifest
 from stages import aggregate
 from stages.federated.delivery import RefusedUpdate
 from stages.federated.rules import Expected, Update
-from stages.federation.simulate import Federation, run
+from stages.federation.prepare import Federation
+from stages.federation.simulate import run
 from stages.methods import registry
 from stages.methods.device import DeviceMethod, Work, layer_training
 from stages.methods.server import Combination, Costs, ServerMethod, Unmoved

@@ -266,9 +266,10 @@ def test_the_smallest_number_of_texts_still_has_a_finite_interval(estimator: str
 def test_features_that_do_not_vary_are_refused_with_a_hint_that_names_pooling(
     scale: float, n: int, kernel: str, estimator: str
 ) -> None:
-    constant = np.tile(scale * noise(23, 1, 48), (n, 1))
+    constants = [np.tile(scale * noise(seed, 1, 48), (n, 1)) for seed in range(23, 33)]
     x = noise(24, n, 8)
-    for left, right in ((constant, x), (x, constant), (constant, constant)):
+    pairs = [pair for constant in constants for pair in ((constant, x), (x, constant), (constant, constant))]
+    for left, right in pairs:
         with pytest.raises(BadInput) as caught:
             value(left, right, kernel, estimator)
         assert "do not vary" in caught.value.fact
