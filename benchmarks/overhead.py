@@ -231,7 +231,8 @@ class Loop:
     def run(self) -> Cost:
         cost, began, cpu = Cost(), time.perf_counter(), time.process_time()
         for texts, _ in self.shards.values():
-            self.profile(texts)
+            if len(texts.rows) >= self.settings.similarity.min_examples:
+                self.profile(texts)
         cost.profiles_wall = time.perf_counter() - began
         cost.accuracies.append(self.accuracy())
         for number in range(self.rounds):

@@ -1,4 +1,4 @@
-"""Federations of many devices (10,000 with `just memory`): planned, verified, inspected, signed and sampled from, in little memory.
+"""Federations of many devices are planned, verified, inspected, signed and sampled from in little memory.
 
 Each size has a process of its own, over profiles that are copies of a real one under other names; the stages are the
 real ones.  What a process needs beyond one of 100 devices is what devices cost.
