@@ -88,7 +88,7 @@ def run(out: Path, *, say: Say, progress: Progress, seed: int = 0) -> DemoSummar
     say("")
     say(_table(chain, probe))
     say(f"\n{summary.seconds:.0f} s; picture: {out / 'curves.svg'}")
-    say(f"history: chainctl log {out}/chain/states/{ROUNDS:04d}")
+    say(f"history: chainctl log {out}/chain/states/{len(chain.rounds):04d}")
     return summary
 
 
@@ -108,6 +108,7 @@ def _simulate(
         devices=DEVICES,
         rounds=ROUNDS,
         alpha=ALPHA,
+        whole_cycles=True,
         memory_budgets=(MEMORY_BUDGET_BYTES,),
     )
     return simulate(federation, out=out / method, on_round=lambda line: say(line.line()), progress=progress, like=like)

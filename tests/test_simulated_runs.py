@@ -1,14 +1,18 @@
 """What a simulation writes of itself: read back strictly, and true where updates were refused."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from schemas.errors import BadInput, UsageProblem
+from schemas.recipe import with_method
 from schemas.run import MOST_ROUNDS, FederationManifest, RoundLine, SimulationSummary
+from stages import profile
 from stages.federation import simulate
 from stages.federation.prepare import Federation
+from stages.model.backbone import Backbone
 from stages.store.artifact import read_manifest
 from tests import fleet
 
@@ -91,3 +95,48 @@ def test_more_rounds_than_a_summary_holds_are_refused_before_any_work(tiny_bert:
         simulate.run(federation(tmp_path, tiny_bert, rounds=MOST_ROUNDS + 1), out=tmp_path / "run")
     assert caught.value.values == {"at most": MOST_ROUNDS, "given": MOST_ROUNDS + 1}
     assert not (tmp_path / "run").exists()
+
+
+def test_the_run_of_another_method_borrows_shards_profiles_and_hidden_states(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = fleet.settings()
+    probing = federation(tmp_path, tiny_bert, settings=with_method(chosen, "linear-probe"))
+    alone = simulate.run(probing, out=tmp_path / "alone")
+    simulate.run(federation(tmp_path, tiny_bert, settings=chosen), out=tmp_path / "chain")
+    monkeypatch.setattr(profile, "measure", lambda *_, **__: 1 / 0)
+    borrowing = simulate.run(probing, out=tmp_path / "borrowing", like=tmp_path / "chain")
+    assert borrowing.final_state == alone.final_state
+    assert borrowing.accuracy_after == alone.accuracy_after
+    assert not (tmp_path / "borrowing" / "cache").exists()
+    other = federation(tmp_path, tiny_bert, devices=2, settings=with_method(chosen, "linear-probe"))
+    with pytest.raises(ValueError, match="another federation"):
+        simulate.run(other, out=tmp_path / "other", like=tmp_path / "chain")
+
+
+def test_a_simulation_runs_frozen_layers_once_per_text(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A chain of one window from layer 1: layer 0 is run by the profiles and for the test texts, then no more."""
+    passed: Counter[int] = Counter()
+    inner = Backbone.run_layers
+
+    def count(self: Backbone, weights: Any, hidden: Any, batch: Any, *others: Any) -> Any:
+        for layer in weights:
+            passed[layer] += 0 if hidden.is_meta else len(batch.input_ids)  # not where memory is predicted
+        return inner(self, weights, hidden, batch, *others)
+
+    monkeypatch.setattr(Backbone, "run_layers", count)
+    chosen = fleet.settings(chain={"start": 1, "window_size": 2})
+    simulate.run(federation(tmp_path, tiny_bert, settings=chosen), out=tmp_path / "run")
+    assert passed[0] == 30 + 10
+    # Layer 1, before its adapter: profiles, once for the test texts, and two rounds of steps.
+    assert passed[1] == 30 + 10 + 2 * 30
+    assert passed[2] == 30 + 3 * 10 + 2 * 30
+
+
+@pytest.mark.parametrize(("rounds", "assignments", "expected"), [(12, 4, 12), (12, 5, 10), (3, 4, 4), (7, 1, 7)])
+def test_whole_cycles_end_with_the_last_window(rounds: int, assignments: int, expected: int, tmp_path: Path) -> None:
+    chosen = federation(tmp_path, tmp_path, rounds=rounds, whole_cycles=True)
+    assert chosen.rounds_of(assignments) == expected
+    assert federation(tmp_path, tmp_path, rounds=rounds).rounds_of(assignments) == rounds

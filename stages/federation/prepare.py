@@ -32,6 +32,11 @@ class Federation:
     alpha: float | None
     memory_budgets: tuple[int, ...] = ()
     eval_every: int = 1  # rounds; the last is always evaluated
+    whole_cycles: bool = False  # fewer rounds, if the last would not end a cycle of the plan's assignments
+
+    def rounds_of(self, assignments: int) -> int:
+        """How many rounds are run where a cycle has that many.  At least one cycle."""
+        return max(1, self.rounds // assignments) * assignments if self.whole_cycles else self.rounds
 
     def describe(self) -> FederationManifest:
         """Everything that decides the run: what must agree for a run to be continued."""

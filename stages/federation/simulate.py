@@ -6,11 +6,12 @@ command resumes a run that was stopped.  `folder.py` says where things are.
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from schemas.errors import UsageProblem
 from schemas.plan import PlanManifest
-from schemas.run import MOST_ROUNDS, RoundLine, SimulationSummary, totals
+from schemas.run import MOST_ROUNDS, FederationManifest, RoundLine, SimulationSummary, totals
 from schemas.state import StateManifest
 from stages import plan
 from stages.federation.fleet import InThisProcess
@@ -21,7 +22,7 @@ from stages.methods.registry import server_method
 from stages.model.loading import LoadedModel
 from stages.process.progress import Progress, silent
 from stages.session import Machine
-from stages.store.artifact import Artifact
+from stages.store.artifact import Artifact, read_manifest
 from stages.store.cache_directory import CacheDirectory
 from stages.store.files import write_file
 from stages.store.trust import isolated_home
@@ -52,10 +53,19 @@ def run(
     folder = RunFolder(out)
     claim(federation, folder)
     if like is not None:
-        for made in ("shards", "profiles"):
-            shutil.copytree(like / made, out / made, dirs_exist_ok=True)
+        borrow(RunFolder(like), folder, federation)
     with isolated_home(out / "home"):
         return _simulate(federation, folder, CacheDirectory((like or out) / "cache"), on_round, progress)
+
+
+def borrow(like: RunFolder, folder: RunFolder, federation: Federation) -> None:
+    """Take shards and profiles from the run of another method.  Raises `ValueError` where more than that differs."""
+    theirs, ours = read_manifest(like.federation, FederationManifest), federation.describe()
+    with_our_method = theirs.settings.model_copy(update={"chain": ours.settings.chain})
+    if theirs.model_copy(update={"settings": with_our_method}) != ours:
+        raise ValueError(f"{like.path} is a run of another federation, not of another method")
+    for made in ("shards", "profiles"):
+        shutil.copytree(like.path / made, folder.path / made, dirs_exist_ok=True)
 
 
 def _simulate(
@@ -74,6 +84,7 @@ def _simulate(
     )
     opened = LoadedModel.open(federation.model_dir, planned.manifest.settings, expected=planned.manifest.model)
     machine = Machine.simulating(federation.model_dir, opened.remembering(model), cache)
+    federation = replace(federation, rounds=federation.rounds_of(len(planned.manifest.memory)))
     rounds = Rounds(federation, planned, InThisProcess(machine, folder, progress), machine, folder, progress)
     before = rounds.evaluate(0)
     lines: list[RoundLine] = []
