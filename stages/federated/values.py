@@ -41,7 +41,7 @@ class Values:
         """No NaN, no infinity."""
         for name, count in self.not_finite.items():
             raise BadInput(
-                f"{self.update.path}: tensor {name} holds values that are no numbers",
+                f"{self.update.path}: tensor {name} holds values that are not numbers",
                 values={"expected": "finite values", "found": f"{count} NaN or infinite"},
                 hint="its device diverged or is broken",
             )
