@@ -95,6 +95,10 @@ bench-parts: setup
     {{bin}}/python -m benchmarks.stages
     {{bin}}/python -m benchmarks.timeline
 
+# simulate against a plain loop that does the same work, as a ratio (half an hour on two cores)
+bench-overhead *models: setup
+    {{bin}}/python -m benchmarks.overhead {{models}}
+
 # FOAT's similarity on a decoder under every setting: writes docs/foat-decoders.md (ten minutes on two cores)
 bench-foat: setup
     {{bin}}/python -m benchmarks.foat
