@@ -54,7 +54,7 @@ class StateManifest(Manifest):
     round: Annotated[int, Field(ge=0)]
     assignment: Assignment | None  # of every participant of the next round; None where it differs by device
     progress: ChosenProgress  # of the method
-    moved: bool  # whether any tensor differs from the parent's: a round may close without moving the model
+    moved: bool  # whether the method combined the updates: a round may close without moving the model
     participant_count: Annotated[int, Field(ge=0, le=MOST_DEVICES)]  # of the next round; lines of participants.jsonl
     accepted_count: Annotated[int, Field(ge=0, le=MOST_DEVICES)]  # updates that went into it; lines of accepted.jsonl
     example_count: Annotated[int, Field(ge=0)]  # texts behind those updates

@@ -9,16 +9,18 @@ from schemas.base import Manifest, Many, Record
 from schemas.refs import DeviceName, Digest, FileReference, TensorReference
 
 MOST_NUMBERS = 1024
+LARGEST_LOSS = 1e30  # far above the loss of any model: a mean over any number of devices stays finite
+Loss = Annotated[float, Field(ge=-LARGEST_LOSS, le=LARGEST_LOSS)]
 
 
 class TrainingLoss(Record):
     """Losses of Eq. 2, in nats per target."""
 
-    first: float  # first step
-    last: float  # last step
-    mean: float  # over all steps, weighted by their target counts
-    mean_local: float
-    mean_global: float | None  # None if there is no global loss: the last window, or λ = 0
+    first: Loss  # first step
+    last: Loss  # last step
+    mean: Loss  # over all steps, weighted by their target counts
+    mean_local: Loss
+    mean_global: Loss | None  # None if there is no global loss: the last window, or λ = 0
 
 
 class UpdateManifest(Manifest):
@@ -38,6 +40,6 @@ class UpdateManifest(Manifest):
     steps: Annotated[int, Field(ge=1)]
     loss: TrainingLoss
     # Numbers that the method asks for, by name.
-    numbers: dict[FieldName, float] = Field(default_factory=dict, max_length=MOST_NUMBERS)
+    numbers: dict[FieldName, Loss] = Field(default_factory=dict, max_length=MOST_NUMBERS)
     tensors: Many[TensorReference]
     files: Many[FileReference]

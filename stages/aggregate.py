@@ -7,7 +7,7 @@ Writes: a state artifact: what was trained, combined by the plan's strategy, eve
         lines in the ledger beside it; refused updates into quarantine beside them.
 
 Tensors pass through in chunks, every byte hashed on its way; nothing is published unless every hash agrees.  Memory
-does not grow with the number of updates or the size of the tensors.  numpy alone: no torch.
+does not grow with the size of the tensors.  numpy alone: no torch.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -216,7 +216,8 @@ def server_steps(
     if settings.server_optimizer == "none":
         return ()
     steps = {entry.tensor: entry.steps for entry in parent.server_steps}
-    for name in {tensor.name for update in accepted for tensor in update.manifest.tensors}:
+    sent = {tensor.name for update in accepted for tensor in update.manifest.tensors}
+    for name in sent & {tensor.name for tensor in parent.tensors}:
         steps[name] = steps.get(name, 0) + 1
     return tuple(ServerSteps(tensor=name, steps=steps[name]) for name in sorted(steps))
 
@@ -266,6 +267,9 @@ def describe(
     losses = [update.manifest.loss.mean for update in accepted]
     train_loss = float(np.average(losses, weights=weights))
     next_round = method.next(plan.manifest, parent.manifest, [update.manifest for update in accepted], train_loss)
+    federation, steps = plan.manifest.settings.federation, parent.manifest.server_steps
+    if moved:
+        steps = server_steps(federation, parent.manifest, accepted)
     return StateManifest(
         plan=plan.digest,
         parent=parent.digest,
@@ -277,7 +281,7 @@ def describe(
         accepted_count=listed.count,
         example_count=sum(weights),
         coverage=coverage(accepted),
-        server_steps=server_steps(plan.manifest.settings.federation, parent.manifest, accepted),
+        server_steps=steps,
         train_loss=train_loss,
         tensors=(),
         files=(listed.reference, coming.reference),

@@ -141,6 +141,7 @@ def make_plan(
     )
     numerics = settings.numerics.model_copy(update={"micro_batch": decided.micro_batch})
     decisions, depth = decided.decisions, model.num_layers
+    method = device_method(settings.chain.method)
     return PlanManifest(
         model=model,
         settings=settings.model_copy(update={"chain": decided.settings, "numerics": numerics}),
@@ -155,7 +156,7 @@ def make_plan(
             AssignmentMemory(
                 assignment=assignment,
                 predicted_peak_bytes=predict_peak(
-                    assignment.span or Window(start=depth, stop=depth), decisions.first_layer, decided.micro_batch
+                    method.span(depth, assignment), decisions.first_layer, decided.micro_batch
                 ),
             )
             for assignment in decisions.assignments(depth)

@@ -89,7 +89,7 @@ def train_turn(session: Session, turn: Turn, examples: list[Example], checkpoint
     texts = read_texts(session, [examples[index] for index in seen], turn.settings.task)
     examples.clear()
     method = device_method(turn.settings.chain.method)
-    work = place(session, turn, texts)
+    work = prepare_work(session, turn, texts, all_texts=len(seen) == count)
     training = method.open(work)
     counts = [texts.target_count(batch) for batch in batches]
     loss = train(training, batches, counts, checkpoint, session.progress).summary()
@@ -112,15 +112,18 @@ def read_texts(session: Session, examples: Sequence[Example], task: TaskSettings
     return DeviceTexts(encoded, None)
 
 
-def place(session: Session, turn: Turn, texts: DeviceTexts) -> Work:
-    """The work of a turn, with the placement that fits the budget.  Raises `DoesNotFit`."""
+def prepare_work(session: Session, turn: Turn, texts: DeviceTexts, *, all_texts: bool) -> Work:
+    """The work of a turn, with the placement that fits the budget.  Raises `DoesNotFit`.
+
+    Hidden states are cached only for `all_texts` of the device: a part of them is another part in the next round.
+    """
     plan, method = turn.plan.manifest, device_method(turn.settings.chain.method)
-    span, first_layer = method.span(plan, turn.assignment), plan.decisions.first_layer
+    span, first_layer = method.span(plan.model.num_layers, turn.assignment), plan.decisions.first_layer
     placement = session.place(
         lambda memory, choice: method.peak_bytes(memory, span, choice, first_layer=first_layer),
         texts.encoded,
         bottleneck=plan.bottleneck,
-        what=f"window {turn.assignment}",
+        what=f"training {turn.assignment}",
     )
     return Work(
         backbone=session.backbone,
@@ -130,5 +133,5 @@ def place(session: Session, turn: Turn, texts: DeviceTexts) -> Work:
         texts=texts,
         placement=placement,
         scratch=session.scratch,
-        cache=session.machine.cache,
+        cache=session.machine.cache if all_texts else None,
     )

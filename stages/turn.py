@@ -72,12 +72,12 @@ class Turn:
         trained = assigned if window_size is None else method.narrowed(assigned, window_size)
         if trained is None:
             raise UsageProblem(
-                "the round's window has another size",
+                "this device cannot train that many layers of the round's assignment",
                 values={
                     "this round trains": f"{len(assigned.layers)} layers, {assigned}",
                     "--window-size": window_size,
                 },
-                hint="a device may train fewer layers of the window, not more",
+                hint="of the chain's window a device may train fewer layers, not more; of other methods all or none",
             )
         return cls(planned, current, known, trained)
 

@@ -1,5 +1,7 @@
 """FedAvg: its laws, in float32 to the bit; what is refused, and that a round closes without it."""
 
+import errno
+import json
 import os
 import shutil
 import subprocess
@@ -16,13 +18,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from schemas.assignment import Assignment
+from schemas.base import canonical_json
 from schemas.errors import TooFewUpdates, UsageProblem
 from schemas.methods import ChainProgress
 from schemas.plan import PlanManifest
 from schemas.refusal import RefusalManifest
 from schemas.settings import OptimizerSettings
 from schemas.state import StateManifest
-from schemas.update import UpdateManifest
+from schemas.update import TrainingLoss, UpdateManifest
+from stages.federated import intake
 from stages.federated.delivery import RefusedUpdate
 from stages.federated.intake import Intake
 from stages.federated.sampling import sample_devices
@@ -485,3 +489,37 @@ def test_the_history_goes_back_to_round_zero_and_names_a_parent_that_is_gone(tmp
     assert [line.profiles for line in lines] == [plan.manifest.device_count] * 2
     shutil.rmtree(folder / "state")
     assert [line.missing_parent for line in history(folder / "next", [])] == [state.digest]
+
+
+def test_a_loss_too_large_for_a_mean_is_refused_and_the_others_count(tmp_path: Path) -> None:
+    """Two finite losses of 1e308 have no finite mean: nothing that one device says may stop a round."""
+    _, state = make_world(tmp_path)
+    huge = TrainingLoss.model_construct(first=1.0, last=1.0, mean=1e308, mean_local=1.0, mean_global=None)
+    updates = [make_update(tmp_path / name, state, name, seed=number) for number, name in enumerate("ab")]
+    bad = make_update(tmp_path / "c", state, "c", seed=7)
+    manifest = json.loads((bad / "manifest.json").read_bytes())
+    manifest["loss"] = huge.model_dump()
+    (bad / "manifest.json").write_bytes(canonical_json(manifest))
+    refused: list[RefusedUpdate] = []
+    following = combine(tmp_path, [*updates, bad], on_refusal=lambda one, _: refused.append(one))
+    assert [one.reason for one in refused] == ["unreadable"]
+    assert following.manifest.accepted_count == 2
+
+
+def test_an_update_that_the_system_cannot_read_is_refused_and_the_others_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, state = make_world(tmp_path)
+    updates = [make_update(tmp_path / name, state, name, seed=number) for number, name in enumerate("abc")]
+    read = open_artifact
+
+    def broken(path: Path, kind: type[UpdateManifest]) -> Artifact[UpdateManifest]:
+        if path.name == "b":
+            raise OSError(errno.EIO, "Input/output error")
+        return read(path, kind)
+
+    monkeypatch.setattr(intake, "open_artifact", broken)
+    refused: list[RefusedUpdate] = []
+    following = combine(tmp_path, updates, on_refusal=lambda one, _: refused.append(one))
+    assert [(one.reason, one.error.values["reason"]) for one in refused] == [("unreadable", "Input/output error")]
+    assert following.manifest.accepted_count == 2

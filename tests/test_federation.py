@@ -122,7 +122,7 @@ def test_a_device_with_less_memory_trains_the_last_layers_of_the_window(world: d
     assert [(entry.layer, entry.devices) for entry in made.coverage] == [(window.start, 2), (window.stop - 1, 3)]
     narrow = verify_artifact(tmp_path / "in" / "device-00").manifest
     assert narrow.assignment.layers == (window.stop - 1,)
-    with pytest.raises(UsageProblem, match="another size") as caught:
+    with pytest.raises(UsageProblem, match="that many layers") as caught:
         Turn.open(run / "plan", run / "states" / "0000", "device-00", window_size=3)
     assert caught.value.values == {"this round trains": f"2 layers, {window}", "--window-size": 3}
 

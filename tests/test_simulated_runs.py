@@ -110,7 +110,7 @@ def test_the_run_of_another_method_borrows_shards_profiles_and_hidden_states(
     assert borrowing.accuracy_after == alone.accuracy_after
     assert not (tmp_path / "borrowing" / "cache").exists()
     other = federation(tmp_path, tiny_bert, devices=2, settings=with_method(chosen, "linear-probe"))
-    with pytest.raises(ValueError, match="another federation"):
+    with pytest.raises(UsageProblem, match="another federation"):
         simulate.run(other, out=tmp_path / "other", like=tmp_path / "chain")
 
 

@@ -88,17 +88,20 @@ def _equivocations(updates: Sequence[Update]) -> dict[str, ChainError]:
 
 
 def _copies(updates: Sequence[Update]) -> dict[str, ChainError]:
-    """Updates whose tensors are those of an update before them."""
+    """Updates whose tensors (or, where there are none, numbers) equal those of an earlier update."""
     first: dict[tuple[str, ...], Update] = {}
     copies: dict[str, ChainError] = {}
     for update in updates:
-        key = tuple(tensor.sha256 for tensor in update.manifest.tensors)
+        tensors, numbers = update.manifest.tensors, update.manifest.numbers
+        key = tuple(tensor.sha256 for tensor in tensors) or tuple(
+            f"{name}={numbers[name]!r}" for name in sorted(numbers)
+        )
         original = first.setdefault(key, update)
         if original is not update:
             copies[update.digest] = BadInput(
                 f"{update.path} holds the tensors of another device's update",
                 values={"first": original.manifest.device, "again": update.manifest.device},
-                hint="one update counts once, whoever brings it",
+                hint="an update counts once, for one device",
             )
     return copies
 

@@ -26,7 +26,7 @@ from stages.federated.delivery import (
 )
 from stages.federated.rules import Expected, Rules, Update
 from stages.federated.values import Values, norm
-from stages.store.artifact import Artifact, open_artifact
+from stages.store.artifact import Artifact, open_artifact, tensor_file
 from stages.store.devices import participants, planned_devices
 from stages.store.tensors import elements
 from stages.store.trust import check_device_signature
@@ -68,7 +68,8 @@ class Intake:
 
     def take(self, paths: Sequence[Path]) -> Delivery:
         """Sort what arrived.  Neither the order of `paths` nor the same update twice makes a difference."""
-        assert self.devices is not None  # read first: what is wrong with plan or state is not an update's fault
+        _ = self.devices  # read first: a broken plan or state is not an update's fault
+        tensor_file(self.parent).close()
         delivery = Delivery()
         whole: dict[str, Update] = {}
         for path in candidates(paths, delivery.ignored):
@@ -101,6 +102,8 @@ class Intake:
         except ChainError as error:
             reason: Reason = "altered" if isinstance(error, NotTrusted) else "unreadable"
             return None, RefusedUpdate(path, reason, error, None, None)
+        except OSError as error:
+            return None, RefusedUpdate(path, "unreadable", _unreadable(path, error), None, None)
         if update.digest in self.counted:
             return None, None
         for reason, check in self.checks(update):
@@ -108,6 +111,8 @@ class Intake:
                 check()
             except ChainError as error:
                 return None, refused_update(update, reason, error)
+            except OSError as error:
+                return None, refused_update(update, "unreadable", _unreadable(path, error))
         return update, None
 
     def checks(self, update: Update) -> list[tuple[Reason, Callable[[], None]]]:
@@ -205,8 +210,7 @@ class Intake:
             return None
         if chosen != "auto":
             return chosen
-        assigned = self.rules.assignment(self.plan.manifest, self.parent.manifest, update.manifest.device)
-        shapes = self.rules.expected(self.plan.manifest, self.parent.manifest, assigned).shapes
+        shapes = self._expected(update).shapes
         if not shapes.items() <= {one.name: one.shape for one in self.parent.manifest.tensors}.items():
             return None
         optimizer, steps = settings.optimizer, update.manifest.steps
@@ -239,3 +243,12 @@ def _agree(update: Update, what: str, expected: object, found: object) -> None:
 
 
 # What only a look at all updates shows: which are refused for it, by digest.
+
+
+def _unreadable(path: Path, error: OSError) -> BadInput:
+    """What the operating system refused to read."""
+    return BadInput(
+        f"{path} cannot be read",
+        values={"reason": error.strerror or type(error).__name__},
+        hint="copy the update again",
+    )

@@ -1,7 +1,7 @@
 """Who runs the devices of a simulation.  Today this process does, one device after the other.
 
 A fleet gets plan, state and names, and gives back the updates of whoever delivered; the rounds know nothing else of it.
-Worker processes, Ray or Flower are further fleets, one file each.
+Worker processes, Ray or Flower could be further fleets, one file each.
 """
 
 from collections.abc import Sequence

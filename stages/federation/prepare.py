@@ -32,7 +32,7 @@ class Federation:
     alpha: float | None
     memory_budgets: tuple[int, ...] = ()
     eval_every: int = 1  # rounds; the last is always evaluated
-    whole_cycles: bool = False  # fewer rounds, if the last would not end a cycle of the plan's assignments
+    whole_cycles: bool = False  # rounds are rounded down to whole cycles of the plan's assignments, at least one
 
     def rounds_of(self, assignments: int) -> int:
         """How many rounds are run where a cycle has that many.  At least one cycle."""

@@ -24,7 +24,7 @@ from stages.process.progress import Progress, silent
 from stages.session import Machine
 from stages.store.artifact import Artifact, read_manifest
 from stages.store.cache_directory import CacheDirectory
-from stages.store.files import write_file
+from stages.store.files import complete_directory, write_file
 from stages.store.trust import isolated_home
 
 RoundDone = Callable[[RoundLine], None]
@@ -59,13 +59,17 @@ def run(
 
 
 def borrow(like: RunFolder, folder: RunFolder, federation: Federation) -> None:
-    """Take shards and profiles from the run of another method.  Raises `ValueError` where more than that differs."""
+    """Take shards and profiles from the run of another method.  Raises `UsageProblem` if more differs."""
     theirs, ours = read_manifest(like.federation, FederationManifest), federation.describe()
     with_our_method = theirs.settings.model_copy(update={"chain": ours.settings.chain})
     if theirs.model_copy(update={"settings": with_our_method}) != ours:
-        raise ValueError(f"{like.path} is a run of another federation, not of another method")
-    for made in ("shards", "profiles"):
-        shutil.copytree(like.path / made, folder.path / made, dirs_exist_ok=True)
+        raise UsageProblem(
+            f"{like.path} is a run of another federation, not of another method", hint="simulate without it"
+        )
+    for theirs_of, ours_of in ((like.shards, folder.shards), (like.profiles, folder.profiles)):
+        if not ours_of.exists():
+            with complete_directory(ours_of, force=False) as partial:
+                shutil.copytree(theirs_of, partial, dirs_exist_ok=True)
 
 
 def _simulate(

@@ -52,15 +52,16 @@ class DeviceMethod:
         """The tuning that `eval`, `generate` and `export` apply under a state's `tensors`, computing in `dtype`."""
         return BottleneckTuning.of(plan, tensors, dtype)
 
-    def span(self, plan: PlanManifest, assignment: Assignment) -> Window:
+    def span(self, num_layers: int, assignment: Assignment) -> Window:
         """The layers that gradients pass: from the first assigned to the last; none if only the head trains."""
-        depth = plan.model.num_layers
-        return assignment.span or Window(start=depth, stop=depth)
+        return assignment.span or Window(start=num_layers, stop=num_layers)
 
     def open(self, work: Work) -> Training:
         """The training of the assigned layers, ready to start."""
         plan = work.plan.manifest
-        return layer_training(work, self.span(plan, work.assignment), global_weight=self.global_weight(plan))
+        return layer_training(
+            work, self.span(plan.model.num_layers, work.assignment), global_weight=self.global_weight(plan)
+        )
 
     def numbers(self, work: Work, training: Training) -> dict[str, float]:
         """The numbers that the update reports beside its tensors, by name."""

@@ -176,8 +176,8 @@ class ServerMethod:
         return trained == assigned
 
     def narrowed(self, assigned: Assignment, layers: int) -> Assignment | None:
-        """The part of an assignment that a device with room for `layers` layers trains; None if there is none."""
-        return assigned if layers >= len(assigned.layers) else None
+        """The part of an assignment with that many layers which a device may train instead; None if there is none."""
+        return assigned if layers == len(assigned.layers) else None
 
     def expected(self, plan: PlanManifest, state: StateManifest, assignment: Assignment) -> Expected:
         """What an update must hold: the adapters of the assigned layers, and the head."""

@@ -99,11 +99,11 @@ class Unstacked(Unmoved):
 
 @dataclass(frozen=True)
 class ScatteredOnDevice(DeviceMethod):
-    def span(self, plan: PlanManifest, assignment: Assignment) -> Window:
-        return Window(start=assignment.layers[0], stop=plan.model.num_layers)
+    def span(self, num_layers: int, assignment: Assignment) -> Window:
+        return Window(start=assignment.layers[0], stop=num_layers)
 
     def open(self, work: Work) -> Training:
-        span = self.span(work.plan.manifest, work.assignment)
+        span = self.span(work.plan.manifest.model.num_layers, work.assignment)
         return StackedTraining(layer_training(work, span, global_weight=0.0), work.assignment.layers)
 
     def numbers(self, work: Work, training: Training) -> dict[str, float]:
