@@ -2,8 +2,8 @@
 
 Chain:  profile -> plan -> train-window -> [aggregate] -> eval
 Reads:  plan and state artifacts, update artifacts.
-Writes: a state artifact: what was trained, combined by the plan's strategy, everything else as it was, and the next
-        round's window;
+Writes: a state artifact: what was trained, combined by the plan's strategy, everything else as it was, and what
+        the next round trains;
         lines in the ledger beside it; refused updates into quarantine beside them.
 
 Tensors pass through in chunks, every byte hashed on its way; nothing is published unless every hash agrees.  Memory
