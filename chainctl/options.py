@@ -155,12 +155,16 @@ def command_group(**options: Any) -> typer.Typer:
     return typer.Typer(**{"cls": CommandGroup, "no_args_is_help": True, **plain, **options})
 
 
-def load_settings(recipe: Path | None, overrides: list[str] | None = None) -> "Settings":
-    """Flags over environment over recipe over defaults.  Raises `BadInput`, `UsageProblem`."""
+def load_settings(recipe: Path | None, overrides: list[str] | None = None, *, method: str | None = None) -> "Settings":
+    """Flags over environment over recipe over defaults; another `method` brings its own.
+
+    Raises `BadInput`, `UsageProblem`.
+    """
     from schemas.recipe import parse_recipe
 
     text = "" if recipe is None else read_text(recipe, "recipe", hint="'chainctl recipe new recipe.toml' writes one")
-    return parse_recipe(text, source=str(recipe or "the recipe"), environment=os.environ, overrides=overrides or [])
+    source = str(recipe or "the recipe")
+    return parse_recipe(text, source=source, environment=os.environ, overrides=overrides or [], method=method)
 
 
 def read_text(path: Path, what: str, *, hint: str = "") -> str:

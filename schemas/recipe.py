@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from schemas.base import describe_validation_error
 from schemas.errors import BadInput, UsageProblem
-from schemas.methods import MethodSettings, default_settings, known_methods, settings_class
+from schemas.methods import DEFAULT_METHOD, MethodSettings, default_settings, known_methods, settings_class
 from schemas.settings import Settings
 
 ENVIRONMENT_PREFIX = "CHAINCTL_"
@@ -23,16 +23,23 @@ def parse_recipe(
     source: str,
     environment: Mapping[str, str] | None = None,
     overrides: Iterable[str] = (),
+    method: str | None = None,
 ) -> Settings:
     """Settings of a recipe, overridden by the environment and by `section.key=value` strings.
 
-    Raises `BadInput` for a recipe that is not TOML or has unknown, missing or wrong settings, `UsageProblem` for
-    an override that names no setting.
+    Another `method` than the recipe's replaces its section `[chain]` by that method's defaults, before anything
+    overrides them.  Raises `BadInput` for a recipe that is not TOML or has unknown, missing or wrong settings, `UsageProblem` for
+    an override that names no setting and for an unknown method.
     """
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise BadInput(f"{source} is not TOML: {error}") from None
+    if method is not None:
+        check_method(method)
+        section = document.get("chain")
+        if not isinstance(section, dict) or section.get("method", DEFAULT_METHOD) != method:
+            document["chain"] = {"method": method}
     for name, key, value in [*_from_environment(environment or {}), *map(_from_override, overrides)]:
         _set(document, name, key, value)
     try:
@@ -41,7 +48,8 @@ def parse_recipe(
         raise BadInput(
             f"{source} has settings that cannot be used",
             values=describe_validation_error(error),
-            hint="'chainctl recipe new' writes a recipe with every setting explained",
+            hint="'chainctl recipe new' explains every setting; those of [chain] belong to its method, and may also "
+            "come from --set or CHAINCTL_CHAIN_…",
         ) from None
 
 
@@ -63,17 +71,22 @@ def _records(section: type[BaseModel]) -> list[type[BaseModel]]:
     return [settings_class(name) for name in known_methods()] if section is MethodSettings else [section]
 
 
-def with_method(settings: Settings, method: str) -> Settings:
-    """The same recipe with another method and that method's default settings.
-
-    Raises `UsageProblem` for an unknown method.
-    """
+def check_method(method: str) -> None:
+    """A method of that name exists.  Raises `UsageProblem`."""
     if method not in known_methods():
         raise UsageProblem(
             "unknown method",
             values={"expected": ", ".join(known_methods()), "found": method},
             hint="correct chain.method in the recipe, or --method",
         )
+
+
+def with_method(settings: Settings, method: str) -> Settings:
+    """The same recipe with another method and that method's default settings.
+
+    Raises `UsageProblem` for an unknown method.
+    """
+    check_method(method)
     if settings.chain.method == method:
         return settings
     return settings.model_copy(update={"chain": default_settings(method)})

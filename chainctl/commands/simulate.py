@@ -38,14 +38,11 @@ def simulate(
     It reads and writes the same artifacts as real devices.  Run it again to resume where it stopped.
     """
     from schemas.methods.chain import ablated
-    from schemas.recipe import with_method
 
-    settings = load_settings(recipe, set_)
+    settings = load_settings(recipe, set_, method=method)
     if per_round is not None:
         federation = settings.federation.model_copy(update={"devices_per_round": per_round})
         settings = settings.model_copy(update={"federation": federation})
-    if method is not None:
-        settings = with_method(settings, method)
     chain = ablated(settings.chain, dlct=not no_dlct, gpo=not no_gpo, foat=not no_foat)
     settings = settings.model_copy(update={"chain": chain})
     from stages.process.footprint import keep_small

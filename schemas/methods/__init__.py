@@ -7,6 +7,7 @@ a plan holds `settings.chain` and `decisions`, a state holds `progress`.
 from schemas.methods.chain import ChainDecisions, ChainProgress, ChainSettings, Convergence
 from schemas.methods.references import FullAdaptersSettings, LinearProbeSettings, NoFineTuningSettings
 from schemas.methods.registry import (
+    DEFAULT_METHOD,
     ChosenDecisions,
     ChosenProgress,
     ChosenSettings,
@@ -25,6 +26,7 @@ register(LinearProbeSettings)
 register(NoFineTuningSettings)
 
 __all__ = [
+    "DEFAULT_METHOD",
     "ChainDecisions",
     "ChainProgress",
     "ChainSettings",

@@ -28,7 +28,7 @@ EXPLAINED = {
     "similarity.reference": "compare layers with the embeddings, or with the first-layer",
     "similarity.max_examples": "most texts that a device profiles",
     "similarity.min_examples": "devices with fewer are left out of the curve",
-    "chain.method": "chain; references: full-adapters, linear-probe, no-ft",
+    "chain.method": "chain; for full-adapters, linear-probe or no-ft delete the settings below: they are the chain's",
     "chain.start": "foat: first layer whose CKA is below the threshold; a number fixes it (0 is w/o FOAT); or last",
     "chain.cka_threshold": "T; the paper uses 0.9 for BERT-base, 0.8 for others",
     "chain.window_size": "Q; auto: the largest that fits the smallest memory budget",

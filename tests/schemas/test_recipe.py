@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from chainctl.presets import PRESETS
 from schemas.errors import BadInput, UsageProblem
-from schemas.methods import ChainSettings
+from schemas.methods import ChainSettings, default_settings
 from schemas.recipe import parse_recipe, setting_paths
 from schemas.settings import OptimizerSettings, Settings, TaskSettings
 from stages.report.recipe import EXPLAINED, write_recipe
@@ -306,3 +306,20 @@ def test_steps_are_as_many_as_set_or_as_the_texts_ask_for() -> None:
 def test_settings_that_exclude_each_other_are_refused(text: str) -> None:
     with pytest.raises(BadInput, match="settings that cannot be used"):
         parse(text)
+
+
+def test_another_method_replaces_the_section_before_it_is_overridden() -> None:
+    recipe = "[chain]\nwindow_size = 3\nstart = 1\n"
+    probe = parse_recipe(recipe, source="recipe", method="linear-probe")
+    assert probe.chain == default_settings("linear-probe")
+    with pytest.raises(BadInput, match="cannot be used") as caught:
+        parse_recipe(recipe, source="recipe", method="linear-probe", overrides=["chain.window_size=3"])
+    assert "chain.window_size" in caught.value.values
+    back = parse_recipe('[chain]\nmethod = "no-ft"\n', source="recipe", method="chain", overrides=["chain.start=2"])
+    assert isinstance(back.chain, ChainSettings)
+    assert back.chain.start == 2
+    kept = parse_recipe(recipe, source="recipe", method="chain")
+    assert isinstance(kept.chain, ChainSettings)
+    assert kept.chain.window_size == 3
+    with pytest.raises(UsageProblem, match="unknown method"):
+        parse_recipe(recipe, source="recipe", method="nonsense")
