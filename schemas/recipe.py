@@ -28,8 +28,8 @@ def parse_recipe(
     """Settings of a recipe, overridden by the environment and by `section.key=value` strings.
 
     Another `method` than the recipe's replaces its section `[chain]` by that method's defaults, before anything
-    overrides them.  Raises `BadInput` for a recipe that is not TOML or has unknown, missing or wrong settings, `UsageProblem` for
-    an override that names no setting and for an unknown method.
+    overrides them.  Raises `BadInput` for a recipe that is not TOML or has unknown, missing or wrong settings,
+    `UsageProblem` for an override that names no setting and for an unknown method.
     """
     try:
         document = tomllib.loads(text)
