@@ -5,8 +5,8 @@ set shell := ["bash", "-euo", "pipefail", "-c"]
 python := env("PYTHON", "python3")
 bin := ".venv/bin"
 stamp := ".venv/.chainctl-" + sha256_file("pyproject.toml")
-# side by side, a process for each core but no more than eight, each with one thread (tests/conftest.py)
-pytest := bin + "/python -m pytest -q --benchmark-disable -n logical --maxprocesses 8 --dist loadgroup --no-loadscope-reorder"
+# side by side, a process for each core but no more than eight, a file after the other, with one thread (tests/conftest.py)
+pytest := bin + "/python -m pytest -q --benchmark-disable -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder"
 
 # format, lint, types, layers, tests
 default: setup

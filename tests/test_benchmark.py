@@ -23,8 +23,6 @@ from tests import fleet
 from tests.fleet.benchmark_files import save_bbh, save_crass, save_drop, save_many, save_mmlu
 from tests.fleet.speaker import CHARACTERS, WINDOW, Speaker, make_speaker
 
-pytestmark = pytest.mark.xdist_group("benchmark")  # one process makes what they share
-
 SECRET = "Zinnowitz"
 CLEAR = 1e-4  # nats; two kernels differ by a hundredth of it
 
