@@ -5,8 +5,8 @@ set shell := ["bash", "-euo", "pipefail", "-c"]
 python := env("PYTHON", "python3")
 bin := ".venv/bin"
 stamp := ".venv/.chainctl-" + sha256_file("pyproject.toml")
-# in parallel: one process per core, at most eight, each with one thread (tests/conftest.py); long tests begin first
-pytest := bin + "/python -m pytest -q --benchmark-disable -n logical --maxprocesses 8 --dist loadgroup --no-loadscope-reorder"
+# in parallel: one process per core, at most eight, a file after the other, each with one thread (tests/conftest.py)
+pytest := bin + "/python -m pytest -q --benchmark-disable -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder"
 
 # format, lint, types, import contracts, tests
 default: setup

@@ -22,10 +22,23 @@ from tests import fleet
 settings.register_profile("side by side", deadline=None)
 settings.load_profile("side by side")
 
+LONGEST = (
+    "test_budget.py",
+    "test_stream.py",
+    "test_onnx.py",
+    "test_huggingface.py",
+    "test_federation.py",
+    "test_killed.py",
+    "test_trust.py",
+    "test_resume.py",
+    "test_bundle.py",
+    "test_benchmark.py",
+)
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes long and stays in one process begins first, so that no process waits for it at the end."""
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+    """The longest files begin first, so that no process waits for one at the end."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(autouse=True)

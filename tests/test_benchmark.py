@@ -24,8 +24,6 @@ from tests.fleet.benchmark_files import save_bbh, save_crass, save_drop, save_ma
 from tests.fleet.speaker import CHARACTERS, WINDOW, Speaker, make_speaker
 from tests.fleet.stages import machine_of
 
-pytestmark = pytest.mark.xdist_group("benchmark")  # one process makes what they share
-
 SECRET = "Zinnowitz"
 CLEAR = 1e-4  # nats; two kernels differ by a hundredth of it
 

@@ -21,8 +21,6 @@ from stages.model.random_weights import write_random_model
 from tests import fleet
 from tests.fleet import ROOT
 
-pytestmark = pytest.mark.xdist_group("budget")  # one process makes what they share
-
 MIB = 2**20
 LAYERS = int(os.environ.get("CHAINCTL_TEST_LAYERS", "12"))
 SLACK_MIB = 25  # two processes of the same work differ by a few; a leak of what is tested here would be more

@@ -19,8 +19,6 @@ from tests import fleet
 from tests.fleet import ROOT
 from tests.fleet.fork_server import chainctl_on_path
 
-pytestmark = pytest.mark.xdist_group("federation")  # one process makes what they share
-
 ROUNDS = 2
 
 

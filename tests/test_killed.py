@@ -14,7 +14,6 @@ import pytest
 from tests import fleet
 from tests.fleet import ROOT
 
-pytestmark = pytest.mark.xdist_group("killed")  # begun first: it takes longest
 KILLS = int(os.environ.get("CHAINCTL_TEST_KILLS", "3"))
 ROUNDS = max(18, 6 * KILLS)  # enough to be killed in
 

@@ -24,8 +24,6 @@ from stages.store.signing import SIGNATURE_FILE, KeyRing, key_id
 from stages.store.trust import Trust
 from tests import fleet
 
-pytestmark = pytest.mark.xdist_group("trust")  # one process makes what they share
-
 DEVICES = ("device-00", "device-01")
 COORDINATOR = "office"
 DEVICES_OF_FILES = ("device device-00", "device device-01", "device device-00")
