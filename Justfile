@@ -25,7 +25,7 @@ setup:
         touch "{{stamp}}"; \
     fi
 
-# 20 devices adapt a real model to real texts (five to eight minutes on two cores)
+# 20 devices adapt a real model to real texts (three to eight minutes on two cores)
 demo: setup
     {{bin}}/chainctl demo --out runs/demo
 
