@@ -22,7 +22,7 @@ from benchmarks.harness import ROOT, Run, call, chainctl, markdown, random_model
 LIKE, PROMPTS, LENGTH, NEW = "tinyllama-1.1b", 8, 64, 16
 SETTINGS = {
     "task.kind": "causal-lm",
-    "numerics.dtype": "bfloat16",
+    "numerics.compute": "bfloat16",
     "numerics.threads": 1,
     "encoding.max_length": LENGTH,
     "chain.start": 0,

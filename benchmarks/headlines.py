@@ -56,7 +56,7 @@ SETTINGS = Settings(
     encoding=EncodingSettings(max_length=144),
     similarity=SimilaritySettings(max_examples=8, min_examples=5),
     optimizer=OptimizerSettings(learning_rate=1e-3, steps=10, batch_size=4),
-    numerics=NumericsSettings(dtype="bfloat16", threads=1),
+    numerics=NumericsSettings(compute="bfloat16", threads=1),
     federation=FederationSettings(devices_per_round=2),
 )
 METHODS: dict[str, MethodSettings] = {

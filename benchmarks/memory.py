@@ -3,8 +3,8 @@
     python benchmarks/memory.py [roberta-large tinyllama-1.1b llama-2-7b] [--repeats 1] [--models DIR]
 
 Random weights of the named sizes, Q = 2 in the middle of the chain, AdamW; roberta-large in float32 with a classifier,
-batch 8 x 256; the LLaMAs in bfloat16 as language models, batch 4 x 512 (tinyllama) and 2 x 512 (7B).  Each arm is a
-fresh process, the arms take turns, glibc's malloc is pinned in all (MALLOC_MMAP_THRESHOLD_ =
+batch 8 x 256; the LLaMAs, stored in bfloat16, as language models, batch 4 x 512 (tinyllama) and 2 x 512 (7B).  Each
+arm is a fresh process, the arms take turns, glibc's malloc is pinned in all (MALLOC_MMAP_THRESHOLD_ =
 MALLOC_TRIM_THRESHOLD_ = 128 KiB, MALLOC_ARENA_MAX = 1) but where a row says otherwise.  Peak is VmHWM as the operating
 system reports it; beside it the largest RssAnon sampled every 20 ms.  Writes benchmarks/results/memory-MODEL.json
 and prints the tables of docs/performance.md.
@@ -16,7 +16,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +38,12 @@ class Setting:
     vocabulary: int
     peers: tuple[str, ...]
 
-    def recipe(self) -> list[str]:
+    def recipe(self, compute: str) -> list[str]:
         """As `--set` flags."""
-        task = (
-            ["task.kind='causal-lm'", "numerics.dtype='bfloat16'"] if self.task == "lm" else ["task.labels=['a','b']"]
-        )
+        task = ["task.kind='causal-lm'"] if self.task == "lm" else ["task.labels=['a','b']"]
         settings = [
             *task,
+            f"numerics.compute='{compute}'",
             f"encoding.max_length={self.length}",
             "chain.window_size=2",
             f"chain.start={self.start}",
@@ -107,17 +106,21 @@ def main() -> None:
     parser.add_argument("models", nargs="*", default=list(SETTINGS))
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--models-dir", type=Path, help="where random models are kept; default: made and thrown away")
+    parser.add_argument("--compute", default="auto", help="numerics.compute: float32, bfloat16 or auto")
+    parser.add_argument("--without-peers", action="store_true", help="measure chainctl alone")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="chainctl-bench-") as folder:
         for like in chosen.models:
-            compare(SETTINGS[like], Path(folder) / like, chosen.models_dir or Path(folder), chosen.repeats)
+            setting = SETTINGS[like] if not chosen.without_peers else replace(SETTINGS[like], peers=())
+            models = chosen.models_dir or Path(folder)
+            compare(setting, Path(folder) / like, models, chosen.repeats, chosen.compute)
 
 
-def compare(setting: Setting, folder: Path, models: Path, repeats: int) -> None:
+def compare(setting: Setting, folder: Path, models: Path, repeats: int, compute: str) -> None:
     """Every arm in turn, `repeats` times; the table."""
     model = random_model(setting.like, models)
     data = write_texts(folder / "data.jsonl", count=setting.texts, length=setting.length, vocabulary=setting.vocabulary)
-    window = prepare(setting, folder, model, data)
+    window = prepare(setting, folder, model, data, compute)
     smallest = smallest_budget(window, folder)
     sizes = ["--task", setting.task, "--texts", setting.texts, "--batch", setting.batch, "--length", setting.length]
     runs: list[Run] = []
@@ -146,12 +149,12 @@ def compare(setting: Setting, folder: Path, models: Path, repeats: int) -> None:
     print(f"\n{setting.like}, batch {setting.batch} x {setting.length}\n\n{table(rows)}", flush=True)
 
 
-def prepare(setting: Setting, folder: Path, model: Path, data: Path) -> list[Any]:
+def prepare(setting: Setting, folder: Path, model: Path, data: Path, compute: str) -> list[Any]:
     """Profile, plan and state 0; the arguments of the train-window that is measured."""
     base = ["--model", model]
-    call("profile", *base, "--data", data, "--device", "bench", *setting.recipe(), "--out", folder / "profile")
+    call("profile", *base, "--data", data, "--device", "bench", *setting.recipe(compute), "--out", folder / "profile")
     made = ["--out", folder / "plan", "--state", folder / "state"]
-    call("plan", folder / "profile", *base, *setting.recipe(), *made)
+    call("plan", folder / "profile", *base, *setting.recipe(compute), *made)
     inputs = ["--plan", folder / "plan", "--state", folder / "state", "--data", data, "--device", "bench"]
     return ["train-window", *base, *inputs]
 

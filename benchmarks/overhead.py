@@ -18,6 +18,7 @@ import json
 import statistics
 import tempfile
 import time
+import zlib
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -51,6 +52,7 @@ from stages.tuning.adapters import adapters_from_tensors
 from stages.tuning.tensors import fresh_adapters
 
 SAME_ACCURACY = 0.02  # of the last round; bits differ where a padded row stands in another batch
+WORDS, MOST_WORDS = 30_000, 120  # of random models and their texts
 BERT_BASE = {"devices": 4, "rounds": 8, "texts": 160, "test": 40}
 
 
@@ -104,6 +106,9 @@ def federation_of(name: str, folder: Path, rounds: int | None, texts: int | None
         settings = settings.model_copy(update={"federation": per_round})
         rounds, texts = rounds or BERT_BASE["rounds"], texts or BERT_BASE["texts"]
     train, test = (folder / "data" / f"{part}.jsonl" for part in ("train", "test"))
+    if name != "minilm":
+        for path in (train, test):
+            in_random_words(path)
     if texts is not None:
         thin(train, texts)
         thin(test, texts // 4)
@@ -118,6 +123,14 @@ def federation_of(name: str, folder: Path, rounds: int | None, texts: int | None
         alpha=demo.ALPHA if name == "minilm" else None,
         memory_budgets=(8 * demo.MEMORY_BUDGET_BYTES,),
     )
+
+
+def in_random_words(path: Path) -> None:
+    """Replace each word by one of the random model's vocabulary, which knows no English."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        row["text"] = " ".join(f"w{4 + zlib.crc32(word.encode()) % WORDS}" for word in row["text"].split()[:MOST_WORDS])
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def thin(path: Path, count: int) -> None:

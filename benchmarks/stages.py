@@ -46,7 +46,7 @@ def profiles(models: Path) -> list[list[object]]:
             texts = write_texts(Path(folder) / "texts.jsonl", count=count, length=length, vocabulary=vocabulary)
             settings = [f"encoding.max_length={length}", "numerics.micro_batch=1", "similarity.min_examples=5"]
             if like != "roberta-large":
-                settings += ["task.kind='causal-lm'", "numerics.dtype='bfloat16'"]
+                settings += ["task.kind='causal-lm'", "numerics.compute='bfloat16'"]
             flags = [part for setting in settings for part in ("--set", setting)]
             command = ["profile", "--model", model, "--data", texts, "--device", "a", *flags]
             budget = smallest_budget(command, Path(folder))

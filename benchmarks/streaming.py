@@ -56,7 +56,7 @@ def compare(like: str, model: Path, scratch: Path, rounds: int) -> dict[str, flo
     import numpy as np
 
     dtype, rows, length = SIZES[like]
-    settings = Settings.model_validate({"numerics": {"dtype": dtype, "micro_batch": rows}, "head": {"form": "mean"}})
+    settings = Settings.model_validate({"numerics": {"compute": dtype, "micro_batch": rows}, "head": {"form": "mean"}})
     first = Backbone.open(model, settings, pad_id=1)
     draw = np.random.Generator(np.random.PCG64(0))
     ids = draw.integers(4, 30000, (rows * MICRO_BATCHES, length))

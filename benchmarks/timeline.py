@@ -51,7 +51,7 @@ def main() -> None:
         data = write_texts(
             folder / "data.jsonl", count=setting.texts, length=setting.length, vocabulary=setting.vocabulary
         )
-        window = prepare(setting, folder, model, data)
+        window = prepare(setting, folder, model, data, "auto")
         smallest = int(smallest_budget(window, folder).removesuffix("MiB"))
         runs = []
         for title, budget in (("room for everything", 16 * 1024), (f"a budget of {smallest} MiB", smallest)):

@@ -4,7 +4,6 @@ from schemas.methods import ChainSettings
 from schemas.settings import (
     EncodingSettings,
     FederationSettings,
-    NumericsSettings,
     OptimizerSettings,
     PromptSettings,
     Settings,
@@ -21,7 +20,6 @@ INSTRUCTION = Settings(
     similarity=SimilaritySettings(reference="first-layer"),  # docs/foat-decoders.md
     chain=ChainSettings(start="last"),  # docs/experiments.md, "Chains of language models"
     optimizer=OptimizerSettings(learning_rate=1e-3, schedule="cosine", schedule_rounds=100, steps=10, batch_size=16),
-    numerics=NumericsSettings(dtype="bfloat16"),
     federation=FederationSettings(devices_per_round=2),
 )
 

@@ -13,7 +13,7 @@ with open(sys.argv[1], "w") as file:
         words = " ".join(f"w{4 + (text * 7919 + place * 31) % 31000}" for place in range(512))
         file.write(json.dumps({"text": words}) + "\n")
 P
-settings=(--set "task.kind='causal-lm'" --set "numerics.dtype='bfloat16'" --set encoding.max_length=512
+settings=(--set "task.kind='causal-lm'" --set "numerics.compute='bfloat16'" --set encoding.max_length=512
           --set numerics.micro_batch=1 --set optimizer.batch_size=2 --set chain.window_size=2 --set chain.start=15
           --set similarity.min_examples=5)
 common=(--model "$model" --data "$folder/texts.jsonl" --device small)

@@ -51,6 +51,7 @@ class PlanManifest(Manifest):
     device_count: Annotated[int, Field(ge=1, le=MOST_DEVICES)]  # lines of devices.jsonl
     example_count: Annotated[int, Field(ge=0)]  # texts on all devices together
     smallest_budget: SmallestBudget
+    emulating_count: Annotated[int, Field(ge=0)] = 0  # devices whose processors emulate `numerics.compute`
     curve: Many[LayerSimilarity]  # mean over devices, weighted by their example counts
     decisions: ChosenDecisions  # of the method
     bottleneck: Annotated[int, Field(ge=1)]  # r of Eq. 1
@@ -81,7 +82,12 @@ class PlanManifest(Manifest):
     @model_validator(mode="after")
     def _settings_are_decided(self) -> "PlanManifest":
         chosen = self.settings
-        decided = (chosen.similarity.scale, chosen.adapter.activation, chosen.numerics.micro_batch)
+        decided = (
+            chosen.similarity.scale,
+            chosen.adapter.activation,
+            chosen.numerics.micro_batch,
+            chosen.numerics.compute,
+        )
         if "auto" in (*decided, chosen.prompt.template) or not chosen.chain.decided:
             raise ValueError("a plan holds decisions, not auto")
         if chosen.task.kind == "text-classification" and not chosen.task.labels:

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from schemas.base import Manifest, Many, Record
-from schemas.refs import DeviceName, Digest, ModelFingerprint
+from schemas.refs import DeviceName, Digest, Dtype, ModelFingerprint
 from schemas.settings import EncodingSettings, NumericsSettings, PromptSettings, SimilaritySettings
 
 
@@ -43,6 +43,7 @@ class ProfileManifest(Manifest):
     encoding: EncodingSettings
     similarity: SimilaritySettings
     numerics: NumericsSettings
+    native_dtypes: Many[Dtype] = ("float32",)  # what the device's processor multiplies in hardware
     layers: Many[LayerSimilarity]
 
     @model_validator(mode="after")
@@ -55,4 +56,6 @@ class ProfileManifest(Manifest):
     def _settings_are_decided(self) -> "ProfileManifest":
         if "auto" in (self.similarity.scale, self.numerics.micro_batch, self.prompt.template):
             raise ValueError("a profile must hold the scale, the micro-batch and the template that were used, not auto")
+        if self.numerics.compute != "float32":
+            raise ValueError("a profile computes in float32")
         return self

@@ -9,6 +9,8 @@ from schemas.base import Many, Record, canonical_json, sha256_digest
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 
+Dtype = Literal["float32", "bfloat16", "float16"]
+
 Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
 
 # Valid on FAT and exFAT sticks: no colons, no separators, no leading dot, no trailing dot or space.

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from schemas.base import Many, Record
 from schemas.methods import ChainSettings, ChosenSettings
-from schemas.refs import Digest, Label, NonNegativeInt, PositiveInt
+from schemas.refs import Digest, Dtype, Label, NonNegativeInt, PositiveInt
 
 PositiveFloat = Annotated[float, Field(gt=0)]
 Strategy = Literal["weighted-mean", "coordinate-median", "trimmed-mean", "krum", "multi-krum"]
@@ -162,8 +162,9 @@ class OptimizerSettings(Record):
 class NumericsSettings(Record):
     """Settings that change results in the last bit.  Fixed by the plan, so that equal work has an equal digest."""
 
-    # dtype of frozen layers and hidden states; adapters, head and losses stay in float32.
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    # dtype that flows through the frozen layers, whose weights stay as stored; adapters, head and losses: float32.
+    # auto: bfloat16 where the model is stored in it and all devices multiply it in hardware, else float32.
+    compute: Literal["auto"] | Dtype = "auto"
     micro_batch: Literal["auto"] | PositiveInt = "auto"  # in texts; auto: 512 tokens, or fewer to fit a budget
     threads: PositiveInt = 2
 
@@ -172,6 +173,15 @@ class NumericsSettings(Record):
         """Texts per micro-batch.  Only if `micro_batch` is decided."""
         assert self.micro_batch != "auto", "micro_batch is decided by `profile` and `plan`"
         return self.micro_batch
+
+    @property
+    def computes_in(self) -> Dtype:
+        """The dtype that computes: float32 as long as `compute` is not decided."""
+        return "float32" if self.compute == "auto" else self.compute
+
+    def computing_in(self, dtype: Dtype) -> "NumericsSettings":
+        """The same settings with that dtype."""
+        return self.model_copy(update={"compute": dtype})
 
     def decided(self, max_length: int) -> "NumericsSettings":
         """The same settings with `auto` replaced by as many texts as fill the CPU (512 tokens), at least one."""

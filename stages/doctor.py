@@ -12,11 +12,15 @@ from pathlib import Path
 import torch
 import transformers
 
+from schemas.refs import Dtype
 from schemas.settings import Settings
 from stages.memory.fits import Fit, Parts, fits, predictor
 from stages.methods.windows import peaks_of_windows
+from stages.process.arithmetic import gigaflops
+from stages.process.fork import run_in_fork
 from stages.process.measure import device_memory_bytes
 
+MEASURING_SECONDS = 0.3  # of each dtype
 SIZES = (1, 2, 3, 4, 8, 16, 32, 64)  # of windows
 
 
@@ -36,10 +40,10 @@ class Diagnosis:
     disk_free_bytes: int
     micro_batch: int
     max_length: int
-    dtype: str
+    compute: str
     threads: int
     processors: int
-    bfloat16_in_hardware: bool
+    gigaflops: dict[Dtype, float]  # of a matrix product by dtype, measured
     versions: dict[str, str]
     fits: tuple[Fit, ...]
 
@@ -63,36 +67,32 @@ def examine(model_dir: Path, settings: Settings, *, budget_bytes: int | None = N
         disk_free_bytes=shutil.disk_usage(model_dir).free,
         micro_batch=numerics.rows,
         max_length=settings.encoding.max_length,
-        dtype=numerics.dtype,
+        compute=numerics.computes_in,
         threads=numerics.threads,
         processors=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        bfloat16_in_hardware=_multiplies_bfloat16(),
+        gigaflops=run_in_fork(lambda: gigaflops(MEASURING_SECONDS)),
         versions={"torch": torch.__version__, "transformers": transformers.__version__},
         fits=fits(len(parts.layers), SIZES, budget, peaks_of_windows(memory)),
     )
-
-
-def _multiplies_bfloat16() -> bool:
-    """Whether the processor has bfloat16 matrix instructions."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    return any(flag in flags for flag in ("amx_bf16", "avx512_bf16", " bf16"))
 
 
 def lines(diagnosis: Diagnosis) -> Sequence[str]:
     """The machine and the model, for people."""
     mib, gib = 2**20, 2**30
     one = diagnosis
-    hardware = "in hardware" if one.bfloat16_in_hardware else "emulated, slow"
+    single = one.gigaflops["float32"]
+    speed = ", ".join(
+        f"{dtype} {found:.0f} GFLOP/s{'' if found >= single else ' (emulated)'}"
+        for dtype, found in one.gigaflops.items()
+    )
     return [
         f"machine   {one.processors} processors ({one.threads} threads in the recipe), budget "
-        f"{one.budget_bytes / gib:.2f} GiB, {one.disk_free_bytes / gib:.0f} GiB of disk free, bfloat16 {hardware}",
+        f"{one.budget_bytes / gib:.2f} GiB, {one.disk_free_bytes / gib:.0f} GiB of disk free",
+        f"speed     {speed}",
         f"software  torch {one.versions['torch']}, transformers {one.versions['transformers']}: "
         f"{one.opened_bytes / mib:.0f} MiB before anything is read",
         f"model     {one.model_type}, {one.num_layers} layers of {one.layer_bytes / mib:.1f} MiB, hidden size "
         f"{one.hidden_size}; embeddings {one.embedding_bytes / mib:.0f} MiB (gathered by row), language head "
         f"{one.head_bytes / mib:.0f} MiB (in chunks), rest {one.rest_bytes / mib:.1f} MiB",
-        f"work      {one.dtype}, micro-batch {one.micro_batch} x {one.max_length} tokens",
+        f"work      in {one.compute}, micro-batch {one.micro_batch} x {one.max_length} tokens",
     ]

@@ -46,7 +46,7 @@ class ModelInfo:
     budget_bytes: int
     micro_batch: int
     max_length: int
-    dtype: str  # the recipe's compute dtype
+    compute: str  # the dtype that computes, decided as for this machine
     fits: tuple[Fit, ...]
 
     @property
@@ -84,7 +84,7 @@ def look(
         budget_bytes=budget,
         micro_batch=memory.settings.numerics.rows,
         max_length=settings.encoding.max_length,
-        dtype=settings.numerics.dtype,
+        compute=memory.settings.numerics.computes_in,
         fits=fits(len(parts.layers), WINDOW_SIZES, budget, peaks_of_windows(memory)),
     )
 
@@ -111,7 +111,7 @@ def lines(info: ModelInfo) -> Sequence[str]:
         f"rest {one.rest_bytes / MIB:.1f} MiB{unused}",
         f"chat         {'has a template' if one.chat_template else 'no template'}",
         f"fingerprint  {one.fingerprint or 'not asked for: --fingerprint reads every weight'}",
-        f"predicted    peaks of train-window in {one.dtype}, micro-batch {one.micro_batch} x {one.max_length} tokens",
+        f"predicted    peaks of train-window in {one.compute}, micro-batch {one.micro_batch} x {one.max_length} tokens",
     ]
 
 

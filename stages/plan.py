@@ -64,6 +64,7 @@ def run(
     found = gather(open_profiles(profiles, keys), settings, keys)
     model.backbone.reader.check_same(found.first.model, model.backbone.reader.fingerprint())
     settings = decide_settings(settings, found.first, decoder=is_decoder(model.backbone.skeleton.config))
+    settings, model = model.deciding_compute(settings, native=[one for one, few in found.emulating.items() if not few])
     bottleneck = settings.adapter.bottleneck(model.backbone.hidden_size)
     plan = make_plan(
         found,
@@ -148,6 +149,7 @@ def make_plan(
         device_count=profiles.devices.count,
         example_count=profiles.example_count,
         smallest_budget=smallest,
+        emulating_count=profiles.emulating[settings.numerics.computes_in],
         curve=profiles.curve,
         decisions=decisions,
         bottleneck=bottleneck,

@@ -4,7 +4,7 @@ Chain:  [profile] -> plan -> train-window -> aggregate -> eval
 Reads:  a base model directory and a device's texts.
 Writes: a profile artifact: one CKA value a layer (Eq. 3 and 4) with its interval, and the device's memory budget.
 
-The texts go through the frozen model block by block; labels are not read.
+The texts go through the frozen model block by block, in float32 whatever the plan will decide; labels are not read.
 """
 
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ from stages.data.load import Example, data_digest, load_examples
 from stages.model.architecture import is_decoder
 from stages.model.backbone import Backbone
 from stages.process import seeds
+from stages.process.arithmetic import native_dtypes
 from stages.process.progress import Progress, silent
 from stages.session import Machine, Session
 from stages.similarity.cka import cka_with_interval, gram
@@ -53,7 +54,7 @@ def run(
     Raises `BadInput` for data or a model that cannot be used, `UsageProblem` where `out` holds something else.
     """
     examples = load_examples(data, text_column=settings.task.text_column, label_column=None, prompt=settings.prompt)
-    numerics = settings.numerics.decided(settings.encoding.max_length)
+    numerics = settings.numerics.decided(settings.encoding.max_length).computing_in("float32")
     settings = settings.model_copy(update={"numerics": numerics})
     with Session.open(machine, settings, expected=None, scratch=out.parent, progress=progress) as session:
         check_architecture(machine.model_dir, settings.head_form, packing=settings.encoding.packing)
@@ -190,6 +191,7 @@ def _describe(
         encoding=settings.encoding,
         similarity=decide(settings.similarity, decoder=is_decoder(session.backbone.skeleton.config)),
         numerics=settings.numerics,
+        native_dtypes=native_dtypes(),
         layers=(),
     )
 

@@ -37,6 +37,7 @@ from stages.store.cache_directory import CacheDirectory
 from stages.streaming.placement import FASTEST, Placement
 from stages.streaming.texts import EncodedTexts
 from stages.tuning.tuning import Tuning
+from stages.weights.files import FLOAT_DTYPES
 from stages.weights.reader import Verify
 
 PredictPeak = Callable[[MemoryModel, Placement], int]
@@ -126,6 +127,7 @@ class Session:
         """The model, opened on first use.  Raises `BadInput`, and `NotTrusted` if it is not the `expected` one."""
         if self.machine.shared:
             backbone = self.machine.shared.backbone
+            assert backbone.dtype == FLOAT_DTYPES[self.settings.numerics.computes_in]
         else:
             pad_id = self.encoder().pad_id if self.pad_id is None else self.pad_id
             backbone = Backbone.open(

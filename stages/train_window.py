@@ -19,7 +19,8 @@ from schemas.update import UpdateManifest
 from stages.data.load import Example, label_indices
 from stages.methods.device import Work
 from stages.methods.registry import device_method
-from stages.process.progress import Progress, silent
+from stages.process.arithmetic import price
+from stages.process.progress import Progress, Say, silent, unsaid
 from stages.session import Machine, Session
 from stages.store.artifact import Artifact, existing, new_artifact
 from stages.store.signing import Signer
@@ -43,12 +44,14 @@ def run(
     signer: Signer | None = None,
     window_size: int | None = None,
     checkpoint_every: int | None = None,
+    say: Say = unsaid,
 ) -> Artifact[UpdateManifest]:
     """Train what `state` assigns to `device`, on its texts.
 
     `window_size` trains only that many last layers of a window.  A checkpoint is written every `checkpoint_every`
-    steps, and the same command resumes from it.  Raises `BadInput` for artifacts or data that do not match,
-    `NotTrusted` for altered bytes or documents that are not trusted here, `DoesNotFit` if the budget is too small.
+    steps, and the same command resumes from it.  `say` is told what an emulated dtype costs here.  Raises `BadInput`
+    for artifacts or data that do not match, `NotTrusted` for altered bytes or documents that are not trusted here,
+    `DoesNotFit` if the budget is too small.
     """
     turn = Turn.open(plan, state, device, signer=signer, window_size=window_size)
     examples = turn.read(data)
@@ -59,6 +62,9 @@ def run(
         checkpoint.forget()
         return found
     turn.remember()
+    emulated = "" if machine.simulates else price(turn.settings.numerics.computes_in)
+    if emulated:
+        say(emulated)
     out.parent.mkdir(parents=True, exist_ok=True)
     expected = turn.plan.manifest.model
     with Session.open(machine, turn.settings, expected=expected, scratch=out.parent, progress=progress) as session:

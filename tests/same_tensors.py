@@ -64,7 +64,7 @@ def digests(folder: Path) -> dict[str, str]:
         found |= simulated(folder, models["bert"], f"chain{switch}", switch)
     found |= simulated(folder, models["bert"], "foat", chain={"start": "foat", "cka_threshold": 0.9})
     found |= simulated(folder, models["bert"], "head", head={"form": "transformers"})
-    found |= simulated(folder, models["bert"], "half", numerics={"dtype": "bfloat16"})
+    found |= simulated(folder, models["bert"], "half", numerics={"compute": "bfloat16"})
     found |= simulated(folder, models["bert"], "left", encoding={"padding_side": "left"})
     for method in METHODS:
         found |= simulated(folder, models["bert"], method, "--method", method)

@@ -106,7 +106,7 @@ def write_hollow(directory: Path, like: str) -> None:
 
 def test_a_model_of_seven_billion_parameters_is_looked_at_without_reading_it(tmp_path: Path) -> None:
     write_hollow(tmp_path, "llama-2-7b")
-    settings = Settings.model_validate({"task": {"kind": "causal-lm"}, "numerics": {"dtype": "bfloat16"}})
+    settings = Settings.model_validate({"task": {"kind": "causal-lm"}, "numerics": {"compute": "bfloat16"}})
     torch.set_num_threads(2)
     info = look(tmp_path, settings, budget_bytes=2 * 2**30)
     assert info.parameters == 6_738_415_616

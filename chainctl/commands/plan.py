@@ -48,7 +48,7 @@ def plan(
     keep_small()
     from stages.methods.registry import server_method
     from stages.plan import run
-    from stages.report.explain import explain_plan
+    from stages.report.explain import explain_plan, plan_warnings
     from stages.store.devices import participants, planned_devices
 
     signer = open_key(key)
@@ -66,7 +66,7 @@ def plan(
     )
     manifest = planned.manifest
     method = server_method(manifest.settings.chain.method)
-    said = [explain_plan(manifest, method, planned_devices(planned))] if explain else method.warnings(manifest)
+    said = [explain_plan(manifest, method, planned_devices(planned))] if explain else plan_warnings(manifest, method)
     for line in said:
         console.say(line)
     assignments = [entry.assignment for entry in manifest.memory]

@@ -38,6 +38,7 @@ def profile(
     from stages.process.footprint import keep_small
 
     keep_small()
+    from stages.process.arithmetic import price
     from stages.profile import run
     from stages.session import Machine
 
@@ -56,5 +57,8 @@ def profile(
     curve = " ".join(f"{layer.cka:.3f}" for layer in manifest.layers) or "too few texts for a curve"
     console.say(f"{device}: {manifest.example_count} texts, CKA by layer: {curve}")
     counts = console.say_truncated(artifact)
+    emulated = price(settings.numerics.computes_in)
+    if emulated:
+        console.say(f"a profile computes in float32, but a plan of this recipe would not: {emulated}")
     console.say(f"profile {artifact.digest[:19]} -> {out}")
     console.result(path=out, digest=artifact.digest, cka=[layer.cka for layer in manifest.layers], texts=counts)

@@ -78,6 +78,7 @@ def train_window(
             signer=open_key(key),
             window_size=window_size,
             checkpoint_every=checkpoint_every,
+            say=console.say,
         )
     manifest, measured = artifact.manifest, artifact.measured()
     loss = manifest.loss

@@ -105,7 +105,7 @@ def facts(subject: Subject) -> str:
         ("adapters", f"bottleneck {plan.bottleneck}, {settings.adapter.activation}"),
         ("optimiser", f"{settings.optimizer.name}, {settings.optimizer.learning_rate:g}"),
         ("longest text", f"{settings.encoding.max_length} tokens"),
-        ("numbers", settings.numerics.dtype),
+        ("numbers", settings.numerics.computes_in),
         ("signed", "yes: every update by its device" if plan.trust.required else "no"),
     ]
     return markdown_table(("", ""), [(name, str(value)) for name, value in rows]) + "\n"

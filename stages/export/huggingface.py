@@ -2,8 +2,9 @@
 
     AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
 
-Weights are copied block by block, with one layer in memory at a time, in the plan's dtype; so the loaded model gives
-the same values as the stages.
+Weights are copied block by block, with one layer in memory at a time: as stored where the plan computes in float32,
+else rounded to the dtype that computes.  The configuration names the dtype that computes; so the loaded model gives the
+same values as the stages.
 """
 
 import json
@@ -70,7 +71,7 @@ def configuration(model_dir: Path, backbone: Backbone, plan: PlanManifest, *, na
     config |= {
         "architectures": [name],
         "auto_map": {LOADER[task.kind]: f"{modeling.FILE.removesuffix('.py')}.{name}"},
-        "dtype": plan.settings.numerics.dtype,
+        "dtype": plan.settings.numerics.computes_in,
         "pad_token_id": pad_id,
         "chainctl": {
             "layers": backbone.skeleton.layer_prefix,
@@ -119,9 +120,16 @@ def table_entry(backbone: Backbone, name: str, table: StoredTensor) -> Entry:
     def blocks() -> Iterator[Tensor]:
         arena = new_arena(ROWS * (table.size // table.shape[0]))
         for first in range(0, table.shape[0], ROWS):
-            yield backbone.reader.rows(table, first, min(first + ROWS, table.shape[0]), arena).reshape(-1)
+            rows = backbone.reader.rows(table, first, min(first + ROWS, table.shape[0]), arena)
+            yield rows.to(dtype).reshape(-1)
 
-    return Entry(name, backbone.dtype, table.shape, blocks)
+    dtype = written_dtype(backbone, table.dtype)
+    return Entry(name, dtype, table.shape, blocks)
+
+
+def written_dtype(backbone: Backbone, stored: torch.dtype) -> torch.dtype:
+    """The dtype that a weight is written in: the smaller of two that give the same values once loaded."""
+    return stored if backbone.dtype == torch.float32 else backbone.dtype
 
 
 class LayerSource:
@@ -135,24 +143,21 @@ class LayerSource:
     def entries(self, layer: int) -> Iterator[Entry]:
         """The tensors of one layer."""
         skeleton = self.backbone.skeleton
-        for name, shape in self._shapes(layer).items():
-            full = f"{skeleton.layer_prefix}.{layer}.{name}"
-            yield Entry(full, self.backbone.dtype, shape, self._blocks(layer, name))
+        prefix = f"{skeleton.layer_prefix}.{layer}."
+        own = skeleton.layers[layer].state_dict()
+        stored = {target: load.dtype for load in self.backbone.reader.names.layers[layer] for target in load.targets()}
+        for name, value in own.items():
+            if prefix + name in stored:  # else a buffer that no checkpoint holds
+                dtype = written_dtype(self.backbone, stored[prefix + name])
+                yield Entry(prefix + name, dtype, tuple(value.shape), self._blocks(layer, name, dtype))
 
-    def _shapes(self, layer: int) -> dict[str, tuple[int, ...]]:
-        """Shapes of the parameters that the checkpoint fills, by name."""
-        prefix = f"{self.backbone.skeleton.layer_prefix}.{layer}."
-        filled = {target for load in self.backbone.reader.names.layers[layer] for target in load.targets()}
-        own = self.backbone.skeleton.layers[layer].state_dict()
-        return {name: tuple(value.shape) for name, value in own.items() if f"{prefix}{name}" in filled}
-
-    def _blocks(self, layer: int, name: str) -> Callable[[], Iterator[Tensor]]:
+    def _blocks(self, layer: int, name: str, dtype: torch.dtype) -> Callable[[], Iterator[Tensor]]:
         def blocks() -> Iterator[Tensor]:
             if self._layer != layer:
                 self._weights = {}  # before the next is read
                 arena = new_arena(self.backbone.reader.layer_bytes(layer))
                 self._layer, self._weights = layer, self.backbone.reader.layer(layer, arena)
-            yield from entry_of(name, self._weights[name]).blocks()
+            yield from (block.to(dtype) for block in entry_of(name, self._weights[name]).blocks())
 
         return blocks
 

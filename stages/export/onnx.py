@@ -44,8 +44,8 @@ def write_onnx(folder: Path, write_hf: Callable[[Path], None], plan: PlanManifes
             export(model, folder / FILE)
             shown = check(model, folder / FILE)
     notes = [f"agrees with the model at other lengths (largest relative difference; {shown})"]
-    if plan.settings.numerics.dtype != "float32":
-        notes.append(f"it computes in float32, the federation in {plan.settings.numerics.dtype}")
+    if plan.settings.numerics.computes_in != "float32":
+        notes.append(f"it computes in float32, the federation in {plan.settings.numerics.computes_in}")
     return tuple(notes)
 
 

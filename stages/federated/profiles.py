@@ -5,8 +5,10 @@ What is kept of each is its line in the plan and three numbers per layer.
 """
 
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import get_args
 
 import numpy as np
 
@@ -14,6 +16,7 @@ from schemas.base import Record
 from schemas.devices import DEVICES_FILE, PlannedDevice, SmallestBudget
 from schemas.errors import BadInput, UsageProblem
 from schemas.profile import LayerSimilarity, ProfileManifest
+from schemas.refs import Dtype
 from schemas.settings import Settings
 from schemas.trust import EnrolledDevice
 from stages.store.lines import Lines, check_device_count, join_lines
@@ -30,6 +33,7 @@ class Profiles:
     example_count: int  # of all devices together
     most_examples: int  # of one device
     smallest_budget: SmallestBudget
+    emulating: Mapping[Dtype, int]  # how many devices do not multiply it in hardware
     curve: tuple[LayerSimilarity, ...]  # mean over the devices that have one
 
 
@@ -39,6 +43,7 @@ class _Kept:
 
     lines: dict[str, bytes] = field(default_factory=dict)
     curves: "dict[str, tuple[int, array[float]]]" = field(default_factory=dict)  # texts; CKA, low, high of each layer
+    native: Counter[Dtype] = field(default_factory=Counter)  # how many devices multiply a dtype in hardware
 
 
 def gather(
@@ -64,12 +69,14 @@ def gather(
     if first is None or smallest is None:
         raise UsageProblem("a plan needs at least one profile", hint="run 'chainctl profile' on each device")
     names = sorted(kept.lines)
+    emulating = {dtype: len(names) - kept.native[dtype] for dtype in get_args(Dtype)}
     return Profiles(
         first=first,
         devices=join_lines(DEVICES_FILE, ((name, kept.lines.pop(name)) for name in names)),
         example_count=texts,
         most_examples=most,
         smallest_budget=smallest,
+        emulating=emulating,
         curve=mean_curve([kept.curves.pop(name) for name in names if name in kept.curves]),
     )
 
@@ -81,7 +88,7 @@ def check_recipe(profile: ProfileManifest, settings: Settings) -> None:
     if prompt.template == "auto":
         prompt = prompt.model_copy(update={"template": profile.prompt.template})
     _check_same("prompt", "recipe", prompt, profile.device, profile.prompt)
-    numerics = settings.numerics
+    numerics = settings.numerics.computing_in(profile.numerics.computes_in)  # a plan decides what it computes in
     if numerics.micro_batch == "auto":
         numerics = numerics.model_copy(update={"micro_batch": profile.numerics.micro_batch})
     _check_same("numerics", "recipe", numerics, profile.device, profile.numerics)
@@ -131,6 +138,7 @@ def _keep(kept: _Kept, profile: ProfileManifest, roster: Mapping[str, EnrolledDe
         key=enrolled.key if enrolled else None,
     )
     kept.lines[profile.device] = line.canonical_bytes()
+    kept.native.update(profile.native_dtypes)
     if profile.layers:
         values = (value for layer in profile.layers for value in (layer.cka, layer.low, layer.high))
         kept.curves[profile.device] = (profile.example_count, array("d", values))

@@ -76,7 +76,8 @@ def _simulate(
     federation: Federation, folder: RunFolder, cache: CacheDirectory, on_round: RoundDone, progress: Progress
 ) -> SimulationSummary:
     settings = with_labels(federation)
-    model = LoadedModel.open(federation.model_dir, settings).remembering()
+    for_profiles = settings.model_copy(update={"numerics": settings.numerics.computing_in("float32")})
+    model = LoadedModel.open(federation.model_dir, for_profiles).remembering()
     machine = Machine.simulating(federation.model_dir, model, cache)
     planned, state = plan.run(
         list(profiles(federation, settings, machine, folder, progress)),

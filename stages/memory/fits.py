@@ -12,6 +12,7 @@ from schemas.settings import Settings
 from stages.memory.predict import MemoryModel
 from stages.model.architecture import is_decoder
 from stages.model.loading import LoadedModel
+from stages.process.arithmetic import native_dtypes
 from stages.process.fork import run_in_fork
 from stages.process.measure import resident_bytes
 from stages.streaming.placement import PLACEMENTS, Placement
@@ -54,10 +55,11 @@ class Fit:
 
 
 def predictor(model_dir: Path, settings: Settings) -> MemoryModel:
-    """The memory model of `train-window`, with the recipe's `auto` settings decided.  Raises `BadInput`."""
+    """The memory model of `train-window`, as for a federation of this device alone.  Raises `BadInput`."""
     numerics = settings.numerics.decided(settings.encoding.max_length)
     settings = settings.model_copy(update={"numerics": numerics})
-    backbone = LoadedModel.open(model_dir, settings).backbone
+    settings, model = LoadedModel.open(model_dir, settings).deciding_compute(settings, native=native_dtypes())
+    backbone = model.backbone
     adapter = settings.adapter.decided(decoder=is_decoder(backbone.skeleton.config))
     settings = settings.model_copy(update={"adapter": adapter})
     bottleneck = adapter.bottleneck(backbone.hidden_size)

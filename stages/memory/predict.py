@@ -9,6 +9,7 @@ A stage has choices that change its memory and not one bit of its result (`Place
 within the budget; if there is none it refuses and names the smallest budget that would do.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,7 @@ from stages.streaming.passing import KEPT_BYTES
 from stages.streaming.placement import PLACEMENTS, Placement
 from stages.tuning.adapters import Adapter
 from stages.tuning.tuning import BottleneckTuning
+from stages.weights.names import Load
 from stages.weights.reader import Weights
 
 # Resident size of a stage that has imported its libraries and opened a small model, and what the first use of
@@ -52,6 +54,18 @@ def fit(predict: Callable[[Placement], int], budget_bytes: int | None, *, what: 
         },
         hint="give a larger --memory-budget; a plan with a smaller micro-batch or shorter texts needs less",
     )
+
+
+@dataclass(frozen=True)
+class Live:
+    """Live bytes of a pass: what is kept after its forward, and at most (backward included)."""
+
+    kept: int
+    peak: int
+
+    def with_inside(self, inner_bytes: int) -> int:
+        """The peak where something that takes `inner_bytes` at most comes between forward and backward."""
+        return max(self.peak, self.kept + inner_bytes)
 
 
 @dataclass(frozen=True)
@@ -108,13 +122,14 @@ class MemoryModel:
         return self._resident_bytes(placement) + adapters + cached + table + max(passing, asking)
 
     def layer_bytes(self, layer: int) -> int:
-        """Bytes of a layer in memory: as stored, plus a converted copy if the plan computes in another dtype."""
-        stored = self.backbone.reader.names.stored_layer(layer)
-        if all(tensor.dtype == self.backbone.dtype for tensor in stored if tensor.dtype.is_floating_point):
-            return self.backbone.reader.layer_bytes(layer)
-        parameters = self.backbone.skeleton.layers[layer].parameters()
-        converted = sum(parameter.numel() * self.backbone.dtype.itemsize for parameter in parameters)
-        return self.backbone.reader.layer_bytes(layer) + converted
+        """Bytes of a layer in memory: as stored, and copies of what is merged or converted when it is read."""
+        loads, weights = self._loads(layer), self._meta_weights(layer)
+        copied = [
+            weights[name].nbytes
+            for name, load in loads.items()
+            if name in weights and (load.converter is not None or load.dtype != weights[name].dtype)
+        ]
+        return self.backbone.reader.layer_bytes(layer) + sum(copied)
 
     def _key_width(self) -> int:
         """Key width per token in one layer, over all key-value heads; 0 for a model without a KV cache (Mamba)."""
@@ -134,7 +149,7 @@ class MemoryModel:
     def _prefix_bytes(self, placement: Placement) -> int:
         """The layers in memory (two with prefetch), one layer's forward activations, and prepared batches."""
         largest = max(self.layer_bytes(layer) for layer in range(self.backbone.num_layers))
-        passing = self._layers_activations([0], backward=False)
+        passing = self._layers_activations([0], backward=False).peak
         if not placement.prefetch:
             return largest + passing
         # Token ids, mask and positions are int64; the mask that attention takes has a byte for each pair of tokens.
@@ -145,29 +160,40 @@ class MemoryModel:
         sizes = [self.layer_bytes(layer) for layer in span.layers]
         heads = self._head_activations(backward=True, branches=2) + (self._foresight_bytes(span) if foresight else 0)
         arriving = self._micro_batch_bytes()
-        if placement.window_resident or len(sizes) < 2:
+        if not sizes:
+            return arriving + heads
+        if placement.window_resident:
             # The losses are computed while the span's graph is alive; the head's graph is freed again.
-            graph = self._layers_activations(span.layers, backward=True) if sizes else 0
-            return sum(sizes) + graph + arriving + heads
-        graph = self._layers_activations(span.layers[-1:], backward=True)
+            return sum(sizes) + arriving + self._layers_activations(span.layers, backward=True).with_inside(heads)
+        one_more = len(sizes) > 1  # layers before the last want its gradient
+        graph = self._layers_activations(span.layers[-1:], backward=True, passes_on=one_more)
         carried = self._batch_bytes() * (len(sizes) - 1)
-        return max(sizes) + graph + arriving + heads + carried
+        # The span's output and its gradient are there while the head computes, the graph is not.
+        return max(sizes) + arriving + carried + max(graph.peak, heads + 2 * arriving)
 
-    def _layers_activations(self, layers: Sequence[int], *, backward: bool) -> int:
-        """Peak live bytes of one micro-batch through `layers`, without the weights."""
+    def _layers_activations(self, layers: Sequence[int], *, backward: bool, passes_on: bool = False) -> "Live":
+        """Live bytes of one micro-batch through `layers`, without the weights.
+
+        `passes_on`: the gradient with respect to their input is wanted too, by layers before them.
+        """
         batch = self._batch(backward=backward)
         weights: dict[int, Weights] = {layer: self._meta_weights(layer) for layer in layers}
         adapters = {layer: self._meta_adapter() for layer in layers} if self.bottleneck else {}
         tuning = BottleneckTuning(adapters, {})
         hidden = torch.empty(
-            *batch.input_ids.shape, self.backbone.hidden_size, dtype=self.backbone.dtype, device="meta"
+            *batch.input_ids.shape,
+            self.backbone.hidden_size,
+            dtype=self.backbone.dtype,
+            device="meta",
+            requires_grad=passes_on,
         )
-        live = LiveBytes([tensor for layer in weights.values() for tensor in layer.values()])
+        live = LiveBytes([hidden] + [tensor for layer in weights.values() for tensor in layer.values()])
         with live, FusedAttention(), torch.set_grad_enabled(backward):
             output = self.backbone.run_layers(weights, hidden, batch, tuning)
+            kept = live.now
             if backward:
                 output.backward(meta_like(output))
-        return live.peak
+        return Live(kept, live.peak)
 
     def _foresight_bytes(self, span: Window) -> int:
         """Peak live bytes of the global branch of Eq. 2: the adapters above the span, forward and backward."""
@@ -220,8 +246,19 @@ class MemoryModel:
         return Batch(ids, torch.ones_like(ids))
 
     def _meta_weights(self, layer: int) -> Weights:
-        module = self.backbone.skeleton.layers[layer]
-        return {name: value.to("meta") for name, value in module.state_dict().items()}
+        """A layer's weights without memory: matrices of linear layers in the dtype that they are stored in."""
+        skeleton, loads = self.backbone.skeleton, self._loads(layer)
+        stored = {name: loads[name].dtype for name in skeleton.stay_stored(layer) if name in loads}
+        return {
+            name: torch.empty(value.shape, dtype=stored.get(name, value.dtype), device="meta")
+            for name, value in skeleton.layers[layer].state_dict().items()
+        }
+
+    def _loads(self, layer: int) -> dict[str, Load]:
+        """Where each weight of a layer comes from, by its name there."""
+        prefix = f"{self.backbone.skeleton.layer_prefix}.{layer}."
+        loads = self.backbone.reader.names.layers[layer]
+        return {target.removeprefix(prefix): load for load in loads for target in load.targets()}
 
     def _meta_adapter(self, *, trains: bool = True) -> Adapter:
         r, d = self.bottleneck, self.backbone.hidden_size
@@ -233,7 +270,7 @@ class MemoryModel:
     def _table_bytes(self, placement: Placement) -> int:
         if self.settings.head_form != "language-model" or not placement.head_resident:
             return 0
-        return LanguageHead.of(self.backbone).vocabulary * self._token_bytes()
+        return LanguageHead.of(self.backbone).table.size
 
     def _adapter_bytes(self, itemsize: int) -> int:
         r, d = self.bottleneck, self.backbone.hidden_size
@@ -261,4 +298,8 @@ class MemoryModel:
     def _rest_bytes(self) -> int:
         streamed = self.backbone.skeleton.output_names
         loads = [load for load in self.backbone.reader.names.rest if load.target not in streamed]
-        return sum(source.size for load in loads for source, _ in load.sources)
+        return sum(
+            math.prod(source.shape) * (self.backbone.dtype if source.dtype.is_floating_point else source.dtype).itemsize
+            for load in loads
+            for source, _ in load.sources
+        )

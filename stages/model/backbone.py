@@ -70,7 +70,7 @@ class Backbone:
         config = load_config(model_dir)
         config.num_labels = max(len(settings.task.labels), 2)
         config.pad_token_id = pad_id  # decoders' heads use it to find the last real token
-        skeleton = build_skeleton(config, settings.head_form, dtype=FLOAT_DTYPES[settings.numerics.dtype])
+        skeleton = build_skeleton(config, settings.head_form, dtype=FLOAT_DTYPES[settings.numerics.computes_in])
         checkpoint = WeightFiles.open(model_dir)
         where = {"layer_prefix": skeleton.layer_prefix, "embedding": skeleton.embedding_name}
         names = resolve(skeleton.model, checkpoint, **where)
@@ -93,7 +93,7 @@ class Backbone:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of frozen weights and hidden states."""
+        """The dtype of hidden states, and of all frozen weights but the matrices, which stay as stored."""
         return self.skeleton.dtype
 
     @torch.no_grad()

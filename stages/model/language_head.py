@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-import torch.nn.functional as F  # noqa: N812 -- torch's own convention
 from torch import Tensor
 
 from stages.model.backbone import Backbone
 from stages.model.skeleton import Batch
+from stages.model.stored import block_bytes, linear, times
 from stages.weights.files import StoredTensor
 from stages.weights.reader import new_arena
 
@@ -66,7 +66,7 @@ class LanguageHead:
     @torch.no_grad()
     def logits_of(self, arrived_ND: Tensor, *, chunk: int = CHUNK_ROWS) -> Tensor:
         """Logits (N, V) float32 of the head's input (N, D)."""
-        return torch.cat([self._finish(F.linear(arrived_ND, rows)) for _, rows in self.chunks(chunk)], dim=1)
+        return torch.cat([self._finish(linear(arrived_ND, rows)) for _, rows in self.chunks(chunk)], dim=1)
 
     @torch.no_grad()
     def cross_entropy(
@@ -80,7 +80,7 @@ class LanguageHead:
         expected = torch.zeros(arrived_ND.shape, dtype=torch.float32) if gradient else None  # Σ exp(z - max) W
         wanted = torch.zeros_like(arrived_ND) if gradient else None  # W_y
         for first, rows in self.chunks(chunk):
-            logits, slopes = self._finish_with_slopes(F.linear(arrived_ND, rows), gradient=gradient)
+            logits, slopes = self._finish_with_slopes(linear(arrived_ND, rows), gradient=gradient)
             raised = torch.maximum(highest, logits.amax(1, keepdim=True))
             shrink = torch.exp(highest - raised)
             inside = (targets_N >= first) & (targets_N < first + len(rows))
@@ -93,10 +93,10 @@ class LanguageHead:
                 continue
             if slopes is not None:
                 weights *= slopes
-                wanted[inside] = rows[here] * slopes[inside, here, None].to(rows.dtype)
+                wanted[inside] = rows[here].to(wanted.dtype) * slopes[inside, here, None].to(wanted.dtype)
             else:
-                wanted[inside] = rows[here]
-            expected.mul_(shrink).add_(weights.to(rows.dtype) @ rows)
+                wanted[inside] = rows[here].to(wanted.dtype)
+            expected.mul_(shrink).add_(times(weights.to(wanted.dtype), rows))
         losses = highest.squeeze(1) + total.log().squeeze(1) - chosen
         if expected is None or wanted is None:
             return losses, None
@@ -111,7 +111,7 @@ class LanguageHead:
         highest, total, chosen = torch.full((count,), -torch.inf), torch.zeros(count), torch.zeros(count)
         likeliest = torch.zeros(count, dtype=torch.int64)
         for first, rows in self.chunks(chunk):
-            logits = self._finish(F.linear(arrived_ND, rows))
+            logits = self._finish(linear(arrived_ND, rows))
             peak, place = logits.max(1)
             likeliest = torch.where(peak > highest, first + place, likeliest)
             raised = torch.maximum(highest, peak)
@@ -134,9 +134,13 @@ class LanguageHead:
     def working_bytes(self, positions: int) -> int:
         """Bytes that `cross_entropy` with its gradient needs for N positions, with its chunk of rows."""
         width, item = self.backbone.hidden_size, self.backbone.dtype.itemsize
-        stored = self.table.size // self.vocabulary
-        rows = 0 if self.resident is not None else CHUNK_ROWS * (stored + (width * item if item != 4 else 0))
-        logits = positions * CHUNK_ROWS * (4 + 2 * item)
+        chunk = min(CHUNK_ROWS, self.vocabulary)
+        rows = 0 if self.resident is not None else chunk * (self.table.size // self.vocabulary)
+        if self.table.dtype != self.backbone.dtype:
+            rows += block_bytes(chunk, width, self.backbone.dtype)
+        # In another dtype than float32: logits, their exponentials, and those in the dtype of the product.
+        logits = positions * chunk * (2 * item + 4 if item != 4 else 2 * 4)
+        # The softmax's expectation, what is added to it, the target's rows, and the head's input.
         return rows + logits + positions * width * (4 + 4 + 2 * item)
 
     def _finish(self, logits_NC: Tensor) -> Tensor:

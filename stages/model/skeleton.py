@@ -99,6 +99,11 @@ class Skeleton:
             else:
                 module._parameters[name] = nn.Parameter(value, requires_grad=False)
 
+    def stay_stored(self, layer: int) -> frozenset[str]:
+        """Names, in a layer, of the matrices that compute in any dtype as they are stored."""
+        names: frozenset[str] = self.slots[layer].matrices.names
+        return names
+
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a parameter or buffer, real or not."""
         return tuple(self.model.get_parameter_or_buffer(name).shape)

@@ -9,6 +9,7 @@ from torch.utils._pytree import tree_map_only
 
 from stages.model.architecture import returns_tuple
 from stages.model.held import Places
+from stages.model.stored import StoredMatrices
 
 # What happens in a slot: (layer index, hidden states (B, S, D), the layer as a function) -> hidden states.
 Visit = Callable[[int, Tensor, Callable[[Tensor, Mapping[str, Tensor]], Tensor]], Tensor]
@@ -28,6 +29,7 @@ class Host(Protocol):
     """What a slot asks for what to do: the skeleton."""
 
     visit: Visit
+    dtype: torch.dtype  # that computes; a layer may get hidden states in a wider one (Mamba)
 
 
 class Slot(nn.Module):
@@ -37,7 +39,7 @@ class Slot(nn.Module):
         super().__init__()
         # Bypasses nn.Module's registry, so that the layer's parameters are no longer the model's.
         self.__dict__.update(index=index, layer=layer, host=host, returns_tuple=returns_tuple(layer))
-        self.__dict__["places"] = Places(layer)
+        self.__dict__.update(places=Places(layer), matrices=StoredMatrices(layer))
 
     def __getattr__(self, name: str) -> Any:
         """Attributes that a model reads from its layers (such as `attention_type`) are those of the layer."""
@@ -65,7 +67,7 @@ class Slot(nn.Module):
         self, hidden: Tensor, weights: Mapping[str, Tensor], args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> Tensor:
         """The layer itself, (B, S, D) to (B, S, D), with `weights` for its own."""
-        with self.places.holding(weights):
+        with self.places.holding(self.matrices.computing(weights, self.host.dtype)):
             output = self.layer(hidden, *args, **kwargs)
         first: Tensor = output[0] if isinstance(output, tuple) else output
         return first

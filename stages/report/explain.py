@@ -35,7 +35,11 @@ def explain_plan(plan: PlanManifest, method: ServerMethod, devices: Iterable[Pla
         bar = "█" * round(BAR * min(max(similarity.cka, 0), 1))
         mark = " <- start" if layer == plan.decisions.first_layer else ""
         lines.append(f"  {layer:>3}  {similarity.cka:6.3f} ±{similarity.high - similarity.cka:.3f}  {bar}{mark}")
-    lines += [*method.explain(plan), *method.warnings(plan)]
+    lines += [
+        *method.explain(plan),
+        f"Computes in {plan.settings.numerics.computes_in}; weights stay as they are stored.",
+    ]
+    lines += plan_warnings(plan, method)
     left_out = [f"{device.name}, {device.left_out}" for device in devices if device.left_out]
     lines += [f"Not in the curve: {one}." for one in left_out[:MOST_NAMED]]
     if len(left_out) > MOST_NAMED:
@@ -52,6 +56,18 @@ def explain_plan(plan: PlanManifest, method: ServerMethod, devices: Iterable[Pla
         peak = format_bytes(entry.predicted_peak_bytes)
         lines.append(f"  layers {entry.assignment!s:<7} predicted peak {peak}, passes {passes}, {travels}")
     return "\n".join(lines)
+
+
+def plan_warnings(plan: PlanManifest, method: ServerMethod) -> list[str]:
+    """What a person should know before the first round: of the method, and of dtypes that devices emulate."""
+    warnings = list(method.warnings(plan))
+    if plan.emulating_count:
+        compute = plan.settings.numerics.computes_in
+        warnings.append(
+            f"{plan.emulating_count} of {plan.device_count} devices emulate {compute}, which is many times slower than "
+            'float32: numerics.compute = "auto" avoids it.'
+        )
+    return warnings
 
 
 def describe_artifact(artifact: Artifact[Any]) -> str:

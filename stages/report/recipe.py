@@ -50,7 +50,7 @@ EXPLAINED = {
     "optimizer.steps": "per round, however many texts a device has; epochs: as many as its texts need",
     "optimizer.epochs": "passes over a device's texts per round",
     "optimizer.batch_size": "texts per step; gradients accumulate over its micro-batches",
-    "numerics.dtype": "of the frozen layers: float32 or bfloat16; adapters and head stay float32",
+    "numerics.compute": "of hidden states; weights stay as stored; auto: float32, or bfloat16 if stored and native",
     "numerics.micro_batch": "texts in memory at once; lowers the peak, does not change gradients",
     "numerics.threads": "of torch; part of what makes equal work equal to the bit",
     "federation.devices_per_round": "all, or a number drawn again each round",

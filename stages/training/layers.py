@@ -91,7 +91,14 @@ class LayerTraining:
                 progress=progress,
             )
             del self.before, self.cache  # as large as what trains, and no longer needed
-            self._objective = Objective(self.backbone, self.span, self.tuning, self.global_weight, self._criterion())
+            self._objective = Objective(
+                self.backbone,
+                self.span,
+                self.tuning,
+                self.global_weight,
+                self._criterion(),
+                recomputes=not self.placement.window_resident,
+            )
             stays = self.placement.window_resident or len(self.span.layers) < 2
             self._resident = load_layers(self.backbone, self.span.layers) if stays else None
             yield

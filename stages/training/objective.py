@@ -8,12 +8,14 @@
 The global branch runs the adapters above the window and the head, never a frozen layer.  Sums are divided by the
 number of targets of the whole batch, so that accumulated micro-batches give the gradient of the batch.
 
-Both losses depend on h_{e+1}: their gradients are summed there, and the sum is backpropagated through the window.
+Both losses depend on h_{e+1}: their gradients are summed there, and the sum is backpropagated through the window.  Its
+graph may be kept meanwhile, or made after the head is done: a forward more, and the two never share the memory.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from schemas.refs import Window
@@ -45,13 +47,17 @@ class StepLoss:
 
 @dataclass(frozen=True)
 class Objective:
-    """Eq. 2 for one window of layers.  `tuning` holds what trains and the adapters above the window."""
+    """Eq. 2 for one window of layers.  `tuning` holds what trains and the adapters above the window.
+
+    `recomputes`: no graph of the layers is alive while the head computes.
+    """
 
     backbone: Backbone
     window: Window
     tuning: Tuning
     global_weight: float
     criterion: Criterion
+    recomputes: bool = False
 
     def accumulate(
         self, weights: Mapping[int, Weights], hidden: Tensor, batch: Batch, targets: Tensor, *, count: int
@@ -61,12 +67,22 @@ class Objective:
         `weights` belong to the window's layers, or to its last ones if `hidden` (B, S, D) has passed the others;
         `targets` fit the criterion; `count` is the number of targets of the whole batch.
         """
-        leaving = self.backbone.run_layers(weights, hidden, batch, self.tuning) if weights else hidden
-        meeting = leaving.detach().requires_grad_(leaving.requires_grad)
+
+        def through() -> Tensor:
+            return self.backbone.run_layers(weights, hidden, batch, self.tuning) if weights else hidden
+
+        trains = bool(weights)
+        leaving = None if self.recomputes else through()
+        if leaving is None:
+            with torch.no_grad():
+                meeting = through().detach()
+        else:
+            trains, meeting = leaving.requires_grad, leaving.detach()
+        meeting.requires_grad_(trains)
         local, *rest = self.criterion.descend(self._branches(meeting), batch, targets, count)
-        if leaving.requires_grad:
+        if trains:
             assert meeting.grad is not None
-            backward_with_gradient(leaving, meeting.grad)
+            backward_with_gradient(through() if leaving is None else leaving, meeting.grad)
         downstream = rest[0] if rest else None
         total = local if downstream is None else local + self.global_weight * downstream
         return StepLoss(total, local, downstream)

@@ -7,6 +7,7 @@ whatever is left over inside the layers.
 
 import copy
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -25,9 +26,13 @@ class Architecture(Protocol):
 
     model: PreTrainedModel
     config: PretrainedConfig
-    dtype: torch.dtype  # of frozen weights and hidden states as they compute
+    dtype: torch.dtype  # of hidden states
     layer_prefix: str  # path of the list of layers
     output_names: list[str]  # parameters of the language head
+
+    def stay_stored(self, layer: int) -> frozenset[str]:
+        """Names, in a layer, of the parameters that are not converted to `dtype` when they are read."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,11 @@ class Load:
     target: str
     sources: tuple[tuple[StoredTensor, str], ...]  # with the converter's pattern that matched each
     converter: WeightConverter | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that it is stored in."""
+        return self.sources[0][0].dtype
 
     def targets(self) -> list[str]:
         """Names of the model parameters this fills."""
@@ -64,6 +74,15 @@ class Names:
     embeddings: Load
     rest: tuple[Load, ...]
     unused: tuple[StoredTensor, ...]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating dtype that most bytes of the layers are stored in; float32 where there is none."""
+        sizes: Counter[torch.dtype] = Counter()
+        for tensor in stored(load for layer in self.layers for load in layer):
+            if tensor.dtype.is_floating_point:
+                sizes[tensor.dtype] += tensor.size
+        return sizes.most_common(1)[0][0] if sizes else torch.float32
 
     def stored_layer(self, layer: int) -> list[StoredTensor]:
         """The stored tensors of a layer."""

@@ -83,7 +83,10 @@ class Reader:
         return sum(_aligned(tensor.size) for tensor in self.names.stored_layer(layer))
 
     def layer(self, layer: int, arena: mmap.mmap) -> Weights:
-        """A layer's weights, in `arena` where no conversion is needed.  Raises `NotTrusted`."""
+        """A layer's weights: matrices of linear layers as stored, in `arena`, the rest in the dtype that computes.
+
+        Raises `NotTrusted`.
+        """
         raw: dict[str, Tensor] = {}
         tensors = sorted(self.names.stored_layer(layer), key=lambda tensor: tensor.name)
         wanted = self.expected.layers[layer] if self.expected is not None else ""
@@ -102,7 +105,8 @@ class Reader:
             self._check(f"layer {layer}", wanted, hasher.digest())
             self._remember(wanted, tensors)
         prefix = f"{self.skeleton.layer_prefix}.{layer}."
-        converted = self._convert(self.names.layers[layer], raw)
+        stored_names = frozenset(prefix + name for name in self.skeleton.stay_stored(layer))
+        converted = self._convert(self.names.layers[layer], raw, stored_names)
         return {name.removeprefix(prefix): value for name, value in converted.items()}
 
     def rest(self) -> dict[str, Tensor]:
@@ -125,12 +129,12 @@ class Reader:
         return loads[0].sources[0][0]
 
     def rows(self, table: StoredTensor, first: int, last: int, arena: mmap.mmap) -> Tensor:
-        """Rows `first` to `last` (exclusive) of a stored table, in the plan's dtype; in `arena` without a cast."""
+        """Rows `first` to `last` (exclusive) of a stored table, in its dtype, in `arena`."""
         row_bytes = table.size // table.shape[0]
         size = row_bytes * (last - first)
         self.files.read_into(table, memoryview(arena)[:size], start=first * row_bytes)
         count = size // table.dtype.itemsize
-        return torch.frombuffer(arena, dtype=table.dtype, count=count).view(last - first, -1).to(self.skeleton.dtype)
+        return torch.frombuffer(arena, dtype=table.dtype, count=count).view(last - first, -1)
 
     def embedding_rows(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Sorted token ids (U,) and rows (U, D): only those of `ids` (U,), read one by one.  Raises `BadInput`."""
@@ -162,12 +166,18 @@ class Reader:
             raw[tensor.name] = torch.frombuffer(data, dtype=tensor.dtype).view(tensor.shape)
         return self._convert(loads, raw)
 
-    def _convert(self, loads: tuple[Load, ...], raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _convert(
+        self, loads: tuple[Load, ...], raw: Mapping[str, Tensor], stored_names: frozenset[str] = frozenset()
+    ) -> dict[str, Tensor]:
+        """Parameters by name, in the dtype that computes except for `stored_names`."""
         converted: dict[str, Tensor] = {}
         for load in loads:
             converted |= load.convert(raw, self.skeleton.model)
         dtype = self.skeleton.dtype
-        return {name: value.to(dtype) if value.is_floating_point() else value for name, value in converted.items()}
+        return {
+            name: value.to(dtype) if value.is_floating_point() and name not in stored_names else value
+            for name, value in converted.items()
+        }
 
     def _is_to_be_checked(self, wanted: str, tensors: Sequence[StoredTensor]) -> bool:
         if self.verify == "once":

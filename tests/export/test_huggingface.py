@@ -56,7 +56,7 @@ def load(factory: Any, folder: Path) -> Any:
     [*((family, "float32") for family in DECODERS), *((family, "bfloat16") for family in DECODERS[:-1])],
 )
 def test_a_language_model_is_the_streamed_one(family: str, dtype: str, tmp_path: Path) -> None:
-    federation = Federation(tmp_path, family, fleet.settings(**LANGUAGE, numerics={"dtype": dtype}))
+    federation = Federation(tmp_path, family, fleet.settings(**LANGUAGE, numerics={"compute": dtype}))
     done = run(**federation.inputs(), out=tmp_path / "out", format="hf")
     assert done.path == tmp_path / "out"
     loaded = load(AutoModelForCausalLM, tmp_path / "out")
@@ -143,7 +143,7 @@ def test_a_label_stays_in_its_place_on_the_card() -> None:
 @pytest.mark.parametrize(("family", "form"), [("bert", "mean"), ("roberta", "transformers"), ("gemma3", "mean")])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_a_classifier_in_half_the_bits_is_the_streamed_one(dtype: str, family: str, form: str, tmp_path: Path) -> None:
-    chosen = fleet.settings(head={"form": form}, numerics={"dtype": dtype}, chain={"start": 1})
+    chosen = fleet.settings(head={"form": form}, numerics={"compute": dtype}, chain={"start": 1})
     federation = Federation(tmp_path, family, chosen)
     run(**federation.inputs(), out=tmp_path / "out", format="hf")
     assert difference(load(AutoModelForSequenceClassification, tmp_path / "out"), *federation.answers()) == 0.0

@@ -65,7 +65,7 @@ def test_it_says_in_which_numbers_it_computes_and_leaves_no_code_in_a_cache(
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", tmp_path / "cache")
     monkeypatch.setattr(onnx, "export", lambda model, path: path.write_bytes(b""))  # tracing takes long
     monkeypatch.setattr(onnx, "agreement", lambda model, path, shape: 0.0)
-    federation = Federation(tmp_path, "bert", fleet.settings(numerics={"dtype": "bfloat16"}))
+    federation = Federation(tmp_path, "bert", fleet.settings(numerics={"compute": "bfloat16"}))
     done = run(**federation.inputs(), out=tmp_path / "out", format="onnx")
     assert "computes in float32, the federation in bfloat16" in done.notes[1]
     assert done.notes[1] in (tmp_path / "out" / "README.md").read_text()

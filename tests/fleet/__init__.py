@@ -10,8 +10,9 @@ them.  No test imports another test.
     damage      files with one bit altered
     processes   the command line, in this process or in one of its own
 
-What only a few tests need is imported by its module: `federation` (a state to export), `speaker` (a model that answers
-questions), `benchmark_files`, `gguf_file`, `fork_server` (`chainctl` for shell scripts).
+What only a few tests need is imported by its module: `device` (one device trains), `federation` (a state to export),
+`speaker` (a model that answers questions), `benchmark_files`, `gguf_file`, `fork_server` (`chainctl` for shell
+scripts).
 
 A device here is a folder; what it sees of the world are the files carried to it.
 """
@@ -45,6 +46,7 @@ from tests.fleet.models import (
     open_model,
     random_adapters,
     save_model,
+    save_stored_as,
     save_tokenizer,
     stream,
     windows,
@@ -107,6 +109,7 @@ __all__ = [
     "run_profile",
     "run_train",
     "save_model",
+    "save_stored_as",
     "save_texts",
     "save_tokenizer",
     "settings",

@@ -36,6 +36,7 @@ def decided(chosen: Settings | None = None, **chain: object) -> Settings:
             "similarity": chosen.similarity.model_copy(update={"scale": "none"}),
             "adapter": chosen.adapter.model_copy(update={"activation": "relu"}),
             "prompt": chosen.prompt.model_copy(update={"template": "none"}),
+            "numerics": chosen.numerics.computing_in("float32"),
             "chain": chosen.chain.model_copy(update=chain),
         }
     )

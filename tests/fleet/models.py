@@ -5,6 +5,7 @@ Shapes: `_N` texts, `_T` tokens, `_D` hidden size.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -81,6 +82,21 @@ def save_model(
             nn.init.normal_(parameter, std=0.1)
     model.save_pretrained(directory, max_shard_size=shard_size)
     save_tokenizer(directory)
+    return model
+
+
+def save_stored_as(directory: Path, family: str, stored: torch.dtype, *, exact: bool = False, **options: Any) -> Any:
+    """Save a tiny model whose values are those of `stored`, in that dtype or, where `exact`, in float32.
+
+    The model itself in float32, in eval mode.  Its matrices are wide enough to be converted in several blocks.
+    """
+    wide: dict[str, Any] = {"mamba": {}, "gpt2": {"n_inner": 256}}.get(family, {"intermediate_size": 256})
+    model = save_model(directory, family, **wide, **options)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(stored).float()
+    (model if exact else copy.deepcopy(model).to(stored)).save_pretrained(directory)
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(config | {"dtype": "float32"}))
     return model
 
 

@@ -39,7 +39,7 @@ def test_the_meta_device_counts_what_the_processor_would_hold(family: str, tmp_p
     backbone = fleet.open_backbone(tmp_path, chosen)
     model = MemoryModel(backbone, chosen, 8, tokens=100)
     layers = [0, 1]
-    predicted = model._layers_activations(layers, backward=True)
+    predicted = model._layers_activations(layers, backward=True).peak
     batch = model._batch(backward=True)
     weights = {
         layer: {name: torch.zeros(value.shape) for name, value in model._meta_weights(layer).items()}

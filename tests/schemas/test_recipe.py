@@ -91,7 +91,7 @@ def test_every_setting_can_come_from_each_source(path: str) -> None:
         "chain.advance": "on-convergence",
         "adapter.activation": "gelu",
         "optimizer.name": "sgd",
-        "numerics.dtype": "bfloat16",
+        "numerics.compute": "bfloat16",
     }
     text = {**other, **words}.get(path, "3")
     try:

@@ -1,0 +1,117 @@
+"""A matrix in the dtype that it is stored in, computing in another, gives what the converted matrix gives."""
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812 -- torch's own convention
+from hypothesis import given
+from hypothesis import settings as fast
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from stages.memory.live_bytes import LiveBytes
+from stages.model import stored
+from stages.model.held import Places
+from stages.model.stored import BLOCK_MULTIPLE, StoredMatrices, StoredMatrix, block_bytes, linear, times
+
+HALVES = (torch.bfloat16, torch.float16)
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of the smallest size: 64 rows or columns."""
+    monkeypatch.setattr(stored, "BLOCK_BYTES", 1)
+
+
+def with_gradient(x: Tensor) -> Tensor:
+    return x.clone().requires_grad_()
+
+
+@given(
+    outputs=st.sampled_from([1, 63, 64, 65, 128, 192, 200, 256, 1000]),
+    inputs=st.sampled_from([8, 64, 127, 128, 200, 384]),
+    tokens=st.integers(1, 40),
+    biased=st.booleans(),
+    dtype=st.sampled_from(HALVES),
+    seed=st.integers(0, 2**31),
+)
+@fast(deadline=None, max_examples=150)
+def test_products_by_blocks_are_those_of_the_converted_matrix(
+    outputs: int, inputs: int, tokens: int, biased: bool, dtype: torch.dtype, seed: int
+) -> None:
+    """Output and gradient to the bit: no sum is split."""
+    draw = torch.Generator().manual_seed(seed)
+    weight_NK = torch.randn(outputs, inputs, generator=draw).to(dtype)
+    bias_N = torch.randn(outputs, generator=draw) if biased else None
+    x_TK, gradient_TN = torch.randn(2, tokens, inputs, generator=draw), torch.randn(2, tokens, outputs, generator=draw)
+    left, right = with_gradient(x_TK), with_gradient(x_TK)
+    expected, found = F.linear(left, weight_NK.float(), bias_N), linear(right, weight_NK, bias_N)
+    assert torch.equal(found, expected)
+    expected.backward(gradient_TN)
+    found.backward(gradient_TN)
+    assert left.grad is not None
+    assert right.grad is not None
+    assert torch.equal(right.grad, left.grad)
+    flat_TN = gradient_TN.view(-1, outputs)
+    assert torch.equal(times(flat_TN, weight_NK), flat_TN @ weight_NK.float())
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("kind", ["linear", "conv1d"])
+@pytest.mark.parametrize("tokens", [1, 7, 200])
+def test_a_module_with_a_stored_matrix_is_the_module_in_float32(kind: str, dtype: torch.dtype, tokens: int) -> None:
+    torch.manual_seed(0)
+    module = nn.Linear(192, 320) if kind == "linear" else Conv1D(320, 192)
+    module.requires_grad_(False)
+    kept = {name: value.to(dtype) for name, value in module.state_dict().items()}
+    for name, value in kept.items():
+        module.get_parameter(name).data = value.float()
+    x_TK, gradient_TN = torch.randn(2, tokens, 192), torch.randn(2, tokens, 320)
+    left, right = with_gradient(x_TK), with_gradient(x_TK)
+    expected = module(left)
+    weights = StoredMatrices(module).computing(kept | {"bias": kept["bias"].float()}, torch.float32)
+    assert isinstance(weights["weight"], StoredMatrix)
+    with Places(module).holding(weights):
+        found = module(right)
+    expected.backward(gradient_TN)
+    found.backward(gradient_TN)
+    assert torch.equal(found, expected)
+    assert left.grad is not None
+    assert right.grad is not None
+    assert torch.equal(right.grad, left.grad)
+
+
+def test_other_operations_see_the_converted_matrix() -> None:
+    kept = torch.randn(6, 4).bfloat16()
+    matrix, single = StoredMatrix(kept, torch.float32), kept.float()
+    assert (matrix.dtype, matrix.shape, matrix.device, matrix.ndim) == (torch.float32, single.shape, single.device, 2)
+    assert matrix.stored().data_ptr() == kept.data_ptr()
+    x = torch.randn(3, 4)
+    for found, expected in (
+        (x @ matrix.t(), x @ single.t()),
+        (matrix[2], single[2]),
+        (matrix * 2, single * 2),
+        (torch.cat([matrix, single]), torch.cat([single, single])),
+        (F.embedding(torch.tensor([1, 5]), matrix), single[[1, 5]]),
+    ):
+        assert type(found) is Tensor
+        assert torch.equal(found, expected)
+
+
+def test_weights_that_compute_as_they_are_stored_are_left_alone() -> None:
+    module = nn.Linear(4, 4)
+    weights = module.state_dict()
+    assert StoredMatrices(module).computing(weights, torch.float32) is weights
+
+
+def test_nothing_is_kept_for_the_backward_pass_and_one_block_is_converted_at_a_time() -> None:
+    weight_NK = torch.zeros(1024, 512, dtype=torch.bfloat16)
+    x_TK = torch.zeros(2, 512, requires_grad=True)
+    block, output = block_bytes(1024, 512, torch.float32), 2 * 1024 * 4
+    assert block == BLOCK_MULTIPLE * 1024 * 4
+    live = LiveBytes([weight_NK, x_TK])
+    with live:
+        result = linear(x_TK, weight_NK)
+        assert live.now == output
+        result.sum().backward()
+    assert live.peak <= 2 * block + 4 * output
