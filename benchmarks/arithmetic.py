@@ -1,11 +1,11 @@
 """What it costs to keep weights in bfloat16 and compute in float32.
 
     python -m benchmarks.arithmetic [--like tinyllama-1.1b] [--batch 4] [--length 512] [--repeats 5] [--threads 2]
+    ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_CBWR=AVX2 python -m benchmarks.arithmetic   # as with AVX2 only
 
 One training step of a resident window of two layers with the language head, forwards and backwards, adapters included:
 weights stored in float32, in bfloat16 computing in float32, and in bfloat16 computing in bfloat16 (emulated where the
 processor does not multiply it).  Arms take turns in one process; prints the medians and the ratio to float32.
-Bound the instructions as `just processors` does to see an older processor.
 """
 
 import argparse

@@ -6,6 +6,7 @@ that is emulated is up to forty times slower than float32.
 
 import time
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -13,8 +14,8 @@ import torch
 from schemas.refs import Dtype
 from stages.process.fork import run_in_fork
 
-TOKENS, WIDTH = 64, 1024  # of the product that is timed: a few tokens through a frozen matrix
-FLOPS = 2 * TOKENS * WIDTH * WIDTH
+TOKENS, WIDTH = 64, 1024  # of the products that are timed: a few tokens through a frozen matrix, and back
+FLOPS = 2 * 2 * TOKENS * WIDTH * WIDTH
 GLANCE_SECONDS = 0.05
 CPU_FLAGS = Path("/proc/cpuinfo")
 # A processor whose flags hold none of these does not have the instructions, so nothing needs to be measured.
@@ -22,7 +23,7 @@ INSTRUCTIONS: dict[Dtype, tuple[str, ...]] = {"bfloat16": ("bf16",), "float16": 
 
 
 def gigaflops(seconds: float) -> dict[Dtype, float]:
-    """10⁹ floating-point operations per second of a matrix product by dtype, each measured for that long."""
+    """10⁹ floating-point operations per second of matrix products by dtype, each measured for that long."""
     return {dtype: FLOPS / _fastest(dtype, seconds) / 1e9 for dtype in ("float32", *INSTRUCTIONS)}
 
 
@@ -57,14 +58,18 @@ def _may_multiply(dtype: Dtype) -> bool:
 
 
 def _fastest(dtype: Dtype, seconds: float) -> float:
-    """Seconds of the fastest product within `seconds`, after one that is not counted."""
+    """Seconds of the fastest pair of products within `seconds`, after one that is not counted.
+
+    Emulation can be slow one way only: on AVX2, bfloat16 backwards is a forty-fifth of float32, forwards a third.
+    """
     x_TK = torch.ones(TOKENS, WIDTH, dtype=getattr(torch, dtype))
     weight_NK = torch.ones(WIDTH, WIDTH, dtype=x_TK.dtype)
-    torch.nn.functional.linear(x_TK, weight_NK)
     best, until = float("inf"), time.perf_counter() + seconds
-    while True:
+    for attempt in count():
         began = time.perf_counter()
-        torch.nn.functional.linear(x_TK, weight_NK)
-        best = min(best, time.perf_counter() - began)
-        if time.perf_counter() >= until:
-            return best
+        torch.nn.functional.linear(x_TK, weight_NK) @ weight_NK
+        if attempt:
+            best = min(best, time.perf_counter() - began)
+            if time.perf_counter() >= until:
+                break
+    return best
