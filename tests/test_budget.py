@@ -60,8 +60,8 @@ class Bench:
     folder: Path
 
     @classmethod
-    def prepare(cls, folder: Path, *, layers: int, texts: int) -> "Bench":
-        write_random_model("bert-base", folder / "model", layers=layers)
+    def prepare(cls, folder: Path, *, layers: int, texts: int, stored: str = "float32") -> "Bench":
+        write_random_model("bert-base", folder / "model", layers=layers, dtype=stored)
         rows = [
             {
                 "text": " ".join(f"w{5 + (index * 31 + place) % 900}" for place in range(40)),
@@ -74,7 +74,7 @@ class Bench:
             encoding={"max_length": 32},
             similarity={"max_examples": 5},
             chain={"start": 1},
-            numerics={"micro_batch": 2, "threads": 1},
+            numerics={"micro_batch": 2, "threads": 1, "compute": "float32"},
         )
         fleet.begin(folder, folder / "model", data, chosen)
         return cls(folder)
@@ -129,6 +129,18 @@ def test_the_prediction_is_near_what_the_kernel_reports(bench: Bench) -> None:
     for outcome in (bench.free, bench.tight):
         predicted = outcome.answer["predicted_peak_bytes"] / MIB
         assert abs(predicted - outcome.peak_mib) <= 0.15 * outcome.peak_mib
+
+
+def test_weights_in_half_the_bytes_need_half_their_memory(bench: Bench, tmp_path: Path) -> None:
+    """A layer has 13.5 MiB less in bfloat16, though float32 computes; with room, two or three are there at once."""
+    half = Bench.prepare(tmp_path, layers=6, texts=16, stored="bfloat16")
+    assert half.tight.code == 0
+    assert half.tight.peak_mib <= half.smallest
+    assert half.tight.answer["digest"] == half.free.answer["digest"]
+    for outcome in (half.free, half.tight):
+        predicted = outcome.answer["predicted_peak_bytes"] / MIB
+        assert abs(predicted - outcome.peak_mib) <= 0.15 * outcome.peak_mib
+    assert half.free.peak_mib <= bench.free.peak_mib - 2 * 13.5 + SLACK_MIB / 2
 
 
 def test_the_peak_does_not_grow_with_the_number_of_layers(bench: Bench, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from stages.export.export import run
 from stages.model.skeleton import Batch
 from stages.store.artifact import open_artifact
 from stages.tuning.tensors import SUFFIXES
+from stages.weights.files import WeightFiles
 from tests import fleet
 from tests.fleet.federation import LANGUAGE, Federation
 
@@ -61,6 +62,23 @@ def test_a_language_model_is_the_streamed_one(family: str, dtype: str, tmp_path:
     assert done.path == tmp_path / "out"
     loaded = load(AutoModelForCausalLM, tmp_path / "out")
     assert str(loaded.dtype) == f"torch.{dtype}"
+    assert difference(loaded, *federation.answers()) == 0.0
+
+
+def test_weights_are_written_as_they_are_stored_and_load_as_they_computed(tmp_path: Path) -> None:
+    """bfloat16 in the files of base and export, float32 in the arithmetic of both."""
+
+    def save(directory: Path, family: str, **options: Any) -> Any:
+        return fleet.save_stored_as(directory, family, torch.bfloat16, **options)
+
+    federation = Federation(tmp_path, "llama", fleet.settings(**LANGUAGE, numerics={"compute": "float32"}), save=save)
+    run(**federation.inputs(), out=tmp_path / "out", format="hf")
+    written = {name: tensor.dtype for name, tensor in WeightFiles.open(tmp_path / "out").tensors.items()}
+    large = {name: dtype for name, dtype in written.items() if "proj" in name or "embed" in name or "head" in name}
+    assert len(large) > 3 * 7
+    assert set(large.values()) == {torch.bfloat16}
+    loaded = load(AutoModelForCausalLM, tmp_path / "out")
+    assert loaded.dtype == torch.float32
     assert difference(loaded, *federation.answers()) == 0.0
 
 

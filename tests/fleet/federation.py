@@ -26,10 +26,12 @@ LANGUAGE: dict[str, dict[str, Any]] = fleet.LANGUAGE | {"head": {"form": "transf
 class Federation:
     """One device's plan, and a state whose adapters say something."""
 
-    def __init__(self, folder: Path, family: str, chosen: Settings, **model: Any) -> None:
+    def __init__(
+        self, folder: Path, family: str, chosen: Settings, *, save: Any = fleet.save_model, **model: Any
+    ) -> None:
         self.folder, self.model_dir, self.settings = folder, folder / "model", chosen
         language = chosen.task.kind == "causal-lm"
-        fleet.save_model(self.model_dir, family, **({"factory": AutoModelForCausalLM} if language else {}), **model)
+        save(self.model_dir, family, **({"factory": AutoModelForCausalLM} if language else {}), **model)
         self.data = fleet.save_texts(folder / "data.jsonl", fleet.texts(12))
         _, fresh = fleet.begin(folder, self.model_dir, self.data, chosen, state="fresh")
         draw = np.random.Generator(np.random.PCG64(1))
