@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.harness import call, markdown, save
+from schemas.methods.chain import LossWeights
 from schemas.refs import Window
 from schemas.settings import Settings
 from stages.model.backbone import Backbone
@@ -90,7 +91,7 @@ def step(folder: Path, chosen: argparse.Namespace, stored: str, compute: str) ->
     texts = EncodedTexts(tuple(rows), 0, "right", 1)
     weights = load_layers(backbone, WINDOW.layers)
     criterion = TokenCriterion(LanguageHead.of(backbone, resident=True))
-    objective = Objective(backbone, WINDOW, BottleneckTuning(adapters, {}), 0.2, criterion)
+    objective = Objective(backbone, WINDOW, BottleneckTuning(adapters, {}), LossWeights(downstream=0.2), criterion)
 
     def take() -> None:
         for indices in texts.micro_batches(list(range(chosen.batch))):

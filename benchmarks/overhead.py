@@ -318,11 +318,11 @@ class Loop:
         loss = F.cross_entropy(chain.logits(hidden, mask), targets, reduction="sum") / count
         settings = self.settings.chain
         assert isinstance(settings, ChainSettings)
-        if stop < len(self.layers) and settings.global_weight > 0:
+        if stop < len(self.layers) and settings.weights.downstream > 0:
             for layer in range(stop, len(self.layers)):
                 hidden = chain.after(layer, hidden)
             whole = F.cross_entropy(chain.logits(hidden, mask), targets, reduction="sum") / count
-            loss = loss + settings.global_weight * whole
+            loss = loss + settings.weights.downstream * whole
         return loss
 
     @torch.no_grad()

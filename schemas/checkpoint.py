@@ -15,7 +15,7 @@ class FinishedStep(Record):
     """Losses of one optimiser step, in nats per target, and its number of targets."""
 
     total: float
-    local: float
+    local: float | None
     downstream: float | None
     target_count: Annotated[int, Field(ge=1)]
 

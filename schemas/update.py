@@ -19,7 +19,7 @@ class TrainingLoss(Record):
     first: Loss  # first step
     last: Loss  # last step
     mean: Loss  # over all steps, weighted by their target counts
-    mean_local: Loss
+    mean_local: Loss | None  # None if there is no local loss: foresight through layers, w = 0
     mean_global: Loss | None  # None if there is no global loss: the last window, or λ = 0
 
 

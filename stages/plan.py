@@ -8,14 +8,13 @@ Writes: a plan artifact, and state 0: fresh adapters and head.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 
+from schemas.assignment import Assignment
 from schemas.devices import ACCEPTED_FILE
 from schemas.errors import BadInput
 from schemas.plan import AssignmentMemory, HeadParameter, PlanManifest
 from schemas.profile import ProfileManifest
-from schemas.refs import Window
 from schemas.settings import Settings
 from schemas.state import StateManifest
 from schemas.trust import EnrolledDevice, TrustPolicy, check_keys
@@ -109,13 +108,17 @@ def peak_predictor(backbone: Backbone, settings: Settings, bottleneck: int, prof
     tokens = profiles.most_examples * settings.encoding.max_length
     method = device_method(settings.chain.method)
 
-    @lru_cache
-    def predict(span: Window, first_layer: int, micro_batch: int, *, streamed: bool = True) -> int:
-        numerics = settings.numerics.model_copy(update={"micro_batch": micro_batch})
-        memory = MemoryModel(backbone, settings.model_copy(update={"numerics": numerics}), bottleneck, tokens)
-        choices = [choice for choice in PLACEMENTS if choice.window_resident or streamed]
-        peaks = [method.peak_bytes(memory, span, choice, first_layer=first_layer) for choice in choices]
-        return next((peak for peak in peaks if peak <= budget), min(peaks))
+    known: dict[tuple[str, int, int, bool], int] = {}
+
+    def predict(assignment: Assignment, first_layer: int, micro_batch: int, *, streamed: bool = True) -> int:
+        key = (str(assignment), first_layer, micro_batch, streamed)
+        if key not in known:
+            numerics = settings.numerics.model_copy(update={"micro_batch": micro_batch})
+            memory = MemoryModel(backbone, settings.model_copy(update={"numerics": numerics}), bottleneck, tokens)
+            choices = [choice for choice in PLACEMENTS if choice.window_resident or streamed]
+            peaks = [method.peak_bytes(memory, assignment, choice, first_layer=first_layer) for choice in choices]
+            known[key] = next((peak for peak in peaks if peak <= budget), min(peaks))
+        return known[key]
 
     return predict
 
@@ -142,7 +145,6 @@ def make_plan(
     )
     numerics = settings.numerics.model_copy(update={"micro_batch": decided.micro_batch})
     decisions, depth = decided.decisions, model.num_layers
-    method = device_method(settings.chain.method)
     return PlanManifest(
         model=model,
         settings=settings.model_copy(update={"chain": decided.settings, "numerics": numerics}),
@@ -157,9 +159,7 @@ def make_plan(
         memory=tuple(
             AssignmentMemory(
                 assignment=assignment,
-                predicted_peak_bytes=predict_peak(
-                    method.span(depth, assignment), decisions.first_layer, decided.micro_batch
-                ),
+                predicted_peak_bytes=predict_peak(assignment, decisions.first_layer, decided.micro_batch),
             )
             for assignment in decisions.assignments(depth)
         ),

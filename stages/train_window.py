@@ -124,9 +124,9 @@ def prepare_work(session: Session, turn: Turn, texts: DeviceTexts, *, all_texts:
     Hidden states are cached only for `all_texts` of the device: a part of them is another part in the next round.
     """
     plan, method = turn.plan.manifest, device_method(turn.settings.chain.method)
-    span, first_layer = method.span(plan.model.num_layers, turn.assignment), plan.decisions.first_layer
+    first_layer = plan.decisions.first_layer
     placement = session.place(
-        lambda memory, choice: method.peak_bytes(memory, span, choice, first_layer=first_layer),
+        lambda memory, choice: method.peak_bytes(memory, turn.assignment, choice, first_layer=first_layer),
         texts.encoded,
         bottleneck=plan.bottleneck,
         what=f"training {turn.assignment}",

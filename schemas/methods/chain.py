@@ -1,9 +1,8 @@
 """The chain of the paper: FOAT picks the start, DLCT slides a window of Q layers, GPO adds foresight."""
 
-import itertools
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from schemas.assignment import Assignment
 from schemas.base import Many, Record
@@ -11,14 +10,24 @@ from schemas.errors import UsageProblem
 from schemas.methods.registry import MethodDecisions, MethodProgress, MethodSettings
 from schemas.refs import DeviceName, NonNegativeInt, PositiveInt, Window
 
+Weight = Annotated[float, Field(ge=0)]
 StartReason = Literal["below-threshold", "clamped", "no-layer-below-threshold", "fixed"]
+
+
+class LossWeights(Record):
+    """Eq. 2: w of the local loss, λ of the global one, and whether that runs frozen layers (else adapters alone)."""
+
+    local: Weight = 1.0
+    downstream: Weight = 0.0
+    through_layers: bool = False
 
 
 class ChainSettings(MethodSettings):
     """Which layers train in which round.
 
     `start = 0` is "w/o FOAT"; `window_size = 1` with `advance = "on-convergence"` is "w/o DLCT";
-    `global_weight = 0.0` is "w/o GPO".
+    `global_weight = 0.0` is "w/o GPO".  `foresight`: what the global loss runs behind the window, adapters alone (the
+    paper's) or the frozen layers too, which gives the true gradient at the cost of all layers.
     """
 
     method: Literal["chain"] = "chain"
@@ -29,12 +38,31 @@ class ChainSettings(MethodSettings):
     advance: Literal["every-round", "on-convergence"] = "every-round"
     patience: PositiveInt = 3  # on-convergence: rounds without improvement before the window moves
     min_improvement: Annotated[float, Field(ge=0)] = 1e-3
-    global_weight: Annotated[float, Field(ge=0)] = 0.2  # [λ]; the paper uses 0.1 for BERT-base
+    order: Literal["upwards", "downwards"] = "upwards"  # of the windows; the paper's goes up
+    stride: Literal["window"] | PositiveInt = 1  # layers from a window to the next; window: Q, so that none overlap
+    foresight: Literal["adapters", "layers"] = "adapters"
+    local_weight: Literal["auto"] | Weight = "auto"  # of the local loss; auto: 1 with adapters, 0 with layers
+    # [λ] auto: 0.2 with adapters (the paper uses 0.1 for BERT-base), 1 with layers.
+    global_weight: Literal["auto"] | Weight = "auto"
+
+    @model_validator(mode="after")
+    def _something_is_in_the_loss(self) -> "ChainSettings":
+        if self.weights.local == self.weights.downstream == 0:
+            raise ValueError("local_weight and global_weight are both 0, so windows before the last would not train")
+        return self
+
+    @property
+    def weights(self) -> "LossWeights":
+        """The weights of Eq. 2, `auto` resolved."""
+        exact = self.foresight == "layers"
+        local = self.local_weight if self.local_weight != "auto" else 0.0 if exact else 1.0
+        downstream = self.global_weight if self.global_weight != "auto" else 1.0 if exact else 0.2
+        return LossWeights(local=local, downstream=downstream, through_layers=exact)
 
     @property
     def decided(self) -> bool:
-        """Whether Q is a number."""
-        return self.window_size != "auto"
+        """Whether Q and the weights are numbers."""
+        return "auto" not in (self.window_size, self.local_weight, self.global_weight)
 
     def freezes(self, layer: int, cka: float) -> bool:
         """Below a fixed start layer, or at least as similar as T."""
@@ -57,16 +85,17 @@ class ChainDecisions(MethodDecisions):
         return tuple(Assignment.of(window) for window in self.windows)
 
     def check(self, num_layers: int) -> None:
-        """Check that windows move forward, skip no layer and end at the last layer.  Raises `ValueError`."""
+        """Check that windows hold every layer from the start layer on, and no other.  Raises `ValueError`."""
         super().check(num_layers)
         edges = [(window.start, window.stop) for window in self.windows]
-        forward = all(a[0] < b[0] and a[1] < b[1] for a, b in itertools.pairwise(edges))
-        if not edges or not forward or edges[-1][1] != num_layers:
-            raise ValueError("windows must move forward, and the last one must end at the last layer")
-        if edges[0][0] != self.first_layer:
-            raise ValueError("the first window must begin at the start layer")
-        if any(later[0] > earlier[1] for earlier, later in itertools.pairwise(edges)):
-            raise ValueError("windows must not skip a layer")
+        if len(set(edges)) != len(edges):
+            raise ValueError("a window is listed twice")
+        if any(start < self.first_layer or stop > num_layers for start, stop in edges):
+            raise ValueError("windows must lie between the start layer and the last layer")
+        covered = {layer for window in self.windows for layer in window.layers}
+        head_only = edges == [(num_layers, num_layers)] and self.first_layer == num_layers
+        if covered != set(range(self.first_layer, num_layers)) or not (covered or head_only):
+            raise ValueError("windows must hold every layer from the start layer on")
 
 
 class Convergence(Record):
@@ -98,7 +127,7 @@ def ablated(settings: MethodSettings, *, dlct: bool, gpo: bool, foat: bool) -> M
     if not dlct:
         changes |= {"window_size": 1, "advance": "on-convergence"}
     if not gpo:
-        changes["global_weight"] = 0.0
+        changes |= {"global_weight": 0.0, "local_weight": settings.weights.local or 1.0}
     if not foat:
         changes["start"] = 0
     return settings.model_copy(update=changes)

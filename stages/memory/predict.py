@@ -11,7 +11,7 @@ within the budget; if there is none it refuses and names the smallest budget tha
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -83,15 +83,19 @@ class MemoryModel:
     tokens: int
     baseline_bytes: int | None = None
     longest: int | None = None
+    _passed: dict[tuple[tuple[int, ...], bool, bool], Live] = field(default_factory=dict, compare=False, repr=False)
 
-    def train_layers(self, span: Window, placement: Placement, *, first_layer: int, foresight: bool) -> int:
-        """Predicted peak in bytes of training all layers of a span: the larger of its two phases, prefix and span.
+    def train_layers(
+        self, span: Window, placement: Placement, *, trained: int, first_layer: int, foresight: bool
+    ) -> int:
+        """Predicted peak in bytes of a step with gradients through a span: the larger of its phases, prefix and span.
 
-        Layers from `first_layer` on have adapters; with `foresight` the global branch of Eq. 2 runs.
+        The adapters of `trained` of its layers train; layers from `first_layer` on have adapters.  With `foresight` the
+        adapters above the span run too (the global branch of Eq. 2).
         """
-        frozen, trained = self._adapter_bytes(self.backbone.dtype.itemsize), self._adapter_bytes(FLOAT32_BYTES)
+        frozen, one = self._adapter_bytes(self.backbone.dtype.itemsize), self._adapter_bytes(FLOAT32_BYTES)
         moments = {"adamw": 2, "sgd": 1 if self.settings.optimizer.momentum else 0}[self.settings.optimizer.name]
-        prefix = span_phase = (2 + moments) * trained * len(span.layers)  # trained copy, gradient, moments
+        prefix = span_phase = (2 + moments) * one * trained  # trained copy, gradient, moments
         prefix += frozen * (self.backbone.num_layers - min(first_layer, span.start))
         prefix += self._prefix_bytes(placement) if span.start > 0 else 0
         span_phase += frozen * (self.backbone.num_layers - span.start)
@@ -158,7 +162,9 @@ class MemoryModel:
     def _span_bytes(self, span: Window, placement: Placement, *, foresight: bool) -> int:
         """The span's weights, and activations of one micro-batch forward and backward."""
         sizes = [self.layer_bytes(layer) for layer in span.layers]
-        heads = self._head_activations(backward=True, branches=2) + (self._foresight_bytes(span) if foresight else 0)
+        above = foresight and span.stop < self.backbone.num_layers
+        heads = self._head_activations(backward=True, branches=2 if above else 1)
+        heads += self._foresight_bytes(span) if above else 0
         arriving = self._micro_batch_bytes()
         if not sizes:
             return arriving + heads
@@ -167,15 +173,22 @@ class MemoryModel:
             return sum(sizes) + arriving + self._layers_activations(span.layers, backward=True).with_inside(heads)
         one_more = len(sizes) > 1  # layers before the last want its gradient
         graph = self._layers_activations(span.layers[-1:], backward=True, passes_on=one_more)
-        carried = self._batch_bytes() * (len(sizes) - 1)
+        carried = self._batch_bytes() * (len(sizes) - 1) if placement.hidden_in_memory else arriving
+        in_hand = (2 if placement.prefetch else 1) * max(sizes)
         # The span's output and its gradient are there while the head computes, the graph is not.
-        return max(sizes) + arriving + carried + max(graph.peak, heads + 2 * arriving)
+        return in_hand + arriving + carried + max(graph.peak, heads + 2 * arriving)
 
     def _layers_activations(self, layers: Sequence[int], *, backward: bool, passes_on: bool = False) -> "Live":
-        """Live bytes of one micro-batch through `layers`, without the weights.
+        """Live bytes of one micro-batch through `layers`, without the weights.  Several placements ask for the same.
 
         `passes_on`: the gradient with respect to their input is wanted too, by layers before them.
         """
+        key = (tuple(layers), backward, passes_on)
+        if key not in self._passed:
+            self._passed[key] = self._pass(layers, backward=backward, passes_on=passes_on)
+        return self._passed[key]
+
+    def _pass(self, layers: Sequence[int], *, backward: bool, passes_on: bool) -> "Live":
         batch = self._batch(backward=backward)
         weights: dict[int, Weights] = {layer: self._meta_weights(layer) for layer in layers}
         adapters = {layer: self._meta_adapter() for layer in layers} if self.bottleneck else {}

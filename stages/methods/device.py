@@ -12,6 +12,8 @@ import numpy as np
 import torch
 
 from schemas.assignment import Assignment
+from schemas.methods import MethodSettings
+from schemas.methods.chain import LossWeights
 from schemas.plan import PlanManifest
 from schemas.refs import Window
 from schemas.state import StateManifest
@@ -52,31 +54,35 @@ class DeviceMethod:
         """The tuning that `eval`, `generate` and `export` apply under a state's `tensors`, computing in `dtype`."""
         return BottleneckTuning.of(plan, tensors, dtype)
 
-    def span(self, num_layers: int, assignment: Assignment) -> Window:
+    def span(self, chain: MethodSettings, num_layers: int, assignment: Assignment) -> Window:
         """The layers that gradients pass: from the first assigned to the last; none if only the head trains."""
         return assignment.span or Window(start=num_layers, stop=num_layers)
 
     def open(self, work: Work) -> Training:
         """The training of the assigned layers, ready to start."""
         plan = work.plan.manifest
-        return layer_training(
-            work, self.span(plan.model.num_layers, work.assignment), global_weight=self.global_weight(plan)
-        )
+        span = self.span(plan.settings.chain, plan.model.num_layers, work.assignment)
+        return layer_training(work, span, loss_weights=self.loss_weights(plan.settings.chain))
 
     def numbers(self, work: Work, training: Training) -> dict[str, float]:
         """The numbers that the update reports beside its tensors, by name."""
         return {}
 
-    def global_weight(self, plan: PlanManifest) -> float:
-        """λ of Eq. 2; 0 means no global branch."""
-        return 0.0
+    def loss_weights(self, chain: MethodSettings) -> LossWeights:
+        """The weights of Eq. 2; by default one loss, at the end of the span."""
+        return LossWeights()
 
-    def peak_bytes(self, memory: MemoryModel, span: Window, placement: Placement, *, first_layer: int) -> int:
-        """Predicted peak in bytes of training all layers of a span; layers from `first_layer` on have adapters."""
-        return memory.train_layers(span, placement, first_layer=first_layer, foresight=False)
+    def peak_bytes(self, memory: MemoryModel, assignment: Assignment, placement: Placement, *, first_layer: int) -> int:
+        """Predicted peak in bytes of training an assignment; layers from `first_layer` on have adapters."""
+        chain = memory.settings.chain
+        span, weights = self.span(chain, memory.backbone.num_layers, assignment), self.loss_weights(chain)
+        foresight = weights.downstream > 0 and not weights.through_layers
+        return memory.train_layers(
+            span, placement, trained=len(assignment.layers), first_layer=first_layer, foresight=foresight
+        )
 
 
-def layer_training(work: Work, span: Window, *, global_weight: float) -> LayerTraining:
+def layer_training(work: Work, span: Window, *, loss_weights: LossWeights) -> LayerTraining:
     """Trains the assigned layers and the head, with gradients through every layer of `span`."""
     plan, settings = work.plan.manifest, work.plan.manifest.settings
     tensors = read_tensors(work.state, *LIVE_TENSORS)
@@ -92,7 +98,8 @@ def layer_training(work: Work, span: Window, *, global_weight: float) -> LayerTr
         optimizer=optimizer,
         placement=work.placement,
         scratch=work.scratch,
-        global_weight=global_weight,
+        loss_weights=loss_weights,
+        window=work.assignment.span if loss_weights.through_layers else None,
         cache=prefix_cache(work.cache, plan, before, work.texts.encoded),
         keep=(plan.decisions.first_layer, span.start),
     )

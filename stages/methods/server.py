@@ -14,7 +14,7 @@ from schemas.assignment import Assignment
 from schemas.methods import MethodDecisions, MethodProgress, MethodSettings
 from schemas.plan import PlanManifest
 from schemas.profile import LayerSimilarity
-from schemas.refs import ModelFingerprint, Window
+from schemas.refs import ModelFingerprint
 from schemas.settings import Settings
 from schemas.state import StateManifest
 from schemas.update import UpdateManifest
@@ -30,10 +30,10 @@ FLOAT32_BYTES = 4
 class PredictPeak(Protocol):
     """Predicts the peak of `train-window` in bytes, with the smallest placement."""
 
-    def __call__(self, span: Window, first_layer: int, micro_batch: int, *, streamed: bool = True) -> int:
-        """Peak of training the layers of `span`; layers from `first_layer` on have adapters.
+    def __call__(self, assignment: Assignment, first_layer: int, micro_batch: int, *, streamed: bool = True) -> int:
+        """Peak of training an assignment; layers from `first_layer` on have adapters.
 
-        `streamed`: the span's layers may pass through memory one at a time.
+        `streamed`: the layers that gradients pass may pass through memory one at a time.
         """
         ...
 

@@ -1,5 +1,6 @@
 """The memory that a recipe's method needs for a window, before there is a plan."""
 
+from schemas.assignment import Assignment
 from schemas.refs import Window
 from stages.memory.fits import Predict
 from stages.memory.predict import MemoryModel
@@ -12,6 +13,6 @@ def peaks_of_windows(memory: MemoryModel) -> Predict:
     method = device_method(memory.settings.chain.method)
 
     def predict(window: Window, placement: Placement) -> int:
-        return method.peak_bytes(memory, window, placement, first_layer=window.start)
+        return method.peak_bytes(memory, Assignment.of(window), placement, first_layer=window.start)
 
     return predict

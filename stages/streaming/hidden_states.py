@@ -44,7 +44,7 @@ class HiddenStates:
         if self.total_bytes <= in_memory_limit_bytes:
             self._memory = torch.empty(self._starts[-1], width, dtype=dtype)
         else:
-            self._file = _anonymous_file(scratch)
+            self._file = anonymous_file(scratch)
 
     def __enter__(self) -> Self:
         return self
@@ -115,7 +115,7 @@ class HiddenStates:
             written += os.pwrite(self._file, view[written:], start * self.width * self.dtype.itemsize + written)
 
 
-def _anonymous_file(scratch: Path) -> int:
+def anonymous_file(scratch: Path) -> int:
     """A file with no name: the kernel frees it however the process ends."""
     descriptor, name = tempfile.mkstemp(prefix=".hidden-states-", dir=scratch)
     os.unlink(name)  # noqa: PTH108 -- mkstemp gives a str

@@ -19,6 +19,8 @@ PLACEMENTS = (
     Placement(hidden_in_memory=True, prefetch=True, window_resident=True, head_resident=False),
     Placement(hidden_in_memory=False, prefetch=True, window_resident=True, head_resident=False),
     Placement(hidden_in_memory=False, prefetch=False, window_resident=True, head_resident=False),
+    Placement(hidden_in_memory=True, prefetch=True, window_resident=False, head_resident=False),
+    Placement(hidden_in_memory=False, prefetch=True, window_resident=False, head_resident=False),
     Placement(hidden_in_memory=False, prefetch=False, window_resident=False, head_resident=False),
 )
 FASTEST, SMALLEST = PLACEMENTS[0], PLACEMENTS[-1]

@@ -45,12 +45,13 @@ class Tally:
 
     def summary(self) -> TrainingLoss:
         """The losses as the update's manifest reports them, weighted by target counts."""
+        local = [loss.local for loss in self.losses if loss.local is not None]
         downstream = [loss.downstream for loss in self.losses if loss.downstream is not None]
         return TrainingLoss(
             first=self.losses[0].total,
             last=self.losses[-1].total,
             mean=self._mean([loss.total for loss in self.losses]),
-            mean_local=self._mean([loss.local for loss in self.losses]),
+            mean_local=self._mean(local) if local else None,
             mean_global=self._mean(downstream) if downstream else None,
         )
 

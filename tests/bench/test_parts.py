@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 -- torch's own convention
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from schemas.methods.chain import LossWeights
 from schemas.refs import Window
 from stages.data.layout import Layout
 from stages.memory.predict import MemoryModel
@@ -96,7 +97,7 @@ def test_a_window_step(benchmark: BenchmarkFixture, bert: Path) -> None:
     }
     head = {name: value.clone().requires_grad_() for name, value in backbone.initial_head.items()}
     tuning, criterion = BottleneckTuning(adapters | trained, head), ClassCriterion(backbone, head)
-    objective = Objective(backbone, Window(start=1, stop=3), tuning, 0.2, criterion)
+    objective = Objective(backbone, Window(start=1, stop=3), tuning, LossWeights(downstream=0.2), criterion)
     weights, hidden, targets = load_layers(backbone, [1, 2]), backbone.embed(texts), torch.zeros(ROWS).long()
     benchmark(lambda: objective.accumulate(weights, hidden, texts, targets, count=ROWS))
 
@@ -137,4 +138,4 @@ def test_hidden_states_of_64_texts(benchmark: BenchmarkFixture, tmp_path: Path, 
 def test_predicting_a_window(benchmark: BenchmarkFixture, bert: Path) -> None:
     chosen = fleet.settings(encoding={"max_length": LENGTH}, adapter={"activation": "relu"})
     memory = MemoryModel(opened(bert), chosen, 48, 64 * LENGTH)
-    benchmark(lambda: memory.train_layers(Window(start=1, stop=3), SMALLEST, first_layer=1, foresight=True))
+    benchmark(lambda: memory.train_layers(Window(start=1, stop=3), SMALLEST, trained=2, first_layer=1, foresight=True))

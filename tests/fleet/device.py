@@ -44,6 +44,7 @@ class OneDevice:
         compute: str = "float32",
         batch_size: int = 5,
         epochs: int = 2,
+        chain: dict[str, Any] | None = None,
         save: Callable[[Path, str], object] = save_model,
         **sections: Any,
     ) -> None:
@@ -52,7 +53,7 @@ class OneDevice:
         rows = texts(10)
         data = save_texts(folder / "data.jsonl", rows)
         self.settings = settings(
-            chain={"window_size": window_size, "start": 0},
+            chain={"window_size": window_size, "start": 0} | (chain or {}),
             numerics={"micro_batch": micro_batch, "threads": 1, "compute": compute},
             optimizer={"batch_size": batch_size, "epochs": epochs},
             **sections,

@@ -11,7 +11,7 @@ import numpy as np
 from schemas.assignment import Assignment
 from schemas.plan import PlanManifest
 from schemas.profile import LayerSimilarity, ProfileManifest
-from schemas.refs import ModelFingerprint, Window
+from schemas.refs import ModelFingerprint
 from schemas.settings import Settings
 from schemas.state import StateManifest
 from schemas.update import TrainingLoss, UpdateManifest
@@ -71,9 +71,9 @@ def profile_manifest(
     )
 
 
-def peak(span: Window, first_layer: int, micro_batch: int, *, streamed: bool = True) -> int:  # noqa: ARG001
+def peak(assignment: Assignment, first_layer: int, micro_batch: int, *, streamed: bool = True) -> int:  # noqa: ARG001
     """A toy memory model: 20 MiB, and 30 per layer."""
-    return (20 + 30 * len(span.layers)) * MIB
+    return (20 + 30 * len(assignment.layers)) * MIB
 
 
 def plan_manifest(profiles: Sequence[ProfileManifest], chosen: Settings, *, bottleneck: int = 8) -> PlanManifest:

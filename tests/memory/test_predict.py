@@ -66,17 +66,20 @@ def test_more_layers_in_the_window_need_more_memory_unless_they_pass_one_at_a_ti
     model = MemoryModel(fleet.open_backbone(tmp_path, chosen), chosen, 8, tokens=100)
     windows = [Window(start=0, stop=stop) for stop in (1, 2, 3)]
     for choice in PLACEMENTS[:4]:
-        peaks = [model.train_layers(window, choice, first_layer=0, foresight=True) for window in windows]
+        peaks = [model.train_layers(window, choice, trained=2, first_layer=0, foresight=True) for window in windows]
         assert peaks == sorted(set(peaks))
     resident, streamed = (
-        model.train_layers(windows[2], choice, first_layer=0, foresight=True) for choice in PLACEMENTS[3:]
+        model.train_layers(windows[2], choice, trained=3, first_layer=0, foresight=True)
+        for choice in (PLACEMENTS[3], PLACEMENTS[-1])
     )
     assert streamed < resident
 
 
 def test_the_fastest_placement_that_keeps_the_budget_is_taken() -> None:
-    peaks = dict(zip(PLACEMENTS, (500 * MIB, 400 * MIB, 300 * MIB, 200 * MIB, 100 * MIB), strict=True))
-    for budget, expected in ((None, 0), (500, 0), (499, 1), (300, 2), (250, 3), (100, 4)):
+    peaks = dict(
+        zip(PLACEMENTS, (500 * MIB, 400 * MIB, 300 * MIB, 200 * MIB, 180 * MIB, 150 * MIB, 100 * MIB), strict=True)
+    )
+    for budget, expected in ((None, 0), (500, 0), (499, 1), (300, 2), (250, 3), (190, 4), (179, 5), (100, 6)):
         placement, peak = fit(peaks.__getitem__, budget and budget * MIB, what="it")
         assert placement == PLACEMENTS[expected]
         assert peak == peaks[placement]

@@ -19,6 +19,7 @@ from schemas import methods as schemas
 from schemas.assignment import Assignment
 from schemas.evaluation import EvaluationManifest
 from schemas.methods import MethodSettings
+from schemas.methods.chain import LossWeights
 from schemas.methods.registry import unregister as unregister_schema
 from schemas.plan import PlanManifest
 from schemas.refs import Window
@@ -99,12 +100,13 @@ class Unstacked(Unmoved):
 
 @dataclass(frozen=True)
 class ScatteredOnDevice(DeviceMethod):
-    def span(self, num_layers: int, assignment: Assignment) -> Window:
+    def span(self, chain: MethodSettings, num_layers: int, assignment: Assignment) -> Window:
         return Window(start=assignment.layers[0], stop=num_layers)
 
     def open(self, work: Work) -> Training:
-        span = self.span(work.plan.manifest.model.num_layers, work.assignment)
-        return StackedTraining(layer_training(work, span, global_weight=0.0), work.assignment.layers)
+        plan = work.plan.manifest
+        span = self.span(plan.settings.chain, plan.model.num_layers, work.assignment)
+        return StackedTraining(layer_training(work, span, loss_weights=LossWeights()), work.assignment.layers)
 
     def numbers(self, work: Work, training: Training) -> dict[str, float]:
         assert isinstance(training, StackedTraining)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 from schemas.errors import BadInput, NotTrusted
+from schemas.methods.chain import LossWeights
 from schemas.refs import Window
 from schemas.settings import HeadForm
 from stages.data.layout import Layout
@@ -218,7 +219,13 @@ def _open(directory: Path, form: str = "mean") -> Backbone:
 
 def _objective(backbone: Backbone, window: Window, adapters: dict[int, Adapter], weight: float) -> Objective:
     head = {name: value.clone().requires_grad_() for name, value in backbone.initial_head.items()}
-    return Objective(backbone, window, BottleneckTuning(adapters, head), weight, ClassCriterion(backbone, head))
+    return Objective(
+        backbone,
+        window,
+        BottleneckTuning(adapters, head),
+        LossWeights(downstream=weight),
+        ClassCriterion(backbone, head),
+    )
 
 
 def _layer_outputs(model: nn.Module, batch: Batch) -> list[Tensor]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from schemas.errors import BadInput
+from schemas.methods.chain import LossWeights
 from schemas.refs import Window
 from stages.model.architecture import check_head, find_layers
 from stages.model.backbone import Backbone
@@ -114,7 +115,7 @@ def test_window_gradients_equal_autograd_on_the_resident_language_model(
     targets = _targets(batch)
     count = int((targets != IGNORED).sum())
     criterion = TokenCriterion(LanguageHead.of(backbone))
-    objective = Objective(backbone, window, BottleneckTuning(adapters, {}), weight, criterion)
+    objective = Objective(backbone, window, BottleneckTuning(adapters, {}), LossWeights(downstream=weight), criterion)
     loss = objective.accumulate(load_layers(backbone, window.layers), hidden, batch, targets, count=count)
     found = {layer: [value.grad for value in adapters[layer].parameters()] for layer in window.layers}
     expected_loss, expected = _resident(model, batch, window, weight)

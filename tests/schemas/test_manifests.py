@@ -356,15 +356,19 @@ def plan_with_windows(windows: list[tuple[int, int]], start: int | None = None) 
         decisions["windows"] = [{"start": first, "stop": stop} for first, stop in windows]
         trained = [{"layers": list(range(first, stop)), "extra": {}} for first, stop in windows]
         plan["memory"] = [{"assignment": assignment, "predicted_peak_bytes": 1} for assignment in trained]
-        decisions["first_layer"] = (windows[0][0] if windows else 0) if start is None else start
+        decisions["first_layer"] = min((first for first, _ in windows), default=0) if start is None else start
 
     return edited("plan", edit)
 
 
 @pytest.mark.parametrize(
-    "windows", [[(2, 3), (3, 4)], [(0, 2), (1, 3), (2, 4)], [(2, 4)], [(0, 4)], [(4, 4)], [(0, 1), (1, 4)]]
+    "windows",
+    [
+        *([(2, 3), (3, 4)], [(0, 2), (1, 3), (2, 4)], [(2, 4)], [(0, 4)], [(4, 4)], [(0, 1), (1, 4)]),
+        *([(3, 4), (2, 3)], [(2, 4), (0, 2)], [(1, 3), (2, 4), (1, 4)]),  # downwards, and in any order
+    ],
 )
-def test_windows_that_tile_the_tail_are_accepted(windows: list[tuple[int, int]]) -> None:
+def test_windows_that_hold_the_tail_are_accepted(windows: list[tuple[int, int]]) -> None:
     plan = PlanManifest.from_bytes(plan_with_windows(windows), source="plan")
     assert [(window.start, window.stop) for window in fleet.windows_of(plan)] == windows
 
@@ -372,20 +376,19 @@ def test_windows_that_tile_the_tail_are_accepted(windows: list[tuple[int, int]])
 @pytest.mark.parametrize(
     ("windows", "start", "says"),
     [
-        ([], None, "last layer"),
-        ([(2, 3)], None, "last layer"),
-        ([(2, 3), (3, 5)], None, "last layer"),
-        ([(3, 4), (2, 3)], None, "last layer"),
-        ([(2, 3), (3, 4)], 1, "start layer"),
-        ([(2, 3), (3, 4)], 3, "start layer"),
-        ([(0, 1), (2, 4)], None, "skip a layer"),
-        ([(0, 1), (1, 2), (3, 4)], None, "skip a layer"),
-        ([(2, 3), (0, 4)], None, "move forward"),
-        ([(1, 3), (2, 4), (1, 4)], None, "move forward"),
+        ([], None, "every layer"),
+        ([(4, 4)], 3, "every layer"),
+        ([(2, 3)], None, "every layer"),
+        ([(2, 3), (3, 5)], None, "the last layer"),
+        ([(2, 3), (3, 4)], 1, "every layer"),
+        ([(2, 3), (3, 4)], 3, "the start layer"),
+        ([(0, 1), (2, 4)], None, "every layer"),
+        ([(0, 1), (1, 2), (3, 4)], None, "every layer"),
+        ([(1, 3), (2, 4), (1, 3)], None, "twice"),
         ([(3, 2), (2, 4)], 3, "before its stop"),
     ],
 )
-def test_windows_that_do_not_tile_the_tail_are_refused(
+def test_windows_that_do_not_hold_the_tail_are_refused(
     windows: list[tuple[int, int]], start: int | None, says: str
 ) -> None:
     assert says in str(refusal("plan", plan_with_windows(windows, start)))

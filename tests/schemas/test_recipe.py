@@ -89,6 +89,8 @@ def test_every_setting_can_come_from_each_source(path: str) -> None:
         "similarity.reference": "first-layer",
         "chain.method": "no-ft",
         "chain.advance": "on-convergence",
+        "chain.foresight": "layers",
+        "chain.order": "downwards",
         "adapter.activation": "gelu",
         "optimizer.name": "sgd",
         "numerics.compute": "bfloat16",

@@ -125,5 +125,5 @@ def test_a_layer_of_half_the_bytes_needs_half_the_memory(tmp_path: Path) -> None
         chosen = fleet.settings(adapter={"activation": "silu"})
         memory = MemoryModel(fleet.open_backbone(tmp_path / name, chosen), chosen, 8, tokens=100, baseline_bytes=0)
         peaks[name] = memory.layer_bytes(0)
-        assert memory.train_layers(Window(start=1, stop=2), SMALLEST, first_layer=1, foresight=True) > 0
+        assert memory.train_layers(Window(start=1, stop=2), SMALLEST, trained=1, first_layer=1, foresight=True) > 0
     assert peaks["half"] <= 0.51 * peaks["single"]

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from schemas.errors import BadInput
+from schemas.methods.chain import LossWeights
 from schemas.refs import Window
 from schemas.settings import Settings, TaskSettings
 from stages.model.backbone import Backbone
@@ -66,7 +67,7 @@ def ours(backbone: Backbone, encoded: EncodedTexts) -> tuple[float, list[Tensor]
     adapters = random_adapters()
     count = sum(encoded.target_counts)
     criterion = TokenCriterion(LanguageHead.of(backbone))
-    objective = Objective(backbone, WINDOW, BottleneckTuning(adapters, {}), 0.0, criterion)
+    objective = Objective(backbone, WINDOW, BottleneckTuning(adapters, {}), LossWeights(), criterion)
     weights, total = load_layers(backbone, WINDOW.layers), 0.0
     for indices in encoded.micro_batches(range(len(encoded.rows))):
         batch = encoded.batch(indices)

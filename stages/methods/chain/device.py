@@ -1,30 +1,27 @@
-"""The chain on a device: Eq. 2 over the assigned window."""
+"""The chain on a device: Eq. 2 over the assigned window, with foresight through adapters or through layers."""
 
 from dataclasses import dataclass
 
-from schemas.methods import ChainSettings
-from schemas.plan import PlanManifest
+from schemas.assignment import Assignment
+from schemas.methods import ChainSettings, MethodSettings
+from schemas.methods.chain import LossWeights
 from schemas.refs import Window
-from stages.memory.predict import MemoryModel
 from stages.methods.device import DeviceMethod
-from stages.streaming.placement import Placement
 
 
 @dataclass(frozen=True)
 class ChainOnDevice(DeviceMethod):
-    """The defaults, with the global branch of GPO."""
+    """The defaults, with the losses of Eq. 2."""
 
-    def global_weight(self, plan: PlanManifest) -> float:
-        """The recipe's λ."""
-        chain = plan.settings.chain
-        assert isinstance(chain, ChainSettings)
-        return chain.global_weight
+    def span(self, chain: MethodSettings, num_layers: int, assignment: Assignment) -> Window:
+        """The window; with foresight through layers, every layer from its first on."""
+        window = super().span(chain, num_layers, assignment)
+        return Window(start=window.start, stop=num_layers) if self.loss_weights(chain).through_layers else window
 
-    def peak_bytes(self, memory: MemoryModel, span: Window, placement: Placement, *, first_layer: int) -> int:
-        """The default peak, plus the adapters above the window if the global branch runs."""
-        chain = memory.settings.chain
+    def loss_weights(self, chain: MethodSettings) -> LossWeights:
+        """Those of the recipe."""
         assert isinstance(chain, ChainSettings)
-        return memory.train_layers(span, placement, first_layer=first_layer, foresight=chain.global_weight > 0.0)
+        return chain.weights
 
 
 METHOD = ChainOnDevice()

@@ -1,7 +1,7 @@
 """The chain's decisions: the start layer (FOAT), the next window (DLCT), and Q from the memory budgets."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from schemas.assignment import Assignment
 from schemas.errors import BadInput, DoesNotFit
@@ -12,7 +12,7 @@ from schemas.profile import LayerSimilarity
 from schemas.refs import Window
 from schemas.state import StateManifest
 from schemas.update import UpdateManifest
-from stages.methods.server import Decided, Facts, Next, ServerMethod
+from stages.methods.server import Costs, Decided, Facts, Next, ServerMethod
 from stages.process.measure import mebibytes
 
 REASONS: dict[StartReason, str] = {
@@ -45,10 +45,11 @@ class Chain(ServerMethod):
             first_layer=start,
             start_reason=reason,
             start_range=start_range,
-            windows=tuple(Window(start=first, stop=first + size) for first in range(start, depth - size + 1)),
+            windows=windows_of(chain, start, depth, size),
             limited_by=limited_by,
         )
-        return Decided(chain.model_copy(update={"window_size": size}), decisions, micro_batch)
+        weights = {"local_weight": chain.weights.local, "global_weight": chain.weights.downstream}
+        return Decided(chain.model_copy(update={"window_size": size, **weights}), decisions, micro_batch)
 
     def first(self, plan: PlanManifest) -> Next:
         """The first window."""
@@ -72,6 +73,15 @@ class Chain(ServerMethod):
         """The last `layers` layers of the window."""
         return Assignment(layers=assigned.layers[-layers:]) if 0 < layers <= len(assigned.layers) else None
 
+    def costs(self, plan: PlanManifest, assignment: Assignment) -> Costs:
+        """With foresight through layers every layer is passed, and those from the window on backwards too."""
+        costs, depth = super().costs(plan, assignment), plan.model.num_layers
+        chain = plan.settings.chain
+        assert isinstance(chain, ChainSettings)
+        if not chain.weights.through_layers or assignment.span is None:
+            return costs
+        return replace(costs, forward_passes=depth, backward_passes=depth - assignment.span.start)
+
     def explain(self, plan: PlanManifest) -> list[str]:
         """The start layer and the reason for it, its uncertainty, Q, and the device that limits Q."""
         decisions, chain = decisions_of(plan), plan.settings.chain
@@ -89,7 +99,10 @@ class Chain(ServerMethod):
 
     def warnings(self, plan: PlanManifest) -> list[str]:
         """A warning if the language head is applied to intermediate layers."""
-        early = decisions_of(plan).windows[0].stop < plan.model.num_layers
+        chain = plan.settings.chain
+        assert isinstance(chain, ChainSettings)
+        first = min(window.stop for window in decisions_of(plan).windows)
+        early = first < plan.model.num_layers and chain.weights.local > 0
         return [EARLY_WINDOWS] if early and plan.settings.task.kind == "causal-lm" else []
 
 
@@ -126,8 +139,10 @@ def choose_window_size(facts: Facts) -> tuple[int, int, str | None]:
     peaks: list[int] = []
     for size in sizes:
         for micro_batch in micro_batches:
-            streamed = chain.window_size != "auto" or size <= STREAMED_WINDOW
-            peaks.append(facts.predict_peak(Window(start=0, stop=size), 0, micro_batch, streamed=streamed))
+            exact = chain.weights.through_layers  # its steps pass all layers, whatever Q is
+            streamed = chain.window_size != "auto" or size <= STREAMED_WINDOW or exact
+            first = Assignment(layers=tuple(range(size)))
+            peaks.append(facts.predict_peak(first, 0, micro_batch, streamed=streamed))
             if peaks[-1] <= smallest.memory_budget_bytes:
                 return size, micro_batch, (smallest.device if len(peaks) > 1 else None)
     raise DoesNotFit(
@@ -135,6 +150,25 @@ def choose_window_size(facts: Facts) -> tuple[int, int, str | None]:
         values={"budget": mebibytes(smallest.memory_budget_bytes), "needed": mebibytes(min(peaks))},
         hint="leave that device out, lower encoding.max_length, or raise adapter.reduction_factor",
     )
+
+
+def windows_of(chain: ChainSettings, start: int, depth: int, size: int) -> tuple[Window, ...]:
+    """The windows in the order of their rounds: from `start` up, or from the last layer down.
+
+    The last one of a cycle is moved back where a stride would carry it past the end.  Raises `BadInput` for a stride
+    that skips layers.
+    """
+    stride = size if chain.stride == "window" else chain.stride
+    if stride > size:
+        raise BadInput(
+            "the stride is longer than the window, so layers would be skipped",
+            values={"chain.stride": stride, "window size": size},
+            hint="set chain.stride to at most the window size, or raise chain.window_size",
+        )
+    last = depth - size
+    steps = range(0, last - start + stride, stride)
+    firsts = [min(start + step, last) if chain.order == "upwards" else max(last - step, start) for step in steps]
+    return tuple(Window(start=first, stop=first + size) for first in firsts)
 
 
 def choose_start(
