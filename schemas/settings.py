@@ -146,6 +146,11 @@ class OptimizerSettings(Record):
             raise ValueError("final_learning_rate is above learning_rate")
         return self
 
+    @property
+    def moments(self) -> int:
+        """How many values of optimizer state a parameter has."""
+        return {"adamw": 2, "sgd": 1 if self.momentum else 0}[self.name]
+
     def rate(self, round_number: int) -> float:
         """The learning rate of a round."""
         if self.schedule == "constant":

@@ -285,7 +285,8 @@ def test_the_automatic_cap_is_above_what_adamw_can_do(optimizer: dict[str, Any],
     update = fleet.update_manifest(device="a", assignment=state.manifest.assignment, tensors=(), files=())
     for pattern in ("late", "constant", "growing"):
         parameters = [torch.from_numpy(before[name].copy()).requires_grad_() for name in names]
-        learner = Optimizer(parameters, chosen)
+        learner = Optimizer(chosen)
+        learner.add(0, parameters)
         for step in range(1, 1001):
             size = {"late": float(step > 900), "constant": 1.0, "growing": 1.2**step if step < 400 else 1.2**400}[
                 pattern

@@ -25,7 +25,10 @@ from stages.streaming.placement import Placement
 from stages.streaming.prefix_cache import prefix_cache
 from stages.training.layers import DeviceTexts, LayerTraining
 from stages.training.loop import Training
-from stages.training.optimizer import Optimizer
+from stages.training.optimizer import HEAD, Optimizer
+from stages.training.pages import Pages
+from stages.tuning.adapters import Adapter, adapters_from_tensors
+from stages.tuning.state_adapters import StateAdapters
 from stages.tuning.tensors import LIVE_TENSORS
 from stages.tuning.tuning import BottleneckTuning, Tuning
 
@@ -85,16 +88,15 @@ class DeviceMethod:
 def layer_training(work: Work, span: Window, *, loss_weights: LossWeights) -> LayerTraining:
     """Trains the assigned layers and the head, with gradients through every layer of `span`."""
     plan, settings = work.plan.manifest, work.plan.manifest.settings
-    tensors = read_tensors(work.state, *LIVE_TENSORS)
-    before = BottleneckTuning.of(plan, tensors, work.backbone.dtype)
-    tuning = before.training(tensors, work.assignment.layers).from_layer(span.start)
-    optimizer = Optimizer(list(tuning.trainable().values()), settings.optimizer, round_number=work.state.manifest.round)
+    pages = Pages(None if work.placement.adapters_in_memory else work.scratch)
+    optimizer = Optimizer(settings.optimizer, round_number=work.state.manifest.round, pages=pages)
+    before = prefix_tuning(work)
     return LayerTraining(
         backbone=work.backbone,
         texts=work.texts,
         span=span,
         before=before,
-        tuning=tuning,
+        tuning=trained_tuning(work, span, optimizer),
         optimizer=optimizer,
         placement=work.placement,
         scratch=work.scratch,
@@ -103,3 +105,36 @@ def layer_training(work: Work, span: Window, *, loss_weights: LossWeights) -> La
         cache=prefix_cache(work.cache, plan, before, work.texts.encoded),
         keep=(plan.decisions.first_layer, span.start),
     )
+
+
+def prefix_tuning(work: Work) -> BottleneckTuning:
+    """The frozen tuning of a state, which the prefix runs with; one adapter at a time if they are not to stay."""
+    plan, dtype = work.plan.manifest, work.backbone.dtype
+    if work.placement.adapters_in_memory:
+        return BottleneckTuning.of(plan, read_tensors(work.state, *LIVE_TENSORS), dtype)
+    return BottleneckTuning(StateAdapters(plan, work.state, dtype), {})
+
+
+def trained_tuning(work: Work, span: Window, optimizer: Optimizer) -> BottleneckTuning:
+    """The tuning of a span and of all layers above it, with what trains given to the optimizer.
+
+    Built a layer at a time, so that each may be put away before the next is read.
+    """
+    plan, frozen, pages = work.plan.manifest, work.backbone.dtype, optimizer.pages
+    activation = plan.settings.adapter.activation
+    adapters: dict[int, Adapter] = {}
+    for layer in range(max(span.start, plan.decisions.first_layer), plan.model.num_layers):
+        stored = adapters_from_tensors(read_tensors(work.state, f"adapters.{layer}."), activation)[layer]
+        if layer in work.assignment.layers:
+            adapters[layer] = stored.trainable()
+            optimizer.add(layer, adapters[layer].parameters())
+        else:
+            adapters[layer] = stored.frozen(frozen)
+            if layer in span.layers:  # those above run together, in the paper's global branch
+                pages.add(layer, adapters[layer].parameters())
+    head = {
+        name.removeprefix("head."): torch.from_numpy(values).clone().requires_grad_()
+        for name, values in read_tensors(work.state, "head.").items()
+    }
+    optimizer.add(HEAD, list(head.values()))
+    return BottleneckTuning(adapters, head)

@@ -29,7 +29,7 @@ from stages.store.files import complete_directory, write_file
 from stages.store.lines import Lines, read_lines
 from stages.store.regular import file_digest, file_size, open_regular
 from stages.store.signing import SIGNATURE_FILE, Signer, check_signature
-from stages.store.tensors import TENSORS_FILE, Shapes, TensorFile, TensorWriter
+from stages.store.tensors import TENSORS_FILE, LazyTensors, Shapes, TensorFile, TensorWriter
 
 MANIFEST_FILE = "manifest.json"
 MEASURED_FILE = "measured.json"
@@ -228,7 +228,8 @@ class Draft:
         self, tensors: Mapping[str, np.ndarray]
     ) -> tuple[tuple[TensorReference, ...], tuple[FileReference, ...]]:
         """Write float32 tensors; the references that the manifest holds, to them and to their file."""
-        writer = self.tensor_writer({name: values.shape for name, values in tensors.items()})
+        shapes = tensors.shapes if isinstance(tensors, LazyTensors) else _shapes(tensors)
+        writer = self.tensor_writer(shapes)
         for name in sorted(tensors):
             writer.write(name, tensors[name])
         references, file = writer.finish()
@@ -323,3 +324,7 @@ def _read_bounded(path: Path, limit: int) -> bytes:
             hint="manifests are never that large: copy the artifact again",
         )
     return data
+
+
+def _shapes(tensors: Mapping[str, np.ndarray]) -> Shapes:
+    return {name: values.shape for name, values in tensors.items()}

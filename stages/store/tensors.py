@@ -9,7 +9,8 @@ single value is read.  The library reads what is written here.
 import hashlib
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -27,6 +28,23 @@ HEADER_LIMIT_BYTES = 2**20
 CHUNK_ELEMENTS = 2**18
 
 Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class LazyTensors(Mapping[str, np.ndarray]):
+    """Float32 arrays by name, each made when it is asked for; shapes are known before."""
+
+    shapes: Shapes
+    make: Callable[[str], np.ndarray]
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.make(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
 
 
 def header_bytes(shapes: Shapes) -> bytes:

@@ -6,7 +6,7 @@ every step.  Prefix and span are never in memory together.
 Shapes: B texts of a micro-batch, S tokens, D hidden size.
 """
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,7 @@ from schemas.refs import Window
 from stages.model.backbone import Backbone
 from stages.model.language_head import LanguageHead
 from stages.process.progress import Progress
+from stages.store.tensors import LazyTensors
 from stages.streaming.boundaries import Boundaries
 from stages.streaming.hidden_states import HiddenStates
 from stages.streaming.placement import Placement
@@ -28,8 +29,9 @@ from stages.streaming.stream import hidden_states, load_layers, run_prefix, stre
 from stages.streaming.texts import EncodedTexts
 from stages.training.criterion import ClassCriterion, Criterion, TokenCriterion, backward_with_gradient
 from stages.training.objective import Objective, StepLoss
-from stages.training.optimizer import Optimizer
-from stages.tuning.tuning import BottleneckTuning
+from stages.training.optimizer import HEAD, Optimizer
+from stages.tuning.tensors import layer_of
+from stages.tuning.tuning import BottleneckTuning, Tuning
 from stages.weights.reader import Weights
 
 LOCAL = -1  # in the place of a layer: gradients of the local loss
@@ -68,7 +70,7 @@ class LayerTraining:
     backbone: Backbone
     texts: DeviceTexts
     span: Window
-    before: BottleneckTuning
+    before: Tuning
     tuning: BottleneckTuning
     optimizer: Optimizer
     placement: Placement
@@ -103,7 +105,8 @@ class LayerTraining:
             stays = self.placement.window_resident or len(self.span.layers) < 2
             self._resident = load_layers(self.backbone, self.span.layers) if stays else None
             self._between = Boundaries(None if self.placement.hidden_in_memory else self.scratch)
-            yield
+            with self.optimizer.pages.holding(*(self.span.layers if stays else ())):
+                yield
             self._between.close()
 
     def step(self, batch: list[int]) -> StepLoss:
@@ -114,12 +117,22 @@ class LayerTraining:
             if gradient is not None and whole.grad is not None:
                 whole.grad.add_(gradient)
             apart.grad = None
-        self.optimizer.step()
+        if self._resident is None:  # the layers had their steps as soon as their gradients were complete
+            self.optimizer.step(HEAD)
+        else:
+            self.optimizer.step()
         return loss
 
-    def tensors(self) -> dict[str, np.ndarray]:
+    def tensors(self) -> Mapping[str, np.ndarray]:
         """The trained tensors by name, float32."""
-        return {name: value.detach().numpy() for name, value in self.tuning.trainable().items()}
+        trained = self.tuning.trainable()
+
+        def values(name: str) -> np.ndarray:
+            layer = layer_of(name)
+            with self.optimizer.pages.holding(HEAD if layer is None else layer):
+                return np.array(trained[name].detach().numpy())
+
+        return LazyTensors({name: tuple(value.shape) for name, value in trained.items()}, values)
 
     def _kept(self, batch: list[int], weights: dict[int, Weights]) -> StepLoss:
         """Accumulate the gradient over one batch, a micro-batch at a time."""
@@ -155,6 +168,7 @@ class LayerTraining:
                         gradient = gradient.add_(between.get(LOCAL, part))
                     between.put(layer, part, gradient)
             del weights  # otherwise this layer stays in memory while the next is read
+            self.optimizer.step(layer)
         return StepLoss.sum([self._with_local(loss, local.get(part)) for part, loss in enumerate(parts)])
 
     @torch.no_grad()
@@ -182,7 +196,11 @@ class LayerTraining:
         return StepLoss(loss.total + self._objective.weights.local * local, local, loss.downstream)
 
     def _stream(self, layers: Sequence[int]) -> Generator[tuple[int, Weights]]:
-        return stream_layers(self.backbone, layers, prefetch=self.placement.prefetch)
+        """Each layer's weights in turn, with its adapter in hand."""
+        for layer, weights in stream_layers(self.backbone, layers, prefetch=self.placement.prefetch):
+            with self.optimizer.pages.holding(layer):
+                yield layer, weights
+            del weights
 
     def _entering(self, layer: int, part: int, indices: list[int]) -> Tensor:
         """The input (B, S, D) of a layer of the span for a micro-batch."""

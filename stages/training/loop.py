@@ -1,6 +1,6 @@
 """The training loop of one `train-window`, for any method: losses, checkpoints, progress."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -28,7 +28,7 @@ class Training(Protocol):
         """Take one optimiser step on a batch; its loss in nats per target."""
         ...
 
-    def tensors(self) -> dict[str, np.ndarray]:
+    def tensors(self) -> Mapping[str, np.ndarray]:
         """The update's tensors by name, float32."""
         ...
 

@@ -19,13 +19,14 @@ from schemas.assignment import Assignment
 from schemas.checkpoint import MOST_STEPS, CheckpointManifest, FinishedStep
 from schemas.errors import ChainError, UsageProblem
 from stages.store.artifact import new_artifact, open_artifact, read_tensors
+from stages.store.tensors import LazyTensors
 
 
 class Resumable(Protocol):
     """Everything that a step changes."""
 
-    def tensors(self) -> dict[str, np.ndarray]:
-        """Tensors by name, float32; the arrays share memory with the originals."""
+    def tensors(self) -> LazyTensors:
+        """Tensors by name, float32."""
         ...
 
     def restore(self, tensors: Mapping[str, np.ndarray], *, steps: int) -> None:
@@ -83,7 +84,7 @@ class TrainingCheckpoint:
             tensors = read_tensors(artifact)
         except ChainError:
             return ()
-        shapes = {name: values.shape for name, values in optimizer.tensors().items()}
+        shapes = dict(optimizer.tensors().shapes)
         if {name: values.shape for name, values in tensors.items()} != shapes:
             return ()
         optimizer.restore(tensors, steps=len(found.steps))

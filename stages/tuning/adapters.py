@@ -46,6 +46,10 @@ class Adapter:
         """The same adapter without gradients, converted to the dtype of the hidden states."""
         return Adapter.of((value.detach().to(dtype) for value in self.parameters()), self.activation)
 
+    def trainable(self) -> "Adapter":
+        """A copy whose tensors are leaves that train, float32."""
+        return Adapter.of((value.detach().clone().requires_grad_() for value in self.parameters()), self.activation)
+
     def parameters(self) -> list[Tensor]:
         """The four tensors, in a fixed order."""
         return [self.down_RD, self.down_bias_R, self.up_DR, self.up_bias_D]

@@ -18,6 +18,12 @@ def adapter_names(layer: int) -> list[str]:
     return [f"adapters.{layer}.{suffix}" for suffix in SUFFIXES]
 
 
+def layer_of(name: str) -> int | None:
+    """The layer that an adapter's tensor belongs to; None for tensors of the head."""
+    group, _, rest = name.partition(".")
+    return int(rest.partition(".")[0]) if group == "adapters" else None
+
+
 def fresh_adapters(layers: Iterable[int], *, hidden_size: int, bottleneck: int, seed: int) -> dict[str, np.ndarray]:
     """Tensors of untrained adapters, float32, drawn by numpy's PCG64: the same on every machine."""
     tensors: dict[str, np.ndarray] = {}

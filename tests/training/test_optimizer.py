@@ -22,7 +22,9 @@ def test_steps_equal_those_of_torch_optim(settings: OptimizerSettings) -> None:
     start = [torch.randn(shape, generator=generator) for shape in ((4, 3), (5,))]
     ours = [value.clone().requires_grad_() for value in start]
     theirs = [value.clone().requires_grad_() for value in start]
-    optimizer = Optimizer(ours, settings)
+    optimizer = Optimizer(settings)
+    optimizer.add(0, ours[:1])
+    optimizer.add(1, ours[1:])
     oracle: torch.optim.Optimizer
     if settings.name == "adamw":
         oracle = torch.optim.AdamW(theirs, lr=settings.learning_rate, weight_decay=settings.weight_decay)
