@@ -94,11 +94,16 @@ class MemoryModel:
         adapters above the span run too (the global branch of Eq. 2).
         """
         frozen, one = self._adapter_bytes(self.backbone.dtype.itemsize), self._adapter_bytes(FLOAT32_BYTES)
-        moments = {"adamw": 2, "sgd": 1 if self.settings.optimizer.momentum else 0}[self.settings.optimizer.name]
-        prefix = span_phase = (2 + moments) * one * trained  # trained copy, gradient, moments
-        prefix += frozen * (self.backbone.num_layers - min(first_layer, span.start))
+        moments, depth = self.settings.optimizer.moments, self.backbone.num_layers
+        in_hand = trained if placement.adapters_in_memory else min(trained, 1)
+        prefix = span_phase = (2 + moments) * one * in_hand  # trained copy, gradient, moments
+        if placement.adapters_in_memory:
+            prefix += frozen * (depth - min(first_layer, span.start))
+            span_phase += frozen * (depth - span.start)
+        else:
+            prefix += frozen + one  # as it computes, and as it is read
+            span_phase += frozen * max(1, depth - span.stop)  # those above the span run together
         prefix += self._prefix_bytes(placement) if span.start > 0 else 0
-        span_phase += frozen * (self.backbone.num_layers - span.start)
         span_phase += (1 + moments) * self._head_bytes() + self._table_bytes(placement)
         span_phase += self._span_bytes(span, placement, foresight=foresight)
         return self._resident_bytes(placement) + max(prefix, span_phase)

@@ -11,6 +11,7 @@ from typing import ClassVar, Protocol
 import numpy as np
 
 from schemas.assignment import Assignment
+from schemas.errors import DoesNotFit
 from schemas.methods import MethodDecisions, MethodProgress, MethodSettings
 from schemas.plan import PlanManifest
 from schemas.profile import LayerSimilarity
@@ -20,6 +21,7 @@ from schemas.state import StateManifest
 from schemas.update import UpdateManifest
 from stages.federated.aggregation import CHUNK_ELEMENTS, Aggregation
 from stages.federated.rules import Expected, Update
+from stages.process.measure import mebibytes
 from stages.store.artifact import Artifact
 from stages.store.tensors import Shapes, TensorFile, elements
 from stages.tuning.tensors import adapter_shapes, fresh_adapters
@@ -60,6 +62,12 @@ class Facts:
     def micro_batch(self) -> int:
         """The recipe's micro-batch in rows; where it is `auto`, the one that fills a processor."""
         return self.settings.numerics.decided(self.settings.encoding.max_length).rows
+
+    @property
+    def micro_batches(self) -> list[int]:
+        """The micro-batches to try, in rows: where it is `auto`, also the half, the quarter, …"""
+        shrinks = self.settings.numerics.micro_batch == "auto"
+        return [self.micro_batch >> halvings for halvings in range(self.micro_batch.bit_length() if shrinks else 1)]
 
 
 @dataclass(frozen=True)
@@ -133,11 +141,18 @@ class ServerMethod:
     def decide(self, facts: Facts) -> Decided:
         """Decide all `auto` settings and what follows from them.  Raises `BadInput` and `DoesNotFit`.
 
-        The default trains all layers that have adapters, from `first_layer` on.
+        The default trains all layers that have adapters, from `first_layer` on, streamed where the smallest budget
+        asks for it.
         """
-        settings = facts.settings.chain
-        decisions = MethodDecisions(method=self.name, first_layer=self.first_layer(facts.model.num_layers))
-        return Decided(settings, decisions, facts.micro_batch)
+        depth = facts.model.num_layers
+        decisions = MethodDecisions(method=self.name, first_layer=self.first_layer(depth))
+        (assignment,) = decisions.assignments(depth)
+        peaks: list[int] = []
+        for micro_batch in facts.micro_batches:
+            peaks.append(facts.predict_peak(assignment, decisions.first_layer, micro_batch))
+            if peaks[-1] <= facts.smallest.memory_budget_bytes or not self.trains:
+                return Decided(facts.settings.chain, decisions, micro_batch)
+        raise does_not_fit(facts.smallest, min(peaks), what=f"training {assignment}")
 
     def first_layer(self, num_layers: int) -> int:
         """The first layer with an adapter; `num_layers` if there is none."""
@@ -210,6 +225,15 @@ class ServerMethod:
     def warnings(self, plan: PlanManifest) -> list[str]:
         """Warnings about running this plan."""
         return []
+
+
+def does_not_fit(smallest: Smallest, needed_bytes: int, *, what: str) -> DoesNotFit:
+    """The error where nothing that a method could choose fits the smallest budget."""
+    return DoesNotFit(
+        f"{what} does not fit the memory budget of device {smallest.device}",
+        values={"budget": mebibytes(smallest.memory_budget_bytes), "needed": mebibytes(needed_bytes)},
+        hint="leave that device out, lower encoding.max_length, or raise adapter.reduction_factor",
+    )
 
 
 def trains(tensor: str, layers: set[int]) -> bool:

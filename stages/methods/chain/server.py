@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from schemas.assignment import Assignment
-from schemas.errors import BadInput, DoesNotFit
+from schemas.errors import BadInput
 from schemas.methods import ChainDecisions, ChainProgress, ChainSettings, Convergence
 from schemas.methods.chain import StartReason
 from schemas.plan import PlanManifest
@@ -12,8 +12,7 @@ from schemas.profile import LayerSimilarity
 from schemas.refs import Window
 from schemas.state import StateManifest
 from schemas.update import UpdateManifest
-from stages.methods.server import Costs, Decided, Facts, Next, ServerMethod
-from stages.process.measure import mebibytes
+from stages.methods.server import Costs, Decided, Facts, Next, ServerMethod, does_not_fit
 
 REASONS: dict[StartReason, str] = {
     "below-threshold": "layer {start} is the first whose CKA falls below T = {threshold}",
@@ -129,27 +128,20 @@ def choose_window_size(facts: Facts) -> tuple[int, int, str | None]:
     some micro-batch, and the largest micro-batch that fits with it.  Raises `BadInput` and `DoesNotFit`.
     """
     chain, depth, smallest = settings_of(facts), facts.model.num_layers, facts.smallest
-    whole = facts.micro_batch
-    shrinks = facts.settings.numerics.micro_batch == "auto"
-    micro_batches = [whole >> halvings for halvings in range(whole.bit_length() if shrinks else 1)]
     most = max(2, depth // 4) if chain.max_window == "auto" else chain.max_window
     sizes = range(min(most, depth), 0, -1) if chain.window_size == "auto" else [chain.window_size]
     if max(sizes) > depth:
         raise BadInput("the window is larger than the model", values={"window_size": max(sizes), "layers": depth})
     peaks: list[int] = []
     for size in sizes:
-        for micro_batch in micro_batches:
+        for micro_batch in facts.micro_batches:
             exact = chain.weights.through_layers  # its steps pass all layers, whatever Q is
             streamed = chain.window_size != "auto" or size <= STREAMED_WINDOW or exact
             first = Assignment(layers=tuple(range(size)))
             peaks.append(facts.predict_peak(first, 0, micro_batch, streamed=streamed))
             if peaks[-1] <= smallest.memory_budget_bytes:
                 return size, micro_batch, (smallest.device if len(peaks) > 1 else None)
-    raise DoesNotFit(
-        f"no window fits the memory budget of device {smallest.device}",
-        values={"budget": mebibytes(smallest.memory_budget_bytes), "needed": mebibytes(min(peaks))},
-        hint="leave that device out, lower encoding.max_length, or raise adapter.reduction_factor",
-    )
+    raise does_not_fit(smallest, min(peaks), what="even the smallest window")
 
 
 def windows_of(chain: ChainSettings, start: int, depth: int, size: int) -> tuple[Window, ...]:
