@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from benchmarks.harness import read_status
+from schemas.methods import default_settings
 from stages.model.random_weights import write_random_model
 from tests import fleet
 from tests.fleet import ROOT
@@ -60,7 +61,9 @@ class Bench:
     folder: Path
 
     @classmethod
-    def prepare(cls, folder: Path, *, layers: int, texts: int, stored: str = "float32") -> "Bench":
+    def prepare(
+        cls, folder: Path, *, layers: int, texts: int, stored: str = "float32", method: str = "chain", batch: int = 8
+    ) -> "Bench":
         write_random_model("bert-base", folder / "model", layers=layers, dtype=stored)
         rows = [
             {
@@ -75,7 +78,10 @@ class Bench:
             similarity={"max_examples": 5},
             chain={"start": 1},
             numerics={"micro_batch": 2, "threads": 1, "compute": "float32"},
+            optimizer={"batch_size": batch},
         )
+        if method != "chain":
+            chosen = chosen.model_copy(update={"chain": default_settings(method)})
         fleet.begin(folder, folder / "model", data, chosen)
         return cls(folder)
 
@@ -154,6 +160,22 @@ def test_the_peak_does_not_grow_with_the_number_of_texts(bench: Bench, tmp_path:
     many = Bench.prepare(tmp_path, layers=6, texts=400).train("texts", f"{bench.smallest + 5}MiB")
     assert many.code == 0
     assert many.peak_mib <= bench.tight.peak_mib + SLACK_MIB
+
+
+def test_full_adapters_grow_neither_with_the_layers_nor_with_the_batch(tmp_path: Path) -> None:
+    """Layers, adapters, moments and states between layers pass through memory one layer at a time.
+
+    Six layers more have 162 MiB of weights, 8 of adapters with moments, and a batch of 64 has 4 MiB of states a layer.
+    """
+    small = Bench.prepare(tmp_path / "small", layers=6, texts=16, method="full-adapters")
+    large = Bench.prepare(tmp_path / "large", layers=LAYERS, texts=64, method="full-adapters", batch=64)
+    for one in (small, large):
+        assert one.tight.code == 0
+        assert one.tight.peak_mib <= one.smallest
+        predicted = one.tight.answer["predicted_peak_bytes"] / MIB
+        assert abs(predicted - one.tight.peak_mib) <= 0.15 * one.tight.peak_mib
+    assert large.tight.peak_mib <= small.tight.peak_mib + SLACK_MIB
+    assert small.free.answer["digest"] == small.tight.answer["digest"]
 
 
 def test_no_stage_loads_what_it_does_not_use(bench: Bench) -> None:

@@ -108,6 +108,27 @@ def test_references_have_one_assignment(method: str) -> None:
     assert f"Method {method}" in explained(plan)
 
 
+def test_full_adapters_take_the_micro_batch_that_fits_the_smallest_budget_or_are_refused() -> None:
+    def peak(assignment: Assignment, first_layer: int, micro_batch: int, *, streamed: bool = True) -> int:  # noqa: ARG001
+        assert streamed
+        return (100 + 10 * micro_batch) * fleet.MIB
+
+    chain = default_settings("full-adapters")
+    numerics = fleet.decided().numerics.model_copy(update={"micro_batch": "auto"})
+    settings = fleet.decided().model_copy(update={"chain": chain, "numerics": numerics})
+    model = fleet.profile_manifest("a", []).model
+
+    def decide(budget: int) -> int:
+        smallest = Smallest("a", budget * fleet.MIB)
+        facts = Facts(model=model, settings=settings, curve=(), smallest=smallest, predict_peak=peak)
+        return server_method("full-adapters").decide(facts).micro_batch
+
+    assert [decide(budget) for budget in (1000, 420, 419, 110)] == [32, 32, 16, 1]
+    with pytest.raises(DoesNotFit, match="training 0-5 does not fit the memory budget of device a") as caught:
+        decide(109)
+    assert "110 MiB" in str(caught.value)
+
+
 @pytest.mark.parametrize("size", [1, 2, 4, 6])
 def test_last_is_the_last_window_alone(size: int) -> None:
     settings = fleet.decided(start="last", window_size=size)

@@ -1,0 +1,97 @@
+"""Tensors that are put away come back as they were, and a full-adapter step needs one layer's at a time."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from schemas.settings import OptimizerSettings
+from stages.store.artifact import read_tensors
+from stages.streaming.placement import PLACEMENTS, SMALLEST
+from stages.training.optimizer import HEAD, Optimizer
+from stages.training.pages import Pages
+from stages.tuning.state_adapters import StateAdapters
+from stages.tuning.tuning import BottleneckTuning
+from tests import fleet
+from tests.fleet.device import OneDevice, same
+
+
+def leaves(seed: int) -> list[torch.Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=draw).requires_grad_() for shape in ((4, 3), (4,), (3, 4), (3,))]
+
+
+def test_a_tensor_that_is_put_away_has_a_shape_and_no_memory(tmp_path: Path) -> None:
+    pages, (weight, *_) = Pages(tmp_path), leaves(0)
+    before = weight.detach().clone()
+    pages.add(0, [weight])
+    assert weight.shape == before.shape
+    assert weight.untyped_storage().nbytes() == 4
+    with pages.holding(0), pages.holding(0):
+        assert torch.equal(weight, before)
+        with torch.no_grad():
+            weight.mul_(2)
+        pages.changed(0)
+    with pages.holding(0, 7):  # nobody put anything into 7
+        assert torch.equal(weight, 2 * before)
+    assert weight.untyped_storage().nbytes() == 4
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_did_not_change_is_not_written(tmp_path: Path) -> None:
+    pages = Pages(tmp_path)
+    pages.add(0, leaves(0))
+    written = pages.bytes_written
+    with pages.holding(0):
+        pass
+    assert pages.bytes_written == written
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [OptimizerSettings(weight_decay=0.1), OptimizerSettings(name="sgd", momentum=0.9), OptimizerSettings(name="sgd")],
+    ids=str,
+)
+def test_an_optimizer_in_a_file_is_the_one_in_memory(settings: OptimizerSettings, tmp_path: Path) -> None:
+    """Steps a group at a time, a checkpoint in the middle: to the bit."""
+    kept, filed, resumed = Optimizer(settings), *(Optimizer(settings, pages=Pages(tmp_path)) for _ in range(2))
+    for optimizer in (kept, filed, resumed):
+        for group in (0, 1, HEAD):
+            optimizer.add(group, leaves(group + 5))
+    for step in range(4):
+        if step == 2:
+            resumed.restore(dict(filed.tensors()), steps=2)
+        for optimizer in (kept, filed, *((resumed,) if step >= 2 else ())):
+            for group in (1, 0, HEAD):
+                draw = torch.Generator().manual_seed(100 * step + group)
+                with optimizer.pages.holding(group):
+                    for index in optimizer._groups[group]:
+                        parameter = optimizer._parameters[index]
+                        parameter.grad = torch.randn(parameter.shape, generator=draw)
+                    optimizer.step(group)
+    for optimizer in (filed, resumed):
+        assert same(dict(kept.tensors()), dict(optimizer.tensors()))
+
+
+@pytest.mark.parametrize("family", ["bert", "llama", "mixtral", "mamba"])
+def test_ten_streamed_steps_of_full_adapters_are_those_of_resident_ones(family: str, tmp_path: Path) -> None:
+    """AdamW over every layer, one layer in memory at a time: the tensors of the update, to the bit."""
+    device = OneDevice(tmp_path, family, window_size=fleet.DEPTH, epochs=5)
+    expected = device.train(PLACEMENTS[0])
+    assert any(np.abs(value).max() > 0 for name, value in expected.items() if "up.weight" in name)
+    assert same(device.train(SMALLEST), expected)
+
+
+def test_adapters_of_a_state_are_those_that_are_read_at_once(tmp_path: Path) -> None:
+    device = OneDevice(tmp_path, "bert")
+    plan, state = device.plan.manifest, device.state
+    whole = BottleneckTuning.of(plan, read_tensors(state), torch.float32)
+    lazy = StateAdapters(plan, state, torch.float32)
+    assert list(lazy) == sorted(whole.adapters)
+    for layer in (2, 0, 0, 1):
+        for left, right in zip(lazy[layer].parameters(), whole.adapters[layer].parameters(), strict=True):
+            assert torch.equal(left, right)
+    assert 9 not in lazy
+    with pytest.raises(KeyError):
+        lazy[9]
