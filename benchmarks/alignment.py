@@ -2,8 +2,8 @@
 
     python -m benchmarks.alignment --out DIR [--texts 64] [--window-size 2] [--every 2]
 
-SmolLM2-135M-Instruct writes the BBC's headlines (`benchmarks.headlines`: same articles, template, loss on the headline).
-Fresh adapters; for each window the gradient with respect to its adapters of the paper's objective (local loss and λ = 0.2
+SmolLM2-135M-Instruct writes the BBC's headlines (`benchmarks.headlines`: the same articles, template and loss).  Fresh
+adapters; for each window the gradient with respect to its adapters of the paper's objective (local loss and λ = 0.2
 times the global one through adapters) and of the true loss (foresight through layers), over the same texts in float32.
 Prints the cosine of the two with a 95 % jackknife interval over groups of texts, and the ratio of their norms.
 """

@@ -13,9 +13,8 @@ with open(sys.argv[1], "w") as file:
         words = " ".join(f"w{4 + (text * 7919 + place * 31) % 31000}" for place in range(512))
         file.write(json.dumps({"text": words}) + "\n")
 P
-settings=(--set "task.kind='causal-lm'" --set "numerics.compute='bfloat16'" --set encoding.max_length=512
-          --set numerics.micro_batch=1 --set optimizer.batch_size=2 --set chain.window_size=2 --set chain.start=15
-          --set similarity.min_examples=5)
+settings=(--set "task.kind='causal-lm'" --set encoding.max_length=512 --set numerics.micro_batch=1
+          --set optimizer.batch_size=2 --set chain.window_size=2 --set chain.start=15 --set similarity.min_examples=5)
 common=(--model "$model" --data "$folder/texts.jsonl" --device small)
 # 100 MiB of the limit are for reserved stacks and arenas, which RLIMIT_DATA counts although they use no memory.
 chainctl profile "${common[@]}" "${settings[@]}" --memory-budget "$((limit - 100))MiB" --out "$folder/profile"

@@ -6,6 +6,7 @@ logits.  An architecture that differs is refused: an unknown one is refused, nev
 """
 
 import tempfile
+from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -32,6 +33,7 @@ from stages.process.fork import run_in_fork
 from stages.streaming.stream import stream_layers
 from stages.streaming.texts import EncodedTexts
 from stages.tuning.tuning import UNTUNED
+from stages.weights.files import FLOAT_DTYPES, WeightFiles, has_weights
 
 # fp32, same kernels, same shapes: zero is what is found on every family tried.  Experts are grouped by token, so
 # other tokens in the batch may change the order of a sum in the last bit.
@@ -94,15 +96,30 @@ def check_architecture(model_dir: Path, form: HeadForm, *, packing: bool = False
     Raises `BadInput` where block-wise execution differs.
     """
     check_head(load_config(model_dir), form)
-    return _check((model_dir / "config.json").read_bytes(), model_dir, form, packing)
+    return _check((model_dir / "config.json").read_bytes(), model_dir, form, packing, _stored_dtype(model_dir))
+
+
+def _stored_dtype(model_dir: Path) -> torch.dtype:
+    """The floating dtype that most bytes of the weights are stored in; float32 where there are none."""
+    sizes: Counter[torch.dtype] = Counter()
+    if has_weights(model_dir):
+        for tensor in WeightFiles.open(model_dir).tensors.values():
+            sizes[tensor.dtype] += tensor.size if tensor.dtype in FLOAT_DTYPES.values() else 0
+    return sizes.most_common(1)[0][0] if sizes.total() else torch.float32
 
 
 @lru_cache(maxsize=32)
-def _check(config_bytes: bytes, model_dir: Path, form: HeadForm, packing: bool) -> CheckReport:  # noqa: ARG001 -- cache key
+def _check(
+    config_bytes: bytes,  # noqa: ARG001 -- cache key
+    model_dir: Path,
+    form: HeadForm,
+    packing: bool,
+    stored: torch.dtype,
+) -> CheckReport:
     config = load_config(model_dir)
     try:
         # In a child: what it imports and allocates would stay with a stage that has a budget.
-        return run_in_fork(lambda: compare(tiny_config(config), form, packing=packing))
+        return run_in_fork(lambda: compare(tiny_config(config), form, packing=packing, stored=stored))
     except (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         raise BadInput(
             f"a small {config.model_type} cannot be run block by block",
@@ -131,8 +148,13 @@ def tiny_config(config: PretrainedConfig) -> PretrainedConfig:
     return small
 
 
-def compare(config: PretrainedConfig, form: HeadForm, *, packing: bool = False) -> CheckReport:
-    """Stream a random model of `config` and compare it with its own forward.  Raises `BadInput`."""
+def compare(
+    config: PretrainedConfig, form: HeadForm, *, packing: bool = False, stored: torch.dtype = torch.float32
+) -> CheckReport:
+    """Stream a random model of `config`, its weights `stored` so, and compare it with its own forward in float32.
+
+    Raises `BadInput`.
+    """
     torch_state = torch.random.get_rng_state()
     try:
         torch.manual_seed(0)
@@ -140,11 +162,18 @@ def compare(config: PretrainedConfig, form: HeadForm, *, packing: bool = False) 
         own = FACTORIES[form].from_config(config, dtype=torch.float32).eval().requires_grad_(False)
         for parameter in own.parameters():
             nn.init.normal_(parameter, std=0.1)
+            parameter.data = parameter.data.to(stored).float()
         batches = [_batch(side) for side in ("right", "left")]
     finally:
         torch.random.set_rng_state(torch_state)
     with tempfile.TemporaryDirectory(prefix="chainctl-check-") as directory:
-        own.save_pretrained(directory)
+        parameters = dict(own.named_parameters(remove_duplicate=False))
+        own.save_pretrained(
+            directory,
+            state_dict={
+                name: value.to(stored) if name in parameters else value for name, value in own.state_dict().items()
+            },
+        )
         difference = max(_difference(Path(directory), own, batch, form) for batch in batches)
         mixed = _mixing(Path(directory), own, form) if packing else 0.0
     if not difference <= TOLERANCE:  # also where it is not a number

@@ -134,6 +134,11 @@ class PartHasher:
         return f"sha256:{self._hash.hexdigest()}"
 
 
+def has_weights(model_dir: Path) -> bool:
+    """Whether a model directory holds safetensors weights, complete or not."""
+    return any((model_dir / name).exists() for name in ("model.safetensors", "model.safetensors.index.json"))
+
+
 def checkpoint_files(model_dir: Path) -> list[Path]:
     """The safetensors files of a model directory, in order of name.  Raises `BadInput`."""
     index = model_dir / "model.safetensors.index.json"

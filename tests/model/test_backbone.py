@@ -19,7 +19,7 @@ from stages.data.layout import Layout
 from stages.model.architecture import find_layers
 from stages.model.backbone import Backbone
 from stages.model.skeleton import Batch
-from stages.streaming.check import TOLERANCE, check_architecture, check_model, compare
+from stages.streaming.check import TOLERANCE, _stored_dtype, check_architecture, check_model, compare
 from stages.streaming.hidden_states import HiddenStates
 from stages.streaming.stream import load_layers, run_prefix, stream_layers
 from stages.streaming.texts import EncodedTexts
@@ -41,6 +41,21 @@ def test_block_by_block_equals_the_models_own_forward_to_the_bit(family: str, fo
     report = compare(fleet.config_of(family), form)
     # Experts are grouped by token: the order of a sum may differ in the last bit.
     assert report.difference <= (TOLERANCE if family == "mixtral" else 0.0)
+
+
+@pytest.mark.parametrize("family", fleet.FAMILIES)
+def test_an_architecture_is_checked_with_weights_as_they_are_stored(family: str) -> None:
+    """bfloat16 in the file, float32 in the arithmetic: still the model's own forward."""
+    report = compare(fleet.config_of(family), "mean", stored=torch.bfloat16)
+    assert report.difference <= (TOLERANCE if family == "mixtral" else 0.0)
+
+
+def test_the_check_knows_how_weights_are_stored(tmp_path: Path) -> None:
+    for stored in (torch.float32, torch.bfloat16, torch.float16):
+        fleet.save_stored_as(tmp_path / str(stored), "bert", stored)
+        assert _stored_dtype(tmp_path / str(stored)) == stored
+    (tmp_path / "none").mkdir()
+    assert _stored_dtype(tmp_path / "none") == torch.float32
 
 
 @pytest.mark.parametrize("family", ["bert", "llama", "mixtral", "gpt2"])
