@@ -1,6 +1,6 @@
 """Peak memory and time of one train-window against what people run today.
 
-    python benchmarks/memory.py [roberta-large tinyllama-1.1b llama-2-7b] [--repeats 1] [--models DIR]
+    python benchmarks/memory.py [roberta-large tinyllama-1.1b llama-2-7b] [--method full-adapters] [--repeats 1] [--models-dir DIR]
 
 Random weights of the named sizes, Q = 2 in the middle of the chain, AdamW; roberta-large in float32 with a classifier,
 batch 8 x 256; the LLaMAs, stored in bfloat16, as language models, batch 4 x 512 (tinyllama) and 2 x 512 (7B).  Each
@@ -37,16 +37,18 @@ class Setting:
     start: int
     vocabulary: int
     peers: tuple[str, ...]
+    method: str = "chain"
 
     def recipe(self, compute: str) -> list[str]:
         """As `--set` flags."""
         task = ["task.kind='causal-lm'"] if self.task == "lm" else ["task.labels=['a','b']"]
+        window = ["chain.window_size=2", f"chain.start={self.start}"]
+        chain = window if self.method == "chain" else [f"chain.method='{self.method}'"]
         settings = [
             *task,
             f"numerics.compute='{compute}'",
             f"encoding.max_length={self.length}",
-            "chain.window_size=2",
-            f"chain.start={self.start}",
+            *chain,
             "numerics.micro_batch=1",
             f"optimizer.batch_size={self.batch}",
             "similarity.min_examples=5",
@@ -107,12 +109,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--models-dir", type=Path, help="where random models are kept; default: made and thrown away")
     parser.add_argument("--compute", default="auto", help="numerics.compute: float32, bfloat16 or auto")
+    parser.add_argument("--method", default="chain", help="chain, or full-adapters")
     parser.add_argument("--without-peers", action="store_true", help="measure chainctl alone")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="chainctl-bench-") as folder:
         for like in chosen.models:
             setting = SETTINGS[like] if not chosen.without_peers else replace(SETTINGS[like], peers=())
             models = chosen.models_dir or Path(folder)
+            setting = replace(setting, method=chosen.method)
             compare(setting, Path(folder) / like, models, chosen.repeats, chosen.compute)
 
 
@@ -145,7 +149,8 @@ def compare(setting: Setting, folder: Path, models: Path, repeats: int, compute:
             if arm == "full" and setting.like != "llama-2-7b":  # which does not fit unpinned on a small machine
                 runs.append(run_arm(UNPINNED, command, pinned=False))
     rows = [run.answer | run.row() for run in runs]
-    save(f"memory-{setting.like}", {"setting": setting.__dict__, "smallest_budget": smallest, "runs": rows})
+    name = f"memory-{setting.like}" + ("" if setting.method == "chain" else f"-{setting.method}")
+    save(name, {"setting": setting.__dict__, "smallest_budget": smallest, "runs": rows})
     print(f"\n{setting.like}, batch {setting.batch} x {setting.length}\n\n{table(rows)}", flush=True)
 
 
