@@ -11,6 +11,7 @@ Prints the cosine of the two with a 95 % jackknife interval over groups of texts
 import argparse
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from stages.data.load import load_labelled
 from stages.model.backbone import Backbone
 from stages.model.language_head import LanguageHead
 from stages.model.loading import LoadedModel
+from stages.model.skeleton import Batch
 from stages.streaming.stream import load_layers
 from stages.streaming.texts import EncodedTexts
 from stages.training.criterion import TokenCriterion
@@ -35,10 +37,8 @@ from stages.tuning.tuning import UNTUNED, BottleneckTuning
 from stages.weights.reader import Weights
 
 GROUP = 8  # texts whose gradient is kept together
-OBJECTIVES = {
-    "paper": LossWeights(local=1.0, downstream=0.2),
-    "layers": LossWeights(local=0.0, downstream=1.0, through_layers=True),
-}
+PAPER = LossWeights(local=1.0, downstream=0.2)
+TRUE = LossWeights(local=0.0, downstream=1.0, through_layers=True)
 Z95 = 1.96
 
 
@@ -57,13 +57,15 @@ def main() -> None:
     examples = load_labelled(bench.out / "train.jsonl", settings.task, settings.prompt)[: chosen.texts]
     texts, backbone = EncodedTexts.encode(examples, model.encoder, GROUP), model.backbone
     layers = load_layers(backbone, range(backbone.num_layers))
-    last = backbone.num_layers - chosen.window_size
+    groups = [Group.of(backbone, texts, indices) for indices in texts.micro_batches(range(len(texts.rows)))]
     rows = []
-    for start in range(last, -1, -chosen.every):
-        window = Window(start=start, stop=start + chosen.window_size)
-        found = {name: gradients(backbone, layers, texts, window, weights) for name, weights in OBJECTIVES.items()}
-        cosine, half = with_interval(found["paper"], found["layers"])
-        ratio = float(np.linalg.norm(found["paper"].sum(0)) / np.linalg.norm(found["layers"].sum(0)))
+    for start in range(0, backbone.num_layers - chosen.window_size + 1, chosen.every):
+        window, count = Window(start=start, stop=start + chosen.window_size), sum(texts.target_counts)
+        paper, true = (gradients(backbone, layers, groups, window, weights, count) for weights in (PAPER, TRUE))
+        for group in groups:
+            group.advance(backbone, layers, range(start, start + chosen.every))
+        cosine, half = with_interval(paper, true)
+        ratio = float(np.linalg.norm(paper.sum(0)) / np.linalg.norm(true.sum(0)))
         rows.append((start, cosine, half, ratio))
         print(f"layers {window}: cosine {cosine:.3f} ± {half:.3f}, size {ratio:.2f}", flush=True)
     save("alignment", {"texts": chosen.texts, "window_size": chosen.window_size, "rows": rows})
@@ -71,8 +73,34 @@ def main() -> None:
     print(markdown(("first layer", "cosine with the true gradient", "its size against the true one"), cells))
 
 
+@dataclass
+class Group:
+    """Some texts, and their hidden states in front of the window."""
+
+    batch: Batch
+    targets: Tensor
+    hidden: Tensor
+
+    @classmethod
+    def of(cls, backbone: Backbone, texts: EncodedTexts, indices: list[int]) -> "Group":
+        """In front of the first layer."""
+        batch = texts.batch(indices)
+        return cls(batch, texts.targets(indices), backbone.embed(batch))
+
+    @torch.no_grad()
+    def advance(self, backbone: Backbone, layers: dict[int, Weights], passed: range) -> None:
+        """Through frozen layers, as far as there are any."""
+        for layer in (layer for layer in passed if layer in layers):
+            self.hidden = backbone.run_layers({layer: layers[layer]}, self.hidden, self.batch, UNTUNED)
+
+
 def gradients(
-    backbone: Backbone, layers: dict[int, Weights], texts: EncodedTexts, window: Window, weights: LossWeights
+    backbone: Backbone,
+    layers: dict[int, Weights],
+    groups: Sequence[Group],
+    window: Window,
+    weights: LossWeights,
+    count: int,
 ) -> np.ndarray:
     """(groups, parameters): the gradient of each group of texts; they add up to that of all."""
     fresh = fresh_adapters(
@@ -83,14 +111,10 @@ def gradients(
     criterion = TokenCriterion(LanguageHead.of(backbone, resident=True))
     objective = Objective(backbone, window, BottleneckTuning(adapters, {}), weights, criterion)
     passed = range(window.start, backbone.num_layers if weights.through_layers else window.stop)
-    count, found = sum(texts.target_counts), []
-    for indices in texts.micro_batches(range(len(texts.rows))):
-        batch = texts.batch(indices)
-        with torch.no_grad():
-            hidden = backbone.embed(batch)
-            for layer in range(window.start):
-                hidden = backbone.run_layers({layer: layers[layer]}, hidden, batch, UNTUNED)
-        objective.accumulate({one: layers[one] for one in passed}, hidden, batch, texts.targets(indices), count=count)
+    found = []
+    for group in groups:
+        own = {layer: layers[layer] for layer in passed}
+        objective.accumulate(own, group.hidden, group.batch, group.targets, count=count)
         found.append(flat(trained))
     return np.stack(found)
 

@@ -1,6 +1,6 @@
 """Peak memory and time of one train-window against what people run today.
 
-    python benchmarks/memory.py [roberta-large tinyllama-1.1b llama-2-7b] [--method full-adapters] [--repeats 1] [--models-dir DIR]
+    python benchmarks/memory.py [roberta-large tinyllama-1.1b llama-2-7b] [--method full-adapters] [--models-dir DIR]
 
 Random weights of the named sizes, Q = 2 in the middle of the chain, AdamW; roberta-large in float32 with a classifier,
 batch 8 x 256; the LLaMAs, stored in bfloat16, as language models, batch 4 x 512 (tinyllama) and 2 x 512 (7B).  Each
