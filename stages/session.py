@@ -10,6 +10,7 @@
 The encoder is freed before the backbone is opened: a large vocabulary takes as much memory as a layer.
 """
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from schemas.errors import DoesNotFit
 from schemas.plan import PlanManifest
 from schemas.refs import ModelFingerprint
 from schemas.settings import Settings
@@ -30,7 +32,7 @@ from stages.memory.predict import MemoryModel, fit
 from stages.methods.registry import device_method
 from stages.model.backbone import Backbone
 from stages.model.loading import LoadedModel
-from stages.process.measure import MeasuredFacts, Stopwatch, device_memory_bytes, resident_bytes
+from stages.process.measure import MeasuredFacts, Stopwatch, device_memory_bytes, mebibytes, resident_bytes
 from stages.process.progress import Progress, silent
 from stages.store.artifact import Artifact, read_tensors
 from stages.store.cache_directory import CacheDirectory
@@ -141,10 +143,19 @@ class Session:
         self._bytes_before = backbone.reader.files.bytes_read
         return backbone
 
-    def place(self, predict: PredictPeak, texts: EncodedTexts, *, bottleneck: int, what: str) -> Placement:
+    def place(
+        self,
+        predict: PredictPeak,
+        texts: EncodedTexts,
+        *,
+        bottleneck: int,
+        what: str,
+        scratch: PredictPeak = lambda memory, placement: 0,
+    ) -> Placement:
         """What to keep in memory: the fastest choice whose predicted peak is within budget.  Raises `DoesNotFit`.
 
-        `what` names the work in the error.
+        `what` names the work in the error; `scratch` predicts the bytes of its temporary files, which must fit the
+        disk.
         """
         if self.machine.simulates:
             return FASTEST
@@ -153,7 +164,18 @@ class Session:
         )
         placement, peak = fit(lambda choice: predict(memory, choice), self.machine.budget_bytes, what=what)
         self.predicted_peak_bytes = max(peak, self.predicted_peak_bytes or 0)
+        self._check_scratch(scratch(memory, placement), what)
         return placement
+
+    def _check_scratch(self, needed_bytes: int, what: str) -> None:
+        """Refuse work whose temporary files do not fit, before it begins.  Raises `DoesNotFit`."""
+        free_bytes = shutil.disk_usage(self.scratch).free
+        if needed_bytes > free_bytes:
+            raise DoesNotFit(
+                f"the temporary files of {what} do not fit the disk",
+                values={"needed": mebibytes(needed_bytes), "free": mebibytes(free_bytes), "folder": self.scratch},
+                hint="free some space, put --out on another disk, or give a larger --memory-budget",
+            )
 
     def tuning(self, plan: PlanManifest, state: Artifact[StateManifest]) -> Tuning:
         """The tuning that the plan's method applies under a state.  Raises `NotTrusted` for altered tensors."""

@@ -130,6 +130,7 @@ def prepare_work(session: Session, turn: Turn, texts: DeviceTexts, *, all_texts:
         texts.encoded,
         bottleneck=plan.bottleneck,
         what=f"training {turn.assignment}",
+        scratch=lambda memory, choice: method.scratch_bytes(memory, turn.assignment, choice),
     )
     return Work(
         backbone=session.backbone,

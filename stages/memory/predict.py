@@ -18,6 +18,7 @@ import torch
 from schemas.errors import DoesNotFit
 from schemas.refs import Window
 from schemas.settings import Settings
+from stages.memory.layers import layer_bytes, meta_weights
 from stages.memory.live_bytes import FusedAttention, LiveBytes, meta_like
 from stages.model.backbone import Backbone
 from stages.model.language_head import LanguageHead
@@ -29,7 +30,6 @@ from stages.streaming.passing import KEPT_BYTES
 from stages.streaming.placement import PLACEMENTS, Placement
 from stages.tuning.adapters import Adapter
 from stages.tuning.tuning import BottleneckTuning
-from stages.weights.names import Load
 from stages.weights.reader import Weights
 
 # Resident size of a stage that has imported its libraries and opened a small model, and what the first use of
@@ -108,6 +108,17 @@ class MemoryModel:
         span_phase += self._span_bytes(span, placement, foresight=foresight)
         return self._resident_bytes(placement) + max(prefix, span_phase)
 
+    def train_scratch(self, span: Window, placement: Placement, *, trained: int) -> int:
+        """Bytes of the unlinked files of such a step: hidden states, states between layers, adapters and moments."""
+        states = 0 if placement.hidden_in_memory and self._hidden_bytes() else self.tokens * self._token_bytes()
+        between = pages = 0
+        if not (placement.hidden_in_memory or placement.window_resident):
+            between = self._batch_bytes() * len(span.layers)
+        if not placement.adapters_in_memory:
+            pages = (1 + self.settings.optimizer.moments) * self._adapter_bytes(FLOAT32_BYTES) * trained
+            pages += self._adapter_bytes(self.backbone.dtype.itemsize) * (len(span.layers) - trained)
+        return states + between + pages
+
     def forward(self, placement: Placement, *, first_layer: int | None = None) -> int:
         """Predicted peak in bytes of `profile` and, with the adapters of a state from `first_layer` on, of `eval`."""
         answers = first_layer is not None  # a profile does not use the head
@@ -130,16 +141,6 @@ class MemoryModel:
         table = self._table_bytes(placement)
         return self._resident_bytes(placement) + adapters + cached + table + max(passing, asking)
 
-    def layer_bytes(self, layer: int) -> int:
-        """Bytes of a layer in memory: as stored, and copies of what is merged or converted when it is read."""
-        loads, weights = self._loads(layer), self._meta_weights(layer)
-        copied = [
-            weights[name].nbytes
-            for name, load in loads.items()
-            if name in weights and (load.converter is not None or load.dtype != weights[name].dtype)
-        ]
-        return self.backbone.reader.layer_bytes(layer) + sum(copied)
-
     def _key_width(self) -> int:
         """Key width per token in one layer, over all key-value heads; 0 for a model without a KV cache (Mamba)."""
         config = self.backbone.skeleton.config
@@ -157,7 +158,7 @@ class MemoryModel:
 
     def _prefix_bytes(self, placement: Placement) -> int:
         """The layers in memory (two with prefetch), one layer's forward activations, and prepared batches."""
-        largest = max(self.layer_bytes(layer) for layer in range(self.backbone.num_layers))
+        largest = max(layer_bytes(self.backbone, layer) for layer in range(self.backbone.num_layers))
         passing = self._layers_activations([0], backward=False).peak
         if not placement.prefetch:
             return largest + passing
@@ -166,7 +167,7 @@ class MemoryModel:
 
     def _span_bytes(self, span: Window, placement: Placement, *, foresight: bool) -> int:
         """The span's weights, and activations of one micro-batch forward and backward."""
-        sizes = [self.layer_bytes(layer) for layer in span.layers]
+        sizes = [layer_bytes(self.backbone, layer) for layer in span.layers]
         above = foresight and span.stop < self.backbone.num_layers
         heads = self._head_activations(backward=True, branches=2 if above else 1)
         heads += self._foresight_bytes(span) if above else 0
@@ -195,7 +196,7 @@ class MemoryModel:
 
     def _pass(self, layers: Sequence[int], *, backward: bool, passes_on: bool) -> "Live":
         batch = self._batch(backward=backward)
-        weights: dict[int, Weights] = {layer: self._meta_weights(layer) for layer in layers}
+        weights: dict[int, Weights] = {layer: meta_weights(self.backbone, layer) for layer in layers}
         adapters = {layer: self._meta_adapter() for layer in layers} if self.bottleneck else {}
         tuning = BottleneckTuning(adapters, {})
         hidden = torch.empty(
@@ -262,21 +263,6 @@ class MemoryModel:
             rows = min(rows, self.settings.optimizer.batch_size)
         ids = torch.zeros(rows, self._length(), dtype=torch.int64)
         return Batch(ids, torch.ones_like(ids))
-
-    def _meta_weights(self, layer: int) -> Weights:
-        """A layer's weights without memory: matrices of linear layers in the dtype that they are stored in."""
-        skeleton, loads = self.backbone.skeleton, self._loads(layer)
-        stored = {name: loads[name].dtype for name in skeleton.stay_stored(layer) if name in loads}
-        return {
-            name: torch.empty(value.shape, dtype=stored.get(name, value.dtype), device="meta")
-            for name, value in skeleton.layers[layer].state_dict().items()
-        }
-
-    def _loads(self, layer: int) -> dict[str, Load]:
-        """Where each weight of a layer comes from, by its name there."""
-        prefix = f"{self.backbone.skeleton.layer_prefix}.{layer}."
-        loads = self.backbone.reader.names.layers[layer]
-        return {target.removeprefix(prefix): load for load in loads for target in load.targets()}
 
     def _meta_adapter(self, *, trains: bool = True) -> Adapter:
         r, d = self.bottleneck, self.backbone.hidden_size

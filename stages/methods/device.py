@@ -84,6 +84,11 @@ class DeviceMethod:
             span, placement, trained=len(assignment.layers), first_layer=first_layer, foresight=foresight
         )
 
+    def scratch_bytes(self, memory: MemoryModel, assignment: Assignment, placement: Placement) -> int:
+        """Predicted bytes on disk while an assignment trains."""
+        span = self.span(memory.settings.chain, memory.backbone.num_layers, assignment)
+        return memory.train_scratch(span, placement, trained=len(assignment.layers))
+
 
 def layer_training(work: Work, span: Window, *, loss_weights: LossWeights) -> LayerTraining:
     """Trains the assigned layers and the head, with gradients through every layer of `span`."""

@@ -7,6 +7,7 @@ import torch
 
 from schemas.errors import DoesNotFit
 from schemas.refs import Window
+from stages.memory.layers import meta_weights
 from stages.memory.live_bytes import LiveBytes
 from stages.memory.predict import MemoryModel, fit
 from stages.process.fork import run_in_fork
@@ -42,7 +43,7 @@ def test_the_meta_device_counts_what_the_processor_would_hold(family: str, tmp_p
     predicted = model._layers_activations(layers, backward=True).peak
     batch = model._batch(backward=True)
     weights = {
-        layer: {name: torch.zeros(value.shape) for name, value in model._meta_weights(layer).items()}
+        layer: {name: torch.zeros(value.shape) for name, value in meta_weights(backbone, layer).items()}
         for layer in layers
     }
     adapters = {

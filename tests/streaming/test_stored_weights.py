@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModel, AutoModelForCausalLM
 
 from schemas.refs import Window
+from stages.memory.layers import layer_bytes
 from stages.memory.predict import MemoryModel
 from stages.model import stored
 from stages.model.language_head import LanguageHead
@@ -113,8 +114,7 @@ def test_matrices_of_a_layer_are_in_memory_as_they_are_stored(family: str, tmp_p
     assert {weights[name].dtype for name in names} == {torch.bfloat16}
     assert {value.dtype for name, value in weights.items() if name not in names} == {torch.float32}
     copied = sum(value.nbytes for name, value in weights.items() if name not in names)
-    chosen = fleet.settings()
-    predicted = MemoryModel(backbone, chosen, 8, tokens=100).layer_bytes(0)
+    predicted = layer_bytes(backbone, 0)
     assert predicted == backbone.reader.layer_bytes(0) + copied
 
 
@@ -124,6 +124,6 @@ def test_a_layer_of_half_the_bytes_needs_half_the_memory(tmp_path: Path) -> None
         fleet.save_stored_as(tmp_path / name, "llama", torch.bfloat16, exact=exact)
         chosen = fleet.settings(adapter={"activation": "silu"})
         memory = MemoryModel(fleet.open_backbone(tmp_path / name, chosen), chosen, 8, tokens=100, baseline_bytes=0)
-        peaks[name] = memory.layer_bytes(0)
+        peaks[name] = layer_bytes(memory.backbone, 0)
         assert memory.train_layers(Window(start=1, stop=2), SMALLEST, trained=1, first_layer=1, foresight=True) > 0
     assert peaks["half"] <= 0.51 * peaks["single"]

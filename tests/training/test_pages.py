@@ -1,13 +1,19 @@
 """Tensors that are put away come back as they were, and a full-adapter step needs one layer's at a time."""
 
+import gc
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from schemas.errors import DoesNotFit
+from schemas.refs import Window
 from schemas.settings import OptimizerSettings
+from stages.memory.predict import MemoryModel
 from stages.store.artifact import read_tensors
+from stages.streaming.boundaries import Boundaries
 from stages.streaming.placement import PLACEMENTS, SMALLEST
 from stages.training.optimizer import HEAD, Optimizer
 from stages.training.pages import Pages
@@ -95,3 +101,26 @@ def test_adapters_of_a_state_are_those_that_are_read_at_once(tmp_path: Path) -> 
     assert 9 not in lazy
     with pytest.raises(KeyError):
         lazy[9]
+
+
+def test_the_size_of_temporary_files_is_predicted_and_checked_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a step writes is what was predicted; a disk without room for it refuses the work, and nothing is written."""
+    device = OneDevice(tmp_path, "llama", window_size=fleet.DEPTH)
+    written: list[int] = []
+    for kind in (Pages, Boundaries):
+        monkeypatch.setattr(kind, "close", lambda self: written.append(self._end))
+    device.train(SMALLEST)
+    gc.collect()
+    settings, tokens = device.plan.manifest.settings, sum(device.texts.lengths)
+    memory = MemoryModel(device.model.backbone, settings, device.plan.manifest.bottleneck, tokens, longest=16)
+    window = Window(start=0, stop=fleet.DEPTH)
+    predicted = memory.train_scratch(window, SMALLEST, trained=fleet.DEPTH) - tokens * fleet.WIDTH * 4
+    assert 0 < sum(set(written)) <= predicted
+    assert memory.train_scratch(window, PLACEMENTS[0], trained=fleet.DEPTH) == 0
+    monkeypatch.setattr("stages.session.shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    monkeypatch.setattr("stages.session.fit", lambda predict, budget, what: (SMALLEST, 1))
+    with pytest.raises(DoesNotFit, match="temporary files of training 0-2 do not fit the disk"):
+        fleet.run_train(tmp_path, tmp_path / "model", tmp_path / "data.jsonl", tmp_path / "update")
+    assert not (tmp_path / "update").exists()
