@@ -169,7 +169,8 @@ class Session:
 
     def _check_scratch(self, needed_bytes: int, what: str) -> None:
         """Refuse work whose temporary files do not fit, before it begins.  Raises `DoesNotFit`."""
-        free_bytes = shutil.disk_usage(self.scratch).free
+        folder = next(place for place in (self.scratch, *self.scratch.absolute().parents) if place.exists())
+        free_bytes = shutil.disk_usage(folder).free
         if needed_bytes > free_bytes:
             raise DoesNotFit(
                 f"the temporary files of {what} do not fit the disk",
