@@ -8,14 +8,20 @@ from stages.weights.reader import Weights
 
 
 def layer_bytes(backbone: Backbone, layer: int) -> int:
-    """Bytes of a layer in memory: as stored, and copies of what is merged or converted when it is read."""
-    weights = meta_weights(backbone, layer)
-    copied = [
-        weights[name].nbytes
-        for name, load in _loads(backbone, layer).items()
-        if name in weights and (load.converter is not None or load.dtype != weights[name].dtype)
-    ]
-    return backbone.reader.layer_bytes(layer) + sum(copied)
+    """Bytes of a layer in memory: as stored, and copies of what is merged or converted when it is read.
+
+    What is merged and converted is there in its stored dtype too, one parameter at a time.
+    """
+    weights, copied, passing = meta_weights(backbone, layer), 0, 0
+    for name, load in _loads(backbone, layer).items():
+        if name not in weights:
+            continue
+        value, merged = weights[name], load.converter is not None
+        if merged or load.dtype != value.dtype:
+            copied += value.nbytes
+        if merged and load.dtype != value.dtype:
+            passing = max(passing, value.numel() * load.dtype.itemsize)
+    return backbone.reader.layer_bytes(layer) + copied + passing
 
 
 def meta_weights(backbone: Backbone, layer: int) -> Weights:

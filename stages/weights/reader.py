@@ -171,13 +171,11 @@ class Reader:
     ) -> dict[str, Tensor]:
         """Parameters by name, in the dtype that computes except for `stored_names`."""
         converted: dict[str, Tensor] = {}
-        for load in loads:
-            converted |= load.convert(raw, self.skeleton.model)
-        dtype = self.skeleton.dtype
-        return {
-            name: value.to(dtype) if value.is_floating_point() and name not in stored_names else value
-            for name, value in converted.items()
-        }
+        for load in loads:  # one by one: what is merged has another copy until it is converted
+            for name, value in load.convert(raw, self.skeleton.model).items():
+                changes = value.is_floating_point() and name not in stored_names
+                converted[name] = value.to(self.skeleton.dtype) if changes else value
+        return converted
 
     def _is_to_be_checked(self, wanted: str, tensors: Sequence[StoredTensor]) -> bool:
         if self.verify == "once":
