@@ -197,7 +197,9 @@ def _describe(
 
 
 def _same_inputs(there: ProfileManifest, draft: ProfileManifest) -> bool:
-    return there.model_copy(update={"layers": (), "profiled_count": 0}) == draft
+    """Made from the same texts and settings.  What the processor multiplies is measured, and no input."""
+    ours = {"layers": (), "profiled_count": 0, "native_dtypes": draft.native_dtypes}
+    return there.model_copy(update=ours) == draft
 
 
 def _sample(examples: list[Example], settings: SimilaritySettings, *, seed: int, device: str) -> list[Example]:

@@ -140,6 +140,8 @@ class LanguageHead:
             rows += block_bytes(chunk, width, self.backbone.dtype)
         # In another dtype than float32: logits, their exponentials, and those in the dtype of the product.
         logits = positions * chunk * (2 * item + 4 if item != 4 else 2 * 4)
+        if self._is_finished_by_the_model:  # its own logits, their slopes, and what the graph between keeps
+            logits += positions * chunk * 4 * 4
         # The softmax's expectation, what is added to it, the target's rows, and the head's input.
         return rows + logits + positions * width * (4 + 4 + 2 * item)
 

@@ -6,8 +6,8 @@ matrix keeps its stored dtype, and a product converts it to the dtype of the hid
     y = x Wᵀ + b     forwards:  a block of rows of W gives a block of columns of y
     g_x = g_y W      backwards: a block of columns of W gives a block of columns of g_x
 
-No sum is split, so the result is to the bit what the whole matrix gives once it is converted.  Nothing is kept for the
-backward pass but the stored matrix.
+No sum is split, so the result is what the whole matrix gives once it is converted: to the bit where kernels sum alike
+whatever the width of a block (ADR 9 says where not).  Nothing is kept for the backward pass but the stored matrix.
 
 Shapes: T tokens (in any leading dimensions), K inputs, N outputs.
 """
