@@ -7,15 +7,13 @@ file: the memory of a step then grows neither with the span nor with the batch.
 Unlike `HiddenStates` it keeps whole tensors (B, S, D), padding included: experts route padding rows too.
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from stages.streaming.hidden_states import anonymous_file
-from stages.weights.files import bytes_of
+from stages.streaming.hidden_states import ScratchFile
 
 Key = tuple[int, int]  # the layer that the states enter, and the micro-batch
 
@@ -34,17 +32,16 @@ class Boundaries:
     """Tensors by layer and micro-batch.  `scratch`: the folder of the file; None: they stay in memory."""
 
     def __init__(self, scratch: Path | None) -> None:
-        self._scratch = scratch
         self._kept: dict[Key, Tensor] = {}
         self._places: dict[Key, _Place] = {}
-        self._file: int | None = None
+        self._file = ScratchFile(scratch) if scratch else None
         self._end = 0
         self.bytes_written = 0
 
     def put(self, layer: int, part: int, tensor: Tensor) -> None:
         """Keep a tensor in the place of (layer, part); what was there is gone."""
         tensor = tensor.detach()
-        if self._scratch is None:
+        if self._file is None:
             self._kept[layer, part] = tensor
             return
         tensor = tensor.contiguous()
@@ -54,23 +51,15 @@ class Boundaries:
             self._end += tensor.nbytes
         place.shape, place.dtype = tensor.shape, tensor.dtype
         self._places[layer, part] = place
-        view, written = bytes_of(tensor), 0
-        while written < len(view):
-            written += os.pwrite(self._descriptor(), view[written:], place.offset + written)
-        self.bytes_written += written
+        self._file.write(tensor, place.offset)
+        self.bytes_written += tensor.nbytes
 
     def get(self, layer: int, part: int) -> Tensor:
         """The tensor of (layer, part)."""
-        if self._scratch is None:
+        if self._file is None:
             return self._kept[layer, part]
         place = self._places[layer, part]
-        tensor = torch.empty(place.shape, dtype=place.dtype)
-        view, filled = bytes_of(tensor), 0
-        while filled < len(view):
-            count = os.preadv(self._descriptor(), [view[filled:]], place.offset + filled)
-            assert count > 0, "the scratch file ends early"
-            filled += count
-        return tensor
+        return self._file.read(place.shape, place.dtype, place.offset)
 
     def drop(self, layer: int, part: int) -> None:
         """Forget a tensor in memory; its place in the file is used again."""
@@ -79,14 +68,4 @@ class Boundaries:
     def close(self) -> None:
         """Give the file back."""
         if self._file is not None:
-            os.close(self._file)
-            self._file = None
-
-    def __del__(self) -> None:
-        self.close()
-
-    def _descriptor(self) -> int:
-        if self._file is None:
-            assert self._scratch is not None
-            self._file = anonymous_file(self._scratch)
-        return self._file
+            self._file.close()

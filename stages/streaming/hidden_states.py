@@ -120,3 +120,39 @@ def anonymous_file(scratch: Path) -> int:
     descriptor, name = tempfile.mkstemp(prefix=".hidden-states-", dir=scratch)
     os.unlink(name)  # noqa: PTH108 -- mkstemp gives a str
     return descriptor
+
+
+class ScratchFile:
+    """An unnamed file in a folder, made at the first write; tensors at offsets, whole or not at all."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._descriptor: int | None = None
+
+    def write(self, tensor: Tensor, offset: int) -> None:
+        """Put a contiguous tensor at an offset in bytes."""
+        if self._descriptor is None:
+            self._descriptor = anonymous_file(self._folder)
+        view, written = bytes_of(tensor), 0
+        while written < len(view):
+            written += os.pwrite(self._descriptor, view[written:], offset + written)
+
+    def read(self, shape: Sequence[int], dtype: torch.dtype, offset: int) -> Tensor:
+        """A tensor that was put there."""
+        assert self._descriptor is not None
+        tensor = torch.empty(tuple(shape), dtype=dtype)
+        view, filled = bytes_of(tensor), 0
+        while filled < len(view):
+            count = os.preadv(self._descriptor, [view[filled:]], offset + filled)
+            assert count > 0, "the scratch file ends early"
+            filled += count
+        return tensor
+
+    def close(self) -> None:
+        """Give the file back."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def __del__(self) -> None:
+        self.close()

@@ -4,7 +4,6 @@ A wide window has adapters, and moments of an optimizer, in many layers, but a s
 layer at a time.  A tensor that is put away keeps its identity, its shape and its place in the graph, and no memory.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,8 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from stages.streaming.hidden_states import anonymous_file
-from stages.weights.files import bytes_of
+from stages.streaming.hidden_states import ScratchFile
 
 
 @dataclass
@@ -31,15 +29,14 @@ class Pages:
     """Tensors by group.  `scratch`: the folder of the file; None: everything stays in memory, and nothing is done."""
 
     def __init__(self, scratch: Path | None) -> None:
-        self._scratch = scratch
         self._groups: dict[int, _Group] = {}
-        self._file: int | None = None
+        self._file = ScratchFile(scratch) if scratch else None
         self._end = 0
         self.bytes_written = 0
 
     def add(self, group: int, tensors: Sequence[Tensor]) -> None:
         """Put contiguous tensors away, as they are."""
-        if self._scratch is None:
+        if self._file is None:
             return
         kept = self._groups.setdefault(group, _Group())
         for tensor in tensors:
@@ -73,21 +70,12 @@ class Pages:
     def close(self) -> None:
         """Give the file back."""
         if self._file is not None:
-            os.close(self._file)
-            self._file = None
-
-    def __del__(self) -> None:
-        self.close()
+            self._file.close()
 
     def _bring(self, group: _Group) -> None:
         for tensor, offset in zip(group.tensors, group.offsets, strict=True):
-            values = torch.empty(tensor.shape, dtype=tensor.dtype)
-            view, filled = bytes_of(values), 0
-            while filled < len(view):
-                count = os.preadv(self._descriptor(), [view[filled:]], offset + filled)
-                assert count > 0, "the scratch file ends early"
-                filled += count
-            tensor.data = values
+            assert self._file is not None
+            tensor.data = self._file.read(tensor.shape, tensor.dtype, offset)
 
     def _return(self, group: _Group) -> None:
         for tensor, offset in zip(group.tensors, group.offsets, strict=True):
@@ -97,16 +85,9 @@ class Pages:
         group.changed = False
 
     def _write(self, tensor: Tensor, offset: int) -> None:
-        view, written = bytes_of(tensor), 0
-        while written < len(view):
-            written += os.pwrite(self._descriptor(), view[written:], offset + written)
-        self.bytes_written += written
-
-    def _descriptor(self) -> int:
-        if self._file is None:
-            assert self._scratch is not None
-            self._file = anonymous_file(self._scratch)
-        return self._file
+        assert self._file is not None
+        self._file.write(tensor, offset)
+        self.bytes_written += tensor.nbytes
 
 
 def _put_away(tensor: Tensor) -> None:

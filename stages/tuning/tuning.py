@@ -4,8 +4,8 @@ A tuning changes a layer's weights (`inside`) and its output (`after`), and hold
 the whole difference between the base model and a federation's model.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -94,18 +94,6 @@ class BottleneckTuning:
         for layer in sorted(layer for layer in self.adapters if layer < depth):
             yield from zip(adapter_names(layer), self.adapters[layer].parameters(), strict=True)
 
-    def from_layer(self, first: int) -> "BottleneckTuning":
-        """The same tuning without the adapters before layer `first`."""
-        return replace(self, adapters={layer: one for layer, one in self.adapters.items() if layer >= first})
-
-    def training(self, tensors: Mapping[str, Any], layers: Iterable[int]) -> "BottleneckTuning":
-        """The same tuning with trainable float32 leaves for the adapters of `layers` and for the head."""
-        trained = {layer: tuple(_leaf(tensors[name]) for name in adapter_names(layer)) for layer in layers}
-        activation = {layer: self.adapters[layer].activation for layer in trained}
-        adapters = {layer: Adapter.of(leaves, activation[layer]) for layer, leaves in trained.items()}
-        head = {name: _leaf(tensors[f"head.{name}"]) for name in self.head}
-        return BottleneckTuning({**self.adapters, **adapters}, head)
-
     def trainable(self) -> dict[str, Tensor]:
         """The trainable leaves by their names in updates: adapters by layer, then the head."""
         named = [
@@ -115,7 +103,3 @@ class BottleneckTuning:
         ]
         named += [(f"head.{name}", value) for name, value in self.head.items()]
         return {name: value for name, value in named if value.requires_grad}
-
-
-def _leaf(values: Any) -> Tensor:
-    return torch.from_numpy(values).clone().requires_grad_()
