@@ -4,7 +4,7 @@
 
 Weights are copied block by block, with one layer in memory at a time: as stored where the plan computes in float32,
 else rounded to the dtype that computes.  The configuration names the dtype that computes; so the loaded model gives the
-same values as the stages.
+same values as the stages, to the bit but where a processor's library splits sums (ADR 9).
 """
 
 import json

@@ -70,7 +70,9 @@ class Backbone:
         config = load_config(model_dir)
         config.num_labels = max(len(settings.task.labels), 2)
         config.pad_token_id = pad_id  # decoders' heads use it to find the last real token
-        skeleton = build_skeleton(config, settings.head_form, dtype=FLOAT_DTYPES[settings.numerics.computes_in])
+        numerics = settings.numerics
+        dtype = FLOAT_DTYPES[numerics.computes_in]
+        skeleton = build_skeleton(config, settings.head_form, dtype=dtype, threads=numerics.threads)
         checkpoint = WeightFiles.open(model_dir)
         where = {"layer_prefix": skeleton.layer_prefix, "embedding": skeleton.embedding_name}
         names = resolve(skeleton.model, checkpoint, **where)

@@ -66,7 +66,7 @@ class LanguageHead:
     @torch.no_grad()
     def logits_of(self, arrived_ND: Tensor, *, chunk: int = CHUNK_ROWS) -> Tensor:
         """Logits (N, V) float32 of the head's input (N, D)."""
-        return torch.cat([self._finish(linear(arrived_ND, rows)) for _, rows in self.chunks(chunk)], dim=1)
+        return torch.cat([self._finish(self._times(arrived_ND, rows)) for _, rows in self.chunks(chunk)], dim=1)
 
     @torch.no_grad()
     def cross_entropy(
@@ -80,7 +80,7 @@ class LanguageHead:
         expected = torch.zeros(arrived_ND.shape, dtype=torch.float32) if gradient else None  # Σ exp(z - max) W
         wanted = torch.zeros_like(arrived_ND) if gradient else None  # W_y
         for first, rows in self.chunks(chunk):
-            logits, slopes = self._finish_with_slopes(linear(arrived_ND, rows), gradient=gradient)
+            logits, slopes = self._finish_with_slopes(self._times(arrived_ND, rows), gradient=gradient)
             raised = torch.maximum(highest, logits.amax(1, keepdim=True))
             shrink = torch.exp(highest - raised)
             inside = (targets_N >= first) & (targets_N < first + len(rows))
@@ -96,7 +96,7 @@ class LanguageHead:
                 wanted[inside] = rows[here].to(wanted.dtype) * slopes[inside, here, None].to(wanted.dtype)
             else:
                 wanted[inside] = rows[here].to(wanted.dtype)
-            expected.mul_(shrink).add_(times(weights.to(wanted.dtype), rows))
+            expected.mul_(shrink).add_(times(weights.to(wanted.dtype), rows, threads=self._threads))
         losses = highest.squeeze(1) + total.log().squeeze(1) - chosen
         if expected is None or wanted is None:
             return losses, None
@@ -111,7 +111,7 @@ class LanguageHead:
         highest, total, chosen = torch.full((count,), -torch.inf), torch.zeros(count), torch.zeros(count)
         likeliest = torch.zeros(count, dtype=torch.int64)
         for first, rows in self.chunks(chunk):
-            logits = self._finish(linear(arrived_ND, rows))
+            logits = self._finish(self._times(arrived_ND, rows))
             peak, place = logits.max(1)
             likeliest = torch.where(peak > highest, first + place, likeliest)
             raised = torch.maximum(highest, peak)
@@ -137,13 +137,21 @@ class LanguageHead:
         chunk = min(CHUNK_ROWS, self.vocabulary)
         rows = 0 if self.resident is not None else chunk * (self.table.size // self.vocabulary)
         if self.table.dtype != self.backbone.dtype:
-            rows += block_bytes(chunk, width, self.backbone.dtype)
+            rows += block_bytes(chunk, width, self.backbone.dtype, self._threads)
         # In another dtype than float32: logits, their exponentials, and those in the dtype of the product.
         logits = positions * chunk * (2 * item + 4 if item != 4 else 2 * 4)
         if self._is_finished_by_the_model:  # its own logits, their slopes, and what the graph between keeps
             logits += positions * chunk * 4 * 4
         # The softmax's expectation, what is added to it, the target's rows, and the head's input.
         return rows + logits + positions * width * (4 + 4 + 2 * item)
+
+    @property
+    def _threads(self) -> int:
+        return self.backbone.skeleton.threads
+
+    def _times(self, arrived_ND: Tensor, rows_CD: Tensor) -> Tensor:
+        """The head's own logits (N, C)."""
+        return linear(arrived_ND, rows_CD, threads=self._threads)
 
     def _finish(self, logits_NC: Tensor) -> Tensor:
         """The model's final logits, in float32."""

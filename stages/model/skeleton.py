@@ -60,8 +60,9 @@ class LayerArguments:
 class Skeleton:
     """A model on the meta device with slots for layers.  `rest` parameters are real once `fill` was called."""
 
-    def __init__(self, model: PreTrainedModel, head_form: HeadForm) -> None:
+    def __init__(self, model: PreTrainedModel, head_form: HeadForm, threads: int = 1) -> None:
         self.model = model
+        self.threads = threads
         self.head_form = head_form
         self.config: PretrainedConfig = model.config
         self.dtype: torch.dtype = model.dtype
@@ -201,8 +202,11 @@ class Skeleton:
         return GatheredEmbedding(inner, weight.shape[1], weight.dtype)
 
 
-def build_skeleton(config: PretrainedConfig, form: HeadForm, *, dtype: torch.dtype) -> Skeleton:
-    """The model of `config` on the meta device, buffers real, in eval mode.  Takes milliseconds at any size."""
+def build_skeleton(config: PretrainedConfig, form: HeadForm, *, dtype: torch.dtype, threads: int = 1) -> Skeleton:
+    """The model of `config` on the meta device, buffers real, in eval mode.  Takes milliseconds at any size.
+
+    `threads`: how many its products will use.
+    """
     check_head(config, form)
     config.use_cache = False
     factory = FACTORIES[form]
@@ -210,7 +214,7 @@ def build_skeleton(config: PretrainedConfig, form: HeadForm, *, dtype: torch.dty
     with parameters_on_meta(), no_init_weights():
         model = factory.from_config(config, dtype=dtype)
     model.tie_weights()
-    return Skeleton(model.eval().requires_grad_(False), form)
+    return Skeleton(model.eval().requires_grad_(False), form, threads)
 
 
 def _parameter_names(model: PreTrainedModel, module: nn.Module) -> list[str]:

@@ -30,6 +30,7 @@ class Host(Protocol):
 
     visit: Visit
     dtype: torch.dtype  # that computes; a layer may get hidden states in a wider one (Mamba)
+    threads: int  # of the plan
 
 
 class Slot(nn.Module):
@@ -67,7 +68,7 @@ class Slot(nn.Module):
         self, hidden: Tensor, weights: Mapping[str, Tensor], args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> Tensor:
         """The layer itself, (B, S, D) to (B, S, D), with `weights` for its own."""
-        with self.places.holding(self.matrices.computing(weights, self.host.dtype)):
+        with self.places.holding(self.matrices.computing(weights, self.host.dtype, self.host.threads)):
             output = self.layer(hidden, *args, **kwargs)
         first: Tensor = output[0] if isinstance(output, tuple) else output
         return first

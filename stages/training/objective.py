@@ -144,8 +144,9 @@ class Objective:
         def through() -> Tensor:
             return self.backbone.run_layers(weights, hidden, batch, self.tuning) if weights else hidden
 
-        leaving, trains = None, bool(weights)
+        leaving = None
         if self.recomputes:
+            trains = hidden.requires_grad or self.tuning.trains(weights)
             with torch.no_grad():
                 meeting = through().detach()
         else:

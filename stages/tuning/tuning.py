@@ -4,7 +4,7 @@ A tuning changes a layer's weights (`inside`) and its output (`after`), and hold
 the whole difference between the base model and a federation's model.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -42,6 +42,10 @@ class Tuning(Protocol):
         """Every trained tensor that the input of layer `depth` depends on, by name, in a fixed order."""
         ...
 
+    def trains(self, layers: Iterable[int]) -> bool:
+        """Whether anything in these layers trains."""
+        ...
+
 
 @dataclass(frozen=True)
 class Untuned:
@@ -61,6 +65,10 @@ class Untuned:
     def below(self, depth: int) -> Iterator[tuple[str, Tensor]]:
         """No tensors."""
         yield from ()
+
+    def trains(self, layers: Iterable[int]) -> bool:
+        """Nothing does."""
+        return False
 
 
 UNTUNED = Untuned()
@@ -93,6 +101,11 @@ class BottleneckTuning:
         """The adapters of the layers before `depth`."""
         for layer in sorted(layer for layer in self.adapters if layer < depth):
             yield from zip(adapter_names(layer), self.adapters[layer].parameters(), strict=True)
+
+    def trains(self, layers: Iterable[int]) -> bool:
+        """Whether an adapter of these layers does."""
+        found = (self.adapters[layer] for layer in layers if layer in self.adapters)
+        return any(value.requires_grad for adapter in found for value in adapter.parameters())
 
     def trainable(self) -> dict[str, Tensor]:
         """The trainable leaves by their names in updates: adapters by layer, then the head."""

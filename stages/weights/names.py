@@ -113,6 +113,7 @@ def resolve(model: PreTrainedModel, checkpoint: WeightFiles, *, layer_prefix: st
     wanted = model.state_dict().keys()
     inner = {name for name in wanted if name.startswith(f"{layer_prefix}.")} | {embedding}
     _check_filled(inner, loads, _surplus(model, unused, layer_prefix), layer_prefix=layer_prefix)
+    _check_floating(model, loads.values())
     in_layers = {load.target for part in layers.values() for load in part}
     rest = tuple(load for name, load in sorted(loads.items()) if name not in in_layers and name != embedding)
     ordered = tuple(tuple(layers[index]) for index in sorted(layers))
@@ -158,6 +159,19 @@ def _check_filled(inner: set[str], loads: Mapping[str, Load], surplus: list[str]
                 f"the model's weights and its architecture disagree: it {problem} {names[0]}",
                 values={"parameters concerned": len(names), "layers at": layer_prefix},
                 hint="config.json and the weights must come from the same model",
+            )
+
+
+def _check_floating(model: PreTrainedModel, loads: Iterable[Load]) -> None:
+    """Refuse integers where the model has numbers: they are quantised, and mean nothing without their scales."""
+    wanted = model.state_dict()
+    for load in loads:
+        found = {source.dtype for source, _ in load.sources if not source.dtype.is_floating_point}
+        if found and wanted[load.target].is_floating_point():
+            raise BadInput(
+                f"the weights are quantised: {load.target} is stored as integers",
+                values={"expected": "float32, bfloat16 or float16", "found": str(found.pop()).removeprefix("torch.")},
+                hint="use the model that it was made from, or import a GGUF file with 'chainctl model import'",
             )
 
 

@@ -1,5 +1,7 @@
 """A matrix in the dtype that it is stored in, computing in another, gives what the converted matrix gives."""
 
+import os
+
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 -- torch's own convention
@@ -28,8 +30,8 @@ def with_gradient(x: Tensor) -> Tensor:
 
 
 @given(
-    outputs=st.sampled_from([1, 63, 64, 65, 128, 192, 200, 256, 1000]),
-    inputs=st.sampled_from([8, 64, 127, 128, 200, 384]),
+    outputs=st.sampled_from([0, 1, 63, 64, 65, 128, 192, 200, 256, 1000]),
+    inputs=st.sampled_from([0, 8, 64, 127, 128, 200, 384]),
     tokens=st.integers(1, 40),
     biased=st.booleans(),
     dtype=st.sampled_from(HALVES),
@@ -45,15 +47,15 @@ def test_products_by_blocks_are_those_of_the_converted_matrix(
     bias_N = torch.randn(outputs, generator=draw) if biased else None
     x_TK, gradient_TN = torch.randn(2, tokens, inputs, generator=draw), torch.randn(2, tokens, outputs, generator=draw)
     left, right = with_gradient(x_TK), with_gradient(x_TK)
-    expected, found = F.linear(left, weight_NK.float(), bias_N), linear(right, weight_NK, bias_N)
+    expected, found = F.linear(left, weight_NK.float(), bias_N), linear(right, weight_NK, bias_N, threads=1)
     assert torch.equal(found, expected)
     expected.backward(gradient_TN)
     found.backward(gradient_TN)
     assert left.grad is not None
     assert right.grad is not None
     assert torch.equal(right.grad, left.grad)
-    flat_TN = gradient_TN.view(-1, outputs)
-    assert torch.equal(times(flat_TN, weight_NK), flat_TN @ weight_NK.float())
+    flat_TN = gradient_TN.view(2 * tokens, outputs)
+    assert torch.equal(times(flat_TN, weight_NK, threads=1), flat_TN @ weight_NK.float())
 
 
 @pytest.mark.parametrize("dtype", HALVES)
@@ -69,7 +71,7 @@ def test_a_module_with_a_stored_matrix_is_the_module_in_float32(kind: str, dtype
     x_TK, gradient_TN = torch.randn(2, tokens, 192), torch.randn(2, tokens, 320)
     left, right = with_gradient(x_TK), with_gradient(x_TK)
     expected = module(left)
-    weights = StoredMatrices(module).computing(kept | {"bias": kept["bias"].float()}, torch.float32)
+    weights = StoredMatrices(module).computing(kept | {"bias": kept["bias"].float()}, torch.float32, 1)
     assert isinstance(weights["weight"], StoredMatrix)
     with Places(module).holding(weights):
         found = module(right)
@@ -83,7 +85,7 @@ def test_a_module_with_a_stored_matrix_is_the_module_in_float32(kind: str, dtype
 
 def test_other_operations_see_the_converted_matrix() -> None:
     kept = torch.randn(6, 4).bfloat16()
-    matrix, single = StoredMatrix(kept, torch.float32), kept.float()
+    matrix, single = StoredMatrix(kept, torch.float32, 1), kept.float()
     assert (matrix.dtype, matrix.shape, matrix.device, matrix.ndim) == (torch.float32, single.shape, single.device, 2)
     assert matrix.stored().data_ptr() == kept.data_ptr()
     x = torch.randn(3, 4)
@@ -101,17 +103,91 @@ def test_other_operations_see_the_converted_matrix() -> None:
 def test_weights_that_compute_as_they_are_stored_are_left_alone() -> None:
     module = nn.Linear(4, 4)
     weights = module.state_dict()
-    assert StoredMatrices(module).computing(weights, torch.float32) is weights
+    assert StoredMatrices(module).computing(weights, torch.float32, 1) is weights
 
 
 def test_nothing_is_kept_for_the_backward_pass_and_one_block_is_converted_at_a_time() -> None:
     weight_NK = torch.zeros(1024, 512, dtype=torch.bfloat16)
     x_TK = torch.zeros(2, 512, requires_grad=True)
-    block, output = block_bytes(1024, 512, torch.float32), 2 * 1024 * 4
+    block, output = block_bytes(1024, 512, torch.float32, 1), 2 * 1024 * 4
     assert block == BLOCK_MULTIPLE * 1024 * 4
     live = LiveBytes([weight_NK, x_TK])
     with live:
-        result = linear(x_TK, weight_NK)
+        result = linear(x_TK, weight_NK, threads=1)
         assert live.now == output
         result.sum().backward()
     assert live.peak <= 2 * block + 4 * output
+
+
+# Of TinyLlama, LLaMA 2 7B, BERT-large and SmolLM2, and two odd ones; blocks of the real size.
+REAL_SHAPES = ((5632, 2048), (2048, 5632), (256, 2048), (1024, 4096), (1024, 14336), (1536, 576), (1000, 5000))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 8])
+@pytest.mark.parametrize("shape", REAL_SHAPES, ids=str)
+def test_products_at_real_shapes_on_several_threads(
+    shape: tuple[int, int], threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the bit, but where MKL is bounded to its compatible mode: there it splits sums (ADR 9)."""
+    monkeypatch.setattr(stored, "BLOCK_BYTES", 4 * 2**20)
+    before, compatible = torch.get_num_threads(), os.environ.get("MKL_CBWR") == "COMPATIBLE"
+    torch.set_num_threads(threads)
+    try:
+        weight_NK = torch.randn(shape, generator=torch.Generator().manual_seed(0)).bfloat16()
+        for tokens in (4, 17):
+            x_TK, gradient_TN = torch.randn(tokens, shape[1]), torch.randn(tokens, shape[0])
+            for found, expected in (
+                (linear(x_TK, weight_NK, threads=threads), F.linear(x_TK, weight_NK.float())),
+                (times(gradient_TN, weight_NK, threads=threads), gradient_TN @ weight_NK.float()),
+            ):
+                assert (
+                    torch.allclose(found, expected, rtol=1e-4, atol=1e-2)
+                    if compatible
+                    else torch.equal(found, expected)
+                )
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_bias_that_trains_gets_its_gradient() -> None:
+    weight_NK, gradient_TN = torch.randn(128, 64).bfloat16(), torch.randn(7, 128)
+    left, right = with_gradient(torch.zeros(128)), with_gradient(torch.zeros(128))
+    x_TK = torch.randn(7, 64)
+    F.linear(x_TK, weight_NK.float(), left).backward(gradient_TN)
+    linear(x_TK, weight_NK, right, threads=1).backward(gradient_TN)
+    assert left.grad is not None
+    assert right.grad is not None
+    assert torch.equal(right.grad, left.grad)
+
+
+def test_a_weight_that_trains_is_converted_and_gets_its_gradient() -> None:
+    """What a tuning makes of a weight, such as W + B A, is never taken for frozen."""
+    module, trained = nn.Linear(4, 4), with_gradient(torch.randn(4, 4).bfloat16())
+    weights = StoredMatrices(module).computing({"weight": trained}, torch.float32, 1)
+    with Places(module).holding(weights):
+        module(torch.randn(2, 4)).sum().backward()
+    assert trained.grad is not None
+
+
+def test_only_frozen_floating_matrices_stay_as_stored() -> None:
+    for value in (torch.zeros(2, 2, dtype=torch.int8), torch.zeros(2, 2, requires_grad=True)):
+        with pytest.raises(ValueError, match="frozen matrix of floating-point"):
+            StoredMatrix(value, torch.float32, 1)
+
+
+def test_arguments_of_a_product_by_their_names() -> None:
+    kept, x_TK, bias_N = torch.randn(6, 4).bfloat16(), torch.randn(3, 4), torch.randn(6)
+    matrix = StoredMatrix(kept, torch.float32, 1)
+    expected = F.linear(x_TK, kept.float(), bias_N)
+    assert torch.equal(F.linear(x_TK, weight=matrix, bias=bias_N), expected)
+    assert torch.equal(F.linear(input=x_TK, weight=matrix, bias=bias_N), expected)
+    assert torch.equal(F.linear(matrix, kept.float()[:, :4]), F.linear(kept.float(), kept.float()))
+
+
+@pytest.mark.parametrize("change", ["add_", "__setitem__", "__iadd__", "zero_"])
+def test_a_frozen_matrix_cannot_be_changed_in_place(change: str) -> None:
+    matrix = StoredMatrix(torch.ones(2, 2).bfloat16(), torch.float32, 1)
+    arguments = {"__setitem__": (0, 1.0), "zero_": ()}.get(change, (1.0,))
+    with pytest.raises(RuntimeError, match="would change a frozen matrix"):
+        getattr(matrix, change)(*arguments)
+    assert bool((matrix.stored() == 1).all())

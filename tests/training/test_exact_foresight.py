@@ -24,7 +24,7 @@ from stages.model.language_head import LanguageHead
 from stages.streaming.boundaries import Boundaries
 from stages.streaming.placement import PLACEMENTS, SMALLEST
 from stages.streaming.stream import load_layers
-from stages.training.criterion import TokenCriterion, backward_with_gradient
+from stages.training.criterion import ClassCriterion, TokenCriterion, backward_with_gradient
 from stages.training.objective import Objective
 from stages.tuning.adapters import Adapter
 from stages.tuning.tuning import BottleneckTuning
@@ -122,6 +122,31 @@ def test_the_exact_loss_of_a_decoder_has_the_gradient_of_the_whole_model(
         assert loss.total == loss.downstream
         for left, right in zip(gradients(ours, window), gradients(theirs, window), strict=True):
             torch.testing.assert_close(left, right, rtol=1e-5, atol=1e-6)
+
+
+def test_layers_that_do_not_train_need_no_backward_pass_whatever_is_in_memory(tmp_path: Path) -> None:
+    """Only the head trains, behind frozen layers: its gradient is the same with and without their graph."""
+    fleet.save_model(tmp_path, "bert")
+    backbone, batch = fleet.open_backbone(tmp_path), fleet.batch()
+    found = []
+    for recomputes in (False, True):
+        head = {name: value.clone().requires_grad_() for name, value in backbone.initial_head.items()}
+        objective = Objective(
+            backbone,
+            Window(start=0, stop=DEPTH),
+            BottleneckTuning({}, head),
+            LossWeights(),
+            ClassCriterion(backbone, head),
+            recomputes=recomputes,
+        )
+        targets = torch.zeros(len(batch.input_ids), dtype=torch.int64)
+        hidden = fleet.stream(backbone, batch, {}, 0)
+        objective.accumulate(load_layers(backbone, range(DEPTH)), hidden, batch, targets, count=len(targets))
+        found.append([value.grad for value in head.values()])
+    for left, right in zip(*found, strict=True):
+        assert left is not None
+        assert right is not None
+        assert torch.equal(left, right)
 
 
 # --------------------------------------------------------------------------------------------------
