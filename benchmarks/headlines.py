@@ -1,15 +1,16 @@
 """A small language model learns to write the BBC's headlines, on twenty devices that keep their articles.
 
-    python -m benchmarks.headlines --out DIR [--seeds N] [--rounds N]
+    python -m benchmarks.headlines --out DIR [--seeds N]
 
 SmolLM2-135M-Instruct (bfloat16) on BBC news: the prompt is the first fifty words of an article, the response its
 headline, in the model's own chat template.  20 devices (IID), two of them a round, ten steps of AdamW on batches of
-four, loss on the headline only.  The chain with Q = 2, 3 and 4 over the last four layers, full adapters end to end,
-and the chain from where FOAT with the paper's T = 0.8 starts; each with several seeds (of the split, the fresh
-adapters and who takes part).  On 100 held-out articles: perplexity of the headline, and ROUGE-L of greedy headlines.
+four, loss on the headline only.  Every arm has as many rounds as four rounds of full adapters cost in passes of a text
+through a layer, and a learning rate of its own: from 1e-3 by factors of two, as long as the perplexity of 60 training
+articles after two rounds gets better.  Then several seeds (of the split, the fresh adapters and who takes part).  On
+100 held-out articles: perplexity of the headline, and ROUGE-L of greedy headlines.
 
-Compute is counted in passes of a token through a layer: one forward, and one more backward through a frozen layer.
-A run that was stopped is continued by the same command.  Writes benchmarks/results/headlines.json and prints tables.
+Passes are those that the devices count.  A run that was stopped is continued by the same command.  Writes
+benchmarks/results/headlines.json and prints tables.
 """
 
 import argparse
@@ -24,7 +25,7 @@ import numpy as np
 
 from benchmarks.harness import call, markdown, save
 from schemas.methods import ChainSettings, FullAdaptersSettings, MethodSettings
-from schemas.plan import PlanManifest
+from schemas.run import RoundLine, SimulationSummary
 from schemas.settings import (
     EncodingSettings,
     FederationSettings,
@@ -42,47 +43,72 @@ from stages.data.template import as_fields
 from stages.federation import simulate
 from stages.federation.prepare import Federation
 from stages.inference.generate import Sampling
-from stages.methods.registry import server_method
 from stages.session import Machine
-from stages.store.artifact import open_artifact
 from stages.store.files import write_file
 from stages.suites.scores import rouge_l
 
-DEVICES, TEST, WORDS, NEW_TOKENS = 20, 100, 50, 24
+DEVICES, TEST, HELD, WORDS, NEW_TOKENS = 20, 100, 60, 50, 24
+FULL_ROUNDS, GRID_ROUNDS, GRID_SEED = 4, 2, 1000
+FIRST_RATE = 1e-3
 INSTRUCTION = "Write a short headline for this news article."
 SETTINGS = Settings(
     task=TaskSettings(kind="causal-lm"),
     prompt=PromptSettings(format="alpaca"),
     encoding=EncodingSettings(max_length=144),
     similarity=SimilaritySettings(max_examples=8, min_examples=5),
-    optimizer=OptimizerSettings(learning_rate=1e-3, steps=10, batch_size=4),
+    optimizer=OptimizerSettings(steps=10, batch_size=4),
     numerics=NumericsSettings(compute="bfloat16", threads=1),
     federation=FederationSettings(devices_per_round=2),
 )
-METHODS: dict[str, MethodSettings] = {
-    "chain, Q = 2, layers 26 to 29": ChainSettings(window_size=2, start=26),
-    "chain, Q = 3, layers 26 to 29": ChainSettings(window_size=3, start=26),
-    "chain, Q = 4, layers 26 to 29": ChainSettings(window_size=4, start=26),
-    "full adapters": FullAdaptersSettings(),
-    "chain, Q = 2, start by FOAT with T = 0.8": ChainSettings(window_size=2, cka_threshold=0.8),
-}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A way to train, with as many rounds as cost about the passes of four rounds of full adapters."""
+
+    name: str
+    chain: MethodSettings
+    rounds: int = FULL_ROUNDS
+    reduction_factor: int = 16  # of the hidden size, 576: adapters of width 36
+
+    def settings(self, seed: int, rate: float) -> Settings:
+        """The recipe."""
+        optimizer = SETTINGS.optimizer.model_copy(update={"learning_rate": rate})
+        adapter = SETTINGS.adapter.model_copy(update={"reduction_factor": self.reduction_factor})
+        return SETTINGS.model_copy(
+            update={"chain": self.chain, "seed": seed, "optimizer": optimizer, "adapter": adapter}
+        )
+
+
+def exact(window_size: int, start: int = 0) -> ChainSettings:
+    """The chain through the frozen layers, windows from the last layer down."""
+    return ChainSettings(window_size=window_size, start=start, foresight="layers", order="downwards", stride="window")
+
+
+ARMS = (
+    Arm("full adapters, width 36", FullAdaptersSettings()),
+    Arm("full adapters, width 9", FullAdaptersSettings(), reduction_factor=64),
+    Arm("full adapters, width 3", FullAdaptersSettings(), reduction_factor=192),
+    Arm("exact chain, Q = 8, downwards", exact(8), rounds=5),
+    Arm("exact chain, Q = 4, downwards", exact(4), rounds=5),
+    Arm("the last 15 layers end to end", exact(15, start=15), rounds=5),
+    Arm("the paper's chain, the last 4 layers", ChainSettings(window_size=4, start=26, foresight="adapters"), rounds=7),
+)
 
 
 def main() -> None:
-    """Run every method with every seed, then say what each state writes."""
+    """Find every arm's learning rate, run it with every seed, then say what each state writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=6)
     options = parser.parse_args()
-    bench = Bench.prepared(options.out, options.rounds)
+    bench = Bench.prepared(options.out)
+    rates = {arm.name: bench.best_rate(arm) for arm in ARMS}
     results = []
     for seed in range(options.seeds):
-        for name, chain in METHODS.items():
-            if seed and "FOAT" in name:
-                continue  # once is enough to see it
-            results.append(bench.measure(name, chain, seed))
-            save("headlines", {"settings": SETTINGS.model_dump(mode="json"), "runs": results})
+        for arm in ARMS:
+            results.append(bench.measure(arm, seed, rates[arm.name]))
+            save("headlines", {"settings": SETTINGS.model_dump(mode="json"), "rates": rates, "runs": results})
     print(markdown(("", *COLUMNS), list(rows(results))))
     print()
     print(markdown(("the BBC's", "before", *(one["method"] for one in examples_of(results))), list(written(results))))
@@ -94,65 +120,85 @@ class Bench:
 
     out: Path
     model: Path
-    rounds: int
 
     @classmethod
-    def prepared(cls, out: Path, rounds: int) -> "Bench":
-        """Get model and articles, and write the records."""
+    def prepared(cls, out: Path) -> "Bench":
+        """Get model and articles, and write the records: for training and testing, and a split of the former."""
         model = out / "model"
         if not model.exists():
             call("model", "import", next(get_asset(ASSETS["smollm2-135m"]).glob("*.gguf")), "--out", model)
         if not (out / "train.jsonl").exists():
             records = list(articles(get_asset(ASSETS["bbc-news"])))
             random.Random(0).shuffle(records)
-            for name, part in (("test", records[:TEST]), ("train", records[TEST:])):
-                lines = "".join(json.dumps(record) + "\n" for record in part)
-                write_file(out / f"{name}.jsonl", lines.encode())
-        return cls(out, model, rounds)
+            train = records[TEST:]
+            parts = {"test": records[:TEST], "held": train[:HELD], "rest": train[HELD:], "train": train}
+            for name, part in parts.items():
+                write_file(out / f"{name}.jsonl", "".join(json.dumps(record) + "\n" for record in part).encode())
+        return cls(out, model)
 
-    def measure(self, name: str, chain: MethodSettings, seed: int) -> dict[str, Any]:
+    def best_rate(self, arm: Arm) -> float:
+        """The learning rate with the best perplexity on held-out training articles."""
+        known = {rate: self._grid(arm, rate) for rate in (FIRST_RATE, 2 * FIRST_RATE)}
+        factor = 2.0 if known[2 * FIRST_RATE] < known[FIRST_RATE] else 0.5
+        best = min(known, key=lambda rate: known[rate])
+        while best * factor not in known:
+            known[best * factor] = self._grid(arm, best * factor)
+            best = min(known, key=lambda rate: known[rate])
+        print(f"{arm.name}: learning rate {best:g} of {known}", flush=True)
+        return best
+
+    def _grid(self, arm: Arm, rate: float) -> float:
+        folder = self.out / "grid" / f"{slug(arm.name)}-{rate:g}"
+        finished = folder / "perplexity.json"
+        if not finished.exists():
+            settings = arm.settings(GRID_SEED, rate)
+            summary = self._simulate(settings, folder, train="rest", test="held", rounds=GRID_ROUNDS)
+            write_file(finished, json.dumps(summary.perplexity_after).encode())
+        found: float = json.loads(finished.read_bytes())
+        return found
+
+    def _simulate(self, settings: Settings, folder: Path, *, train: str, test: str, rounds: int) -> SimulationSummary:
+        federation = Federation(
+            model_dir=self.model,
+            data=self.out / f"{train}.jsonl",
+            test=self.out / f"{test}.jsonl",
+            settings=settings,
+            devices=DEVICES,
+            rounds=rounds,
+            alpha=None,
+            memory_budgets=(2**31,),
+            eval_every=2,
+        )
+        return simulate.run(federation, out=folder, on_round=lambda line: print(f"{folder.name}: {line.line()}"))
+
+    def measure(self, arm: Arm, seed: int, rate: float) -> dict[str, Any]:
         """One federation, and what it learned."""
-        folder = self.out / f"{name.replace(', ', '-').replace(' ', '')}-{seed}"
+        folder = self.out / f"{slug(arm.name)}-{seed}"
         finished = folder / "measured.json"
         if finished.exists():
             found: dict[str, Any] = json.loads(finished.read_bytes())
             return found
-        federation = Federation(
-            model_dir=self.model,
-            data=self.out / "train.jsonl",
-            test=self.out / "test.jsonl",
-            settings=SETTINGS.model_copy(update={"chain": chain, "seed": seed}),
-            devices=DEVICES,
-            rounds=self.rounds,
-            alpha=None,
-            memory_budgets=(2**31,),
-            eval_every=max(1, self.rounds // 2),
-        )
-        summary = simulate.run(federation, out=folder, on_round=lambda line: print(f"{name}, {seed}: {line.line()}"))
-        plan = open_artifact(folder / "plan", PlanManifest).manifest
+        summary = self._simulate(arm.settings(seed, rate), folder, train="train", test="test", rounds=arm.rounds)
         result: dict[str, Any] = {
-            "method": name,
+            "method": arm.name,
             "seed": seed,
-            "start_layer": plan.decisions.first_layer,
-            "perplexity": {0: summary.perplexity_before}
-            | {line.round: line.perplexity for line in summary.rounds if line.perplexity is not None},
-            "layer_passes": [passes(plan, index % len(plan.memory)) for index in range(self.rounds)],
-            "train_seconds": sum(line.seconds for line in summary.rounds),
-            "bytes_up": summary.bytes_up,
+            "learning_rate": rate,
+            "perplexity_before": summary.perplexity_before,
+            "rounds": [round_of(line) for line in summary.rounds],
             "predicted_peak_bytes": summary.predicted_peak_bytes,
         }
-        result |= self.headlines(folder, before=seed == 0)
-        print(f"{name}, {seed}: {result['perplexity']} ROUGE-L {result['rouge_l']:.4f}", flush=True)
+        result |= self.headlines(folder, arm.rounds, before=seed == 0)
+        print(f"{arm.name}, {seed}: {result['rounds']} ROUGE-L {result['rouge_l']:.4f}", flush=True)
         write_file(finished, json.dumps(result, indent=1).encode())
         return result
 
-    def headlines(self, folder: Path, *, before: bool) -> dict[str, Any]:
+    def headlines(self, folder: Path, rounds: int, *, before: bool) -> dict[str, Any]:
         """Greedy headlines of the last state and, where asked, of the base model; and their ROUGE-L."""
         examples = load_examples(self.out / "test.jsonl", label_column=None, prompt=SETTINGS.prompt)
         answers = generate.run(
             machine=Machine(self.model),
             plan=folder / "plan",
-            state=folder / "states" / f"{self.rounds:04d}",
+            state=folder / "states" / f"{rounds:04d}",
             prompts=examples,
             sampling=Sampling(NEW_TOKENS),
             before=before,
@@ -178,10 +224,19 @@ def articles(folder: Path) -> Iterator[dict[str, str]]:
             yield {"instruction": INSTRUCTION, "input": " ".join(body.split()[:WORDS]), "output": headline}
 
 
-def passes(plan: PlanManifest, index: int) -> int:
-    """Passes of a token through a layer in one round: forward to the window's end, and back through the window."""
-    costs = server_method(plan.settings.chain.method).costs(plan, plan.memory[index].assignment)
-    return costs.forward_passes + costs.backward_passes
+def slug(name: str) -> str:
+    """For a folder."""
+    return name.replace(", ", "-").replace(" ", "").replace("'", "")
+
+
+def round_of(line: RoundLine) -> dict[str, Any]:
+    """Perplexity and costs of one round: passes per text, bytes that a device sends, its seconds."""
+    return {
+        "perplexity": line.perplexity,
+        "passes": line.passes / line.visits,
+        "bytes_up": line.bytes_up / line.devices,
+        "seconds": line.seconds / line.devices,
+    }
 
 
 def mean_rouge(found: Sequence[str], wanted: Sequence[str]) -> float:
@@ -189,33 +244,39 @@ def mean_rouge(found: Sequence[str], wanted: Sequence[str]) -> float:
     return float(np.mean([rouge_l(text, [(reference,)]) for text, reference in zip(found, wanted, strict=True)]))
 
 
-COLUMNS = ("perplexity, half the rounds", "perplexity, all", "ROUGE-L", "passes a round", "seconds", "predicted peak")
+COLUMNS = (
+    "learning rate",
+    "perplexity, 2 rounds",
+    "4 rounds",
+    "equal passes",
+    "passes",
+    "MiB sent",
+    "ROUGE-L",
+    "seconds",
+)
 
 
 def rows(results: Sequence[dict[str, Any]]) -> Iterator[tuple[object, ...]]:
-    """A row a method: mean and range over seeds."""
+    """A row an arm: mean and range over seeds; passes, bytes and seconds of a device in all its rounds."""
     first = results[0]
-    yield (
-        "before",
-        "",
-        spread([first["perplexity"][min(first["perplexity"])]]),
-        f"{first['rouge_l_before']:.3f}",
-        "",
-        "",
-        "",
-    )
-    for name in METHODS:
-        runs = [result for result in results if result["method"] == name]
-        curves = [list(run["perplexity"].values()) for run in runs]
-        yield (
-            f"{name} ({len(runs)} seeds)",
-            spread([curve[1] for curve in curves]),
-            spread([curve[-1] for curve in curves]),
-            spread([run["rouge_l"] for run in runs], digits=3),
-            f"{np.mean([np.mean(run['layer_passes']) for run in runs]):.0f}",
-            spread([run["train_seconds"] for run in runs], digits=0),
-            f"{max(run['predicted_peak_bytes'] for run in runs) / 2**20:.0f} MiB",
-        )
+    yield ("before", "", "", "", spread([first["perplexity_before"]]), "", "", f"{first['rouge_l_before']:.3f}", "")
+    for arm in ARMS:
+        runs = [result for result in results if result["method"] == arm.name]
+        if runs:
+            yield (
+                f"{arm.name} ({len(runs)} seeds)",
+                f"{runs[0]['learning_rate']:g}",
+                *(spread([run["rounds"][place]["perplexity"] for run in runs]) for place in (1, 3, -1)),
+                f"{np.mean([total(run, 'passes') for run in runs]):.0f}",
+                f"{np.mean([total(run, 'bytes_up') for run in runs]) / 2**20:.1f}",
+                spread([run["rouge_l"] for run in runs], digits=3),
+                spread([total(run, "seconds") for run in runs], digits=0),
+            )
+
+
+def total(run: dict[str, Any], what: str) -> float:
+    """Over the rounds of a run."""
+    return float(sum(line[what] for line in run["rounds"]))
 
 
 def spread(values: Sequence[float], *, digits: int = 1) -> str:

@@ -1,11 +1,58 @@
 """Measured v1: the cost of a stage on its machine.  Stored beside a manifest, which it names; decides nothing."""
 
+from collections.abc import Iterable
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from schemas.base import Manifest, Many, Record
 from schemas.refs import Digest
+
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+Seconds = Annotated[float, Field(ge=0, le=1e12)]
+
+
+class LayerPasses(Record):
+    """How often texts passed a frozen layer, each text and each layer counted.
+
+    `recomputed`: forwards once more, to make the graph of a backward pass that memory had no room for.  `visits`: how
+    often an optimizer step saw a text.
+    """
+
+    forward: Count = 0
+    recomputed: Count = 0
+    backward: Count = 0
+    visits: Count = 0
+
+    @property
+    def total(self) -> int:
+        """All passes."""
+        return self.forward + self.recomputed + self.backward
+
+    @property
+    def per_text(self) -> float:
+        """Passes for each text that a step saw, the passes before the first step shared among them."""
+        return self.total / self.visits if self.visits else 0.0
+
+
+class Cost(Record):
+    """What a round's updates cost their devices, as those measured it: sums, and the largest peak."""
+
+    updates: Annotated[int, Field(ge=0)] = 0  # that came with a measurement
+    seconds: Annotated[float, Field(ge=0)] = 0.0
+    peak_bytes: Annotated[int, Field(ge=0)] = 0
+    passes: Annotated[int, Field(ge=0)] = 0  # of a text through a layer, in all directions
+    visits: Annotated[int, Field(ge=0)] = 0  # of a text in an optimizer step
+    bytes_read: Annotated[int, Field(ge=0)] = 0  # of frozen weights, from disk
+    bytes_up: Annotated[int, Field(ge=0)] = 0
+    bytes_down: Annotated[int, Field(ge=0)] = 0
+
+    @classmethod
+    def sum(cls, costs: "Iterable[Cost]") -> "Cost":
+        """All of them together."""
+        found = list(costs)
+        sums = {name: sum(getattr(cost, name) for cost in found) for name in cls.model_fields}
+        return cls(**sums | {"peak_bytes": max((cost.peak_bytes for cost in found), default=0)})
 
 
 class TextCounts(Record):
@@ -24,10 +71,12 @@ class Measured(Manifest):
     kind: Literal["measured"] = "measured"
     version: Literal[1] = 1
     artifact: Digest
-    seconds: Annotated[float, Field(ge=0)]
-    predicted_peak_bytes: Annotated[int, Field(ge=0)] | None
-    peak_bytes: Annotated[int, Field(ge=0)] | None  # high-water mark of the process; None if the OS reports none
-    bytes_streamed: Annotated[int, Field(ge=0)]  # of frozen weights, from disk
+    seconds: Seconds
+    predicted_peak_bytes: Count | None
+    peak_bytes: Count | None  # high-water mark of the process; None if the OS reports none
+    bytes_streamed: Count  # of frozen weights, from disk
+    passes: LayerPasses = LayerPasses()  # through frozen layers, by the process that finished the work
+    updates: Cost | None = None  # of a state: what the updates that went into it cost their devices
     texts: TextCounts | None  # None if no text was read
     layer_seconds: Many[float]  # forward pass of each layer over all texts; empty if not measured
     machine: str

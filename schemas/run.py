@@ -40,7 +40,7 @@ class FederationManifest(Manifest):
 
 
 class RoundLine(Record):
-    """One round.  `seconds` is the sum over its devices, `peak_bytes` the largest of theirs.
+    """One round.  Costs are sums over its devices, `peak_bytes` the largest of theirs.
 
     A task has accuracy or perplexity, where the round was evaluated.
     """
@@ -55,6 +55,9 @@ class RoundLine(Record):
     seconds: Seconds
     peak_bytes: Count
     predicted_peak_bytes: Count
+    passes: Count  # of a text through a frozen layer, in all directions
+    visits: Count  # of a text in an optimizer step
+    bytes_read: Count  # of frozen weights, from disk
     bytes_up: Count
     bytes_down: Count
 
@@ -64,6 +67,7 @@ class RoundLine(Record):
             f"round {self.round:>3}  layers {self.trained:<5}  {self.devices:>3} devices  {self._refused()}"
             f"loss {self.train_loss:.4f}  "
             f"{self._score()}{self.seconds:5.1f} s  peak {self.peak_bytes / 2**20:.0f} MiB  "
+            f"passes {self.passes / max(1, self.visits):.1f}  "
             f"up {self.bytes_up / 2**10:.0f} KiB  down {self.bytes_down / 2**10:.0f} KiB"
         )
 
@@ -77,7 +81,7 @@ class RoundLine(Record):
 
 
 class SimulationSummary(Manifest):
-    """The whole run.  Bytes are summed over all rounds and devices, peaks are the largest."""
+    """The whole run.  Costs are summed over all rounds and devices, peaks are the largest."""
 
     KIND: ClassVar[str] = "simulation-summary"
     LIMIT_BYTES: ClassVar[int] = LARGE_MANIFEST_LIMIT_BYTES
@@ -94,6 +98,9 @@ class SimulationSummary(Manifest):
     rounds: Annotated[Many[RoundLine], Field(max_length=MOST_ROUNDS)]
     first_layer: Count  # that has adapters
     assignments: Count  # that rounds go through
+    passes: Count
+    visits: Count
+    bytes_read: Count
     bytes_up: Count
     bytes_down: Count
     peak_bytes: Count
@@ -101,17 +108,16 @@ class SimulationSummary(Manifest):
 
     @model_validator(mode="after")
     def _totals_are_those_of_the_rounds(self) -> "SimulationSummary":
-        found = (self.bytes_up, self.bytes_down, self.peak_bytes, self.predicted_peak_bytes)
-        if found != tuple(totals(self.rounds).values()):
-            raise ValueError("bytes are summed over the rounds, and peaks are the largest of them")
+        expected = totals(self.rounds)
+        if {name: getattr(self, name) for name in expected} != expected:
+            raise ValueError("costs are summed over the rounds, and peaks are the largest of them")
         return self
 
 
 def totals(rounds: tuple[RoundLine, ...]) -> dict[str, int]:
-    """Bytes up and down, and the largest peaks, as a summary holds them."""
-    return {
-        "bytes_up": sum(line.bytes_up for line in rounds),
-        "bytes_down": sum(line.bytes_down for line in rounds),
+    """Costs of all rounds, and the largest peaks, as a summary holds them."""
+    sums = ("passes", "visits", "bytes_read", "bytes_up", "bytes_down")
+    return {name: sum(getattr(line, name) for line in rounds) for name in sums} | {
         "peak_bytes": max((line.peak_bytes for line in rounds), default=0),
         "predicted_peak_bytes": max((line.predicted_peak_bytes for line in rounds), default=0),
     }

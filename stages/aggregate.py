@@ -24,6 +24,7 @@ from schemas.plan import PlanManifest
 from schemas.refusal import Reason
 from schemas.settings import FederationSettings
 from schemas.state import Coverage, ServerSteps, StateManifest
+from stages.federated.costs import cost_of_round
 from stages.federated.delivery import Delivery, RefusedUpdate
 from stages.federated.intake import Intake
 from stages.federated.quarantine import refusal_of, set_aside
@@ -88,7 +89,8 @@ def run(
             draft.write_lines(listed, coming)
             with Stopwatch() as watch:
                 manifest = write_tensors(draft, combination or Unmoved(parent), [parent, *accepted], manifest)
-            draft.finish(manifest, MeasuredFacts(seconds=watch.seconds, peak_bytes=watch.peak_bytes))
+            cost = cost_of_round(accepted, parent)
+            draft.finish(manifest, MeasuredFacts(seconds=watch.seconds, peak_bytes=watch.peak_bytes, updates=cost))
         made = Artifact(out, manifest, manifest.digest)
     ledger.append(lambda events: _closing(events, parent, made))
     return made

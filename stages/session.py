@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 from schemas.errors import DoesNotFit
+from schemas.measured import LayerPasses
 from schemas.plan import PlanManifest
 from schemas.refs import ModelFingerprint
 from schemas.settings import Settings
@@ -88,6 +89,7 @@ class Session:
     pad_id: int | None = None
     predicted_peak_bytes: int | None = None
     _bytes_before: int = field(default=0)
+    _passes_before: LayerPasses | None = field(default=None)
 
     @classmethod
     @contextmanager
@@ -141,6 +143,7 @@ class Session:
                 cache=self.machine.cache,
             )
         self._bytes_before = backbone.reader.files.bytes_read
+        self._passes_before = backbone.skeleton.passes.counted()
         return backbone
 
     def place(
@@ -201,12 +204,15 @@ class Session:
         self, texts: EncodedTexts | None = None, *, layer_seconds: tuple[float, ...] = (), predicted: int | None = None
     ) -> MeasuredFacts:
         """The costs of the work, after the block; `predicted` overrides the peak that `place` predicted."""
-        read = self.backbone.reader.files.bytes_read if "backbone" in self.__dict__ else 0
+        opened = "backbone" in self.__dict__
+        read = self.backbone.reader.files.bytes_read if opened else 0
+        passes = self.backbone.skeleton.passes.counted(self._passes_before) if opened else LayerPasses()
         return MeasuredFacts(
             seconds=self.watch.seconds,
             predicted_peak_bytes=self.predicted_peak_bytes if predicted is None else predicted,
             peak_bytes=self.watch.peak_bytes,
             bytes_streamed=read - self._bytes_before,
+            passes=passes,
             texts=texts.counts() if texts else None,
             layer_seconds=layer_seconds,
         )

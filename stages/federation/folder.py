@@ -10,7 +10,6 @@ run/federation.json                what the run is made of
 run/summary.json                   what came of it (both: schemas/run.py)
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,9 +60,3 @@ class RunFolder:
     def evaluation(self, round_number: int) -> Path:
         """The evaluation of a round's state."""
         return self.path / "evals" / f"{round_number:04d}"
-
-
-def artifact_bytes(artifact: Path) -> int:
-    """Bytes of an artifact as it travels."""
-    with os.scandir(artifact) as entries:
-        return sum(entry.stat().st_size for entry in entries)

@@ -10,8 +10,9 @@ from schemas.refusal import Reason
 from schemas.run import RoundLine
 from schemas.state import StateManifest
 from stages import aggregate, eval
+from stages.federated.costs import cost_of_round
 from stages.federation.fleet import Fleet
-from stages.federation.folder import RunFolder, artifact_bytes
+from stages.federation.folder import RunFolder
 from stages.federation.prepare import Federation
 from stages.process.progress import Progress
 from stages.session import Machine
@@ -41,8 +42,8 @@ class Rounds:
     def one(self, state: Artifact[StateManifest]) -> tuple[Artifact[StateManifest], RoundLine]:
         """Train on every participant, aggregate, evaluate."""
         updates = self.fleet.train(self.plan, state, list(participants(state)))
-        costs = [cost for update in updates if (cost := update.measured())]
-        bytes_up = sum(artifact_bytes(update.path) for update in updates)  # now: what is refused is moved away
+        cost = cost_of_round(updates, state)  # now: what is refused is moved away
+        predicted = [found.predicted_peak_bytes or 0 for update in updates if (found := update.measured())]
         refused: Counter[Reason] = Counter()
         following = aggregate.run(
             [update.path for update in updates],
@@ -62,11 +63,14 @@ class Rounds:
             train_loss=following.manifest.train_loss or 0.0,
             accuracy=score.accuracy,
             perplexity=score.perplexity,
-            seconds=sum(cost.seconds for cost in costs),
-            peak_bytes=max((cost.peak_bytes or 0 for cost in costs), default=0),
-            predicted_peak_bytes=max((cost.predicted_peak_bytes or 0 for cost in costs), default=0),
-            bytes_up=bytes_up,
-            bytes_down=artifact_bytes(state.path) * len(updates),
+            seconds=cost.seconds,
+            peak_bytes=cost.peak_bytes,
+            predicted_peak_bytes=max(predicted, default=0),
+            passes=cost.passes,
+            visits=cost.visits,
+            bytes_read=cost.bytes_read,
+            bytes_up=cost.bytes_up,
+            bytes_down=cost.bytes_down,
         )
 
     def evaluate(self, round_number: int) -> Score:

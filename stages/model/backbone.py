@@ -121,6 +121,7 @@ class Backbone:
         """
         first, last = min(weights), max(weights)
         if arguments is not None:
+            self.skeleton.passes.texts = batch.texts
             for index in range(first, last + 1):
                 slot, (args, kwargs) = self.skeleton.slots[index], arguments.of_each[index]
                 hidden = tuning.after(index, slot.compute(hidden, tuning.inside(index, weights[index]), args, kwargs))

@@ -26,6 +26,7 @@ from schemas.errors import BadInput
 from schemas.settings import HeadForm
 from stages.model.architecture import FACTORIES, check_head, find_layers, is_decoder, parameters_on_meta
 from stages.model.held import Places
+from stages.model.passes import PassCounter
 from stages.model.slots import KEPT_TYPES, GatheredEmbedding, Slot, Stop, Visit, VocabularySlot, pass_on
 
 
@@ -42,6 +43,13 @@ class Batch:
     position_ids: Tensor | None = None
     packed: bool = False
     keys_and_values: Any = None
+
+    @property
+    def texts(self) -> int:
+        """How many texts it holds: its rows or, where those hold several, the places where positions restart."""
+        if not self.packed or self.position_ids is None:
+            return len(self.input_ids)
+        return int(((self.position_ids == 0) & (self.attention_mask == 1)).sum())
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,7 @@ class Skeleton:
     def __init__(self, model: PreTrainedModel, head_form: HeadForm, threads: int = 1) -> None:
         self.model = model
         self.threads = threads
+        self.passes = PassCounter()
         self.head_form = head_form
         self.config: PretrainedConfig = model.config
         self.dtype: torch.dtype = model.dtype
@@ -125,6 +134,7 @@ class Skeleton:
 
     def run(self, batch: Batch, visit: Visit, parameters: Mapping[str, Tensor] | None = None) -> Any:
         """The model's own forward with `visit` in the slots, and `parameters` in place of its own; its output."""
+        self.passes.texts = batch.texts
         with self.visiting(visit):
             if not parameters:
                 return self.model(**self._arguments(batch))

@@ -9,6 +9,7 @@ from torch.utils._pytree import tree_map_only
 
 from stages.model.architecture import returns_tuple
 from stages.model.held import Places
+from stages.model.passes import PassCounter
 from stages.model.stored import StoredMatrices
 
 # What happens in a slot: (layer index, hidden states (B, S, D), the layer as a function) -> hidden states.
@@ -31,6 +32,7 @@ class Host(Protocol):
     visit: Visit
     dtype: torch.dtype  # that computes; a layer may get hidden states in a wider one (Mamba)
     threads: int  # of the plan
+    passes: PassCounter
 
 
 class Slot(nn.Module):
@@ -71,6 +73,7 @@ class Slot(nn.Module):
         with self.places.holding(self.matrices.computing(weights, self.host.dtype, self.host.threads)):
             output = self.layer(hidden, *args, **kwargs)
         first: Tensor = output[0] if isinstance(output, tuple) else output
+        self.host.passes.layer(first)
         return first
 
 

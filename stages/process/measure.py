@@ -8,13 +8,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from schemas.errors import DoesNotFit
-from schemas.measured import Measured, TextCounts
+from schemas.measured import Cost, LayerPasses, Measured, TextCounts
 from stages.process.progress import Progress
 
 CONTROL_GROUPS = Path("/proc/self/cgroup")
@@ -34,6 +34,8 @@ class MeasuredFacts:
     predicted_peak_bytes: int | None = None
     peak_bytes: int | None = None
     bytes_streamed: int = 0
+    passes: LayerPasses = field(default_factory=LayerPasses)
+    updates: Cost | None = None
     texts: TextCounts | None = None
     layer_seconds: tuple[float, ...] = ()
 
@@ -45,6 +47,8 @@ class MeasuredFacts:
             predicted_peak_bytes=self.predicted_peak_bytes,
             peak_bytes=self.peak_bytes,
             bytes_streamed=self.bytes_streamed,
+            passes=self.passes,
+            updates=self.updates,
             texts=self.texts,
             layer_seconds=self.layer_seconds,
             machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",

@@ -65,6 +65,12 @@ class Artifact(Generic[M]):
         return Measured.from_bytes(_read_bounded(path, Measured.LIMIT_BYTES), source=str(path))
 
 
+def artifact_bytes(artifact: Path) -> int:
+    """Bytes of an artifact as it travels."""
+    with os.scandir(artifact) as entries:
+        return sum(entry.stat().st_size for entry in entries)
+
+
 def read_manifest(path: Path, kind: type[M]) -> M:
     """A document in a file of its own.  Raises `BadInput` for what is not one, or was altered."""
     return kind.from_bytes(_read_bounded(path, kind.LIMIT_BYTES), source=str(path))

@@ -111,6 +111,7 @@ class LayerTraining:
 
     def step(self, batch: list[int]) -> StepLoss:
         """One optimiser step on the gradient of Eq. 2 over a batch; its loss, in nats per target."""
+        self.backbone.skeleton.passes.step(len(batch))
         loss = self._streamed(batch) if self._resident is None else self._kept(batch, self._resident)
         for name, apart in self._local_head.items():
             whole, gradient = self.tuning.head[name], apart.grad
@@ -158,7 +159,8 @@ class LayerTraining:
                 if layer == last:
                     parts.append(self._accumulate({layer: weights}, arrived, indices, batch))
                 else:
-                    leaving = self._through(layer, weights, arrived, indices)
+                    with self.backbone.skeleton.passes.again():
+                        leaving = self._through(layer, weights, arrived, indices)
                     backward_with_gradient(leaving, between.get(layer + 1, part))
                     between.drop(layer + 1, part)
                 if layer != first:

@@ -156,7 +156,10 @@ class Objective:
         found = losses(meeting)
         if trains:
             assert meeting.grad is not None
-            backward_with_gradient(through() if leaving is None else leaving, meeting.grad)
+            if leaving is None:
+                with self.backbone.skeleton.passes.again():
+                    leaving = through()
+            backward_with_gradient(leaving, meeting.grad)
         return found
 
     def _losses(

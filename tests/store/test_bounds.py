@@ -75,6 +75,9 @@ def summary(rounds: int) -> SimulationSummary:
         seconds=12345.123456789,
         peak_bytes=10**10,
         predicted_peak_bytes=10**10,
+        passes=10**12,
+        visits=10**10,
+        bytes_read=10**14,
         bytes_up=10**10,
         bytes_down=10**10,
     )

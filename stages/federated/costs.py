@@ -1,0 +1,31 @@
+"""What a round cost its devices, as they measured it: `measured.json` beside each update, which decides nothing."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from schemas.measured import Cost
+from schemas.state import StateManifest
+from stages.federated.rules import Update
+from stages.store.artifact import Artifact, artifact_bytes
+
+
+def cost_of_round(updates: Iterable[Update], state: Artifact[StateManifest]) -> Cost:
+    """The cost of a round's updates together; each device has fetched `state`."""
+    bytes_down = artifact_bytes(state.path)
+    return Cost.sum(_cost(update, bytes_down) for update in updates)
+
+
+def _cost(update: Artifact[Any], bytes_down: int) -> Cost:
+    travelled = Cost(bytes_up=artifact_bytes(update.path), bytes_down=bytes_down)
+    measured = update.measured()
+    if measured is None:
+        return travelled
+    facts = {
+        "updates": 1,
+        "seconds": measured.seconds,
+        "peak_bytes": measured.peak_bytes or 0,
+        "passes": measured.passes.total,
+        "visits": measured.passes.visits,
+        "bytes_read": measured.bytes_streamed,
+    }
+    return travelled.model_copy(update=facts)
