@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=2, help="layers from a window to the next")
     chosen = parser.parse_args()
     torch.set_num_threads(2)
-    bench = Bench.prepared(chosen.out, 1)
+    bench = Bench.prepared(chosen.out)
     numerics = SETTINGS.numerics.computing_in("float32").model_copy(update={"micro_batch": GROUP})
     settings = SETTINGS.model_copy(update={"numerics": numerics})
     model = LoadedModel.open(bench.model, settings)
