@@ -17,7 +17,7 @@ from schemas.refs import Digest
 from schemas.refusal import Reason
 from schemas.settings import Settings
 
-MOST_ROUNDS = 1000  # a summary has a few lines for each of them
+MOST_ROUNDS = 900  # a summary has a few lines for each of them
 
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0)]

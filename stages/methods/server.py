@@ -206,13 +206,16 @@ class ServerMethod:
         return Aggregation(parent, accepted, plan.settings.federation)
 
     def costs(self, plan: PlanManifest, assignment: Assignment) -> Costs:
-        """Costs for one device: forward passes up to the last assigned layer, backward passes down to the first."""
+        """Costs for one device: forward passes up to the last assigned layer, backward passes down to the first.
+
+        Not through the first: its adapter is behind it, so no gradient passes the layer itself.
+        """
         span, depth = assignment.span, plan.model.num_layers
         shapes = self.shapes(plan)
         layers = set(assignment.layers)
         return Costs(
             forward_passes=span.stop if span else depth,
-            backward_passes=len(span.layers) if span else 0,
+            backward_passes=len(span.layers) - 1 if span else 0,
             bytes_up=_bytes({name: shape for name, shape in shapes.items() if trains(name, layers)}),
             bytes_down=_bytes(shapes),
         )

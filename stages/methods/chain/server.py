@@ -73,13 +73,13 @@ class Chain(ServerMethod):
         return Assignment(layers=assigned.layers[-layers:]) if 0 < layers <= len(assigned.layers) else None
 
     def costs(self, plan: PlanManifest, assignment: Assignment) -> Costs:
-        """With foresight through layers every layer is passed, and those from the window on backwards too."""
+        """With foresight through layers every layer is passed, and those behind the window's first backwards too."""
         costs, depth = super().costs(plan, assignment), plan.model.num_layers
         chain = plan.settings.chain
         assert isinstance(chain, ChainSettings)
         if not chain.weights.through_layers or assignment.span is None:
             return costs
-        return replace(costs, forward_passes=depth, backward_passes=depth - assignment.span.start)
+        return replace(costs, forward_passes=depth, backward_passes=depth - assignment.span.start - 1)
 
     def explain(self, plan: PlanManifest) -> list[str]:
         """The start layer and the reason for it, its uncertainty, Q, and the device that limits Q."""
