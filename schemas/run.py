@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from schemas.base import LARGE_MANIFEST_LIMIT_BYTES, Manifest, Many, Record
 from schemas.devices import MOST_DEVICES
+from schemas.measured import Cost
 from schemas.refs import Digest
 from schemas.refusal import Reason
 from schemas.settings import Settings
@@ -105,6 +106,13 @@ class SimulationSummary(Manifest):
     bytes_down: Count
     peak_bytes: Count
     predicted_peak_bytes: Count
+
+    @property
+    def cost(self) -> Cost:
+        """What all updates cost."""
+        seconds, updates = sum(line.seconds for line in self.rounds), sum(line.devices for line in self.rounds)
+        sums = {name: getattr(self, name) for name in Cost.model_fields if name not in ("updates", "seconds")}
+        return Cost(updates=updates, seconds=seconds, **sums)
 
     @model_validator(mode="after")
     def _totals_are_those_of_the_rounds(self) -> "SimulationSummary":

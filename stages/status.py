@@ -13,12 +13,13 @@ from schemas.assignment import described
 from schemas.errors import BadInput, ChainError
 from schemas.evaluation import EvaluationManifest
 from schemas.ledger import Accepted, Closed, Planned, Refused
+from schemas.measured import Cost
 from schemas.perplexity import PerplexityManifest
 from schemas.plan import PlanManifest
 from schemas.state import StateManifest
 from stages.federated.intake import Intake
 from stages.methods.registry import server_method
-from stages.store.artifact import Artifact, open_artifact
+from stages.store.artifact import Artifact, kind_and_version, open_artifact
 from stages.store.devices import participants
 from stages.store.ledger import LEDGER_FILE, Ledger
 from stages.store.lineage import index
@@ -39,6 +40,7 @@ class Status:
     updates_counted: int
     updates_refused: int
     metric: str
+    cost: Cost  # of all closed rounds whose states are here, as the devices measured it
     free_bytes: int
     used_bytes: int
 
@@ -81,6 +83,7 @@ def run(run_directory: Path, *, inboxes: Sequence[Path] = ()) -> Status:
         updates_counted=sum(isinstance(event, Accepted) for event in events),
         updates_refused=len(refusals),
         metric=_metric(found, state),
+        cost=_cost(found, plan.digest),
         free_bytes=shutil.disk_usage(run_directory).free,
         used_bytes=sum(path.stat().st_size for path in run_directory.rglob("*") if path.is_file()),
     )
@@ -112,6 +115,22 @@ def _updates(run_directory: Path, round_number: int) -> list[Path]:
     """`updates/0003` if rounds have folders of their own, otherwise `updates`."""
     folder = run_directory / "updates"
     return [folder / f"{round_number:04d}"] if any(folder.glob("[0-9][0-9][0-9][0-9]")) else [folder]
+
+
+def _cost(found: dict[str, Path], plan: str) -> Cost:
+    """What the rounds of a plan cost, by their states."""
+    costs: list[Cost] = []
+    for path in found.values():
+        try:
+            if kind_and_version(path)[0] != StateManifest.KIND:
+                continue
+            state = open_artifact(path, StateManifest)
+            measured = state.measured()
+        except ChainError:
+            continue
+        if state.manifest.plan == plan and measured is not None and measured.updates is not None:
+            costs.append(measured.updates)
+    return Cost.sum(costs)
 
 
 def _metric(found: dict[str, Path], state: Artifact[StateManifest]) -> str:

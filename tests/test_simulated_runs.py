@@ -7,13 +7,17 @@ from typing import Any
 import pytest
 
 from schemas.errors import BadInput, UsageProblem
+from schemas.measured import Cost
 from schemas.recipe import with_method
 from schemas.run import MOST_ROUNDS, FederationManifest, RoundLine, SimulationSummary
-from stages import profile
+from schemas.state import StateManifest
+from schemas.update import UpdateManifest
+from stages import profile, status
 from stages.federation import simulate
 from stages.federation.prepare import Federation
 from stages.model.backbone import Backbone
-from stages.store.artifact import read_manifest
+from stages.store.artifact import open_artifact, read_manifest
+from stages.store.lineage import history
 from tests import fleet
 
 
@@ -49,6 +53,30 @@ def test_refused_updates_are_reported_and_the_run_goes_on(run: tuple[Path, Simul
     assert lines[1].devices == 3
     assert len(list((folder / "run" / "updates" / "0001" / ".refused").glob("*.json"))) == 2
     assert list(summary.rounds) == lines
+
+
+def test_costs_are_counted_in_each_update_and_summed(run: tuple[Path, SimulationSummary, list[RoundLine]]) -> None:
+    """Update, state, round, summary, `log` and `status` tell of the same passes and bytes."""
+    folder, summary, lines = run
+    updates = [open_artifact(path, UpdateManifest) for path in sorted((folder / "run" / "updates" / "0000").iterdir())]
+    measured = [found for update in updates if (found := update.measured())]
+    assert len(measured) == 3
+    assert all(
+        one.passes.visits == update.manifest.example_count for one, update in zip(measured, updates, strict=True)
+    )
+    assert lines[0].passes == sum(one.passes.total for one in measured) > 0
+    assert lines[0].bytes_up == sum(path.stat().st_size for one in updates for path in one.path.iterdir())
+    first, second = (open_artifact(folder / "run" / "states" / name, StateManifest) for name in ("0001", "0002"))
+    costs = [found.updates for one in (first, second) if (found := one.measured()) and found.updates]
+    assert [cost.updates for cost in costs] == [3, 1]  # the copies did not count
+    assert (costs[0].passes, costs[0].bytes_up, costs[0].bytes_down) == (
+        lines[0].passes,
+        lines[0].bytes_up,
+        lines[0].bytes_down,
+    )
+    assert (summary.passes, summary.bytes_read) == (sum(line.passes for line in lines), summary.cost.bytes_read)
+    assert [line.cost for line in history(second.path, [])] == [costs[1], costs[0], None]
+    assert status.run(folder / "run").cost == Cost.sum(costs)
 
 
 def test_what_a_run_is_made_of_and_what_came_of_it_are_manifests(

@@ -24,14 +24,22 @@ def log(
 
     As far as the artifacts are available.
     """
+    from schemas.measured import Cost
+    from stages.report.tables import describe_cost
     from stages.store.lineage import history
 
     lines = history(state, search or [])
     score = "perplexity" if any(line.perplexity is not None for line in lines) else "accuracy"
-    columns = ("round", "state", "trained", "devices", "texts", "loss", score)
+    columns = ("round", "state", "trained", "devices", "texts", "loss", score, "passes per text", "sent")
     console.table(columns, [line.cells() for line in lines])
     if lines[-1].missing_parent:
         console.say(f"… older states were not found: {lines[-1].missing_parent}")
     else:
         console.say(f"plan {lines[-1].plan} with {lines[-1].profiles} profiles")
-    console.result(history=[line.__dict__ for line in lines])
+    total = Cost.sum(line.cost for line in lines if line.cost)
+    if total.updates:
+        console.say(f"cost {describe_cost(total)}")
+    console.result(
+        history=[line.__dict__ | {"cost": line.cost and line.cost.model_dump()} for line in lines],
+        cost=total.model_dump(),
+    )

@@ -50,6 +50,7 @@ def simulate(
     keep_small()
     from stages.federation.prepare import Federation
     from stages.federation.simulate import run
+    from stages.report.tables import describe_cost
 
     with console.progress() as progress:
         summary = run(
@@ -74,5 +75,7 @@ def simulate(
     ):
         if before is not None and after is not None:
             console.say(f"{name} {before:.4f} -> {after:.4f}")
+    if summary.rounds:
+        console.say(f"cost {describe_cost(summary.cost)}")
     console.say(f"state {summary.final_state} -> {out}")
     console.result(path=out, **summary.model_dump(mode="json"))

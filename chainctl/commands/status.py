@@ -23,6 +23,7 @@ def status(
 
     The exit code is 7 while any are.
     """
+    from stages.report.tables import describe_cost
     from stages.status import run as read_status
 
     found = read_status(run, inboxes=inbox or [])
@@ -37,6 +38,8 @@ def status(
         f"so far     {found.rounds_closed} rounds, {found.updates_counted} updates counted, "
         f"{found.updates_refused} refused"
     )
+    if found.cost.updates:
+        console.say(f"cost       {describe_cost(found.cost)}")
     console.say(f"disk       {found.used_bytes / 2**20:.0f} MiB used, {found.free_bytes / 2**30:.1f} GiB free")
-    console.result(**asdict(found), waiting=found.waiting)
+    console.result(**asdict(found) | {"cost": found.cost.model_dump()}, waiting=found.waiting)
     raise typer.Exit(Waiting.exit_code if found.waiting else 0)

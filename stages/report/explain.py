@@ -17,7 +17,7 @@ from schemas.profile import ProfileManifest
 from schemas.state import StateManifest
 from schemas.update import UpdateManifest
 from stages.methods.server import ServerMethod
-from stages.report.tables import format_bytes
+from stages.report.tables import describe_cost, format_bytes
 from stages.store.artifact import Artifact, artifact_lines
 
 BAR = 40
@@ -79,6 +79,10 @@ def describe_artifact(artifact: Artifact[Any]) -> str:
     if measured is not None:
         peak = format_bytes(measured.peak_bytes) if measured.peak_bytes else "unknown"
         lines.append(f"  {'measured':<13} {measured.seconds:.1f} s, peak {peak}, {measured.machine}")
+        if measured.passes.visits:
+            lines.append(f"  {'passes':<13} {measured.passes.per_text:.1f} through a layer for each text and step")
+        if measured.updates is not None and measured.updates.updates:
+            lines.append(f"  {'its updates':<13} {describe_cost(measured.updates)}")
     return "\n".join(lines)
 
 

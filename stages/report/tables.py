@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from schemas.measured import Cost
+
 STEP = 1024
 
 
@@ -24,3 +26,13 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> 
     ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(lines)
+
+
+def describe_cost(cost: Cost) -> str:
+    """What updates cost their devices, in a line."""
+    passes = f"{cost.passes / cost.visits:.1f} layer passes per text and step" if cost.visits else "no layer passes"
+    return (
+        f"{cost.updates} updates, {cost.seconds:,.0f} s on devices, {passes}, read {format_bytes(cost.bytes_read)}, "
+        f"sent {format_bytes(cost.bytes_up)}, received {format_bytes(cost.bytes_down)}, "
+        f"largest peak {format_bytes(cost.peak_bytes)}"
+    )

@@ -8,6 +8,7 @@ from schemas.assignment import described
 from schemas.devices import MOST_DEVICES
 from schemas.errors import ChainError
 from schemas.evaluation import EvaluationManifest
+from schemas.measured import Cost
 from schemas.perplexity import PerplexityManifest
 from schemas.plan import PlanManifest
 from schemas.state import StateManifest
@@ -29,6 +30,7 @@ class HistoryLine:
     train_loss: float | None
     accuracy: float | None
     perplexity: float | None
+    cost: Cost | None  # of the round, as its devices measured it; None for round 0
     plan: str
     profiles: int | None  # None where the plan was not found
     missing_parent: str  # digest of a parent that was not found; empty otherwise
@@ -37,7 +39,10 @@ class HistoryLine:
         """The cells of a table's row."""
         loss = "" if self.train_loss is None else f"{self.train_loss:.4f}"
         scores = [f"{score:.4f}" for score in (self.accuracy, self.perplexity) if score is not None]
-        return (self.round, self.state[:19], self.trained, self.devices, self.texts, loss, " ".join(scores))
+        cost = self.cost or Cost()
+        passes = f"{cost.passes / cost.visits:.1f}" if cost.visits else ""
+        told = (self.round, self.state[:19], self.trained, self.devices, self.texts, loss, " ".join(scores))
+        return (*told, passes, f"{cost.bytes_up / 2**10:,.0f} KiB" if self.cost else "")
 
 
 def history(state: Path, search: Sequence[Path]) -> list[HistoryLine]:
@@ -64,6 +69,7 @@ def history(state: Path, search: Sequence[Path]) -> list[HistoryLine]:
                 train_loss=manifest.train_loss,
                 accuracy=accuracies.get(current.digest),
                 perplexity=perplexities.get(current.digest),
+                cost=measured.updates if (measured := current.measured()) else None,
                 plan=manifest.plan,
                 profiles=_profiles(found, manifest.plan),
                 missing_parent=manifest.parent if manifest.parent and not parent else "",

@@ -36,7 +36,7 @@ def counting(device: OneDevice) -> dict[str, int]:
     """Counts of rows through the layers' own modules, from now on."""
     counts = {"forward": 0, "backward": 0}
 
-    def hook(module: object, arguments: object, output: Any) -> Any:
+    def hook(_module: object, _arguments: object, output: Any) -> Any:
         first = output[0] if isinstance(output, tuple) else output
         counts["forward"] += len(first)
         told = _Counted.apply(first, counts)  # type: ignore[no-untyped-call]
