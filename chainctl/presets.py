@@ -18,9 +18,11 @@ INSTRUCTION = Settings(
     prompt=PromptSettings(format="alpaca"),
     encoding=EncodingSettings(max_length=512),
     similarity=SimilaritySettings(reference="first-layer"),  # docs/foat-decoders.md
-    chain=ChainSettings(start="last"),  # docs/experiments.md, "Chains of language models"
     optimizer=OptimizerSettings(learning_rate=1e-3, schedule="cosine", schedule_rounds=100, steps=10, batch_size=16),
     federation=FederationSettings(devices_per_round=2),
 )
 
-PRESETS = {"default": Settings(), "instruction": INSTRUCTION}
+# The paper's chain: FOAT, windows that slide by a layer, foresight through adapters alone.
+CHAINFED = Settings(chain=ChainSettings(foresight="adapters").settled())
+
+PRESETS = {"default": Settings(), "instruction": INSTRUCTION, "chainfed": CHAINFED}

@@ -85,6 +85,7 @@ class PlanManifest(Manifest):
         decided = (
             chosen.similarity.scale,
             chosen.adapter.activation,
+            chosen.adapter.reduction_factor,
             chosen.numerics.micro_batch,
             chosen.numerics.compute,
         )

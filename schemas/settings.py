@@ -104,12 +104,18 @@ class SimilaritySettings(Record):
 class AdapterSettings(Record):
     """Eq. 1: A(h) = h + W_up σ(W_down h).  Bottleneck width r = hidden_size // reduction_factor."""
 
-    reduction_factor: PositiveInt = 16
+    # auto: 16, or 64 or 192 where federation.round_bytes asks for narrower ones.
+    reduction_factor: Literal["auto"] | PositiveInt = "auto"
     activation: Literal["auto", "relu", "silu", "gelu"] = "auto"  # auto: silu for decoders, relu for encoders
 
     def bottleneck(self, hidden_size: int) -> int:
-        """r of Eq. 1."""
+        """r of Eq. 1.  Only if the factor is decided."""
+        assert self.reduction_factor != "auto", "the factor is decided by `plan`"
         return max(1, hidden_size // self.reduction_factor)
+
+    def widest(self) -> "AdapterSettings":
+        """The same settings with the widest adapters that `auto` chooses."""
+        return self if self.reduction_factor != "auto" else self.model_copy(update={"reduction_factor": 16})
 
     def decided(self, *, decoder: bool) -> "AdapterSettings":
         """The same settings with `auto` replaced by the family's activation."""
@@ -203,6 +209,9 @@ class FederationSettings(Record):
     """
 
     devices_per_round: Literal["all"] | PositiveInt = "all"
+    # What a round may cost a device; the plan chooses layers, width and window by it.
+    round_passes: Literal["none"] | PositiveInt = "none"  # of each text in a step through layers, forward and backward
+    round_bytes: Literal["none"] | PositiveInt = "none"  # of the update that it sends
     quorum: Literal["all"] | PositiveInt = 1  # accepted updates needed to close a round
     strategy: Strategy = "weighted-mean"
     trim_fraction: Annotated[float, Field(ge=0, lt=0.5)] = 0.2  # [β] trimmed-mean: share trimmed at each end

@@ -7,6 +7,7 @@ Writes: a plan artifact, and state 0: fresh adapters and head.
 `make_plan` is the pure core: what the method, the memory budgets and the recipe decide.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from stages.federated.profiles import Profiles, gather
 from stages.federated.sampling import sample_participants
 from stages.memory.predict import MemoryModel
 from stages.methods.registry import device_method, server_method
-from stages.methods.server import Facts, PredictPeak, Smallest
+from stages.methods.server import Facts, PredictPeak, ServerMethod, Smallest, over_limit
 from stages.model.architecture import is_decoder
 from stages.model.backbone import Backbone
 from stages.model.loading import LoadedModel
@@ -64,15 +65,13 @@ def run(
     model.backbone.reader.check_same(found.first.model, model.backbone.reader.fingerprint())
     settings = decide_settings(settings, found.first, decoder=is_decoder(model.backbone.skeleton.config))
     settings, model = model.deciding_compute(settings, native=[one for one, few in found.emulating.items() if not few])
-    bottleneck = settings.adapter.bottleneck(model.backbone.hidden_size)
     plan = make_plan(
         found,
         settings,
-        bottleneck=bottleneck,
         head_parameters=tuple(
             HeadParameter(name=name, shape=tuple(value.shape)) for name, value in model.backbone.initial_head.items()
         ),
-        predict_peak=peak_predictor(model.backbone, settings, bottleneck, found),
+        predict_peak=peak_predictor(model.backbone, settings, found),
         policy=policy,
     )
     planned = _write_plan(plan, found.devices, out, force=force, signer=signer)
@@ -102,16 +101,18 @@ def open_profiles(paths: Sequence[Path], keys: Mapping[str, EnrolledDevice] | No
         yield artifact.manifest
 
 
-def peak_predictor(backbone: Backbone, settings: Settings, bottleneck: int, profiles: Profiles) -> PredictPeak:
+def peak_predictor(backbone: Backbone, settings: Settings, profiles: Profiles) -> PredictPeak:
     """Predicts `train-window` on the device with the smallest budget, as it will place things to keep it."""
     budget = profiles.smallest_budget.memory_budget_bytes
     tokens = profiles.most_examples * settings.encoding.max_length
     method = device_method(settings.chain.method)
 
-    known: dict[tuple[str, int, int, bool], int] = {}
+    known: dict[tuple[str, int, int, int, bool], int] = {}
 
-    def predict(assignment: Assignment, first_layer: int, micro_batch: int, *, streamed: bool = True) -> int:
-        key = (str(assignment), first_layer, micro_batch, streamed)
+    def predict(
+        assignment: Assignment, first_layer: int, micro_batch: int, *, bottleneck: int, streamed: bool = True
+    ) -> int:
+        key = (str(assignment), first_layer, micro_batch, bottleneck, streamed)
         if key not in known:
             numerics = settings.numerics.model_copy(update={"micro_batch": micro_batch})
             memory = MemoryModel(backbone, settings.model_copy(update={"numerics": numerics}), bottleneck, tokens)
@@ -127,27 +128,33 @@ def make_plan(
     profiles: Profiles,
     settings: Settings,
     *,
-    bottleneck: int,
     head_parameters: tuple[HeadParameter, ...],
     predict_peak: PredictPeak,
     policy: TrustPolicy | None = None,
 ) -> PlanManifest:
-    """Everything that a federation agrees on, by the method of the recipe.  Touches no file."""
+    """Everything that a federation agrees on, by the method of the recipe.  Touches no file.
+
+    Raises `BadInput`, and `DoesNotFit` where a round would cost a device more than it has or the recipe allows.
+    """
     model, smallest = profiles.first.model, profiles.smallest_budget
-    decided = server_method(settings.chain.method).decide(
+    method = server_method(settings.chain.method)
+    decided = method.decide(
         Facts(
             model=model,
             settings=settings,
             curve=profiles.curve,
             smallest=Smallest(smallest.device, smallest.memory_budget_bytes),
             predict_peak=predict_peak,
+            head_values=sum(math.prod(one.shape) for one in head_parameters),
         )
     )
+    bottleneck = decided.adapter.bottleneck(model.hidden_size)
     numerics = settings.numerics.model_copy(update={"micro_batch": decided.micro_batch})
     decisions, depth = decided.decisions, model.num_layers
-    return PlanManifest(
+    chosen = {"chain": decided.settings, "adapter": decided.adapter, "numerics": numerics}
+    plan = PlanManifest(
         model=model,
-        settings=settings.model_copy(update={"chain": decided.settings, "numerics": numerics}),
+        settings=settings.model_copy(update=chosen),
         device_count=profiles.devices.count,
         example_count=profiles.example_count,
         smallest_budget=smallest,
@@ -159,13 +166,29 @@ def make_plan(
         memory=tuple(
             AssignmentMemory(
                 assignment=assignment,
-                predicted_peak_bytes=predict_peak(assignment, decisions.first_layer, decided.micro_batch),
+                predicted_peak_bytes=predict_peak(
+                    assignment, decisions.first_layer, decided.micro_batch, bottleneck=bottleneck
+                ),
             )
             for assignment in decisions.assignments(depth)
         ),
         trust=policy or TrustPolicy(),
         files=(profiles.devices.reference,),
     )
+    check_limits(plan, method)
+    return plan
+
+
+def check_limits(plan: PlanManifest, method: ServerMethod) -> None:
+    """No round costs a device more than the recipe allows.  Raises `DoesNotFit`."""
+    limits = plan.settings.federation
+    for entry in plan.memory if method.trains else ():
+        costs, what = method.costs(plan, entry.assignment), f"training {entry.assignment}"
+        passes = costs.forward_passes + costs.backward_passes
+        if limits.round_passes != "none" and passes > limits.round_passes:
+            raise over_limit("passes", limits.round_passes, passes, what=what)
+        if limits.round_bytes != "none" and costs.bytes_up > limits.round_bytes:
+            raise over_limit("bytes", limits.round_bytes, costs.bytes_up, what=what)
 
 
 def decide_settings(settings: Settings, profile: ProfileManifest, *, decoder: bool) -> Settings:

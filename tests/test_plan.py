@@ -1,5 +1,7 @@
 """The plan's decisions: start layer, window size, windows, and what is refused.  Pure: no model, no file."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import settings as fast
@@ -109,8 +111,9 @@ def test_references_have_one_assignment(method: str) -> None:
 
 
 def test_full_adapters_take_the_micro_batch_that_fits_the_smallest_budget_or_are_refused() -> None:
-    def peak(assignment: Assignment, first_layer: int, micro_batch: int, *, streamed: bool = True) -> int:  # noqa: ARG001
-        assert streamed
+    def peak(assignment: Assignment, first_layer: int, micro_batch: int, **options: Any) -> int:
+        assert (assignment.layers, first_layer) == (tuple(range(6)), 0)
+        assert options.get("streamed", True)
         return (100 + 10 * micro_batch) * fleet.MIB
 
     chain = default_settings("full-adapters")

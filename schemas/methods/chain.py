@@ -1,4 +1,8 @@
-"""The chain of the paper: FOAT picks the start, DLCT slides a window of Q layers, GPO adds foresight."""
+"""The chain: a window of Q layers trains in each round, with foresight through the layers behind it.
+
+In the paper FOAT picks the start, DLCT slides the window, and GPO's foresight runs adapters alone.  Through layers the
+gradient is the true one, and a window of all layers is full adapters.
+"""
 
 from typing import Annotated, Literal
 
@@ -11,7 +15,7 @@ from schemas.methods.registry import MethodDecisions, MethodProgress, MethodSett
 from schemas.refs import DeviceName, NonNegativeInt, PositiveInt, Window
 
 Weight = Annotated[float, Field(ge=0)]
-StartReason = Literal["below-threshold", "clamped", "no-layer-below-threshold", "fixed"]
+StartReason = Literal["below-threshold", "clamped", "no-layer-below-threshold", "fixed", "every-layer", "round-passes"]
 
 
 class LossWeights(Record):
@@ -25,22 +29,28 @@ class LossWeights(Record):
 class ChainSettings(MethodSettings):
     """Which layers train in which round.
 
-    `start = 0` is "w/o FOAT"; `window_size = 1` with `advance = "on-convergence"` is "w/o DLCT";
-    `global_weight = 0.0` is "w/o GPO".  `foresight`: what the global loss runs behind the window, adapters alone (the
-    paper's) or the frozen layers too, which gives the true gradient at the cost of all layers.
+    `foresight`: what the global loss runs behind the window, adapters alone (the paper's) or the frozen layers too,
+    which gives the true gradient at the cost of all layers; `auto` is layers, what measured best.  The other settings
+    that are `auto` follow from it (`settled`) and from what a device's round may cost.  The paper's ablations, with
+    adapters: `start = 0` is "w/o FOAT"; `window_size = 1` with `advance = "on-convergence"` is "w/o DLCT";
+    `global_weight = 0.0` is "w/o GPO".
     """
 
     method: Literal["chain"] = "chain"
-    start: Literal["foat", "last"] | NonNegativeInt = "foat"  # last: only the last window
+    foresight: Literal["auto", "adapters", "layers"] = "auto"
+    # auto: foat with adapters, else the first layer that federation.round_passes allows; last: only the last window.
+    start: Literal["auto", "foat", "last"] | NonNegativeInt = "auto"
     cka_threshold: Annotated[float, Field(gt=0, le=1)] = 0.8  # [T]; the paper uses 0.9 for BERT-base
-    window_size: Literal["auto"] | PositiveInt = "auto"  # [Q]; auto: the largest that fits the smallest device
-    max_window: Literal["auto"] | PositiveInt = "auto"  # the most that Q = auto chooses; auto: max(2, num_layers // 4)
+    # [Q] auto: with adapters the largest that fits the smallest device, else the widest that a round allows.
+    window_size: Literal["auto"] | PositiveInt = "auto"
+    # The most that Q = auto chooses; auto: max(2, num_layers // 4) with adapters, else no bound.
+    max_window: Literal["auto"] | PositiveInt = "auto"
     advance: Literal["every-round", "on-convergence"] = "every-round"
     patience: PositiveInt = 3  # on-convergence: rounds without improvement before the window moves
     min_improvement: Annotated[float, Field(ge=0)] = 1e-3
-    order: Literal["upwards", "downwards"] = "upwards"  # of the windows; the paper's goes up
-    stride: Literal["window"] | PositiveInt = 1  # layers from a window to the next; window: Q, so that none overlap
-    foresight: Literal["adapters", "layers"] = "adapters"
+    order: Literal["auto", "upwards", "downwards"] = "auto"  # of the windows; auto: upwards with adapters
+    # Layers from a window to the next; window: Q, so that none overlap; auto: 1 with adapters, else window.
+    stride: Literal["auto", "window"] | PositiveInt = "auto"
     local_weight: Literal["auto"] | Weight = "auto"  # of the local loss; auto: 1 with adapters, 0 with layers
     # [λ] auto: 0.2 with adapters (the paper uses 0.1 for BERT-base), 1 with layers.
     global_weight: Literal["auto"] | Weight = "auto"
@@ -54,21 +64,39 @@ class ChainSettings(MethodSettings):
     @property
     def weights(self) -> "LossWeights":
         """The weights of Eq. 2, `auto` resolved."""
-        exact = self.foresight == "layers"
-        local = self.local_weight if self.local_weight != "auto" else 0.0 if exact else 1.0
-        downstream = self.global_weight if self.global_weight != "auto" else 1.0 if exact else 0.2
-        return LossWeights(local=local, downstream=downstream, through_layers=exact)
+        local = self.local_weight if self.local_weight != "auto" else 0.0 if self.exact else 1.0
+        downstream = self.global_weight if self.global_weight != "auto" else 1.0 if self.exact else 0.2
+        return LossWeights(local=local, downstream=downstream, through_layers=self.exact)
+
+    @property
+    def exact(self) -> bool:
+        """Whether the gradient is that of end-to-end training: foresight runs the layers."""
+        return self.foresight != "adapters"
+
+    def settled(self) -> "ChainSettings":
+        """With what the foresight decides; Q and, through layers, the start are left to the plan."""
+        weights, exact = self.weights, self.exact
+        follows: dict[str, object] = {
+            "foresight": "layers" if exact else "adapters",
+            "start": self.start if exact else "foat",
+            "order": "downwards" if exact else "upwards",
+            "stride": "window" if exact else 1,
+            "local_weight": weights.local,
+            "global_weight": weights.downstream,
+        }
+        return self.model_copy(update={name: value for name, value in follows.items() if getattr(self, name) == "auto"})
 
     @property
     def decided(self) -> bool:
-        """Whether Q and the weights are numbers."""
-        return "auto" not in (self.window_size, self.local_weight, self.global_weight)
+        """Whether nothing is `auto` but the bound of Q."""
+        return "auto" not in self.model_copy(update={"max_window": 1}).model_dump().values()
 
     def freezes(self, layer: int, cka: float) -> bool:
         """Below a fixed start layer, or at least as similar as T."""
-        if isinstance(self.start, int):
-            return layer < self.start
-        return self.start == "foat" and cka >= self.cka_threshold
+        start = self.settled().start
+        if isinstance(start, int):
+            return layer < start
+        return start == "foat" and cka >= self.cka_threshold
 
 
 class ChainDecisions(MethodDecisions):
@@ -114,7 +142,7 @@ class ChainProgress(MethodProgress):
 
 
 def ablated(settings: MethodSettings, *, dlct: bool, gpo: bool, foat: bool) -> MethodSettings:
-    """The chain without the parts that are False, as in the paper's ablations.  Raises `UsageProblem`."""
+    """The paper's chain without the parts that are False, as in its ablations.  Raises `UsageProblem`."""
     if dlct and gpo and foat:
         return settings
     if not isinstance(settings, ChainSettings):
@@ -124,6 +152,8 @@ def ablated(settings: MethodSettings, *, dlct: bool, gpo: bool, foat: bool) -> M
             hint="leave out --no-dlct, --no-gpo and --no-foat",
         )
     changes: dict[str, object] = {}
+    if settings.foresight == "auto":
+        settings = settings.model_copy(update={"foresight": "adapters"})
     if not dlct:
         changes |= {"window_size": 1, "advance": "on-convergence"}
     if not gpo:

@@ -16,7 +16,7 @@ from schemas.methods import MethodDecisions, MethodProgress, MethodSettings
 from schemas.plan import PlanManifest
 from schemas.profile import LayerSimilarity
 from schemas.refs import ModelFingerprint
-from schemas.settings import Settings
+from schemas.settings import AdapterSettings, Settings
 from schemas.state import StateManifest
 from schemas.update import UpdateManifest
 from stages.federated.aggregation import CHUNK_ELEMENTS, Aggregation
@@ -27,13 +27,17 @@ from stages.store.tensors import Shapes, TensorFile, elements
 from stages.tuning.tensors import adapter_shapes, fresh_adapters
 
 FLOAT32_BYTES = 4
+# Factors that `auto` chooses from, widest adapters first: 36, 9 and 3 for a hidden size of 576.
+REDUCTION_FACTORS = (16, 64, 192)
 
 
 class PredictPeak(Protocol):
     """Predicts the peak of `train-window` in bytes, with the smallest placement."""
 
-    def __call__(self, assignment: Assignment, first_layer: int, micro_batch: int, *, streamed: bool = True) -> int:
-        """Peak of training an assignment; layers from `first_layer` on have adapters.
+    def __call__(
+        self, assignment: Assignment, first_layer: int, micro_batch: int, *, bottleneck: int, streamed: bool = True
+    ) -> int:
+        """Peak of training an assignment; layers from `first_layer` on have adapters of width `bottleneck`.
 
         `streamed`: the layers that gradients pass may pass through memory one at a time.
         """
@@ -50,13 +54,31 @@ class Smallest:
 
 @dataclass(frozen=True)
 class Facts:
-    """Inputs of a plan's decisions: model, recipe, the profiles' mean curve, smallest device, memory prediction."""
+    """Inputs of a plan's decisions: model, recipe, the profiles' mean curve, smallest device, memory prediction.
+
+    `head_values`: how many parameters of the head train.
+    """
 
     model: ModelFingerprint
     settings: Settings
     curve: Sequence[LayerSimilarity]
     smallest: Smallest
     predict_peak: PredictPeak
+    head_values: int = 0
+
+    def width(self, layers: int) -> AdapterSettings:
+        """The widest adapters of which a round may send so many; of those that `auto` allows, the narrowest if none."""
+        adapter, limit = self.settings.adapter, self.settings.federation.round_bytes
+        factors = REDUCTION_FACTORS if adapter.reduction_factor == "auto" else (adapter.reduction_factor,)
+        choices = [adapter.model_copy(update={"reduction_factor": factor}) for factor in factors]
+        fitting = [one for one in choices if limit == "none" or self.bytes_up(layers, one) <= limit]
+        return fitting[0] if fitting else choices[-1]
+
+    def bytes_up(self, layers: int, adapter: AdapterSettings) -> int:
+        """Bytes of an update's tensors: adapters of so many layers, and the head."""
+        size = self.model.hidden_size
+        shapes = adapter_shapes(range(layers), hidden_size=size, bottleneck=adapter.bottleneck(size))
+        return _bytes(shapes) + FLOAT32_BYTES * self.head_values
 
     @property
     def micro_batch(self) -> int:
@@ -72,10 +94,11 @@ class Facts:
 
 @dataclass(frozen=True)
 class Decided:
-    """The method's settings without `auto`, the decisions that follow from them, and the micro-batch in rows."""
+    """The method's settings without `auto`, the decisions that follow, the adapters' width, the micro-batch in rows."""
 
     settings: MethodSettings
     decisions: MethodDecisions
+    adapter: AdapterSettings
     micro_batch: int
 
 
@@ -147,12 +170,9 @@ class ServerMethod:
         depth = facts.model.num_layers
         decisions = MethodDecisions(method=self.name, first_layer=self.first_layer(depth))
         (assignment,) = decisions.assignments(depth)
-        peaks: list[int] = []
-        for micro_batch in facts.micro_batches:
-            peaks.append(facts.predict_peak(assignment, decisions.first_layer, micro_batch))
-            if peaks[-1] <= facts.smallest.memory_budget_bytes or not self.trains:
-                return Decided(facts.settings.chain, decisions, micro_batch)
-        raise does_not_fit(facts.smallest, min(peaks), what=f"training {assignment}")
+        adapter = facts.width(len(assignment.layers))
+        micro_batch = fitting_micro_batch(facts, assignment, decisions, adapter, always=not self.trains)
+        return Decided(facts.settings.chain, decisions, adapter, micro_batch)
 
     def first_layer(self, num_layers: int) -> int:
         """The first layer with an adapter; `num_layers` if there is none."""
@@ -228,6 +248,31 @@ class ServerMethod:
     def warnings(self, plan: PlanManifest) -> list[str]:
         """Warnings about running this plan."""
         return []
+
+
+def fitting_micro_batch(
+    facts: Facts, assignment: Assignment, decisions: MethodDecisions, adapter: AdapterSettings, *, always: bool = False
+) -> int:
+    """The largest micro-batch with which an assignment fits the smallest budget.  Raises `DoesNotFit` unless `always`.
+
+    The layers may be streamed one at a time.
+    """
+    bottleneck = adapter.bottleneck(facts.model.hidden_size)
+    peaks: list[int] = []
+    for micro_batch in facts.micro_batches:
+        peaks.append(facts.predict_peak(assignment, decisions.first_layer, micro_batch, bottleneck=bottleneck))
+        if peaks[-1] <= facts.smallest.memory_budget_bytes or always:
+            return micro_batch
+    raise does_not_fit(facts.smallest, min(peaks), what=f"training {assignment}")
+
+
+def over_limit(unit: str, limit: int, needed: int, *, what: str, hint: str = "") -> DoesNotFit:
+    """The error where a round costs a device more than the recipe allows."""
+    return DoesNotFit(
+        f"{what} costs a device more {unit} than a round may",
+        values={f"federation.round_{unit}": limit, "needed": needed},
+        hint=hint or f"raise federation.round_{unit}",
+    )
 
 
 def does_not_fit(smallest: Smallest, needed_bytes: int, *, what: str) -> DoesNotFit:

@@ -71,7 +71,7 @@ def profile_manifest(
     )
 
 
-def peak(assignment: Assignment, first_layer: int, micro_batch: int, *, streamed: bool = True) -> int:  # noqa: ARG001
+def peak(assignment: Assignment, *_: Any, **__: Any) -> int:
     """A toy memory model: 20 MiB, and 30 per layer."""
     return (20 + 30 * len(assignment.layers)) * MIB
 
@@ -94,7 +94,10 @@ def write_plan(
 
 
 def _planned(profiles: Profiles, chosen: Settings, bottleneck: int) -> PlanManifest:
-    return make_plan(profiles, chosen, bottleneck=bottleneck, head_parameters=(), predict_peak=peak)
+    factor = profiles.first.model.hidden_size // bottleneck
+    adapter = chosen.adapter.model_copy(update={"reduction_factor": factor})
+    chosen = chosen.model_copy(update={"adapter": adapter})
+    return make_plan(profiles, chosen, head_parameters=(), predict_peak=peak)
 
 
 def update_manifest(**fields: Any) -> UpdateManifest:

@@ -18,7 +18,7 @@ def settings(**sections: dict[str, Any]) -> Settings:
         "encoding": {"max_length": 16},
         "head": {"form": "mean"},
         "similarity": {"min_examples": 5, "max_examples": 16},
-        "chain": {"start": 0, "window_size": 2},
+        "chain": {"foresight": "adapters", "start": 0, "window_size": 2},
         "adapter": {"reduction_factor": 8},
         "optimizer": {"learning_rate": 1e-2},
         "numerics": {"threads": 1, "micro_batch": 4},

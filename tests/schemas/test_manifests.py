@@ -63,7 +63,7 @@ def at(value: Any, path: Path_) -> Any:
 
 
 # Settings that are a word or a number: there, one may stand for the other.
-EITHER = ("start", "max_window", "devices_per_round")
+EITHER = ("start", "max_window", "devices_per_round", "round_passes", "round_bytes")
 
 
 def refusal(kind: str, data: bytes) -> BadInput:

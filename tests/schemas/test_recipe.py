@@ -201,7 +201,7 @@ def test_a_written_recipe_parses_back_to_the_same_settings() -> None:
     chosen = Settings(
         seed=2**53 - 1,
         task=TaskSettings(labels=("bénin", 'the "other"', "back\\slash", "# no comment", "two\nlines", "'''")),
-        chain=ChainSettings(start=3, window_size=2, min_improvement=1e-9, global_weight=0.0),
+        chain=ChainSettings(foresight="adapters", start=3, window_size=2, min_improvement=1e-9, global_weight=0.0),
         optimizer=OptimizerSettings(learning_rate=1e22, momentum=0.9),
     )
     assert parse(write_recipe(chosen)) == chosen

@@ -12,9 +12,12 @@ from schemas.profile import LayerSimilarity
 from schemas.refs import Window
 from schemas.state import StateManifest
 from schemas.update import UpdateManifest
-from stages.methods.server import Costs, Decided, Facts, Next, ServerMethod, does_not_fit
+from stages.methods.chain.limits import allowed
+from stages.methods.server import Costs, Decided, Facts, Next, ServerMethod, does_not_fit, fitting_micro_batch
 
 REASONS: dict[StartReason, str] = {
+    "every-layer": "every layer trains, no limit on a round's passes asks for fewer",
+    "round-passes": "a round may take {passes} passes of a text, so the layers before {start} stay as they are",
     "below-threshold": "layer {start} is the first whose CKA falls below T = {threshold}",
     "clamped": "CKA falls below T = {threshold} only after layer {start}, the last one with room for a window",
     "no-layer-below-threshold": "no CKA falls below T = {threshold}; layer {start} is the last with room for a window",
@@ -36,7 +39,10 @@ class Chain(ServerMethod):
     def decide(self, facts: Facts) -> Decided:
         """Q and the micro-batch from memory, the start from FOAT.  Raises `BadInput` and `DoesNotFit`."""
         chain, depth = settings_of(facts), facts.model.num_layers
-        size, micro_batch, limited_by = choose_window_size(facts)
+        if chain.exact:
+            return decide_by_limits(facts)
+        adapter = facts.width(1)
+        size, micro_batch, limited_by = choose_window_size(facts, adapter.bottleneck(facts.model.hidden_size))
         start, reason, start_range = choose_start(
             chain, depth, facts.curve, size, facts.settings.similarity.min_examples
         )
@@ -47,8 +53,7 @@ class Chain(ServerMethod):
             windows=windows_of(chain, start, depth, size),
             limited_by=limited_by,
         )
-        weights = {"local_weight": chain.weights.local, "global_weight": chain.weights.downstream}
-        return Decided(chain.model_copy(update={"window_size": size, **weights}), decisions, micro_batch)
+        return Decided(chain.model_copy(update={"window_size": size}), decisions, adapter, micro_batch)
 
     def first(self, plan: PlanManifest) -> Next:
         """The first window."""
@@ -86,15 +91,16 @@ class Chain(ServerMethod):
         decisions, chain = decisions_of(plan), plan.settings.chain
         assert isinstance(chain, ChainSettings)
         start = decisions.first_layer
-        reason = REASONS[decisions.start_reason].format(start=start, threshold=chain.cka_threshold)
+        limits = plan.settings.federation
+        reason = REASONS[decisions.start_reason].format(
+            start=start, threshold=chain.cka_threshold, passes=limits.round_passes
+        )
         lines = [f"Start layer {start}: {reason}."]
         earliest, latest = decisions.start_range
-        if decisions.start_reason != "fixed":
+        if decisions.start_reason not in ("fixed", "every-layer", "round-passes"):
             allowed = "no other start layer" if earliest == latest else f"start layers {earliest} to {latest}"
             lines.append(f"Uncertainty: the curve's intervals allow {allowed}.")
-        device = decisions.limited_by
-        limit = f"device {device} allows no more" if device else "no device's budget limits it"
-        return [*lines, f"Window size Q = {chain.window_size}: {limit}."]
+        return [*lines, f"Window size Q = {chain.window_size}: {_window_reason(plan, chain, decisions)}."]
 
     def warnings(self, plan: PlanManifest) -> list[str]:
         """A warning if the language head is applied to intermediate layers."""
@@ -108,11 +114,44 @@ class Chain(ServerMethod):
 METHOD = Chain()
 
 
+def _window_reason(plan: PlanManifest, chain: ChainSettings, decisions: ChainDecisions) -> str:
+    if chain.exact:
+        trained, bottleneck = plan.model.num_layers - decisions.first_layer, plan.bottleneck
+        if chain.window_size == trained:
+            everything = "every layer, which is full adapters" if decisions.first_layer == 0 else "all that train"
+            return f"{everything}, adapters of width {bottleneck}, the true gradient"
+        return f"of {trained} layers that train, adapters of width {bottleneck}, the true gradient"
+    device = decisions.limited_by
+    return f"device {device} allows no more" if device else "no device's budget limits it"
+
+
 def settings_of(facts: Facts) -> ChainSettings:
-    """The recipe's chain settings."""
+    """The recipe's chain settings, with what follows from the foresight."""
     chain = facts.settings.chain
     assert isinstance(chain, ChainSettings)
-    return chain
+    return chain.settled()
+
+
+def decide_by_limits(facts: Facts) -> Decided:
+    """Foresight through layers: what a round's passes and bytes allow.  Raises `BadInput` and `DoesNotFit`."""
+    chain, depth = settings_of(facts), facts.model.num_layers
+    foat = None
+    if chain.start == "foat":
+        size = 1 if chain.window_size == "auto" else chain.window_size
+        foat = choose_start(chain, depth, facts.curve, size, facts.settings.similarity.min_examples)
+    one = allowed(facts, chain, foat[:2] if foat else None)
+    decisions = ChainDecisions(
+        first_layer=one.start,
+        start_reason=one.reason,
+        start_range=foat[2] if foat else (one.start, one.start),
+        windows=windows_of(chain, one.start, depth, one.window_size),
+        limited_by=None,
+    )
+    lowest = Assignment.of(min(decisions.windows, key=lambda window: window.start))
+    micro_batch = fitting_micro_batch(facts, lowest, decisions, one.adapter)
+    start = one.start if chain.start == "auto" else chain.start
+    decided = chain.model_copy(update={"window_size": one.window_size, "start": start})
+    return Decided(decided, decisions, one.adapter, micro_batch)
 
 
 def decisions_of(plan: PlanManifest) -> ChainDecisions:
@@ -121,7 +160,7 @@ def decisions_of(plan: PlanManifest) -> ChainDecisions:
     return plan.decisions
 
 
-def choose_window_size(facts: Facts) -> tuple[int, int, str | None]:
+def choose_window_size(facts: Facts, bottleneck: int) -> tuple[int, int, str | None]:
     """Q, the micro-batch, and the device that limits them.
 
     Fixed values are kept.  Where they are `auto`: the largest Q up to `max_window` that fits the smallest budget with
@@ -135,10 +174,9 @@ def choose_window_size(facts: Facts) -> tuple[int, int, str | None]:
     peaks: list[int] = []
     for size in sizes:
         for micro_batch in facts.micro_batches:
-            exact = chain.weights.through_layers  # its steps pass all layers, whatever Q is
-            streamed = chain.window_size != "auto" or size <= STREAMED_WINDOW or exact
+            streamed = chain.window_size != "auto" or size <= STREAMED_WINDOW
             first = Assignment(layers=tuple(range(size)))
-            peaks.append(facts.predict_peak(first, 0, micro_batch, streamed=streamed))
+            peaks.append(facts.predict_peak(first, 0, micro_batch, bottleneck=bottleneck, streamed=streamed))
             if peaks[-1] <= smallest.memory_budget_bytes:
                 return size, micro_batch, (smallest.device if len(peaks) > 1 else None)
     raise does_not_fit(smallest, min(peaks), what="even the smallest window")
@@ -150,7 +188,8 @@ def windows_of(chain: ChainSettings, start: int, depth: int, size: int) -> tuple
     The last one of a cycle is moved back where a stride would carry it past the end.  Raises `BadInput` for a stride
     that skips layers.
     """
-    stride = size if chain.stride == "window" else chain.stride
+    chain = chain.settled()
+    stride = chain.stride if isinstance(chain.stride, int) else size
     if stride > size:
         raise BadInput(
             "the stride is longer than the window, so layers would be skipped",
@@ -159,7 +198,8 @@ def windows_of(chain: ChainSettings, start: int, depth: int, size: int) -> tuple
         )
     last = depth - size
     steps = range(0, last - start + stride, stride)
-    firsts = [min(start + step, last) if chain.order == "upwards" else max(last - step, start) for step in steps]
+    upwards = chain.order == "upwards"
+    firsts = [min(start + step, last) if upwards else max(last - step, start) for step in steps]
     return tuple(Window(start=first, stop=first + size) for first in firsts)
 
 
@@ -170,8 +210,9 @@ def choose_start(
 
     Raises `BadInput` if the curve is empty or the start leaves no room for a window of `size` layers.
     """
-    last = depth - size
+    last, chain = depth - size, chain.settled()
     if chain.start != "foat":
+        assert chain.start != "auto"
         fixed = last if chain.start == "last" else chain.start
         if fixed > last:
             raise BadInput(
