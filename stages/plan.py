@@ -22,6 +22,7 @@ from schemas.trust import EnrolledDevice, TrustPolicy, check_keys
 from stages.federated.profiles import Profiles, gather
 from stages.federated.sampling import sample_participants
 from stages.memory.predict import MemoryModel
+from stages.methods.options import Option, options
 from stages.methods.registry import device_method, server_method
 from stages.methods.server import Facts, PredictPeak, ServerMethod, Smallest, over_limit
 from stages.model.architecture import is_decoder
@@ -78,6 +79,16 @@ def run(
     first = _write_state(planned, model.backbone, state_out, force=force, signer=signer)
     Ledger.beside(state_out).planned(planned.digest, first.digest, first.manifest.participant_count)
     return planned, first
+
+
+def alternatives(plan: PlanManifest, model_dir: Path) -> list[Option]:
+    """What else could be trained and what it would cost a device; nothing beside a plan without adapters in layers.
+
+    Raises `BadInput`.
+    """
+    if plan.decisions.first_layer == plan.model.num_layers:
+        return []
+    return options(plan, LoadedModel.open(model_dir, plan.settings, expected=plan.model).backbone)
 
 
 def enrolled(policy: TrustPolicy, roster: Sequence[EnrolledDevice]) -> dict[str, EnrolledDevice] | None:

@@ -23,7 +23,7 @@ def plan(
     recipe: RecipeFile = None,
     set_: Set = None,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Explain how start layer and window size were chosen.")
+        bool, typer.Option("--explain", help="Explain the choice of layers, and show what others would cost.")
     ] = False,
     roster: Annotated[
         Path | None,
@@ -47,8 +47,8 @@ def plan(
 
     keep_small()
     from stages.methods.registry import server_method
-    from stages.plan import run
-    from stages.report.explain import explain_plan, plan_warnings
+    from stages.plan import alternatives, run
+    from stages.report.explain import explain_options, explain_plan, plan_warnings
     from stages.store.devices import participants, planned_devices
 
     signer = open_key(key)
@@ -66,7 +66,10 @@ def plan(
     )
     manifest = planned.manifest
     method = server_method(manifest.settings.chain.method)
-    said = [explain_plan(manifest, method, planned_devices(planned))] if explain else plan_warnings(manifest, method)
+    said = plan_warnings(manifest, method)
+    if explain:
+        explained = explain_plan(manifest, method, planned_devices(planned))
+        said = [explained, explain_options(alternatives(manifest, model))]
     for line in said:
         console.say(line)
     assignments = [entry.assignment for entry in manifest.memory]

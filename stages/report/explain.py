@@ -1,6 +1,6 @@
 """Plans and artifacts in words."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import singledispatch
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,18 @@ from schemas.plan import PlanManifest
 from schemas.profile import ProfileManifest
 from schemas.state import StateManifest
 from schemas.update import UpdateManifest
+from stages.methods.options import Option
 from stages.methods.server import ServerMethod
-from stages.report.tables import describe_cost, format_bytes
+from stages.process.measure import mebibytes
+from stages.report.tables import describe_cost, format_bytes, markdown_table
 from stages.store.artifact import Artifact, artifact_lines
 
 BAR = 40
+CHOICE = (
+    "Measured (docs/experiments.md, What a round buys): at equal passes, all layers with the true gradient learn most; "
+    "at equal bytes, narrow adapters in all layers do. So chain.window_size = auto takes every layer; "
+    "federation.round_passes leaves out the first ones, federation.round_bytes narrows the adapters, then the window."
+)
 MOST_NAMED = 8
 Facts = list[tuple[str, object]]  # label and value
 
@@ -56,6 +63,28 @@ def explain_plan(plan: PlanManifest, method: ServerMethod, devices: Iterable[Pla
         peak = format_bytes(entry.predicted_peak_bytes)
         lines.append(f"  layers {entry.assignment!s:<7} predicted peak {peak}, passes {passes}, {travels}")
     return "\n".join(lines)
+
+
+def explain_options(options: Sequence[Option]) -> str:
+    """What else could be trained, as a table, and how the plan was chosen among it."""
+    if not options:
+        return ""
+    widths = list(options[0].sent)
+    columns = ("", "Q", "smallest budget", "passes", "read per step", *(f"sent, width {width}" for width in widths))
+    rows = []
+    for one in options:
+        low, high = one.passes
+        rows.append(
+            (
+                f"{one.name} (this plan)" if one.planned else one.name,
+                one.window_size,
+                mebibytes(one.smallest_budget),
+                low if low == high else f"{low} to {high}",
+                format_bytes(one.read_per_step),
+                *(format_bytes(one.sent[width]) for width in widths),
+            )
+        )
+    return "\n".join(["What a device's round would cost, at most:", markdown_table(columns, rows), CHOICE])
 
 
 def plan_warnings(plan: PlanManifest, method: ServerMethod) -> list[str]:
