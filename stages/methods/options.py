@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from schemas.assignment import Assignment
 from schemas.methods import ChainDecisions, ChainSettings
 from schemas.plan import PlanManifest
-from schemas.refs import Window
 from schemas.settings import AdapterSettings, Settings
 from stages.memory.predict import BASELINE_VARIES_BYTES, MemoryModel
 from stages.methods.chain.server import METHOD, windows_of
@@ -43,18 +42,19 @@ def options(plan: PlanManifest, backbone: Backbone) -> list[Option]:
     return run_in_fork(lambda: list(_options(plan, backbone)))
 
 
-def read_per_step(backbone: Backbone, settings: Settings, span: Window) -> int:
-    """Bytes of frozen weights that a step reads where one layer is in memory at a time.
+def read_per_step(backbone: Backbone, settings: Settings, assignment: Assignment) -> int:
+    """Bytes of frozen weights that a step on an assignment reads where one layer is in memory at a time.
 
     Layers forwards and backwards, the last one once; a lone layer stays.  A language head once a micro-batch, for each
     place where a loss is computed.
     """
+    span = device_method(settings.chain.method).span(settings.chain, backbone.num_layers, assignment)
     sizes = [backbone.reader.layer_bytes(layer) for layer in span.layers]
     layers = 2 * sum(sizes) - sizes[-1] if len(sizes) > 1 else 0
     if settings.head_form != "language-model":
         return layers
     micro_batches = -(-settings.optimizer.batch_size // settings.numerics.rows)
-    apart = isinstance(settings.chain, ChainSettings) and settings.chain.exact and settings.chain.weights.local > 0
+    apart = span != assignment.span and isinstance(settings.chain, ChainSettings) and settings.chain.weights.local > 0
     return layers + LanguageHead.of(backbone).table.size * micro_batches * (2 if apart else 1)
 
 
@@ -102,7 +102,7 @@ def _option(chain: ChainSettings, plan: PlanManifest, backbone: Backbone) -> Opt
         window_size=size,
         smallest_budget=peak + BASELINE_VARIES_BYTES,
         passes=(min(passes), max(passes)),
-        read_per_step=read_per_step(backbone, settings, method.span(chain, depth, longest)),
+        read_per_step=read_per_step(backbone, settings, longest),
         sent={
             width: max(cost.bytes_up for cost in _costs(like.model_copy(update={"bottleneck": width})))
             for width in _widths(plan)

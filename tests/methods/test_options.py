@@ -9,7 +9,7 @@ from transformers import AutoModel, AutoModelForCausalLM
 from schemas.methods import default_settings
 from stages.memory import predict
 from stages.methods.options import options, read_per_step
-from stages.methods.registry import device_method, server_method
+from stages.methods.registry import server_method
 from stages.report.explain import explain_options
 from stages.streaming.placement import SMALLEST
 from tests import fleet
@@ -63,7 +63,14 @@ def test_other_methods_have_a_plan_of_their_own_among_them(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(("family", "sections"), FAMILIES)
 @pytest.mark.parametrize(
-    "chain", [{"foresight": "layers"}, {"foresight": "layers", "local_weight": 0.5}, {}, {"start": 2, "window_size": 1}]
+    "chain",
+    [
+        {"foresight": "layers"},
+        {"foresight": "layers", "local_weight": 0.5},
+        {"foresight": "layers", "local_weight": 0.5, "order": "upwards"},
+        {},
+        {"start": 2, "window_size": 1},
+    ],
 )
 def test_a_step_reads_what_was_said(
     family: str, sections: dict[str, Any], chain: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -79,5 +86,4 @@ def test_a_step_reads_what_was_said(
         measured = update.measured()
         assert measured is not None
         read.append(measured.bytes_streamed)
-    span = device_method("chain").span(plan.settings.chain, DEPTH, plan.memory[0].assignment)
-    assert read[1] - read[0] == 3 * read_per_step(backbone, plan.settings, span)
+    assert read[1] - read[0] == 3 * read_per_step(backbone, plan.settings, plan.memory[0].assignment)
