@@ -130,11 +130,11 @@ adapterhub: setup
     {{bin}}/python -m benchmarks.adapterhub_write runs/adapterhub
     .venv-adapterhub/bin/python benchmarks/adapterhub_check.py runs/adapterhub
 
-# SmolLM2 learns to write the BBC's headlines: chain and full adapters, three seeds (an hour on two cores)
+# SmolLM2 learns to write the BBC's headlines: full adapters, exact chains, the paper's chain (two hours on one core)
 bench-headlines: setup
     {{bin}}/python -m pip install --quiet -e ".[import]"
     {{bin}}/python -m benchmarks.headlines --out runs/headlines
 
-# train a window of a 7B-sized model under a limit that the kernel enforces (writes 13 GB of random weights; minutes)
+# train all adapters of a 7B-sized model under a limit that the kernel enforces (writes 13 GB of random weights; minutes)
 tight: setup
     PATH="$PWD/{{bin}}:$PATH" bash examples/tight.sh runs/tight

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Trains a window of a LLaMA-2-7B-shaped language model under a hard limit of the kernel (RLIMIT_DATA, no root).
+# Trains the adapters of all layers of a LLaMA-2-7B-shaped language model, end to end, under a hard limit of the kernel
+# (RLIMIT_DATA, no root): a profile, a plan, and one step of two texts.
 # usage: examples/tight.sh FOLDER [LIMIT_MIB]
 set -euo pipefail
 folder=$1 limit=${2:-1536}
@@ -14,11 +15,13 @@ with open(sys.argv[1], "w") as file:
         file.write(json.dumps({"text": words}) + "\n")
 P
 settings=(--set "task.kind='causal-lm'" --set encoding.max_length=512 --set numerics.micro_batch=1
-          --set optimizer.batch_size=2 --set chain.window_size=2 --set chain.start=15 --set similarity.min_examples=5)
+          --set optimizer.batch_size=2 --set optimizer.steps=1 --set similarity.min_examples=5
+          --set similarity.max_examples=5)
 common=(--model "$model" --data "$folder/texts.jsonl" --device small)
 # 100 MiB of the limit are for reserved stacks and arenas, which RLIMIT_DATA counts although they use no memory.
-chainctl profile "${common[@]}" "${settings[@]}" --memory-budget "$((limit - 100))MiB" --out "$folder/profile"
+budget=$((limit - 100))MiB
+chainctl profile "${common[@]}" "${settings[@]}" --memory-budget "$budget" --out "$folder/profile"
 chainctl plan "$folder/profile" --model "$model" "${settings[@]}" --out "$folder/plan" --state "$folder/state"
 prlimit --data="$((limit * 1024 * 1024))" \
     chainctl train-window "${common[@]}" --plan "$folder/plan" --state "$folder/state" \
-    --memory-budget "$((limit - 100))MiB" --out "$folder/update" --force
+    --memory-budget "$budget" --out "$folder/update" --force

@@ -66,7 +66,7 @@ def plan(
     )
     manifest = planned.manifest
     method = server_method(manifest.settings.chain.method)
-    said = plan_warnings(manifest, method)
+    said = [*method.explain(manifest), *plan_warnings(manifest, method)]
     if explain:
         explained = explain_plan(manifest, method, planned_devices(planned))
         said = [explained, explain_options(alternatives(manifest, model))]

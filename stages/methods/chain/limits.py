@@ -57,7 +57,13 @@ def _start(facts: Facts, chain: ChainSettings, foat: tuple[int, StartReason] | N
     if limit == "none" or limit >= 2 * depth - 1:
         return 0, "every-layer"
     if limit < depth:
-        raise over_limit("passes", limit, depth, what="training the last layer", hint="chain.foresight = adapters")
+        raise over_limit(
+            "passes",
+            limit,
+            depth,
+            what="training the last layer",
+            hint='raise federation.round_passes, or set chain.foresight = "adapters", whose first windows pass fewer',
+        )
     return 2 * depth - 1 - limit, "round-passes"
 
 
