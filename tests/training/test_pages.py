@@ -15,6 +15,7 @@ from stages.memory.predict import MemoryModel
 from stages.store.artifact import read_tensors
 from stages.streaming.boundaries import Boundaries
 from stages.streaming.placement import PLACEMENTS, SMALLEST
+from stages.streaming.scratch_file import ScratchFile
 from stages.training.optimizer import HEAD, Optimizer
 from stages.training.pages import Pages
 from stages.tuning.state_adapters import StateAdapters
@@ -48,10 +49,10 @@ def test_a_tensor_that_is_put_away_has_a_shape_and_no_memory(tmp_path: Path) -> 
 def test_what_did_not_change_is_not_written(tmp_path: Path) -> None:
     pages = Pages(tmp_path)
     pages.add(0, leaves(0))
-    written = pages.bytes_written
+    written = ScratchFile.scratch_bytes_written
     with pages.holding(0):
         pass
-    assert pages.bytes_written == written
+    assert ScratchFile.scratch_bytes_written == written
 
 
 @pytest.mark.parametrize(
