@@ -28,7 +28,7 @@ class ScratchFile:
         """Put a contiguous tensor at an offset in bytes."""
         if self._file is None:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._file = tempfile.TemporaryFile(buffering=0, prefix=".scratch-", dir=self._folder)
+            self._file = tempfile.TemporaryFile(buffering=0, dir=self._folder)  # noqa: SIM115 -- it is open until `close`
         view, written = bytes_of(tensor), 0
         while written < len(view):
             written += os.pwrite(self._file.fileno(), view[written:], offset + written)
