@@ -27,7 +27,7 @@ class ScratchFile:
     def write(self, tensor: Tensor, offset: int) -> None:
         """Put a contiguous tensor at an offset in bytes."""
         if self._file is None:
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._folder.mkdir(parents=True, exist_ok=True)
             self._file = tempfile.TemporaryFile(buffering=0, dir=self._folder)  # noqa: SIM115 -- it is open until `close`
         view, written = bytes_of(tensor), 0
         while written < len(view):

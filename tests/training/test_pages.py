@@ -120,8 +120,8 @@ def test_the_size_of_temporary_files_is_predicted_and_checked_before_the_work(
     predicted = memory.train_scratch(window, SMALLEST, trained=fleet.DEPTH) - tokens * fleet.WIDTH * 4
     assert 0 < sum(set(written)) <= predicted
     assert memory.train_scratch(window, PLACEMENTS[0], trained=fleet.DEPTH) == 0
-    monkeypatch.setattr("stages.session.shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
-    monkeypatch.setattr("stages.session.fit", lambda predict, budget, what: (SMALLEST, 1))
+    monkeypatch.setattr("stages.memory.placing.shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    monkeypatch.setattr("stages.memory.placing.fit", lambda predict, budget, what: (SMALLEST, 1))
     with pytest.raises(DoesNotFit, match="temporary files of training 0-2 do not fit the disk"):
         fleet.run_train(tmp_path, tmp_path / "model", tmp_path / "data.jsonl", tmp_path / "update")
     assert not (tmp_path / "update").exists()
