@@ -1,7 +1,7 @@
 """Hidden states between the layers of a span while a batch passes it, forwards and back: in memory, or in a file.
 
 A step that has one layer in memory keeps the input of every layer from the forward to the backward pass, and then, in
-the same place, the gradient with respect to it.  That is as large as the span is deep, so it may go to an unlinked
+the same place, the gradient with respect to it.  That is as large as the span is deep, so it may go to an unnamed
 file: the memory of a step then grows neither with the span nor with the batch.
 
 Unlike `HiddenStates` it keeps whole tensors (B, S, D), padding included: experts route padding rows too.

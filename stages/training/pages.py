@@ -1,4 +1,4 @@
-"""Tensors that are in memory only while they are in hand, layer by layer; meanwhile they are in an unlinked file.
+"""Tensors that are in memory only while they are in hand, layer by layer; meanwhile they are in an unnamed file.
 
 A wide window has adapters, and moments of an optimizer, in many layers, but a step that streams needs those of one
 layer at a time.  A tensor that is put away keeps its identity, its shape and its place in the graph, and no memory.
