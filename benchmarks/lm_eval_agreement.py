@@ -112,7 +112,7 @@ def ours(world: Speaker, tasks: Path) -> dict[str, Any]:
     plan = open_artifact(world.folder / "plan", PlanManifest).manifest
     state = open_artifact(world.folder / "state", StateManifest)
     machine = Machine(world.folder / "model")
-    with Session.open(machine, plan.settings, expected=plan.model, scratch=world.folder) as session:
+    with Session.open(machine, plan.settings, expected=plan.model, beside=world.folder) as session:
         return ask(StreamedLM(session.chain(plan, state)), tasks)
 
 

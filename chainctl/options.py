@@ -125,6 +125,16 @@ CacheLimit = Annotated[
     ),
 ]
 DEFAULT_CACHE_LIMIT = 4 * 2**30
+ScratchDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--scratch-dir",
+        metavar="DIR",
+        envvar="CHAINCTL_SCRATCH_DIR",
+        help="Put temporary files here; they have no name. Default: the folder of --out. If that is on a stick or a "
+        "network: --cache-dir, the user's cache folder or a folder of temporary files, the first that is on a disk.",
+    ),
+]
 VerifyWeights = Annotated[
     Verify,
     typer.Option(

@@ -6,7 +6,6 @@ it is installed, imported or run.  An asset in the cache is complete or absent.
 """
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from schemas.base import canonical_json
 from schemas.errors import BadInput, NotTrusted, UsageProblem
+from stages.process.scratch import user_cache
 from stages.store.files import complete_directory
 from stages.store.regular import file_digest
 
@@ -82,13 +82,6 @@ ASSETS = {
 }
 
 
-def cache_directory() -> Path:
-    """`CHAINCTL_CACHE`, else `chainctl` in the user's cache folder."""
-    named = os.environ.get("CHAINCTL_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(named) if named else Path(base) / "chainctl"
-
-
 def find_asset(name: str) -> Asset:
     """The asset called `name`.  Raises `UsageProblem`."""
     if name not in ASSETS:
@@ -123,7 +116,7 @@ def get_asset(asset: Asset, *, cache: Path | None = None, say: Callable[[str], N
 
 def asset_path(asset: Asset, cache: Path | None = None) -> Path:
     """The directory of the asset in the cache, whether it exists or not."""
-    return (cache or cache_directory()) / f"{asset.name}-{asset.sha256[:12]}"
+    return (cache or user_cache()) / f"{asset.name}-{asset.sha256[:12]}"
 
 
 def _download(asset: Asset, folder: Path) -> Path:

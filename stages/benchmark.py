@@ -71,7 +71,7 @@ def run(
         return found
     out.parent.mkdir(parents=True, exist_ok=True)
     expected = planned.manifest.model
-    with Session.open(machine, settings, expected=expected, scratch=out.parent, progress=progress) as session:
+    with Session.open(machine, settings, expected=expected, beside=out.parent, progress=progress) as session:
         chain = session.chain(planned.manifest, current)
         marked = answer(chain, benchmark, questions)
     manifest = BenchmarkManifest(

@@ -19,8 +19,15 @@ from stages.methods.windows import peaks_of_windows
 from stages.process.arithmetic import gigaflops
 from stages.process.fork import run_in_fork
 from stages.process.measure import device_memory_bytes
+from stages.process.scratch import Medium, existing_folder, medium_of, scratch_folder
 
 MEASURING_SECONDS = 0.3  # of each dtype
+MEDIA: dict[Medium, str] = {
+    "disk": "on a disk",
+    "memory": "in memory (tmpfs), so temporary files count in the peaks below",
+    "removable": "removable",
+    "network": "on a network",
+}
 SIZES = (1, 2, 3, 4, 8, 16, 32, 64)  # of windows
 
 
@@ -38,6 +45,9 @@ class Diagnosis:
     opened_bytes: int  # resident size of this process after opening the model
     budget_bytes: int
     disk_free_bytes: int
+    scratch_folder: Path  # of temporary files
+    scratch_medium: Medium
+    scratch_free_bytes: int
     micro_batch: int
     max_length: int
     compute: str
@@ -48,8 +58,12 @@ class Diagnosis:
     fits: tuple[Fit, ...]
 
 
-def examine(model_dir: Path, settings: Settings, *, budget_bytes: int | None = None) -> Diagnosis:
-    """Open a model and predict the peaks of its windows.  Raises `BadInput`."""
+def examine(
+    model_dir: Path, settings: Settings, *, budget_bytes: int | None = None, scratch_dir: Path | None = None
+) -> Diagnosis:
+    """Open a model and predict the peaks of its windows, for outputs in the current folder.  Raises `BadInput`."""
+    scratch = scratch_folder(scratch_dir, beside=Path.cwd(), cache=None)
+    medium = medium_of(scratch)
     memory = predictor(model_dir, settings)
     backbone, numerics = memory.backbone, memory.settings.numerics
     budget = budget_bytes or device_memory_bytes()
@@ -65,6 +79,9 @@ def examine(model_dir: Path, settings: Settings, *, budget_bytes: int | None = N
         opened_bytes=memory.baseline_bytes or 0,
         budget_bytes=budget,
         disk_free_bytes=shutil.disk_usage(model_dir).free,
+        scratch_folder=scratch,
+        scratch_medium=medium,
+        scratch_free_bytes=shutil.disk_usage(existing_folder(scratch)).free,
         micro_batch=numerics.rows,
         max_length=settings.encoding.max_length,
         compute=numerics.computes_in,
@@ -72,7 +89,7 @@ def examine(model_dir: Path, settings: Settings, *, budget_bytes: int | None = N
         processors=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         gigaflops=run_in_fork(lambda: gigaflops(MEASURING_SECONDS)),
         versions={"torch": torch.__version__, "transformers": transformers.__version__},
-        fits=fits(len(parts.layers), SIZES, budget, peaks_of_windows(memory)),
+        fits=fits(len(parts.layers), SIZES, budget, peaks_of_windows(memory, with_files=medium == "memory")),
     )
 
 
@@ -88,6 +105,7 @@ def lines(diagnosis: Diagnosis) -> Sequence[str]:
     return [
         f"machine   {one.processors} processors ({one.threads} threads in the recipe), budget "
         f"{one.budget_bytes / gib:.2f} GiB, {one.disk_free_bytes / gib:.0f} GiB of disk free",
+        f"scratch   {one.scratch_folder}: {MEDIA[one.scratch_medium]}, {one.scratch_free_bytes / gib:.0f} GiB free",
         f"speed     {speed}",
         f"software  torch {one.versions['torch']}, transformers {one.versions['transformers']}: "
         f"{one.opened_bytes / mib:.0f} MiB before anything is read",

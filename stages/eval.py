@@ -25,6 +25,7 @@ from stages.data.load import Example, data_digest, label_indices, load_labelled
 from stages.inference.answers import answer
 from stages.inference.metrics import accuracy_with_interval, confusion_matrix, macro_f1_with_interval
 from stages.intervals import ratio_with_interval
+from stages.memory.predict import MemoryModel
 from stages.process.progress import Progress, silent
 from stages.session import Machine, Session
 from stages.store.artifact import Artifact, existing, new_artifact
@@ -62,7 +63,7 @@ def run(
         return found
     out.parent.mkdir(parents=True, exist_ok=True)
     expected = planned.manifest.model
-    with Session.open(machine, settings, expected=expected, scratch=out.parent, progress=progress) as session:
+    with Session.open(machine, settings, expected=expected, beside=out.parent, progress=progress) as session:
         texts, answers = ask(session, planned.manifest, current, examples)
     if task.kind == "causal-lm":
         manifest: Evaluation = judge_tokens(subject, answers, texts)
@@ -91,6 +92,7 @@ def ask(
     first_layer = plan.decisions.first_layer
     placement = session.place(
         lambda memory, choice: memory.forward(choice, first_layer=first_layer),
+        MemoryModel.forward_scratch,
         texts,
         bottleneck=plan.bottleneck,
         what="the evaluation",

@@ -57,7 +57,7 @@ def run(
     planned, current = open_trusted(plan, state)
     settings = require_causal_lm(planned.manifest)
     expected = planned.manifest.model
-    with Session.open(machine, settings, expected=expected, scratch=plan.parent, progress=progress) as session:
+    with Session.open(machine, settings, expected=expected, beside=plan.parent, progress=progress) as session:
         encoder = session.encoder()
         encoded = [encoder.encode_prompt(prompt) for prompt in prompts]
         chains = [session.tuning(planned.manifest, current), *([UNTUNED] if before else [])]

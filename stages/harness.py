@@ -6,7 +6,7 @@ Writes: a benchmark artifact: each metric of the harness over all tasks, as thei
 
 Nothing is downloaded: only the folder's tasks are known, and data sets must be on disk (`dataset_path: json` and
 `data_files`).  A task file may name Python functions in files beside it; the harness runs them, so use only folders
-that you trust.  While it runs, the harness caches texts beside the output; that cache is deleted afterwards.
+that you trust.  While it runs, the harness caches texts in the scratch folder; that cache is deleted afterwards.
 """
 
 import hashlib
@@ -62,8 +62,8 @@ def run(
     existing(out, BenchmarkManifest, same=lambda there: there.state == current.digest, force=force)
     out.parent.mkdir(parents=True, exist_ok=True)
     expected = planned.manifest.model
-    opened = Session.open(machine, settings, expected=expected, scratch=out.parent, progress=progress)
-    with opened as session, private_cache(out.parent):
+    opened = Session.open(machine, settings, expected=expected, beside=out.parent, progress=progress)
+    with opened as session, private_cache(session.scratch):
         chain = session.chain(planned.manifest, current)
         samples = ask(chain, tasks, tasks_dir, shots=shots, limit=limit)
     manifest = BenchmarkManifest(
@@ -163,6 +163,7 @@ def samples_digest(samples: dict[str, list[Sample]]) -> str:
 @contextmanager
 def private_cache(folder: Path) -> Iterator[None]:
     """No network, and a data set cache in `folder` that is deleted afterwards."""
+    folder.mkdir(parents=True, exist_ok=True)
     before = {name: os.environ.get(name) for name in (*OFFLINE, "HF_DATASETS_CACHE")}
     with tempfile.TemporaryDirectory(prefix=".lm-eval-", dir=folder) as cache:
         os.environ.update(OFFLINE, HF_DATASETS_CACHE=cache)

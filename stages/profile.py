@@ -18,6 +18,7 @@ from schemas.profile import LayerSimilarity, ProfileManifest
 from schemas.refs import ModelFingerprint
 from schemas.settings import PromptSettings, Settings, SimilaritySettings
 from stages.data.load import Example, data_digest, load_examples
+from stages.memory.predict import MemoryModel
 from stages.model.architecture import is_decoder
 from stages.model.backbone import Backbone
 from stages.process import seeds
@@ -56,7 +57,7 @@ def run(
     examples = load_examples(data, text_column=settings.task.text_column, label_column=None, prompt=settings.prompt)
     numerics = settings.numerics.decided(settings.encoding.max_length).computing_in("float32")
     settings = settings.model_copy(update={"numerics": numerics})
-    with Session.open(machine, settings, expected=None, scratch=out.parent, progress=progress) as session:
+    with Session.open(machine, settings, expected=None, beside=out.parent, progress=progress) as session:
         check_architecture(machine.model_dir, settings.head_form, packing=settings.encoding.packing)
         encoder = session.encoder()
         fingerprint = fingerprint or session.backbone.reader.fingerprint()
@@ -91,7 +92,7 @@ def measure(
     session: Session, texts: EncodedTexts, similarity: SimilaritySettings, fingerprint: ModelFingerprint
 ) -> Measurement:
     """Pass the texts through the frozen model, keeping the budget.  Raises `DoesNotFit`."""
-    placement = session.place(lambda memory, choice: memory.forward(choice), texts, bottleneck=0, what="the profile")
+    placement = session.place(MemoryModel.forward, MemoryModel.forward_scratch, texts, bottleneck=0, what="the profile")
     directory = session.machine.cache
     layers, seconds = measure_similarity(
         session.backbone,
@@ -145,7 +146,6 @@ def measure_similarity(
     def freezes(layer: int, similarity: LayerSimilarity) -> bool:
         return settings.chain.freezes(layer, similarity.cka)
 
-    scratch.mkdir(parents=True, exist_ok=True)
     with hidden_states(backbone, texts, placement, scratch=scratch) as hidden:
         run_prefix(
             backbone,

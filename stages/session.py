@@ -1,16 +1,15 @@
 """What a stage needs to run a model, opened once: encoder, backbone, budget, cache, verification, progress.
 
     machine = Machine(model_dir, memory_budget_bytes=budget)
-    with Session.open(machine, plan.settings, expected=plan.model, scratch=folder, progress=progress) as session:
+    with Session.open(machine, plan.settings, expected=plan.model, beside=folder, progress=progress) as session:
         texts = session.encode(examples)
-        placement = session.place(lambda memory, placement: memory.forward(placement), texts, bottleneck=0, what="…")
+        placement = session.place(MemoryModel.forward, MemoryModel.forward_scratch, texts, bottleneck=0, what="…")
         … session.backbone …
     facts = session.measured(texts)
 
 The encoder is freed before the backbone is opened: a large vocabulary takes as much memory as a layer.
 """
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +18,6 @@ from pathlib import Path
 
 import torch
 
-from schemas.errors import DoesNotFit
 from schemas.measured import LayerPasses
 from schemas.plan import PlanManifest
 from schemas.refs import ModelFingerprint
@@ -29,12 +27,14 @@ from stages.data.encode import Encoder
 from stages.data.load import Example
 from stages.data.prompts import PromptEncoder
 from stages.inference.full_chain import FullChain, stop_tokens
-from stages.memory.predict import MemoryModel, fit
+from stages.memory.placing import fit_with_files
+from stages.memory.predict import MemoryModel
 from stages.methods.registry import device_method
 from stages.model.backbone import Backbone
 from stages.model.loading import LoadedModel
-from stages.process.measure import MeasuredFacts, Stopwatch, device_memory_bytes, mebibytes, resident_bytes
+from stages.process.measure import MeasuredFacts, Stopwatch, device_memory_bytes, resident_bytes
 from stages.process.progress import Progress, silent
+from stages.process.scratch import scratch_folder
 from stages.store.artifact import Artifact, read_tensors
 from stages.store.cache_directory import CacheDirectory
 from stages.streaming.placement import FASTEST, Placement
@@ -43,7 +43,7 @@ from stages.tuning.tuning import Tuning
 from stages.weights.files import FLOAT_DTYPES
 from stages.weights.reader import Verify
 
-PredictPeak = Callable[[MemoryModel, Placement], int]
+PredictBytes = Callable[[MemoryModel, Placement], int]
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,18 @@ class Machine:
     verify: Verify = "once"
     cache: CacheDirectory | None = None
     shared: LoadedModel | None = None
+    scratch_dir: Path | None = None  # of temporary files; None: see `process.scratch`
 
     @classmethod
-    def simulating(cls, model_dir: Path, shared: LoadedModel, cache: CacheDirectory | None = None) -> "Machine":
+    def simulating(
+        cls,
+        model_dir: Path,
+        shared: LoadedModel,
+        cache: CacheDirectory | None = None,
+        scratch_dir: Path | None = None,
+    ) -> "Machine":
         """A machine that runs many devices with one model that is already open."""
-        return cls(model_dir, cache=cache, shared=shared)
+        return cls(model_dir, cache=cache, shared=shared, scratch_dir=scratch_dir)
 
     @property
     def simulates(self) -> bool:
@@ -78,7 +85,11 @@ class Machine:
 
 @dataclass
 class Session:
-    """One stage's work with one model.  `predicted_peak_bytes` is None before `place`, and in simulations."""
+    """One stage's work with one model.
+
+    `scratch` is the folder of its unnamed temporary files.  `predicted_peak_bytes` is None before `place`, and in
+    simulations.
+    """
 
     machine: Machine
     settings: Settings
@@ -99,14 +110,17 @@ class Session:
         settings: Settings,
         *,
         expected: ModelFingerprint | None,
-        scratch: Path,
+        beside: Path,
         progress: Progress = silent,
     ) -> Iterator["Session"]:
         """Measure time and memory, and enforce the budget, while the block runs.
 
-        `expected` is the fingerprint that the model must match; `scratch` is the folder for unnamed temporary files.
+        `expected` is the fingerprint that the model must match; temporary files go to the folder of the output,
+        `beside`, where the machine names no other and that is not a stick or on a network.
         Raises `DoesNotFit` at the next progress step after the process exceeds its budget.
         """
+        cache = machine.cache.path if machine.cache else None
+        scratch = scratch_folder(machine.scratch_dir, beside=beside, cache=cache)
         with Stopwatch(None if machine.simulates else machine.budget_bytes) as watch:
             torch.set_num_threads(settings.numerics.threads)
             yield cls(machine, settings, expected, scratch, watch.over(progress), watch)
@@ -147,39 +161,26 @@ class Session:
         return backbone
 
     def place(
-        self,
-        predict: PredictPeak,
-        texts: EncodedTexts,
-        *,
-        bottleneck: int,
-        what: str,
-        scratch: PredictPeak = lambda memory, placement: 0,
+        self, peak: PredictBytes, files: PredictBytes, texts: EncodedTexts, *, bottleneck: int, what: str
     ) -> Placement:
         """What to keep in memory: the fastest choice whose predicted peak is within budget.  Raises `DoesNotFit`.
 
-        `what` names the work in the error; `scratch` predicts the bytes of its temporary files, which must fit the
-        disk.
+        `peak` predicts the memory of the work, `files` the size of its temporary files; `what` names it in the error.
         """
         if self.machine.simulates:
             return FASTEST
         memory = MemoryModel(
             self.backbone, self.settings, bottleneck, texts.token_count, resident_bytes(), max(texts.lengths)
         )
-        placement, peak = fit(lambda choice: predict(memory, choice), self.machine.budget_bytes, what=what)
-        self.predicted_peak_bytes = max(peak, self.predicted_peak_bytes or 0)
-        self._check_scratch(scratch(memory, placement), what)
+        placement, most = fit_with_files(
+            lambda choice: peak(memory, choice),
+            lambda choice: files(memory, choice),
+            scratch=self.scratch,
+            budget_bytes=self.machine.budget_bytes,
+            what=what,
+        )
+        self.predicted_peak_bytes = max(most, self.predicted_peak_bytes or 0)
         return placement
-
-    def _check_scratch(self, needed_bytes: int, what: str) -> None:
-        """Refuse work whose temporary files do not fit, before it begins.  Raises `DoesNotFit`."""
-        folder = next(place for place in (self.scratch, *self.scratch.absolute().parents) if place.exists())
-        free_bytes = shutil.disk_usage(folder).free
-        if needed_bytes > free_bytes:
-            raise DoesNotFit(
-                f"the temporary files of {what} do not fit the disk",
-                values={"needed": mebibytes(needed_bytes), "free": mebibytes(free_bytes), "folder": self.scratch},
-                hint="free some space, put --out on another disk, or give a larger --memory-budget",
-            )
 
     def tuning(self, plan: PlanManifest, state: Artifact[StateManifest]) -> Tuning:
         """The tuning that the plan's method applies under a state.  Raises `NotTrusted` for altered tensors."""

@@ -67,7 +67,7 @@ def run(
         say(emulated)
     out.parent.mkdir(parents=True, exist_ok=True)
     expected = turn.plan.manifest.model
-    with Session.open(machine, turn.settings, expected=expected, scratch=out.parent, progress=progress) as session:
+    with Session.open(machine, turn.settings, expected=expected, beside=out.parent, progress=progress) as session:
         trained = train_turn(session, turn, examples, checkpoint)
     predicted = turn.predicted_peak_bytes() if machine.simulates else None
     with new_artifact(out, force=force, signer=signer) as draft:
@@ -127,10 +127,10 @@ def prepare_work(session: Session, turn: Turn, texts: DeviceTexts, *, all_texts:
     first_layer = plan.decisions.first_layer
     placement = session.place(
         lambda memory, choice: method.peak_bytes(memory, turn.assignment, choice, first_layer=first_layer),
+        lambda memory, choice: method.scratch_bytes(memory, turn.assignment, choice),
         texts.encoded,
         bottleneck=plan.bottleneck,
         what=f"training {turn.assignment}",
-        scratch=lambda memory, choice: method.scratch_bytes(memory, turn.assignment, choice),
     )
     return Work(
         backbone=session.backbone,

@@ -145,7 +145,7 @@ def test_no_pass_is_made_behind_a_stop(speaker: Speaker, tmp_path: Path) -> None
         speaker.places["machine"],
         plan.manifest.settings,
         expected=plan.manifest.model,
-        scratch=tmp_path,
+        beside=tmp_path,
         progress=lambda phase, done, total: passes.append(done),
     ) as session:
         chain = session.chain(plan.manifest, state)

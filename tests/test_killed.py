@@ -11,11 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from schemas.settings import Settings
+from schemas.update import UpdateManifest
+from stages.store.artifact import open_artifact
 from tests import fleet
 from tests.fleet import ROOT
 
 KILLS = int(os.environ.get("CHAINCTL_TEST_KILLS", "3"))
 ROUNDS = max(18, 6 * KILLS)  # enough to be killed in
+TRAININGS = max(2, KILLS // 10)  # kills of a training
+EPOCHS = 8 * TRAININGS  # as above
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +58,82 @@ def test_a_killed_run_leaves_whole_artifacts_and_is_continued_to_the_same_digest
     )
     assert finished["final_state"] == undisturbed["final_state"]
     assert not list(out.rglob("*.partial"))
+
+
+# What trains with as little in memory as it can: adapters and moments in the scratch folder.  Models that are fast to
+# test fit any budget, so the larger placements are taken away.
+SMALLEST_ALONE = """
+import sys
+from chainctl.cli import main
+from stages.memory import predict
+from stages.streaming.placement import SMALLEST
+predict.PLACEMENTS = (SMALLEST,)
+main()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize(
+    "chain",
+    [{"foresight": "layers", "window_size": 2, "local_weight": 0.5}, {"method": "full-adapters"}],
+    ids=["exact foresight", "full adapters"],
+)
+def test_a_killed_training_whose_adapters_are_on_disk_goes_on_to_the_same_bytes(
+    chain: dict[str, object], tiny_bert: Path, tmp_path: Path
+) -> None:
+    data = fleet.save_texts(tmp_path / "texts.jsonl", fleet.texts(24))
+    method = {"method": "chain"} | chain
+    chosen = fleet.settings(optimizer={"batch_size": 4, "epochs": EPOCHS}).model_dump() | {"chain": method}
+    fleet.begin(tmp_path, tiny_bert, data, Settings.model_validate(chosen))
+    places = ["--plan", tmp_path / "plan", "--state", tmp_path / "state", "--data", data, "--device", "one"]
+    options = ["--model", tiny_bert, "--checkpoint-every", 1, "--scratch-dir", tmp_path / "scratch"]
+    arguments = ["train-window", *map(str, [*places, *options])]
+    whole = fleet.run_train(tmp_path, tiny_bert, data, tmp_path / "whole")
+    command = [sys.executable, "-c", SMALLEST_ALONE, *arguments, "--out", str(tmp_path / "out")]
+    draw, steps = random.Random(1), [0]
+    for _ in range(TRAININGS):
+        kept = killed_in_training(command, tmp_path / ".out.checkpoint", tmp_path / "scratch", steps[-1], draw.random())
+        if kept is None:
+            break  # it finished first
+        steps.append(kept)
+        assert not (tmp_path / "out").exists()
+    print(f"killed after steps {steps[1:]} of {whole.manifest.steps}")
+    assert len(steps) > 1
+    subprocess.run(command, capture_output=True, cwd=ROOT, check=True)
+    assert open_artifact(tmp_path / "out", UpdateManifest).digest == whole.digest
+    assert list((tmp_path / "scratch").iterdir()) == []
+    assert sorted(path.name for path in tmp_path.glob("*out*")) == ["out"]
+
+
+def killed_in_training(command: list[str], checkpoint: Path, scratch: Path, before: int, seconds: float) -> int | None:
+    """Train until a checkpoint has more steps than `before`, then so many seconds more; the steps that are kept.
+
+    None where it finished first.  Until it was killed it had files in `scratch`, and none of them has a name.
+    """
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT)
+    while process.poll() is None and (reached := steps_of(checkpoint)) <= before:
+        assert reached in (before, 0), "it began again"  # 0: it has just finished
+        time.sleep(0.01)
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGSTOP)
+        opened = [entry.readlink() for entry in Path(f"/proc/{process.pid}/fd").iterdir()]
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert any(place.parent == scratch for place in opened)
+        assert list(scratch.iterdir()) == []
+        assert steps_of(checkpoint) > before
+        return steps_of(checkpoint)
+    return None
+
+
+def steps_of(checkpoint: Path) -> int:
+    """How many steps a checkpoint has; 0 where there is none."""
+    try:
+        return len(json.loads((checkpoint / "manifest.json").read_bytes())["steps"])
+    except FileNotFoundError:
+        return 0
 
 
 def killed_after(command: list[str], out: Path, *, started: float) -> bool:

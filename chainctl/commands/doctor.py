@@ -3,7 +3,7 @@
 from dataclasses import asdict
 
 from chainctl.console import Console, with_console
-from chainctl.options import MemoryBudget, ModelDir, RecipeFile, Set, load_settings
+from chainctl.options import MemoryBudget, ModelDir, RecipeFile, ScratchDir, Set, load_settings
 
 
 @with_console
@@ -12,6 +12,7 @@ def doctor(
     recipe: RecipeFile = None,
     set_: Set = None,
     memory_budget: MemoryBudget = None,
+    scratch_dir: ScratchDir = None,
     *,
     console: Console,
 ) -> None:
@@ -25,7 +26,7 @@ def doctor(
     keep_small()
     from stages.doctor import examine, lines
 
-    diagnosis = examine(model, settings, budget_bytes=memory_budget)
+    diagnosis = examine(model, settings, budget_bytes=memory_budget, scratch_dir=scratch_dir)
     for line in lines(diagnosis):
         console.say(line)
     rows = [

@@ -17,6 +17,7 @@ from chainctl.options import (
     ModelDir,
     Out,
     Plan,
+    ScratchDir,
     State,
     Verify,
     VerifyWeights,
@@ -67,6 +68,7 @@ def evaluate(
     memory_budget: MemoryBudget = None,
     cache_dir: CacheDir = None,
     cache_limit: CacheLimit = DEFAULT_CACHE_LIMIT,
+    scratch_dir: ScratchDir = None,
     verify: VerifyWeights = Verify.ONCE,
     key: Key = None,
     force: Force = False,
@@ -86,7 +88,9 @@ def evaluate(
     keep_small()
     from stages.session import Machine
 
-    machine = Machine(model, memory_budget_bytes=memory_budget, verify=verify.value, cache=cache)
+    machine = Machine(
+        model, memory_budget_bytes=memory_budget, verify=verify.value, cache=cache, scratch_dir=scratch_dir
+    )
     inputs: dict[str, Any] = {"machine": machine, "plan": plan, "state": state, "out": out, "force": force, **chosen}
     inputs["signer"] = open_key(key)
     with console.progress() as progress:

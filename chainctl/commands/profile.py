@@ -10,6 +10,7 @@ from chainctl.options import (
     ModelDir,
     Out,
     RecipeFile,
+    ScratchDir,
     Set,
     load_settings,
     open_key,
@@ -25,6 +26,7 @@ def profile(
     recipe: RecipeFile = None,
     set_: Set = None,
     memory_budget: MemoryBudget = None,
+    scratch_dir: ScratchDir = None,
     key: Key = None,
     force: Force = False,
     *,
@@ -44,7 +46,7 @@ def profile(
 
     with console.progress() as progress:
         artifact = run(
-            machine=Machine(model, memory_budget_bytes=memory_budget),
+            machine=Machine(model, memory_budget_bytes=memory_budget, scratch_dir=scratch_dir),
             data=data,
             settings=settings,
             device=device,

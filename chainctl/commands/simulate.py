@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from chainctl.console import Console, with_console
-from chainctl.options import Data, MemoryBudget, ModelDir, Out, RecipeFile, Set, load_settings
+from chainctl.options import Data, MemoryBudget, ModelDir, Out, RecipeFile, ScratchDir, Set, load_settings
 
 
 @with_console
@@ -24,6 +24,7 @@ def simulate(
     iid: Annotated[bool, typer.Option("--iid", help="Split evenly instead.")] = False,
     eval_every: Annotated[int, typer.Option(min=1, help="Rounds between evaluations.")] = 1,
     memory_budget: MemoryBudget = None,
+    scratch_dir: ScratchDir = None,
     method: Annotated[
         str | None, typer.Option(metavar="NAME", help="Method to use instead of the recipe's, such as linear-probe.")
     ] = None,
@@ -68,6 +69,7 @@ def simulate(
             out=out,
             on_round=lambda line: console.say(line.line()),
             progress=progress,
+            scratch_dir=scratch_dir,
         )
     for name, before, after in (
         ("accuracy", summary.accuracy_before, summary.accuracy_after),

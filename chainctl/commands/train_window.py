@@ -17,6 +17,7 @@ from chainctl.options import (
     ModelDir,
     Out,
     Plan,
+    ScratchDir,
     State,
     Verify,
     VerifyWeights,
@@ -36,6 +37,7 @@ def train_window(
     memory_budget: MemoryBudget = None,
     cache_dir: CacheDir = None,
     cache_limit: CacheLimit = DEFAULT_CACHE_LIMIT,
+    scratch_dir: ScratchDir = None,
     verify: VerifyWeights = Verify.ONCE,
     window_size: Annotated[
         int | None, typer.Option("--window-size", min=1, help="Train only the last layers of the round's window.")
@@ -67,7 +69,9 @@ def train_window(
 
     with console.progress() as progress:
         artifact = run(
-            machine=Machine(model, memory_budget_bytes=memory_budget, verify=verify.value, cache=cache),
+            machine=Machine(
+                model, memory_budget_bytes=memory_budget, verify=verify.value, cache=cache, scratch_dir=scratch_dir
+            ),
             plan=plan,
             state=state,
             data=data,

@@ -37,12 +37,13 @@ def run(
     on_round: RoundDone = lambda line: None,
     progress: Progress = silent,
     like: Path | None = None,
+    scratch_dir: Path | None = None,
 ) -> SimulationSummary:
     """Simulate, or continue to simulate, into `out`.
 
     `like` is the finished run of another method on the same data: its shards, its profiles (they depend on no method)
-    and its cache of hidden states serve this run too.  Raises `UsageProblem` where `out` holds a run of something
-    else, and whatever the stages raise.
+    and its cache of hidden states serve this run too.  `scratch_dir`: the folder of temporary files (None: see
+    `process.scratch`).  Raises `UsageProblem` where `out` holds a run of something else, and whatever the stages raise.
     """
     if federation.rounds > MOST_ROUNDS:
         raise UsageProblem(
@@ -55,7 +56,8 @@ def run(
     if like is not None:
         borrow(RunFolder(like), folder, federation)
     with isolated_home(out / "home"):
-        return _simulate(federation, folder, CacheDirectory((like or out) / "cache"), on_round, progress)
+        cache = CacheDirectory((like or out) / "cache")
+        return _simulate(federation, folder, cache, scratch_dir, on_round, progress)
 
 
 def borrow(like: RunFolder, folder: RunFolder, federation: Federation) -> None:
@@ -73,12 +75,17 @@ def borrow(like: RunFolder, folder: RunFolder, federation: Federation) -> None:
 
 
 def _simulate(
-    federation: Federation, folder: RunFolder, cache: CacheDirectory, on_round: RoundDone, progress: Progress
+    federation: Federation,
+    folder: RunFolder,
+    cache: CacheDirectory,
+    scratch_dir: Path | None,
+    on_round: RoundDone,
+    progress: Progress,
 ) -> SimulationSummary:
     settings = with_labels(federation)
     for_profiles = settings.model_copy(update={"numerics": settings.numerics.computing_in("float32")})
     model = LoadedModel.open(federation.model_dir, for_profiles).remembering()
-    machine = Machine.simulating(federation.model_dir, model, cache)
+    machine = Machine.simulating(federation.model_dir, model, cache, scratch_dir)
     planned, state = plan.run(
         list(profiles(federation, settings, machine, folder, progress)),
         model_dir=federation.model_dir,
@@ -88,7 +95,7 @@ def _simulate(
         model=model,
     )
     opened = LoadedModel.open(federation.model_dir, planned.manifest.settings, expected=planned.manifest.model)
-    machine = Machine.simulating(federation.model_dir, opened.remembering(model), cache)
+    machine = Machine.simulating(federation.model_dir, opened.remembering(model), cache, scratch_dir)
     federation = replace(federation, rounds=federation.rounds_of(len(planned.manifest.memory)))
     rounds = Rounds(federation, planned, InThisProcess(machine, folder, progress), machine, folder, progress)
     before = rounds.evaluate(0)

@@ -18,6 +18,7 @@ from stages.data.prompts import PromptEncoder
 from stages.data.template import read_object
 from stages.inference.generate import Generator, Sampling
 from stages.inference.likelihood import Likelihood, Request, Requests, Tokens, score, window_of
+from stages.memory.placing import fit_with_files
 from stages.memory.predict import MemoryModel, fit
 from stages.model.backbone import Backbone
 from stages.process.measure import resident_bytes
@@ -60,9 +61,11 @@ class FullChain:
         self.truncated_count += prepared.truncated
         rows, bottleneck = prepared.rows, self.plan.bottleneck
         memory = MemoryModel(self.backbone, settings, bottleneck, rows.token_count, resident_bytes(), max(rows.lengths))
-        placement, peak = fit(
+        placement, peak = fit_with_files(
             lambda choice: memory.forward(choice, first_layer=self.plan.decisions.first_layer),
-            self.budget_bytes,
+            memory.forward_scratch,
+            scratch=self.scratch,
+            budget_bytes=self.budget_bytes,
             what="the benchmark",
         )
         self.predicted_peak_bytes = max(peak, self.predicted_peak_bytes or 0)

@@ -108,16 +108,19 @@ class MemoryModel:
         span_phase += self._span_bytes(span, placement, foresight=foresight)
         return self._resident_bytes(placement) + max(prefix, span_phase)
 
+    def forward_scratch(self, placement: Placement) -> int:
+        """Bytes of the unnamed file of hidden states; 0 where they are in memory."""
+        return 0 if placement.hidden_in_memory and self._hidden_bytes() else self.tokens * self._token_bytes()
+
     def train_scratch(self, span: Window, placement: Placement, *, trained: int) -> int:
-        """Bytes of the unlinked files of such a step: hidden states, states between layers, adapters and moments."""
-        states = 0 if placement.hidden_in_memory and self._hidden_bytes() else self.tokens * self._token_bytes()
+        """Bytes of the unnamed files of such a step: hidden states, states between layers, adapters and moments."""
         between = pages = 0
         if not (placement.hidden_in_memory or placement.window_resident):
             between = self._batch_bytes() * len(span.layers)
         if not placement.adapters_in_memory:
             pages = (1 + self.settings.optimizer.moments) * self._adapter_bytes(FLOAT32_BYTES) * trained
             pages += self._adapter_bytes(self.backbone.dtype.itemsize) * (len(span.layers) - trained)
-        return states + between + pages
+        return self.forward_scratch(placement) + between + pages
 
     def forward(self, placement: Placement, *, first_layer: int | None = None) -> int:
         """Predicted peak in bytes of `profile` and, with the adapters of a state from `first_layer` on, of `eval`."""

@@ -8,11 +8,16 @@ from stages.methods.registry import device_method
 from stages.streaming.placement import Placement
 
 
-def peaks_of_windows(memory: MemoryModel) -> Predict:
-    """A function that predicts the peak in bytes of training a window first, with the recipe's method."""
+def peaks_of_windows(memory: MemoryModel, *, with_files: bool = False) -> Predict:
+    """A function that predicts the peak in bytes of training a window first, with the recipe's method.
+
+    `with_files`: temporary files are in memory too.
+    """
     method = device_method(memory.settings.chain.method)
 
     def predict(window: Window, placement: Placement) -> int:
-        return method.peak_bytes(memory, Assignment.of(window), placement, first_layer=window.start)
+        assignment = Assignment.of(window)
+        files = method.scratch_bytes(memory, assignment, placement) if with_files else 0
+        return files + method.peak_bytes(memory, assignment, placement, first_layer=window.start)
 
     return predict

@@ -1,7 +1,7 @@
 """Hidden states between the layers of a span while a batch passes it, forwards and back: in memory, or in a file.
 
 A step that has one layer in memory keeps the input of every layer from the forward to the backward pass, and then, in
-the same place, the gradient with respect to it.  That is as large as the span is deep, so it may go to an unlinked
+the same place, the gradient with respect to it.  That is as large as the span is deep, so it may go to an unnamed
 file: the memory of a step then grows neither with the span nor with the batch.
 
 Unlike `HiddenStates` it keeps whole tensors (B, S, D), padding included: experts route padding rows too.
@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from stages.streaming.hidden_states import ScratchFile
+from stages.streaming.scratch_file import ScratchFile
 
 Key = tuple[int, int]  # the layer that the states enter, and the micro-batch
 
@@ -36,7 +36,6 @@ class Boundaries:
         self._places: dict[Key, _Place] = {}
         self._file = ScratchFile(scratch) if scratch else None
         self._end = 0
-        self.bytes_written = 0
 
     def put(self, layer: int, part: int, tensor: Tensor) -> None:
         """Keep a tensor in the place of (layer, part); what was there is gone."""
@@ -52,7 +51,6 @@ class Boundaries:
         place.shape, place.dtype = tensor.shape, tensor.dtype
         self._places[layer, part] = place
         self._file.write(tensor, place.offset)
-        self.bytes_written += tensor.nbytes
 
     def get(self, layer: int, part: int) -> Tensor:
         """The tensor of (layer, part)."""

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 class Placement:
     """What a stage keeps in memory for speed.  The result is the same whatever is chosen."""
 
-    hidden_in_memory: bool  # hidden states of all texts, else in an unlinked file
+    hidden_in_memory: bool  # hidden states of all texts, else in an unnamed file
     prefetch: bool  # the next layer is read while one computes, else one layer at a time
     window_resident: bool  # all layers of the window stay, else they pass one at a time, forwards and backwards
     head_resident: bool  # of a language model: all rows stay, else they are read in chunks
-    adapters_in_memory: bool = True  # and their moments, else those of one layer, the others in an unlinked file
+    adapters_in_memory: bool = True  # and their moments, else those of one layer, the others in an unnamed file
 
 
 # Fastest first.

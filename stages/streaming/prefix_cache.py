@@ -12,7 +12,8 @@ descriptor, so that eviction cannot cut a reader short.
 import hashlib
 import os
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -35,7 +36,7 @@ DIGEST_BYTES = hashlib.sha256().digest_size
 class PrefixCache:
     """Hidden states of `texts` under a model, the numerics of `settings` and a `tuning`.
 
-    An entry is the SHA-256 of the rest, then the states, one text after the other.
+    An entry is the SHA-256 of the rest, then the states, one text after the other.  The tuning must not change.
     """
 
     directory: CacheDirectory
@@ -43,6 +44,7 @@ class PrefixCache:
     settings: Settings
     tuning: Tuning
     texts: EncodedTexts
+    _digests: list[str] = field(default_factory=lambda: [""], init=False, compare=False, repr=False)  # by depth
 
     def deepest(self, stop: int, hidden: HiddenStates) -> tuple[int, bool]:
         """Fill `hidden` with the deepest entry up to h_stop: its depth d, and whether it is h_d.
@@ -58,8 +60,7 @@ class PrefixCache:
 
     def changes_after(self, layer: int) -> bool:
         """Whether the output of a layer is one thing and what the tuning makes of it another."""
-        own = len(list(self.tuning.below(layer + 1))) - len(list(self.tuning.below(layer)))
-        return own > 0 and not self.tuning.changes_layers
+        return self._below(layer + 1) != self._below(layer) and not self.tuning.changes_layers
 
     def store(self, depth: int, hidden: HiddenStates, *, untuned: bool = False) -> None:
         """Keep h_depth, unless it is larger than the whole cache may be.
@@ -105,27 +106,43 @@ class PrefixCache:
 
     def _path(self, depth: int, *, untuned: bool = False) -> Path:
         model, settings, texts = self.model, self.settings, self.texts
-        parts = (model.config, model.embeddings, model.rest, *model.layers[:depth])
-        numerics = settings.numerics.model_dump(mode="json")
-        versions = (torch.__version__, transformers.__version__)
-        below = list(self.tuning.below(depth - 1 if untuned else depth))
+        below = self._below(depth - 1 if untuned else depth)
         facts = [
             depth,
-            parts,
-            numerics,
+            (model.config, model.embeddings, model.rest, *model.layers[:depth]),
+            settings.numerics.model_dump(mode="json"),
             settings.adapter.activation if below else None,  # a profile comes before it is decided
+            below,
             texts.side,
             texts.row_length,
             texts.pad_id,
-            versions,
+            self._rows,
+            (torch.__version__, transformers.__version__),
         ]
-        digest = hashlib.sha256(canonical_json(facts))
-        for name, parameter in below:
-            digest.update(f"{name} {list(parameter.shape)}".encode())
-            digest.update(bytes_of(parameter.contiguous()))
-        for row in texts.rows:
+        return self.directory.prefixes / f"{hashlib.sha256(canonical_json(facts)).hexdigest()[:40]}.hidden"
+
+    def _below(self, depth: int) -> str:
+        """A digest of the tuning below a depth; empty where there is none.
+
+        That of a depth goes on from that of the depth before: each layer's tensors, which may be on disk, are read
+        once.
+        """
+        while len(self._digests) <= depth:
+            before, digest = self._digests[-1], None
+            for name, parameter in self.tuning.of_layer(len(self._digests) - 1):
+                digest = digest or hashlib.sha256(before.encode())
+                digest.update(f"{name} {list(parameter.shape)}".encode())
+                digest.update(bytes_of(parameter.contiguous()))
+            self._digests.append(digest.hexdigest() if digest else before)
+        return self._digests[depth]
+
+    @cached_property
+    def _rows(self) -> str:
+        """A digest of the texts' token ids."""
+        digest = hashlib.sha256()
+        for row in self.texts.rows:
             digest.update(len(row).to_bytes(8, "little") + row.tobytes())
-        return self.directory.prefixes / f"{digest.hexdigest()[:40]}.hidden"
+        return digest.hexdigest()
 
 
 def prefix_cache(

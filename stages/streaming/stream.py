@@ -26,7 +26,7 @@ AfterLayer = Callable[[int, HiddenStates], None]
 
 
 def hidden_states(backbone: Backbone, texts: EncodedTexts, placement: Placement, *, scratch: Path) -> HiddenStates:
-    """A place for what leaves a layer, for all texts: in memory or in an unlinked file in `scratch`."""
+    """A place for what leaves a layer, for all texts: in memory or in an unnamed file in `scratch`."""
     limit = IN_MEMORY_LIMIT_BYTES if placement.hidden_in_memory else 0
     return HiddenStates(
         texts.lengths, backbone.hidden_size, backbone.dtype, scratch=scratch, in_memory_limit_bytes=limit

@@ -1,4 +1,4 @@
-"""Tensors that are in memory only while they are in hand, layer by layer; meanwhile they are in an unlinked file.
+"""Tensors that are in memory only while they are in hand, layer by layer; meanwhile they are in an unnamed file.
 
 A wide window has adapters, and moments of an optimizer, in many layers, but a step that streams needs those of one
 layer at a time.  A tensor that is put away keeps its identity, its shape and its place in the graph, and no memory.
@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from stages.streaming.hidden_states import ScratchFile
+from stages.streaming.scratch_file import ScratchFile
 
 
 @dataclass
@@ -32,7 +32,6 @@ class Pages:
         self._groups: dict[int, _Group] = {}
         self._file = ScratchFile(scratch) if scratch else None
         self._end = 0
-        self.bytes_written = 0
 
     def add(self, group: int, tensors: Sequence[Tensor]) -> None:
         """Put contiguous tensors away, as they are."""
@@ -43,7 +42,7 @@ class Pages:
             kept.tensors.append(tensor)
             kept.offsets.append(self._end)
             self._end += tensor.nbytes
-            self._write(tensor, kept.offsets[-1])
+            self._file.write(tensor, kept.offsets[-1])
             _put_away(tensor)
 
     @contextmanager
@@ -73,21 +72,17 @@ class Pages:
             self._file.close()
 
     def _bring(self, group: _Group) -> None:
+        assert self._file is not None
         for tensor, offset in zip(group.tensors, group.offsets, strict=True):
-            assert self._file is not None
             tensor.data = self._file.read(tensor.shape, tensor.dtype, offset)
 
     def _return(self, group: _Group) -> None:
+        assert self._file is not None
         for tensor, offset in zip(group.tensors, group.offsets, strict=True):
             if group.changed:
-                self._write(tensor, offset)
+                self._file.write(tensor, offset)
             _put_away(tensor)
         group.changed = False
-
-    def _write(self, tensor: Tensor, offset: int) -> None:
-        assert self._file is not None
-        self._file.write(tensor, offset)
-        self.bytes_written += tensor.nbytes
 
 
 def _put_away(tensor: Tensor) -> None:

@@ -38,8 +38,8 @@ class Tuning(Protocol):
         """The tuned output (…, D) of a layer, given its own."""
         ...
 
-    def below(self, depth: int) -> Iterator[tuple[str, Tensor]]:
-        """Every trained tensor that the input of layer `depth` depends on, by name, in a fixed order."""
+    def of_layer(self, layer: int) -> Iterator[tuple[str, Tensor]]:
+        """Every trained tensor that changes what a layer makes of its input, by name, in a fixed order."""
         ...
 
     def trains(self, layers: Iterable[int]) -> bool:
@@ -62,7 +62,7 @@ class Untuned:
         """The layer's output, unchanged."""
         return hidden
 
-    def below(self, depth: int) -> Iterator[tuple[str, Tensor]]:
+    def of_layer(self, layer: int) -> Iterator[tuple[str, Tensor]]:
         """No tensors."""
         yield from ()
 
@@ -97,9 +97,9 @@ class BottleneckTuning:
         """The output of the layer's adapter, or the layer's own if it has none."""
         return self.adapters[layer](hidden) if layer in self.adapters else hidden
 
-    def below(self, depth: int) -> Iterator[tuple[str, Tensor]]:
-        """The adapters of the layers before `depth`."""
-        for layer in sorted(layer for layer in self.adapters if layer < depth):
+    def of_layer(self, layer: int) -> Iterator[tuple[str, Tensor]]:
+        """The layer's adapter, if it has one."""
+        if layer in self.adapters:
             yield from zip(adapter_names(layer), self.adapters[layer].parameters(), strict=True)
 
     def trains(self, layers: Iterable[int]) -> bool:

@@ -10,15 +10,18 @@ import torch
 from schemas.refs import ModelFingerprint
 from schemas.settings import Settings
 from stages.model.backbone import Backbone
+from stages.store.artifact import read_tensors
 from stages.store.cache_directory import CacheDirectory
 from stages.streaming.hidden_states import HiddenStates
 from stages.streaming.prefix_cache import PrefixCache
 from stages.streaming.stream import run_prefix
 from stages.streaming.texts import EncodedTexts
 from stages.tuning.adapters import adapters_from_tensors
+from stages.tuning.state_adapters import StateAdapters
 from stages.tuning.tensors import fresh_adapters
 from stages.tuning.tuning import UNTUNED, BottleneckTuning, Tuning
 from tests import fleet
+from tests.fleet.device import OneDevice
 
 DEPTH = 4
 
@@ -141,3 +144,31 @@ def test_other_families_begin_at_an_untuned_output_with_the_same_bytes(family: s
     before, after = tuned(1, seed=1), retrained(tuned(1, seed=1), 1, 2)
     passes.run(before, keep=(1,))
     assert passes.run(after) == (passes.run(after, cached=False)[0], [2, 3])
+
+
+def test_the_keys_of_all_depths_read_each_adapter_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the smallest placement each read is one of a file; the keys are those of adapters in memory."""
+    device = OneDevice(tmp_path, "bert")
+    plan, state, texts = device.plan.manifest, device.state, device.texts
+    directory, read = CacheDirectory(tmp_path / "cache"), list[str]()
+
+    def reading(artifact: Any, prefix: str) -> dict[str, np.ndarray]:
+        read.append(prefix)
+        return read_tensors(artifact, prefix)
+
+    monkeypatch.setattr("stages.tuning.state_adapters.read_tensors", reading)
+    caches = [
+        PrefixCache(directory, plan.model, plan.settings, BottleneckTuning(adapters, {}), texts)
+        for adapters in (
+            StateAdapters(plan, state, torch.float32),
+            BottleneckTuning.of(plan, read_tensors(state), torch.float32).adapters,
+        )
+    ]
+    scratch = HiddenStates(texts.lengths, fleet.WIDTH, torch.float32, scratch=tmp_path)
+    assert caches[0].deepest(fleet.DEPTH, scratch) == (0, True)
+    depths = [(depth, untuned) for depth in range(1, fleet.DEPTH + 1) for untuned in (False, True)]
+    keys = [[cache._path(depth, untuned=untuned) for depth, untuned in depths] for cache in caches]
+    assert keys[0] == keys[1]
+    assert len(set(keys[0])) == len(depths)
+    assert all(caches[0].changes_after(layer) for layer in range(fleet.DEPTH))
+    assert read == [f"adapters.{layer}." for layer in range(fleet.DEPTH)]

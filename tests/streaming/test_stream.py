@@ -95,9 +95,9 @@ def test_the_cache_knows_every_thing_that_decides_its_bytes(tmp_path: Path) -> N
     adapters[1].up_DR[0, 0] += 1  # below depth 2
     names.add(cache_of(directory, manifest, tuning, world.texts)._path(2))
     assert len(names) == 11
-    before = base._path(2)
+    before = cache_of(directory, manifest, tuning, world.texts)._path(2)
     adapters[2].up_DR[0, 0] += 1  # not below
-    assert base._path(2) == before
+    assert cache_of(directory, manifest, tuning, world.texts)._path(2) == before
 
 
 def test_a_damaged_entry_is_thrown_away_and_made_again(tmp_path: Path) -> None:

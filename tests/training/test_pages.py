@@ -15,6 +15,7 @@ from stages.memory.predict import MemoryModel
 from stages.store.artifact import read_tensors
 from stages.streaming.boundaries import Boundaries
 from stages.streaming.placement import PLACEMENTS, SMALLEST
+from stages.streaming.scratch_file import ScratchFile
 from stages.training.optimizer import HEAD, Optimizer
 from stages.training.pages import Pages
 from stages.tuning.state_adapters import StateAdapters
@@ -48,10 +49,10 @@ def test_a_tensor_that_is_put_away_has_a_shape_and_no_memory(tmp_path: Path) -> 
 def test_what_did_not_change_is_not_written(tmp_path: Path) -> None:
     pages = Pages(tmp_path)
     pages.add(0, leaves(0))
-    written = pages.bytes_written
+    written = ScratchFile.scratch_bytes_written
     with pages.holding(0):
         pass
-    assert pages.bytes_written == written
+    assert ScratchFile.scratch_bytes_written == written
 
 
 @pytest.mark.parametrize(
@@ -119,8 +120,8 @@ def test_the_size_of_temporary_files_is_predicted_and_checked_before_the_work(
     predicted = memory.train_scratch(window, SMALLEST, trained=fleet.DEPTH) - tokens * fleet.WIDTH * 4
     assert 0 < sum(set(written)) <= predicted
     assert memory.train_scratch(window, PLACEMENTS[0], trained=fleet.DEPTH) == 0
-    monkeypatch.setattr("stages.session.shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
-    monkeypatch.setattr("stages.session.fit", lambda predict, budget, what: (SMALLEST, 1))
+    monkeypatch.setattr("stages.memory.placing.shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    monkeypatch.setattr("stages.memory.placing.fit", lambda predict, budget, what: (SMALLEST, 1))
     with pytest.raises(DoesNotFit, match="temporary files of training 0-2 do not fit the disk"):
         fleet.run_train(tmp_path, tmp_path / "model", tmp_path / "data.jsonl", tmp_path / "update")
     assert not (tmp_path / "update").exists()
