@@ -91,8 +91,6 @@ ARMS = (
     Arm("full adapters, width 3", FullAdaptersSettings(), reduction_factor=192),
     Arm("exact chain, Q = 8, downwards", exact(8), rounds=5),
     Arm("the paper's chain, the last 4 layers", ChainSettings(window_size=4, start=26, foresight="adapters"), rounds=7),
-    Arm("the last 15 layers end to end", exact(15, start=15), rounds=5),
-    Arm("exact chain, Q = 4, downwards", exact(4), rounds=5),
 )
 
 

@@ -75,6 +75,7 @@ class Measured(Manifest):
     predicted_peak_bytes: Count | None
     peak_bytes: Count | None  # high-water mark of the process; None if the OS reports none
     bytes_streamed: Count  # of frozen weights, from disk
+    bytes_written: Count = 0  # to temporary files
     passes: LayerPasses = LayerPasses()  # through frozen layers, by the process that finished the work
     updates: Cost | None = None  # of a state: what the updates that went into it cost their devices
     texts: TextCounts | None  # None if no text was read

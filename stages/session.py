@@ -38,6 +38,7 @@ from stages.process.scratch import scratch_folder
 from stages.store.artifact import Artifact, read_tensors
 from stages.store.cache_directory import CacheDirectory
 from stages.streaming.placement import FASTEST, Placement
+from stages.streaming.scratch_file import ScratchFile
 from stages.streaming.texts import EncodedTexts
 from stages.tuning.tuning import Tuning
 from stages.weights.files import FLOAT_DTYPES
@@ -101,6 +102,7 @@ class Session:
     predicted_peak_bytes: int | None = None
     _bytes_before: int = field(default=0)
     _passes_before: LayerPasses | None = field(default=None)
+    _written_before: int = field(default_factory=lambda: ScratchFile.scratch_bytes_written)
 
     @classmethod
     @contextmanager
@@ -213,6 +215,7 @@ class Session:
             predicted_peak_bytes=self.predicted_peak_bytes if predicted is None else predicted,
             peak_bytes=self.watch.peak_bytes,
             bytes_streamed=read - self._bytes_before,
+            bytes_written=ScratchFile.scratch_bytes_written - self._written_before,
             passes=passes,
             texts=texts.counts() if texts else None,
             layer_seconds=layer_seconds,

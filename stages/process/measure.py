@@ -34,6 +34,7 @@ class MeasuredFacts:
     predicted_peak_bytes: int | None = None
     peak_bytes: int | None = None
     bytes_streamed: int = 0
+    bytes_written: int = 0
     passes: LayerPasses = field(default_factory=LayerPasses)
     updates: Cost | None = None
     texts: TextCounts | None = None
@@ -47,6 +48,7 @@ class MeasuredFacts:
             predicted_peak_bytes=self.predicted_peak_bytes,
             peak_bytes=self.peak_bytes,
             bytes_streamed=self.bytes_streamed,
+            bytes_written=self.bytes_written,
             passes=self.passes,
             updates=self.updates,
             texts=self.texts,

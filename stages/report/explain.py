@@ -108,6 +108,9 @@ def describe_artifact(artifact: Artifact[Any]) -> str:
     if measured is not None:
         peak = format_bytes(measured.peak_bytes) if measured.peak_bytes else "unknown"
         lines.append(f"  {'measured':<13} {measured.seconds:.1f} s, peak {peak}, {measured.machine}")
+        if measured.bytes_streamed:
+            read, written = format_bytes(measured.bytes_streamed), format_bytes(measured.bytes_written)
+            lines.append(f"  {'disk':<13} {read} of weights read, {written} of temporary files written")
         if measured.passes.visits:
             lines.append(f"  {'passes':<13} {measured.passes.per_text:.1f} through a layer for each text and step")
         if measured.updates is not None and measured.updates.updates:
