@@ -19,6 +19,7 @@ import pytest
 from benchmarks.harness import read_status
 from schemas.methods import default_settings
 from stages.model.random_weights import write_random_model
+from stages.process.scratch import medium_of
 from tests import fleet
 from tests.fleet import ROOT
 
@@ -176,6 +177,21 @@ def test_full_adapters_grow_neither_with_the_layers_nor_with_the_batch(tmp_path:
         assert abs(predicted - one.tight.peak_mib) <= 0.15 * one.tight.peak_mib
     assert large.tight.peak_mib <= small.tight.peak_mib + SLACK_MIB
     assert small.free.answer["digest"] == small.tight.answer["digest"]
+
+
+@pytest.mark.skipif(medium_of(Path("/dev/shm")) != "memory", reason="/dev/shm is not in memory")
+def test_what_is_put_away_into_memory_counts(bench: Bench) -> None:
+    """6.5 MiB of states, adapters and moments: a budget that is enough with a disk is not enough with a tmpfs."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as scratch:
+        inputs = [*bench.inputs(), "--scratch-dir", scratch, "--out", bench.folder / "shared"]
+        refused = outside(*inputs, "--memory-budget", f"{bench.smallest - 1}MiB")
+        assert refused.code == 5
+        assert "tmpfs" in refused.answer["error"]["fact"]
+        needed = int(refused.answer["error"]["values"]["smallest budget that fits"].split()[0])
+        assert 3 <= needed - bench.smallest <= 10
+        kept = outside(*inputs, "--memory-budget", f"{needed}MiB")
+    assert kept.code == 0
+    assert kept.answer["digest"] == bench.free.answer["digest"]
 
 
 def test_no_stage_loads_what_it_does_not_use(bench: Bench) -> None:
