@@ -123,7 +123,7 @@ def measure(
 
 def start_layer(curve: Sequence[LayerSimilarity], threshold: float) -> dict[str, Any]:
     """What `plan` would choose: the layer, why, and the range that the intervals allow."""
-    chain, few = ChainSettings(cka_threshold=threshold), SETTINGS.similarity.min_examples
+    chain, few = ChainSettings(foresight="adapters", cka_threshold=threshold), SETTINGS.similarity.min_examples
     start, reason, between = choose_start(chain, len(curve), curve, WINDOW_SIZE, few)
     return {"start": start, "reason": reason, "between": list(between)}
 

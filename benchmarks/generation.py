@@ -25,6 +25,7 @@ SETTINGS = {
     "numerics.compute": "bfloat16",
     "numerics.threads": 1,
     "encoding.max_length": LENGTH,
+    "chain.foresight": "adapters",
     "chain.start": 0,
     "chain.window_size": 2,
     "similarity.min_examples": 5,

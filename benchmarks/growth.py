@@ -34,6 +34,7 @@ class Point:
         settings = [
             "task.labels=['a','b']",
             f"encoding.max_length={self.length}",
+            "chain.foresight='adapters'",
             f"chain.window_size={self.window}",
             f"chain.start={(self.layers - self.window) // 2}",
             "numerics.micro_batch=1",

@@ -42,7 +42,7 @@ class Setting:
     def recipe(self, compute: str) -> list[str]:
         """As `--set` flags."""
         task = ["task.kind='causal-lm'"] if self.task == "lm" else ["task.labels=['a','b']"]
-        window = ["chain.window_size=2", f"chain.start={self.start}"]
+        window = ["chain.foresight='adapters'", "chain.window_size=2", f"chain.start={self.start}"]
         chain = window if self.method == "chain" else [f"chain.method='{self.method}'"]
         settings = [
             *task,

@@ -95,12 +95,13 @@ def federation_of(name: str, folder: Path, rounds: int | None, texts: int | None
     """What both arms do."""
     news = get_asset(ASSETS["bbc-news"], say=lambda line: None)
     holdout_file(news, folder / "data", fraction=0.2, seed=0, deduplicate=True)
-    settings, devices = demo.SETTINGS, demo.DEVICES
+    papers = ChainSettings(foresight="adapters", window_size=2, cka_threshold=0.9)
+    settings, devices = demo.SETTINGS.model_copy(update={"chain": papers}), demo.DEVICES
     if name == "minilm":
         model = get_asset(ASSETS["minilm"], say=lambda line: None)
     else:
         model = random_model(name, folder)
-        chain = ChainSettings(start=2, window_size=3)
+        chain = ChainSettings(foresight="adapters", start=2, window_size=3)
         settings, devices = settings.model_copy(update={"chain": chain}), BERT_BASE["devices"]
         per_round = settings.federation.model_copy(update={"devices_per_round": 2})
         settings = settings.model_copy(update={"federation": per_round})

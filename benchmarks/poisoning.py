@@ -28,6 +28,7 @@ import numpy as np
 from benchmarks.harness import markdown, save
 from schemas.errors import BadInput
 from schemas.evaluation import EvaluationManifest
+from schemas.methods import ChainSettings
 from schemas.plan import PlanManifest
 from schemas.settings import EncodingSettings, FederationSettings, NumericsSettings, Settings, SimilaritySettings
 from schemas.state import StateManifest
@@ -60,7 +61,7 @@ SETTINGS = DEMO.model_copy(
     update={
         "encoding": EncodingSettings(max_length=64),
         "similarity": SimilaritySettings(min_examples=5, max_examples=5),
-        "chain": DEMO.chain.model_copy(update={"start": 2}),
+        "chain": ChainSettings(foresight="adapters", start=2, window_size=2),
         "federation": FederationSettings(devices_per_round="all"),
         "numerics": NumericsSettings(threads=1),
     }

@@ -21,7 +21,7 @@ else
   [ -d "$work/data" ] || chainctl data holdout "$texts" --drop-duplicates --out "$work/data"
   train=$work/data/train.jsonl test=$work/data/test.jsonl recipe=$work/recipe.toml rounds=2
   [ -f "$recipe" ] || chainctl recipe new "$recipe" --data "$train"
-  export CHAINCTL_ENCODING_MAX_LENGTH=48 CHAINCTL_HEAD_FORM=mean CHAINCTL_CHAIN_WINDOW_SIZE=2
+  export CHAINCTL_ENCODING_MAX_LENGTH=48 CHAINCTL_HEAD_FORM=mean
 fi
 export CHAINCTL_MEMORY_BUDGET=2GiB
 devices="device-00 device-01 device-02"

@@ -18,6 +18,6 @@ else
   [ -d "$work/data" ] || chainctl data holdout "$texts" --drop-duplicates --out "$work/data"
   TRAIN=$work/data/train.jsonl TEST=$work/data/test.jsonl RECIPE=$work/recipe.toml
   [ -f "$RECIPE" ] || chainctl recipe new "$RECIPE" --data "$TRAIN"
-  export MODEL TRAIN TEST RECIPE CHAINCTL_ENCODING_MAX_LENGTH=48 CHAINCTL_HEAD_FORM=mean CHAINCTL_CHAIN_WINDOW_SIZE=2
+  export MODEL TRAIN TEST RECIPE CHAINCTL_ENCODING_MAX_LENGTH=48 CHAINCTL_HEAD_FORM=mean
 fi
 python3 "$here/run_jobs.py" "$here/pipeline.toml" "$work"

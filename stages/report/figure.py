@@ -28,9 +28,15 @@ STYLE: dict[str, Any] = {
 
 
 def curves_svg(
-    curve: Sequence[LayerSimilarity], *, threshold: float, start_layer: int, accuracy: Mapping[str, Sequence[float]]
+    curve: Sequence[LayerSimilarity],
+    *,
+    accuracy: Mapping[str, Sequence[float]],
+    threshold: float | None = None,
+    start_layer: int | None = None,
 ) -> bytes:
     """SVG bytes.  `accuracy` holds one series per method, from round 0 on, in [0, 1].
+
+    `threshold` and `start_layer`: of FOAT, where it chose the start.
 
     Raises `BadInput` where matplotlib is missing.
     """
@@ -49,7 +55,9 @@ def curves_svg(
     return buffer.getvalue()
 
 
-def _draw_similarity(axes: "Axes", curve: Sequence[LayerSimilarity], threshold: float, start_layer: int) -> None:
+def _draw_similarity(
+    axes: "Axes", curve: Sequence[LayerSimilarity], threshold: float | None, start_layer: int | None
+) -> None:
     layers = list(range(len(curve)))
     axes.set_title("How far each layer moves from the embeddings", loc="left", fontsize=11)
     axes.fill_between(
@@ -61,11 +69,12 @@ def _draw_similarity(axes: "Axes", curve: Sequence[LayerSimilarity], threshold: 
         linewidth=0,
     )
     axes.plot(layers, [point.cka for point in curve], color=COLOURS[0], marker="o", markersize=4)
-    axes.axhline(threshold, color=QUIET, linewidth=1, linestyle=(0, (4, 3)))
-    axes.annotate(
-        f"T = {threshold:g}", (layers[-1], threshold), (0, 4), textcoords="offset points", ha="right", color=QUIET
-    )
-    if start_layer < len(curve):
+    if threshold is not None:
+        axes.axhline(threshold, color=QUIET, linewidth=1, linestyle=(0, (4, 3)))
+        axes.annotate(
+            f"T = {threshold:g}", (layers[-1], threshold), (0, 4), textcoords="offset points", ha="right", color=QUIET
+        )
+    if start_layer is not None and start_layer < len(curve):
         axes.annotate(
             "chain starts here",
             (start_layer, curve[start_layer].cka),
