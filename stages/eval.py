@@ -25,7 +25,7 @@ from stages.data.load import Example, data_digest, label_indices, load_labelled
 from stages.inference.answers import answer
 from stages.inference.metrics import accuracy_with_interval, confusion_matrix, macro_f1_with_interval
 from stages.intervals import ratio_with_interval
-from stages.process.progress import Progress, silent
+from stages.process.progress import Progress, Say, silent, unsaid
 from stages.session import Machine, Session
 from stages.store.artifact import Artifact, existing, new_artifact
 from stages.store.signing import Signer
@@ -46,10 +46,11 @@ def run(
     force: bool = False,
     progress: Progress = silent,
     signer: Signer | None = None,
+    say: Say = unsaid,
 ) -> Artifact[Evaluation]:
     """Evaluate one state on texts: with labels, or by perplexity if the task is causal-lm.
 
-    Raises `BadInput`, `NotTrusted` and `DoesNotFit`.
+    `say` is told what an emulated dtype costs here.  Raises `BadInput`, `NotTrusted` and `DoesNotFit`.
     """
     planned, current = open_trusted(plan, state)
     settings, task = planned.manifest.settings, planned.manifest.settings.task
@@ -62,7 +63,8 @@ def run(
         return found
     out.parent.mkdir(parents=True, exist_ok=True)
     expected = planned.manifest.model
-    with Session.open(machine, settings, expected=expected, scratch=out.parent, progress=progress) as session:
+    opened = Session.open(machine, settings, expected=expected, scratch=out.parent, progress=progress, say=say)
+    with opened as session:
         texts, answers = ask(session, planned.manifest, current, examples)
     if task.kind == "causal-lm":
         manifest: Evaluation = judge_tokens(subject, answers, texts)

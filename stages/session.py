@@ -32,8 +32,9 @@ from stages.memory.predict import MemoryModel, fit
 from stages.methods.registry import device_method
 from stages.model.backbone import Backbone
 from stages.model.loading import LoadedModel
+from stages.process.arithmetic import price
 from stages.process.measure import MeasuredFacts, Stopwatch, device_memory_bytes, mebibytes, resident_bytes
-from stages.process.progress import Progress, silent
+from stages.process.progress import Progress, Say, silent, unsaid
 from stages.store.artifact import Artifact, read_tensors
 from stages.store.cache_directory import CacheDirectory
 from stages.streaming.placement import FASTEST, Placement
@@ -99,12 +100,17 @@ class Session:
         expected: ModelFingerprint | None,
         scratch: Path,
         progress: Progress = silent,
+        say: Say = unsaid,
     ) -> Iterator["Session"]:
         """Measure time and memory, and enforce the budget, while the block runs.
 
-        `expected` is the fingerprint that the model must match; `scratch` is the folder for unnamed temporary files.
-        Raises `DoesNotFit` at the next progress step after the process exceeds its budget.
+        `expected` is the fingerprint that the model must match; `scratch` is the folder for unnamed temporary files;
+        `say` is told what an emulated dtype costs here, except by a machine that simulates.  Raises `DoesNotFit` at the
+        next progress step after the process exceeds its budget.
         """
+        emulated = "" if machine.simulates else price(settings.numerics.computes_in)
+        if emulated:
+            say(f'the plan computes in {emulated} (a new plan with numerics.compute = "auto" avoids it)')
         with Stopwatch(None if machine.simulates else machine.budget_bytes) as watch:
             torch.set_num_threads(settings.numerics.threads)
             yield cls(machine, settings, expected, scratch, watch.over(progress), watch)
