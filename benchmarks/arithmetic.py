@@ -51,8 +51,8 @@ def main() -> None:
     parser.add_argument("--arms", nargs="*", default=list(ARMS))
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
-    speeds = {dtype: round(speed) for dtype, speed in gigaflops(1.0).items()}
-    print("GFLOP/s", speeds, flush=True)
+    speeds = {dtype: round(speed) for dtype, speed in gigaflops().items()}
+    print("GFLOP/s of one thread", speeds, flush=True)
     seconds: dict[str, list[float]] = {name: [] for name in chosen.arms}
     with tempfile.TemporaryDirectory(prefix="chainctl-bench-") as folder:
         steps = {name: step(Path(folder), chosen, *ARMS[name]) for name in chosen.arms}

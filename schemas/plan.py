@@ -80,6 +80,12 @@ class PlanManifest(Manifest):
         return self
 
     @model_validator(mode="after")
+    def _emulating_devices_are_among_its_own(self) -> "PlanManifest":
+        if self.emulating_count > self.device_count:
+            raise ValueError("more devices emulate than there are")
+        return self
+
+    @model_validator(mode="after")
     def _settings_are_decided(self) -> "PlanManifest":
         chosen = self.settings
         decided = (

@@ -53,6 +53,12 @@ class ProfileManifest(Manifest):
         return self
 
     @model_validator(mode="after")
+    def _native_dtypes_are_distinct(self) -> "ProfileManifest":
+        if "float32" not in self.native_dtypes or len(set(self.native_dtypes)) != len(self.native_dtypes):
+            raise ValueError("native dtypes are listed once each, float32 among them")
+        return self
+
+    @model_validator(mode="after")
     def _settings_are_decided(self) -> "ProfileManifest":
         if "auto" in (self.similarity.scale, self.numerics.micro_batch, self.prompt.template):
             raise ValueError("a profile must hold the scale, the micro-batch and the template that were used, not auto")

@@ -15,6 +15,7 @@ from schemas.methods import DEFAULT_METHOD, MethodSettings, default_settings, kn
 from schemas.settings import Settings
 
 ENVIRONMENT_PREFIX = "CHAINCTL_"
+RENAMED = {"numerics.dtype": "numerics.compute"}  # settings of older recipes
 
 
 def parse_recipe(
@@ -48,7 +49,8 @@ def parse_recipe(
         raise BadInput(
             f"{source} has settings that cannot be used",
             values=describe_validation_error(error),
-            hint="'chainctl recipe new' explains every setting; those of [chain] belong to its method, and may also "
+            hint=_renamed(".".join(map(str, problem["loc"])) for problem in error.errors())
+            or "'chainctl recipe new' explains every setting; those of [chain] belong to its method, and may also "
             "come from --set or CHAINCTL_CHAIN_…",
         ) from None
 
@@ -104,9 +106,14 @@ def _from_override(override: str) -> tuple[str, str, Any]:
         raise UsageProblem(
             f"--set {override!r} names no setting",
             values={"expected": "section.key=value, such as chain.window_size=3"},
-            hint="'chainctl recipe new -' prints every setting",
+            hint=_renamed([path.strip()]) or "'chainctl recipe new -' prints every setting",
         )
     return (*where, _value(text.strip()))
+
+
+def _renamed(paths: Iterable[str]) -> str:
+    """What the first of `paths` that had another name once is called now; empty where none had."""
+    return next((f"{path} is now {RENAMED[path]}" for path in paths if path in RENAMED), "")
 
 
 def _value(text: str) -> Any:

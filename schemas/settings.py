@@ -16,6 +16,7 @@ from schemas.refs import Digest, Dtype, Label, NonNegativeInt, PositiveInt
 
 PositiveFloat = Annotated[float, Field(gt=0)]
 Strategy = Literal["weighted-mean", "coordinate-median", "trimmed-mean", "krum", "multi-krum"]
+Compute = Literal["auto", "float32", "bfloat16", "float16"]  # auto, or a `Dtype`: one list, so that an error has one
 ServerOptimizer = Literal["none", "fedavgm", "fedadam", "fedyogi"]
 EFFICIENT_TOKENS = 512  # per matrix product; more are not faster on a CPU (docs/performance.md)
 
@@ -175,7 +176,7 @@ class NumericsSettings(Record):
 
     # dtype that flows through the frozen layers, whose weights stay as stored; adapters, head and losses: float32.
     # auto: bfloat16 where the model is stored in it and all devices multiply it in hardware, else float32.
-    compute: Literal["auto"] | Dtype = "auto"
+    compute: Compute = "auto"
     micro_batch: Literal["auto"] | PositiveInt = "auto"  # in texts; auto: 512 tokens, or fewer to fit a budget
     threads: PositiveInt = 2
 

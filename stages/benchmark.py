@@ -15,7 +15,7 @@ from typing import Any
 from schemas.benchmark import BenchmarkManifest
 from stages.data.encode import Encoder
 from stages.inference.full_chain import FullChain, require_causal_lm
-from stages.process.progress import Progress, silent
+from stages.process.progress import Progress, Say, silent, unsaid
 from stages.session import Machine, Session
 from stages.store.artifact import Artifact, existing, new_artifact
 from stages.store.signing import Signer
@@ -46,11 +46,12 @@ def run(
     force: bool = False,
     progress: Progress = silent,
     signer: Signer | None = None,
+    say: Say = unsaid,
 ) -> Artifact[BenchmarkManifest]:
     """Ask one state the first `limit` questions of each group (None: all) of a benchmark in `data`.
 
-    `shots` None: the published number.  Raises `BadInput`, `NotTrusted`, `DoesNotFit` and, for a task
-    without a language head, `UsageProblem`.
+    `shots` None: the published number; `say` is told what an emulated dtype costs here.  Raises `BadInput`,
+    `NotTrusted`, `DoesNotFit` and, for a task without a language head, `UsageProblem`.
     """
     planned, current = open_trusted(plan, state)
     settings = require_causal_lm(planned.manifest)
@@ -71,7 +72,8 @@ def run(
         return found
     out.parent.mkdir(parents=True, exist_ok=True)
     expected = planned.manifest.model
-    with Session.open(machine, settings, expected=expected, beside=out.parent, progress=progress) as session:
+    opened = Session.open(machine, settings, expected=expected, beside=out.parent, progress=progress, say=say)
+    with opened as session:
         chain = session.chain(planned.manifest, current)
         marked = answer(chain, benchmark, questions)
     manifest = BenchmarkManifest(

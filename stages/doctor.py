@@ -16,12 +16,10 @@ from schemas.refs import Dtype
 from schemas.settings import Settings
 from stages.memory.fits import Fit, Parts, fits, predictor
 from stages.methods.windows import peaks_of_windows
-from stages.process.arithmetic import gigaflops
-from stages.process.fork import run_in_fork
+from stages.process.arithmetic import gigaflops, native_dtypes
 from stages.process.measure import device_memory_bytes
 from stages.process.scratch import Medium, existing_folder, medium_of, scratch_folder
 
-MEASURING_SECONDS = 0.3  # of each dtype
 MEDIA: dict[Medium, str] = {
     "disk": "on a disk",
     "memory": "in memory (tmpfs), so temporary files count in the peaks below",
@@ -53,7 +51,8 @@ class Diagnosis:
     compute: str
     threads: int
     processors: int
-    gigaflops: dict[Dtype, float]  # of a matrix product by dtype, measured
+    gigaflops: dict[Dtype, float]  # of a matrix product by dtype on one thread, measured
+    native_dtypes: tuple[Dtype, ...]  # what the processor multiplies in hardware
     versions: dict[str, str]
     fits: tuple[Fit, ...]
 
@@ -87,7 +86,8 @@ def examine(
         compute=numerics.computes_in,
         threads=numerics.threads,
         processors=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        gigaflops=run_in_fork(lambda: gigaflops(MEASURING_SECONDS)),
+        gigaflops=gigaflops(),
+        native_dtypes=native_dtypes(),
         versions={"torch": torch.__version__, "transformers": transformers.__version__},
         fits=fits(len(parts.layers), SIZES, budget, peaks_of_windows(memory, with_files=medium == "memory")),
     )
@@ -97,16 +97,15 @@ def lines(diagnosis: Diagnosis) -> Sequence[str]:
     """The machine and the model, for people."""
     mib, gib = 2**20, 2**30
     one = diagnosis
-    single = one.gigaflops["float32"]
     speed = ", ".join(
-        f"{dtype} {found:.0f} GFLOP/s{'' if found >= single else ' (emulated)'}"
+        f"{dtype} {found:.0f} GFLOP/s{'' if dtype in one.native_dtypes else ' (emulated)'}"
         for dtype, found in one.gigaflops.items()
     )
     return [
         f"machine   {one.processors} processors ({one.threads} threads in the recipe), budget "
         f"{one.budget_bytes / gib:.2f} GiB, {one.disk_free_bytes / gib:.0f} GiB of disk free",
         f"scratch   {one.scratch_folder}: {MEDIA[one.scratch_medium]}, {one.scratch_free_bytes / gib:.0f} GiB free",
-        f"speed     {speed}",
+        f"speed     of one thread: {speed}",
         f"software  torch {one.versions['torch']}, transformers {one.versions['transformers']}: "
         f"{one.opened_bytes / mib:.0f} MiB before anything is read",
         f"model     {one.model_type}, {one.num_layers} layers of {one.layer_bytes / mib:.1f} MiB, hidden size "

@@ -18,7 +18,7 @@ from stages.data.load import Example
 from stages.data.template import question
 from stages.inference.full_chain import groups, require_causal_lm, stop_tokens
 from stages.inference.generate import Generator, Sampling
-from stages.process.progress import Progress, silent
+from stages.process.progress import Progress, Say, silent, unsaid
 from stages.session import Machine, Session
 from stages.store.trust import open_trusted
 from stages.tuning.tuning import UNTUNED, Tuning
@@ -48,16 +48,19 @@ def run(
     sampling: Sampling,
     before: bool = False,
     progress: Progress = silent,
+    say: Say = unsaid,
 ) -> list[Answer]:
     """Continue each prompt under `state` and, if `before`, under the base model.
 
-    Prompts that do not fit the budget together run in groups.  Raises `BadInput`, `NotTrusted`, `UsageProblem` for a
-    task without a language head, `DoesNotFit` if not even one prompt fits.
+    Prompts that do not fit the budget together run in groups.  `say` is told what an emulated dtype costs here.  Raises
+    `BadInput`, `NotTrusted`, `UsageProblem` for a task without a language head, `DoesNotFit` if not even one prompt
+    fits.
     """
     planned, current = open_trusted(plan, state)
     settings = require_causal_lm(planned.manifest)
     expected = planned.manifest.model
-    with Session.open(machine, settings, expected=expected, beside=plan.parent, progress=progress) as session:
+    opened = Session.open(machine, settings, expected=expected, beside=plan.parent, progress=progress, say=say)
+    with opened as session:
         encoder = session.encoder()
         encoded = [encoder.encode_prompt(prompt) for prompt in prompts]
         chains = [session.tuning(planned.manifest, current), *([UNTUNED] if before else [])]

@@ -21,7 +21,7 @@ from schemas.base import canonical_json
 from schemas.benchmark import BenchmarkManifest
 from schemas.errors import BadInput, ChainError
 from stages.inference.full_chain import FullChain, require_causal_lm
-from stages.process.progress import Progress, silent
+from stages.process.progress import Progress, Say, silent, unsaid
 from stages.session import Machine, Session
 from stages.store.artifact import Artifact, existing, new_artifact
 from stages.store.signing import Signer
@@ -52,18 +52,20 @@ def run(
     force: bool = False,
     progress: Progress = silent,
     signer: Signer | None = None,
+    say: Say = unsaid,
 ) -> Artifact[BenchmarkManifest]:
     """Run the harness on one state, with the first `limit` documents of each task in `tasks_dir` (None: all).
 
-    `shots` None: as the tasks say.  Raises `BadInput`, `NotTrusted`, `DoesNotFit`, `UsageProblem`.
+    `shots` None: as the tasks say; `say` is told what an emulated dtype costs here.  Raises `BadInput`,
+    `NotTrusted`, `DoesNotFit`, `UsageProblem`.
     """
     planned, current = open_trusted(plan, state)
     settings = require_causal_lm(planned.manifest)
     existing(out, BenchmarkManifest, same=lambda there: there.state == current.digest, force=force)
     out.parent.mkdir(parents=True, exist_ok=True)
     expected = planned.manifest.model
-    opened = Session.open(machine, settings, expected=expected, beside=out.parent, progress=progress)
-    with opened as session, private_cache(session.scratch):
+    opened = Session.open(machine, settings, expected=expected, beside=out.parent, progress=progress, say=say)
+    with opened as session, private_cache(out.parent):
         chain = session.chain(planned.manifest, current)
         samples = ask(chain, tasks, tasks_dir, shots=shots, limit=limit)
     manifest = BenchmarkManifest(

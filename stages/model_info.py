@@ -4,7 +4,6 @@ Reads headers and the few tensors outside the layers: about as fast for a large 
 fingerprint reads every weight, so it is computed only on request.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,8 @@ from stages.methods.windows import peaks_of_windows
 from stages.model.architecture import is_decoder
 from stages.process.measure import device_memory_bytes
 from stages.streaming.whole import missing_parameters, parameter_count, read_names
-from stages.weights.names import Names, stored
+from stages.weights.files import bytes_by_dtype
+from stages.weights.names import stored
 
 WINDOW_SIZES = (1, 2, 3, 4)
 MIB = 2**20
@@ -62,6 +62,7 @@ def look(
     memory = predictor(model_dir, settings)  # first: it measures this process before the rest adds to it
     skeleton, names = read_names(model_dir)
     parts = Parts.of(names, skeleton.output_names)
+    used = stored([*(load for layer in names.layers for load in layer), names.embeddings, *names.rest])
     budget = budget_bytes or device_memory_bytes()
     return ModelInfo(
         architecture=type(skeleton.model).__name__,
@@ -77,7 +78,7 @@ def look(
         head_is_tied=skeleton.embedding_name in skeleton.output_names,
         rest_bytes=parts.rest,
         unused_bytes=sum(tensor.size for tensor in names.unused),
-        dtypes=_dtypes(names),
+        dtypes=tuple(str(dtype).removeprefix("torch.") for dtype, _ in bytes_by_dtype(used).most_common()),
         missing=tuple(missing_parameters(skeleton, names)),
         chat_template=has_chat_template(model_dir),
         fingerprint=memory.backbone.reader.fingerprint().digest if fingerprint else "",
@@ -113,11 +114,3 @@ def lines(info: ModelInfo) -> Sequence[str]:
         f"fingerprint  {one.fingerprint or 'not asked for: --fingerprint reads every weight'}",
         f"predicted    peaks of train-window in {one.compute}, micro-batch {one.micro_batch} x {one.max_length} tokens",
     ]
-
-
-def _dtypes(names: Names) -> tuple[str, ...]:
-    loads = [load for layer in names.layers for load in layer] + [names.embeddings, *names.rest]
-    sizes: Counter[str] = Counter()
-    for tensor in stored(loads):
-        sizes[str(tensor.dtype).removeprefix("torch.")] += tensor.size
-    return tuple(name for name, _ in sizes.most_common())

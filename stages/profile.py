@@ -7,7 +7,8 @@ Writes: a profile artifact: one CKA value a layer (Eq. 3 and 4) with its interva
 The texts go through the frozen model block by block, in float32 whatever the plan will decide; labels are not read.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -121,31 +122,14 @@ def measure_similarity(
     """CKA of each layer's output with the reference, and seconds per layer; the model is run once.
 
     What arrives at the first layer that the method may tune, and what that layer makes of it, goes to the `cache`: a
-    plan that follows this curve begins there in every round.
+    plan that follows this curve and computes in float32, as profiles do, begins there in every round.  One that
+    computes in another dtype has other hidden states, and reads none of these.
     """
     torch.set_num_threads(settings.numerics.threads)
     generator = np.random.Generator(np.random.PCG64(settings.seed))
-    rows = draw_rows(texts.lengths, similarity, generator)
-    reference_layer = -1 if similarity.reference == "embeddings" else 0
-    reference: list[np.ndarray] = []
-    curve: list[LayerSimilarity] = []
+    curve = _Curve(settings, similarity, draw_rows(texts.lengths, similarity, generator), cache)
     seconds: list[float] = []
-
-    def after_layer(layer: int, hidden: HiddenStates) -> None:
-        kernel = gram(features(hidden, rows, similarity), similarity.kernel)
-        if layer == reference_layer:
-            reference.append(kernel)
-        if layer >= 0:
-            value, low, high = cka_with_interval(reference[0], kernel, similarity.estimator)
-            curve.append(LayerSimilarity(cka=value, low=low, high=high))
-            if cache is not None and all(map(freezes, range(layer), curve)):
-                cache.store(layer + 1, hidden)
-                if layer > 0:
-                    cache.forget(layer - 1)
-
-    def freezes(layer: int, similarity: LayerSimilarity) -> bool:
-        return settings.chain.freezes(layer, similarity.cka)
-
+    scratch.mkdir(parents=True, exist_ok=True)
     with hidden_states(backbone, texts, placement, scratch=scratch) as hidden:
         run_prefix(
             backbone,
@@ -154,11 +138,41 @@ def measure_similarity(
             UNTUNED,
             stop=backbone.num_layers,
             prefetch=placement.prefetch,
-            after_layer=after_layer,
+            after_layer=curve.after_layer,
             layer_seconds=seconds.append,
             progress=progress,
         )
-    return tuple(curve), tuple(seconds)
+    return tuple(curve.layers), tuple(seconds)
+
+
+@dataclass
+class _Curve:
+    """CKA with the reference, a layer at a time; `rows`: (text, token) pairs, as `draw_rows` draws them."""
+
+    settings: Settings
+    similarity: SimilaritySettings
+    rows: Sequence[tuple[int, int]]
+    cache: PrefixCache | None
+    layers: list[LayerSimilarity] = field(default_factory=list)
+    _reference: np.ndarray | None = None
+
+    def after_layer(self, layer: int, hidden: HiddenStates) -> None:
+        """Compare what left a layer (the embeddings: -1) with the reference, and keep it if a round begins there."""
+        kernel = gram(features(hidden, self.rows, self.similarity), self.similarity.kernel)
+        if layer == (-1 if self.similarity.reference == "embeddings" else 0):
+            self._reference = kernel
+        if layer < 0:
+            return
+        assert self._reference is not None
+        value, low, high = cka_with_interval(self._reference, kernel, self.similarity.estimator)
+        self.layers.append(LayerSimilarity(cka=value, low=low, high=high))
+        if self.cache is not None and all(map(self._freezes, range(layer), self.layers)):
+            self.cache.store(layer + 1, hidden)
+            if layer > 0:
+                self.cache.forget(layer - 1)
+
+    def _freezes(self, layer: int, similarity: LayerSimilarity) -> bool:
+        return self.settings.chain.freezes(layer, similarity.cka)
 
 
 def decide(similarity: SimilaritySettings, *, decoder: bool) -> SimilaritySettings:

@@ -32,8 +32,9 @@ from stages.memory.predict import MemoryModel
 from stages.methods.registry import device_method
 from stages.model.backbone import Backbone
 from stages.model.loading import LoadedModel
+from stages.process.arithmetic import price
 from stages.process.measure import MeasuredFacts, Stopwatch, device_memory_bytes, resident_bytes
-from stages.process.progress import Progress, silent
+from stages.process.progress import Progress, Say, silent, unsaid
 from stages.process.scratch import scratch_folder
 from stages.store.artifact import Artifact, read_tensors
 from stages.store.cache_directory import CacheDirectory
@@ -114,15 +115,20 @@ class Session:
         expected: ModelFingerprint | None,
         beside: Path,
         progress: Progress = silent,
+        say: Say = unsaid,
     ) -> Iterator["Session"]:
         """Measure time and memory, and enforce the budget, while the block runs.
 
         `expected` is the fingerprint that the model must match; temporary files go to the folder of the output,
-        `beside`, where the machine names no other and that is not a stick or on a network.
-        Raises `DoesNotFit` at the next progress step after the process exceeds its budget.
+        `beside`, where the machine names no other and that is not a stick or on a network; `say` is told what an
+        emulated dtype costs here, except by a machine that simulates.  Raises `DoesNotFit` at the next progress step
+        after the process exceeds its budget.
         """
         cache = machine.cache.path if machine.cache else None
         scratch = scratch_folder(machine.scratch_dir, beside=beside, cache=cache)
+        emulated = "" if machine.simulates else price(settings.numerics.computes_in)
+        if emulated:
+            say(f'the plan computes in {emulated} (a new plan with numerics.compute = "auto" avoids it)')
         with Stopwatch(None if machine.simulates else machine.budget_bytes) as watch:
             torch.set_num_threads(settings.numerics.threads)
             yield cls(machine, settings, expected, scratch, watch.over(progress), watch)

@@ -19,7 +19,6 @@ from schemas.update import UpdateManifest
 from stages.data.load import Example, label_indices
 from stages.methods.device import Work
 from stages.methods.registry import device_method
-from stages.process.arithmetic import price
 from stages.process.progress import Progress, Say, silent, unsaid
 from stages.session import Machine, Session
 from stages.store.artifact import Artifact, existing, new_artifact
@@ -62,12 +61,10 @@ def run(
         checkpoint.forget()
         return found
     turn.remember()
-    emulated = "" if machine.simulates else price(turn.settings.numerics.computes_in)
-    if emulated:
-        say(emulated)
     out.parent.mkdir(parents=True, exist_ok=True)
     expected = turn.plan.manifest.model
-    with Session.open(machine, turn.settings, expected=expected, beside=out.parent, progress=progress) as session:
+    opened = Session.open(machine, turn.settings, expected=expected, beside=out.parent, progress=progress, say=say)
+    with opened as session:
         trained = train_turn(session, turn, examples, checkpoint)
     predicted = turn.predicted_peak_bytes() if machine.simulates else None
     with new_artifact(out, force=force, signer=signer) as draft:

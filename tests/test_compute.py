@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from schemas.plan import PlanManifest
 from schemas.profile import ProfileManifest
 from schemas.refs import Dtype
+from stages import doctor
 from stages.federated.profiles import gather
 from stages.memory.fits import predictor
 from stages.methods.registry import server_method
@@ -82,7 +84,7 @@ def test_profiles_agree_whatever_the_recipes_compute_in(tmp_path: Path) -> None:
 
 
 def test_what_the_processor_multiplies_is_measured() -> None:
-    speeds = arithmetic.gigaflops(0.01)
+    speeds = arithmetic.gigaflops()
     assert set(speeds) == {"float32", "bfloat16", "float16"}
     assert min(speeds.values()) > 0
     assert arithmetic.native_dtypes()[0] == "float32"
@@ -93,7 +95,7 @@ def test_a_processor_without_the_instructions_is_not_measured(tmp_path: Path, mo
     flags = tmp_path / "cpuinfo"
     flags.write_text("flags : fpu avx2 fma f16c\n")
     monkeypatch.setattr(arithmetic, "CPU_FLAGS", flags)
-    monkeypatch.setattr(arithmetic, "_fastest", lambda dtype, seconds: pytest.fail("measured"))
+    monkeypatch.setattr(arithmetic, "product_seconds", lambda dtype: pytest.fail("measured"))
     assert arithmetic.native_dtypes.__wrapped__() == SINGLE
 
 
@@ -104,29 +106,78 @@ def test_a_dtype_that_is_slower_than_float32_is_emulated(
     flags = tmp_path / "cpuinfo"
     flags.write_text("flags : avx2 amx_bf16\n")
     monkeypatch.setattr(arithmetic, "CPU_FLAGS", flags)
-    monkeypatch.setattr(arithmetic, "_fastest", lambda dtype, _: seconds if dtype == "bfloat16" else 1.0)
+    monkeypatch.setattr(arithmetic, "product_seconds", lambda dtype: seconds if dtype == "bfloat16" else 1.0)
     assert arithmetic.native_dtypes.__wrapped__() == expected
 
 
-def test_a_recipe_that_insists_on_an_emulated_dtype_is_told_its_price(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def emulating(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A processor that multiplies nothing but float32 in hardware, and bfloat16 forty times slower."""
     for name in ("stages.process.arithmetic.native_dtypes", "stages.profile.native_dtypes"):
         monkeypatch.setattr(name, lambda: SINGLE)
-    monkeypatch.setattr(arithmetic, "_fastest", lambda dtype, _: {"float32": 1.0, "bfloat16": 40.0}[dtype])
+    monkeypatch.setattr(arithmetic, "product_seconds", {"float32": 1.0, "bfloat16": 40.0}.__getitem__)
+
+
+PRICE = "compute in bfloat16, which this processor emulates: products take 40 times as long as in float32"
+ADVICE = '(numerics.compute = "auto" avoids it)'
+PLANNED = f"{PRICE.replace('compute', 'computes')} {ADVICE.replace('(', '(a new plan with ')}"
+
+
+@pytest.mark.usefixtures("emulating")
+def test_a_recipe_that_insists_on_an_emulated_dtype_is_told_its_price(tmp_path: Path) -> None:
     fleet.save_model(tmp_path / "model", "bert")
     data = fleet.save_texts(tmp_path / "data.jsonl", fleet.texts(12))
     recipe = fleet.write_recipe(tmp_path / "recipe.toml", fleet.settings(numerics={"compute": "bfloat16"}))
     base = ["--model", tmp_path / "model"]
-    inputs = [*base, "--data", data, "--device", "one"]
-    profiled = fleet.chainctl("profile", *inputs, "--recipe", recipe, "--out", tmp_path / "profile")
-    assert "emulates bfloat16: products take 40 times as long" in profiled.stdout
+    inputs = [*base, "--data", data]
+    chosen = [*inputs, "--recipe", recipe]
+    profiled = fleet.chainctl("profile", *chosen, "--device", "one", "--out", tmp_path / "profile")
+    assert f"a plan of this recipe would {PRICE} {ADVICE}\n" in profiled.stdout
     made = ["--out", tmp_path / "plan", "--state", tmp_path / "state"]
     planned = fleet.chainctl("plan", tmp_path / "profile", *base, "--recipe", recipe, *made)
     assert "1 of 1 devices emulate bfloat16" in planned.stdout
+    assert "chose" not in planned.stdout
     agreed = ["--plan", tmp_path / "plan", "--state", tmp_path / "state"]
-    trained = fleet.chainctl("train-window", *inputs, *agreed, "--out", tmp_path / "update")
-    assert "emulates bfloat16: products take 40 times as long" in trained.stdout
+    trained = fleet.chainctl("train-window", *inputs, "--device", "one", *agreed, "--out", tmp_path / "update")
+    judged = fleet.chainctl("eval", *inputs, *agreed, "--out", tmp_path / "evaluation")
+    for done in (trained, judged):
+        assert done.stdout.count(f"the plan {PLANNED}\n") == 1
+    run = ["--devices", "2", "--rounds", "1", "--iid", "--test", data, "--out", tmp_path / "run"]
+    simulated = fleet.chainctl("simulate", *chosen, *run)
+    assert simulated.stdout.count(PRICE) == 1
+    assert simulated.stdout.startswith(f"the devices {PRICE} {ADVICE}\n")
+
+
+@pytest.mark.usefixtures("emulating")
+def test_generating_in_an_emulated_dtype_is_told_its_price(tmp_path: Path) -> None:
+    fleet.save_model(tmp_path / "model", "llama", factory=AutoModelForCausalLM)
+    data = fleet.save_texts(tmp_path / "data.jsonl", fleet.texts(12))
+    chosen = fleet.settings(task={"kind": "causal-lm", "labels": ()}, numerics={"compute": "bfloat16"})
+    fleet.begin(tmp_path, tmp_path / "model", data, chosen)
+    places = ["--model", tmp_path / "model", "--plan", tmp_path / "plan", "--state", tmp_path / "state"]
+    written = fleet.chainctl("generate", *places, "--prompt", "w5", "--max-new-tokens", 1, "--json")
+    assert written.stderr.count(f"the plan {PLANNED}\n") == 1
+
+
+def test_a_plan_says_what_auto_chose(tmp_path: Path) -> None:
+    fleet.save_model(tmp_path / "model", "bert")
+    data = fleet.save_texts(tmp_path / "data.jsonl", fleet.texts(12))
+    chosen = fleet.settings(numerics={"compute": "auto"})
+    fleet.run_profile(tmp_path / "model", data, chosen, tmp_path / "profile")
+    recipe = fleet.write_recipe(tmp_path / "recipe.toml", chosen)
+    base = ["plan", tmp_path / "profile", "--model", tmp_path / "model", "--recipe", recipe]
+    planned = fleet.chainctl(*base, "--out", tmp_path / "plan", "--state", tmp_path / "state")
+    assert 'numerics.compute = "auto" chose float32\n' in planned.stdout
+
+
+@pytest.mark.usefixtures("emulating")
+def test_the_doctor_says_how_fast_one_thread_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet.save_model(tmp_path, "bert")
+    seconds = {"float32": arithmetic.FLOPS / 1e9, "bfloat16": arithmetic.FLOPS / 3e9, "float16": arithmetic.FLOPS / 1e9}
+    monkeypatch.setattr(arithmetic, "product_seconds", seconds.__getitem__)
+    monkeypatch.setattr("stages.doctor.native_dtypes", lambda: BOTH)
+    found = doctor.lines(doctor.examine(tmp_path, fleet.settings()))
+    assert found[1].endswith("of one thread: float32 1 GFLOP/s, bfloat16 3 GFLOP/s, float16 1 GFLOP/s (emulated)")
 
 
 def test_the_doctor_predicts_what_a_federation_of_this_device_would_compute(

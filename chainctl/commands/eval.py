@@ -92,7 +92,7 @@ def evaluate(
         model, memory_budget_bytes=memory_budget, verify=verify.value, cache=cache, scratch_dir=scratch_dir
     )
     inputs: dict[str, Any] = {"machine": machine, "plan": plan, "state": state, "out": out, "force": force, **chosen}
-    inputs["signer"] = open_key(key)
+    inputs |= {"signer": open_key(key), "say": console.say}
     with console.progress() as progress:
         if lm_eval is not None:
             from stages.harness import run as run_harness

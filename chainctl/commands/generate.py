@@ -66,6 +66,7 @@ def generate(
             sampling=Sampling(max_new_tokens, temperature, top_k, top_p, seed),
             before=before,
             progress=progress,
+            say=console.say,
         )
     for number, answer in enumerate(answers, 1):
         truncated = (

@@ -72,6 +72,8 @@ def plan(
         said = [explained, explain_options(alternatives(manifest, model))]
     for line in said:
         console.say(line)
+    if settings.numerics.compute == "auto" and not explain:
+        console.say(f'numerics.compute = "auto" chose {manifest.settings.numerics.computes_in}')
     assignments = [entry.assignment for entry in manifest.memory]
     first_layer, trains = manifest.decisions.first_layer, ", ".join(map(str, assignments))
     console.say(f"{manifest.device_count} devices, adapters from layer {first_layer}, rounds train layers {trains}")

@@ -61,6 +61,6 @@ def profile(
     counts = console.say_truncated(artifact)
     emulated = price(settings.numerics.computes_in)
     if emulated:
-        console.say(f"a profile computes in float32, but a plan of this recipe would not: {emulated}")
+        console.say(f'a plan of this recipe would compute in {emulated} (numerics.compute = "auto" avoids it)')
     console.say(f"profile {artifact.digest[:19]} -> {out}")
     console.result(path=out, digest=artifact.digest, cka=[layer.cka for layer in manifest.layers], texts=counts)

@@ -51,8 +51,12 @@ def simulate(
     keep_small()
     from stages.federation.prepare import Federation
     from stages.federation.simulate import run
+    from stages.process.arithmetic import price
     from stages.report.tables import describe_cost
 
+    emulated = price(settings.numerics.computes_in)
+    if emulated:
+        console.say(f'the devices compute in {emulated} (numerics.compute = "auto" avoids it)')
     with console.progress() as progress:
         summary = run(
             Federation(

@@ -123,13 +123,17 @@ def table_entry(backbone: Backbone, name: str, table: StoredTensor) -> Entry:
             rows = backbone.reader.rows(table, first, min(first + ROWS, table.shape[0]), arena)
             yield rows.to(dtype).reshape(-1)
 
-    dtype = written_dtype(backbone, table.dtype)
+    dtype = written_dtype(backbone.dtype, table.dtype)
     return Entry(name, dtype, table.shape, blocks)
 
 
-def written_dtype(backbone: Backbone, stored: torch.dtype) -> torch.dtype:
-    """The dtype that a weight is written in: the smaller of two that give the same values once loaded."""
-    return stored if backbone.dtype == torch.float32 else backbone.dtype
+def written_dtype(compute: torch.dtype, stored: torch.dtype) -> torch.dtype:
+    """The dtype that a tensor is written in: the smaller of two that give the same values once loaded.
+
+    Half the bits of float32 are not rounded by it, so they stay; numbers that are not floating are never converted.
+    """
+    exact = compute == torch.float32 and stored.itemsize < compute.itemsize
+    return stored if exact or not stored.is_floating_point else compute
 
 
 class LayerSource:
@@ -148,7 +152,7 @@ class LayerSource:
         stored = {target: load.dtype for load in self.backbone.reader.names.layers[layer] for target in load.targets()}
         for name, value in own.items():
             if prefix + name in stored:  # else a buffer that no checkpoint holds
-                dtype = written_dtype(self.backbone, stored[prefix + name])
+                dtype = written_dtype(self.backbone.dtype, stored[prefix + name])
                 yield Entry(prefix + name, dtype, tuple(value.shape), self._blocks(layer, name, dtype))
 
     def _blocks(self, layer: int, name: str, dtype: torch.dtype) -> Callable[[], Iterator[Tensor]]:

@@ -138,7 +138,7 @@ def _keep(kept: _Kept, profile: ProfileManifest, roster: Mapping[str, EnrolledDe
         key=enrolled.key if enrolled else None,
     )
     kept.lines[profile.device] = line.canonical_bytes()
-    kept.native.update({"float32", *profile.native_dtypes})
+    kept.native.update(profile.native_dtypes)
     if profile.layers:
         values = (value for layer in profile.layers for value in (layer.cka, layer.low, layer.high))
         kept.curves[profile.device] = (profile.example_count, array("d", values))

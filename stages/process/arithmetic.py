@@ -1,11 +1,12 @@
 """Which dtypes this processor multiplies in hardware, and how fast: measured.
 
-Flags of the processor are not enough: the libraries that multiply may be bounded to older instructions, and a dtype
-that is emulated is up to forty times slower than float32.
+Flags of the processor are not enough: the libraries that multiply may be bounded to older instructions, and a product
+in a dtype that is emulated, on one thread, takes many times as long as in float32 (a whole step took 189 times as long:
+docs/performance.md).
 """
 
 import time
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import count
 from pathlib import Path
 
@@ -22,30 +23,30 @@ CPU_FLAGS = Path("/proc/cpuinfo")
 INSTRUCTIONS: dict[Dtype, tuple[str, ...]] = {"bfloat16": ("bf16",), "float16": ("fp16", "fphp", "asimdhp")}
 
 
-def gigaflops(seconds: float) -> dict[Dtype, float]:
-    """10⁹ floating-point operations per second of matrix products by dtype, each measured for that long."""
-    return {dtype: FLOPS / _fastest(dtype, seconds) / 1e9 for dtype in ("float32", *INSTRUCTIONS)}
+@cache
+def product_seconds(dtype: Dtype) -> float:
+    """Seconds of a pair of matrix products in a dtype, on one thread; measured once in a process, in a child of it."""
+    return run_in_fork(lambda: _fastest(dtype, GLANCE_SECONDS))
+
+
+def gigaflops() -> dict[Dtype, float]:
+    """10⁹ floating-point operations per second of matrix products by dtype, on one thread."""
+    return {dtype: FLOPS / product_seconds(dtype) / 1e9 for dtype in ("float32", *INSTRUCTIONS)}
 
 
 @lru_cache(maxsize=1)
 def native_dtypes() -> tuple[Dtype, ...]:
     """The dtypes that are not slower than float32 on this processor, float32 first."""
     candidates = [dtype for dtype in INSTRUCTIONS if _may_multiply(dtype)]
-    if not candidates:
-        return ("float32",)
-    times = run_in_fork(lambda: [_fastest(dtype, GLANCE_SECONDS) for dtype in ("float32", *candidates)])
-    return ("float32", *(dtype for dtype, one in zip(candidates, times[1:], strict=True) if one <= times[0]))
+    return ("float32", *(dtype for dtype in candidates if product_seconds(dtype) <= product_seconds("float32")))
 
 
 def price(dtype: Dtype) -> str:
-    """What computing in a dtype costs on this processor, in a sentence; empty where it is native."""
-    if dtype in native_dtypes():
+    """The dtype and what computing in it costs on this processor, as a sentence ends; empty where it is native."""
+    if dtype == "float32" or dtype in native_dtypes():  # the first needs no measuring
         return ""
-    single, emulated = run_in_fork(lambda: [_fastest(one, GLANCE_SECONDS) for one in ("float32", dtype)])
-    return (
-        f"this processor emulates {dtype}: products take {emulated / single:.0f} times as long as in float32 "
-        '(numerics.compute = "auto" avoids it)'
-    )
+    ratio = product_seconds(dtype) / product_seconds("float32")
+    return f"{dtype}, which this processor emulates: products take {ratio:.0f} times as long as in float32"
 
 
 def _may_multiply(dtype: Dtype) -> bool:

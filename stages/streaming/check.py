@@ -6,7 +6,6 @@ logits.  An architecture that differs is refused: an unknown one is refused, nev
 """
 
 import tempfile
-from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -33,7 +32,7 @@ from stages.process.fork import run_in_fork
 from stages.streaming.stream import stream_layers
 from stages.streaming.texts import EncodedTexts
 from stages.tuning.tuning import UNTUNED
-from stages.weights.files import FLOAT_DTYPES, WeightFiles, has_weights
+from stages.weights.files import WeightFiles, has_weights, main_dtype
 
 # fp32, same kernels, same shapes: zero is what is found on every family tried.  Experts are grouped by token, so
 # other tokens in the batch may change the order of a sum in the last bit.
@@ -101,11 +100,7 @@ def check_architecture(model_dir: Path, form: HeadForm, *, packing: bool = False
 
 def _stored_dtype(model_dir: Path) -> torch.dtype:
     """The floating dtype that most bytes of the weights are stored in; float32 where there are none."""
-    sizes: Counter[torch.dtype] = Counter()
-    if has_weights(model_dir):
-        for tensor in WeightFiles.open(model_dir).tensors.values():
-            sizes[tensor.dtype] += tensor.size if tensor.dtype in FLOAT_DTYPES.values() else 0
-    return sizes.most_common(1)[0][0] if sizes.total() else torch.float32
+    return main_dtype(WeightFiles.open(model_dir).tensors.values() if has_weights(model_dir) else ())
 
 
 @lru_cache(maxsize=32)

@@ -7,6 +7,7 @@ and where to put their bytes.  `WeightFiles` knows nothing of layers; `names.py`
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,20 @@ class StoredTensor:
     shape: tuple[int, ...]
     offset: int
     size: int
+
+
+def bytes_by_dtype(tensors: Iterable[StoredTensor]) -> Counter[torch.dtype]:
+    """How many bytes are stored in each dtype."""
+    sizes: Counter[torch.dtype] = Counter()
+    for tensor in tensors:
+        sizes[tensor.dtype] += tensor.size
+    return sizes
+
+
+def main_dtype(tensors: Iterable[StoredTensor]) -> torch.dtype:
+    """The one of `FLOAT_DTYPES` that most bytes are stored in; float32 where there is none."""
+    sizes = bytes_by_dtype(tensor for tensor in tensors if tensor.dtype in FLOAT_DTYPES.values())
+    return sizes.most_common(1)[0][0] if sizes else torch.float32
 
 
 class WeightFiles:

@@ -7,9 +7,9 @@ whatever is left over inside the layers.
 
 import copy
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import reduce
 from typing import Protocol
 
 import torch
@@ -18,7 +18,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from schemas.errors import BadInput
-from stages.weights.files import StoredTensor, WeightFiles
+from stages.weights.files import StoredTensor, WeightFiles, main_dtype
 
 
 class Architecture(Protocol):
@@ -45,8 +45,8 @@ class Load:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype that it is stored in."""
-        return self.sources[0][0].dtype
+        """The dtype that it is stored in; where parts of several are merged, the one that they are promoted to."""
+        return reduce(torch.promote_types, (source.dtype for source, _ in self.sources))
 
     def targets(self) -> list[str]:
         """Names of the model parameters this fills."""
@@ -78,11 +78,7 @@ class Names:
     @property
     def dtype(self) -> torch.dtype:
         """The floating dtype that most bytes of the layers are stored in; float32 where there is none."""
-        sizes: Counter[torch.dtype] = Counter()
-        for tensor in stored(load for layer in self.layers for load in layer):
-            if tensor.dtype.is_floating_point:
-                sizes[tensor.dtype] += tensor.size
-        return sizes.most_common(1)[0][0] if sizes else torch.float32
+        return main_dtype(stored(load for layer in self.layers for load in layer))
 
     def stored_layer(self, layer: int) -> list[StoredTensor]:
         """The stored tensors of a layer."""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -16,6 +16,7 @@ from schemas.errors import BadInput, UsageProblem
 from schemas.state import StateManifest
 from stages.export.card import plain
 from stages.export.export import run
+from stages.export.huggingface import written_dtype
 from stages.model.skeleton import Batch
 from stages.store.artifact import open_artifact
 from stages.tuning.tensors import SUFFIXES
@@ -80,6 +81,45 @@ def test_weights_are_written_as_they_are_stored_and_load_as_they_computed(tmp_pa
     loaded = load(AutoModelForCausalLM, tmp_path / "out")
     assert loaded.dtype == torch.float32
     assert difference(loaded, *federation.answers()) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("compute", "stored", "written"),
+    [
+        (torch.float32, torch.float32, torch.float32),
+        (torch.float32, torch.bfloat16, torch.bfloat16),
+        (torch.float32, torch.float64, torch.float32),
+        (torch.bfloat16, torch.float32, torch.bfloat16),
+        (torch.bfloat16, torch.float64, torch.bfloat16),
+        (torch.bfloat16, torch.float16, torch.bfloat16),
+        (torch.bfloat16, torch.int64, torch.int64),
+        (torch.bfloat16, torch.bool, torch.bool),
+        (torch.float32, torch.int8, torch.int8),
+    ],
+)
+def test_a_tensor_is_written_in_the_fewer_bytes_that_load_the_same(
+    compute: torch.dtype, stored: torch.dtype, written: torch.dtype
+) -> None:
+    assert written_dtype(compute, stored) == written
+
+
+def test_experts_of_several_dtypes_lose_nothing(tmp_path: Path) -> None:
+    """They are merged into one parameter, in the dtype that holds them all: here the first expert is the smaller."""
+
+    def save(directory: Path, family: str, **options: Any) -> Any:
+        model = fleet.save_model(directory, family, **options)
+        file = directory / "model.safetensors"
+        first = {
+            name: value.to(torch.bfloat16) if ".experts.0." in name else value
+            for name, value in load_file(file).items()
+        }
+        assert {value.dtype for value in first.values()} == {torch.bfloat16, torch.float32}
+        save_file(first, file, metadata={"format": "pt"})
+        return model
+
+    federation = Federation(tmp_path, "mixtral", fleet.settings(**LANGUAGE, numerics={"compute": "float32"}), save=save)
+    run(**federation.inputs(), out=tmp_path / "out", format="hf")
+    assert difference(load(AutoModelForCausalLM, tmp_path / "out"), *federation.answers()) == 0.0
 
 
 @pytest.mark.parametrize("form", ["mean", "transformers"])

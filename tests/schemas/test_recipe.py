@@ -3,7 +3,7 @@
 import itertools
 import tomllib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -15,7 +15,8 @@ from chainctl.presets import PRESETS
 from schemas.errors import BadInput, UsageProblem
 from schemas.methods import ChainSettings, default_settings
 from schemas.recipe import parse_recipe, setting_paths
-from schemas.settings import OptimizerSettings, Settings, TaskSettings
+from schemas.refs import Dtype
+from schemas.settings import Compute, OptimizerSettings, Settings, TaskSettings
 from stages.report.recipe import EXPLAINED, write_recipe
 
 
@@ -162,6 +163,24 @@ def test_a_refused_value_is_not_repeated() -> None:
     with pytest.raises(BadInput) as caught:
         parse('[optimizer]\nname = "Patient-Nr-4711"')
     assert "4711" not in str(caught.value)
+
+
+def test_a_choice_that_is_none_of_them_is_told_them_once() -> None:
+    with pytest.raises(BadInput) as caught:
+        parse('[numerics]\ncompute = "float64"')
+    assert caught.value.values == {
+        "numerics.compute": "Input should be 'auto', 'float32', 'bfloat16' or 'float16'",
+    }
+    assert get_args(Compute) == ("auto", *get_args(Dtype))
+
+
+def test_a_setting_under_its_old_name_is_told_the_new_one() -> None:
+    with pytest.raises(BadInput) as caught:
+        parse('[numerics]\ndtype = "bfloat16"')
+    assert caught.value.hint == "numerics.dtype is now numerics.compute"
+    with pytest.raises(UsageProblem) as refused:
+        parse(overrides=["numerics.dtype=bfloat16"])
+    assert refused.value.hint == "numerics.dtype is now numerics.compute"
 
 
 @pytest.mark.parametrize("text", ["seed =", "seed = 1\nseed = 2", "[chain\n", "seed: 1", '{"seed": 1}', "\0"])
