@@ -177,7 +177,7 @@ def test_the_doctor_says_how_fast_one_thread_is(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(arithmetic, "product_seconds", seconds.__getitem__)
     monkeypatch.setattr("stages.doctor.native_dtypes", lambda: BOTH)
     found = doctor.lines(doctor.examine(tmp_path, fleet.settings()))
-    assert found[1].endswith("of one thread: float32 1 GFLOP/s, bfloat16 3 GFLOP/s, float16 1 GFLOP/s (emulated)")
+    assert found[2].endswith("of one thread: float32 1 GFLOP/s, bfloat16 3 GFLOP/s, float16 1 GFLOP/s (emulated)")
 
 
 def test_the_doctor_predicts_what_a_federation_of_this_device_would_compute(
