@@ -8,6 +8,7 @@ import pytest
 
 from schemas.errors import BadInput, UsageProblem
 from schemas.measured import Cost
+from schemas.plan import PlanManifest
 from schemas.recipe import with_method
 from schemas.run import MOST_ROUNDS, FederationManifest, RoundLine, SimulationSummary
 from schemas.state import StateManifest
@@ -15,8 +16,9 @@ from schemas.update import UpdateManifest
 from stages import profile, status
 from stages.federation import simulate
 from stages.federation.prepare import Federation
+from stages.methods.registry import server_method
 from stages.model.backbone import Backbone
-from stages.store.artifact import open_artifact, read_manifest
+from stages.store.artifact import open_artifact, read_manifest, read_tensors
 from stages.store.lineage import history
 from tests import fleet
 
@@ -168,3 +170,27 @@ def test_whole_cycles_end_with_the_last_window(rounds: int, assignments: int, ex
     chosen = federation(tmp_path, tmp_path, rounds=rounds, whole_cycles=True)
     assert chosen.rounds_of(assignments) == expected
     assert federation(tmp_path, tmp_path, rounds=rounds).rounds_of(assignments) == rounds
+
+
+def state_tensors(run: Path, number: int) -> dict[str, bytes]:
+    state = open_artifact(run / "states" / f"{number:04d}", StateManifest)
+    return {name: value.tobytes() for name, value in read_tensors(state).items()}
+
+
+def test_the_default_is_full_adapters_to_the_bit(tmp_path: Path, tiny_bert: Path) -> None:
+    """A window of all layers with the true gradient, and the reference of that name."""
+    settings = fleet.settings(chain={"foresight": "auto", "start": "auto", "window_size": "auto"})
+    for name, chosen in (("chain", settings), ("full-adapters", with_method(settings, "full-adapters"))):
+        simulate.run(federation(tmp_path, tiny_bert, settings=chosen), out=tmp_path / name)
+    assert state_tensors(tmp_path / "chain", 2) == state_tensors(tmp_path / "full-adapters", 2)
+
+
+def test_where_a_round_may_send_little_windows_go_down_from_the_last_layer(tmp_path: Path, tiny_bert: Path) -> None:
+    chain = {"foresight": "auto", "start": "auto", "window_size": "auto"}
+    settings = fleet.settings(chain=chain, federation={"round_bytes": 6_000})
+    summary = simulate.run(federation(tmp_path, tiny_bert, settings=settings, rounds=4), out=tmp_path / "run")
+    assert [line.trained for line in summary.rounds] == ["2-2", "1-1", "0-0", "2-2"]
+    plan = open_artifact(tmp_path / "run" / "plan", PlanManifest).manifest
+    costs = [server_method("chain").costs(plan, entry.assignment) for entry in plan.memory]
+    assert all(cost.bytes_up <= 6_000 for cost in costs)
+    assert [line.passes / line.visits for line in summary.rounds[:3]] == [3.0, 4.0, 5.0]
