@@ -110,7 +110,9 @@ def main() -> None:
             results.append(bench.measure(arm, seed, rates[arm.name]))
             save("headlines", {"settings": SETTINGS.model_dump(mode="json"), "rates": rates, "runs": results})
     print(markdown(("", *COLUMNS), list(rows(results))), end="\n\n")
-    print(markdown(("the BBC's", "before", *(one["method"] for one in examples_of(results))), list(written(results))))
+    if options.write:
+        columns = ("the BBC's", "before", *(one["method"] for one in examples_of(results)))
+        print(markdown(columns, list(written(results))))
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 from benchmarks.harness import read_status
 from schemas.methods import default_settings
-from stages.model.random_weights import write_random_model
+from schemas.settings import Settings
+from stages.model.random_weights import save_word_tokenizer, write_random_model
 from stages.process.scratch import medium_of
 from tests import fleet
 from tests.fleet import ROOT
@@ -57,7 +60,7 @@ def outside(*arguments: object) -> Outcome:
 
 @dataclass
 class Bench:
-    """A random BERT-base of some layers, texts, a plan; window 1-2 of them trains."""
+    """A model, texts, a plan; window 1-2 of its layers trains."""
 
     folder: Path
 
@@ -65,15 +68,8 @@ class Bench:
     def prepare(
         cls, folder: Path, *, layers: int, texts: int, stored: str = "float32", method: str = "chain", batch: int = 8
     ) -> "Bench":
+        """A random BERT-base of some layers."""
         write_random_model("bert-base", folder / "model", layers=layers, dtype=stored)
-        rows = [
-            {
-                "text": " ".join(f"w{5 + (index * 31 + place) % 900}" for place in range(40)),
-                "label": fleet.LABELS[index % 2],
-            }
-            for index in range(texts)
-        ]
-        data = fleet.save_texts(folder / "data.jsonl", rows)
         chosen = fleet.settings(
             encoding={"max_length": 32},
             similarity={"max_examples": 5},
@@ -83,6 +79,19 @@ class Bench:
         )
         if method != "chain":
             chosen = chosen.model_copy(update={"chain": default_settings(method)})
+        return cls.begin(folder, chosen, texts=texts)
+
+    @classmethod
+    def begin(cls, folder: Path, chosen: Settings, *, texts: int, words: int = 40) -> "Bench":
+        """The model in `folder`, with texts of so many words."""
+        rows = [
+            {
+                "text": " ".join(f"w{5 + (index * 31 + place) % 900}" for place in range(words)),
+                "label": fleet.LABELS[index % 2],
+            }
+            for index in range(texts)
+        ]
+        data = fleet.save_texts(folder / "data.jsonl", rows)
         fleet.begin(folder, folder / "model", data, chosen)
         return cls(folder)
 
@@ -148,6 +157,36 @@ def test_weights_in_half_the_bytes_need_half_their_memory(bench: Bench, tmp_path
         predicted = outcome.answer["predicted_peak_bytes"] / MIB
         assert abs(predicted - outcome.peak_mib) <= 0.15 * outcome.peak_mib
     assert half.free.peak_mib <= bench.free.peak_mib - 2 * 13.5 + SLACK_MIB / 2
+
+
+VOCABULARY = 4096  # two chunks of the language head
+LANGUAGE = {
+    "encoding": {"max_length": 128},
+    "similarity": {"max_examples": 5},
+    "chain": {"start": 1},
+    "numerics": {"micro_batch": 4, "threads": 1, "compute": "float32"},
+    "optimizer": {"batch_size": 4},
+}
+
+
+def test_the_smallest_budget_is_kept_where_the_model_caps_its_logits(tmp_path: Path) -> None:
+    """Its own logits, their slopes and the graph between: 16 MiB for 512 positions and a chunk of the vocabulary."""
+    wide = {"vocab_size": VOCABULARY, "max_position_embeddings": 256}
+    fleet.save_model(tmp_path / "model", "gemma2", factory=AutoModelForCausalLM, **wide)
+    save_word_tokenizer(tmp_path / "model", VOCABULARY)
+    bench = Bench.begin(tmp_path, fleet.settings(**fleet.LANGUAGE, **LANGUAGE), texts=8, words=140)
+    assert bench.tight.code == 0
+    assert bench.tight.peak_mib <= bench.smallest
+
+
+def test_the_smallest_budget_is_kept_where_a_matrix_is_converted_whole(tmp_path: Path) -> None:
+    """Falcon multiplies by another way than `F.linear`: there, 16 MiB of a matrix are there in float32 too."""
+    wide = {"hidden_size": 1024, "ffn_hidden_size": 4096, "vocab_size": VOCABULARY, "max_position_embeddings": 256}
+    fleet.save_stored_as(tmp_path / "model", "falcon", torch.bfloat16, factory=AutoModelForCausalLM, **wide)
+    save_word_tokenizer(tmp_path / "model", VOCABULARY)
+    bench = Bench.begin(tmp_path, fleet.settings(**fleet.LANGUAGE, **LANGUAGE), texts=8, words=140)
+    assert bench.tight.code == 0
+    assert bench.tight.peak_mib <= bench.smallest
 
 
 def test_the_peak_does_not_grow_with_the_number_of_layers(bench: Bench, tmp_path: Path) -> None:

@@ -147,8 +147,9 @@ def groups(
         settings = plan.settings.model_copy(update={"numerics": numerics})
         memory = MemoryModel(backbone, settings, plan.bottleneck, 0, resident_bytes(), longest)
         tokens = longest + sampling.max_new_tokens
+        predict = partial(memory.generate, tokens=tokens, logit_bytes=sampling.logit_bytes)
         try:
-            placement, peak = fit(partial(memory.generate, tokens=tokens), budget_bytes, what="one prompt")
+            placement, peak = fit(predict, budget_bytes, what="one prompt")
         except DoesNotFit:
             if size == 1:
                 raise

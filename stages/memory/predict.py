@@ -130,13 +130,16 @@ class MemoryModel:
         passing = max(self._prefix_bytes(placement), head)
         return self._resident_bytes(placement) + adapters * self._adapter_bytes(self.backbone.dtype.itemsize) + passing
 
-    def generate(self, placement: Placement, *, tokens: int) -> int:
-        """Predicted peak in bytes of `generate` for a micro-batch of prompts that grow to `tokens` each."""
+    def generate(self, placement: Placement, *, tokens: int, logit_bytes: int) -> int:
+        """Predicted peak in bytes of `generate` for a micro-batch of prompts that grow to `tokens` each.
+
+        `logit_bytes`: what the choice of a token takes for each logit.
+        """
         rows = self.settings.numerics.rows
         kept = 2 * rows * tokens * self._key_width() * self.backbone.dtype.itemsize  # keys and values of one layer
         arriving = rows * self._length() * self._token_bytes()
         head = LanguageHead.of(self.backbone)
-        logits = 3 * rows * head.vocabulary * FLOAT32_BYTES  # chunks, joined logits, probabilities
+        logits = rows * head.vocabulary * logit_bytes
         adapters = self.backbone.num_layers * self._adapter_bytes(self.backbone.dtype.itemsize)
         passing = self._prefix_bytes(placement) + 2 * arriving + 2 * kept
         asking = head.working_bytes(rows) + logits

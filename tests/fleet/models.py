@@ -53,7 +53,12 @@ FAMILIES: dict[str, str] = {
     "mixtral": "MixtralConfig",
     "mamba": "MambaConfig",
 }
-CONFIGS = FAMILIES | {"gemma2": "Gemma2Config", "granite": "GraniteConfig", "cohere": "CohereConfig"}
+CONFIGS = FAMILIES | {
+    "gemma2": "Gemma2Config",
+    "granite": "GraniteConfig",
+    "cohere": "CohereConfig",
+    "falcon": "FalconConfig",
+}
 
 
 def config_of(family: str) -> Any:

@@ -9,7 +9,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from schemas.settings import Settings, TaskSettings
-from stages.inference.generate import Generator, Sampling
+from stages.inference.generate import Generator, Sampling, _Chooser
+from stages.memory.live_bytes import LiveBytes
+from stages.model.language_head import LanguageHead
 from stages.streaming.placement import FASTEST, SMALLEST, Placement
 from stages.tuning.adapters import Adapter
 from stages.tuning.tuning import UNTUNED, BottleneckTuning
@@ -54,6 +56,35 @@ def theirs(model: Any, adapters: dict[int, Adapter], prompt: np.ndarray) -> list
         )
     found: list[int] = written[0, len(prompt) :].tolist()
     return found
+
+
+@pytest.mark.parametrize(
+    "sampling", [Sampling(), Sampling(temperature=0.7, top_k=5), Sampling(temperature=0.7, top_k=5, top_p=0.9)]
+)
+def test_a_choice_takes_no_more_than_is_predicted(sampling: Sampling) -> None:
+    rows, vocabulary = 2, 20_000
+    logits = torch.randn(rows, vocabulary)
+    choose, live = _Chooser(sampling, rows, 1), LiveBytes([logits])
+    with live, torch.no_grad():
+        choose(torch.cat(logits.split(2048, dim=1), dim=1))
+    predicted = sampling.logit_bytes * rows * vocabulary
+    assert live.peak <= predicted
+    assert sampling.temperature == 0.0 or live.peak >= 0.95 * predicted
+
+
+def test_the_head_is_given_no_more_than_the_last_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet.save_model(tmp_path, "llama", factory=AutoModelForCausalLM)
+    kept: list[tuple[int, int]] = []
+    logits_of = LanguageHead.logits_of
+
+    def seen(head: LanguageHead, arrived: torch.Tensor) -> torch.Tensor:
+        kept.append((arrived.untyped_storage().nbytes(), arrived.nbytes))
+        return logits_of(head, arrived)
+
+    monkeypatch.setattr(LanguageHead, "logits_of", seen)
+    ours(tmp_path, [{}])
+    assert kept
+    assert all(storage == values for storage, values in kept)
 
 
 @torch.no_grad()
