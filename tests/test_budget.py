@@ -160,7 +160,7 @@ def test_weights_in_half_the_bytes_need_half_their_memory(bench: Bench, tmp_path
 
 
 VOCABULARY = 4096  # two chunks of the language head
-LANGUAGE = {
+LANGUAGE: dict[str, dict[str, Any]] = {
     "encoding": {"max_length": 128},
     "similarity": {"max_examples": 5},
     "chain": {"start": 1},
@@ -171,7 +171,7 @@ LANGUAGE = {
 
 def test_the_smallest_budget_is_kept_where_the_model_caps_its_logits(tmp_path: Path) -> None:
     """Its own logits, their slopes and the graph between: 16 MiB for 512 positions and a chunk of the vocabulary."""
-    wide = {"vocab_size": VOCABULARY, "max_position_embeddings": 256}
+    wide: dict[str, Any] = {"vocab_size": VOCABULARY, "max_position_embeddings": 256}
     fleet.save_model(tmp_path / "model", "gemma2", factory=AutoModelForCausalLM, **wide)
     save_word_tokenizer(tmp_path / "model", VOCABULARY)
     bench = Bench.begin(tmp_path, fleet.settings(**fleet.LANGUAGE, **LANGUAGE), texts=8, words=140)
@@ -181,7 +181,12 @@ def test_the_smallest_budget_is_kept_where_the_model_caps_its_logits(tmp_path: P
 
 def test_the_smallest_budget_is_kept_where_a_matrix_is_converted_whole(tmp_path: Path) -> None:
     """Falcon multiplies by another way than `F.linear`: there, 16 MiB of a matrix are there in float32 too."""
-    wide = {"hidden_size": 1024, "ffn_hidden_size": 4096, "vocab_size": VOCABULARY, "max_position_embeddings": 256}
+    wide: dict[str, Any] = {
+        "hidden_size": 1024,
+        "ffn_hidden_size": 4096,
+        "vocab_size": VOCABULARY,
+        "max_position_embeddings": 256,
+    }
     fleet.save_stored_as(tmp_path / "model", "falcon", torch.bfloat16, factory=AutoModelForCausalLM, **wide)
     save_word_tokenizer(tmp_path / "model", VOCABULARY)
     bench = Bench.begin(tmp_path, fleet.settings(**fleet.LANGUAGE, **LANGUAGE), texts=8, words=140)
