@@ -18,6 +18,8 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 Strategy = Literal["weighted-mean", "coordinate-median", "trimmed-mean", "krum", "multi-krum"]
 Compute = Literal["auto", "float32", "bfloat16", "float16"]  # auto, or a `Dtype`: one list, so that an error has one
 ServerOptimizer = Literal["none", "fedavgm", "fedadam", "fedyogi"]
+TaskKind = Literal["text-classification", "causal-lm"]
+REDUCTION_FACTORS = (16, 64, 192)  # that `auto` chooses from: widths 36, 9 and 3 for a hidden size of 576
 EFFICIENT_TOKENS = 512  # per matrix product; more are not faster on a CPU (docs/performance.md)
 
 
@@ -28,7 +30,7 @@ class TaskSettings(Record):
     language head; there are no labels.
     """
 
-    kind: Literal["text-classification", "causal-lm"] = "text-classification"
+    kind: TaskKind = "text-classification"
     text_column: str = "text"
     label_column: str = "label"
     labels: Many[Label] = ()
@@ -105,7 +107,7 @@ class SimilaritySettings(Record):
 class AdapterSettings(Record):
     """Eq. 1: A(h) = h + W_up σ(W_down h).  Bottleneck width r = hidden_size // reduction_factor."""
 
-    # auto: 16, or 64 or 192 where federation.round_bytes asks for narrower ones.
+    # auto: 16, for causal-lm 64 (what measured best); 64 or 192 where federation.round_bytes asks for narrower ones.
     reduction_factor: Literal["auto"] | PositiveInt = "auto"
     activation: Literal["auto", "relu", "silu", "gelu"] = "auto"  # auto: silu for decoders, relu for encoders
 
@@ -114,9 +116,12 @@ class AdapterSettings(Record):
         assert self.reduction_factor != "auto", "the factor is decided by `plan`"
         return max(1, hidden_size // self.reduction_factor)
 
-    def widest(self) -> "AdapterSettings":
-        """The same settings with the widest adapters that `auto` chooses."""
-        return self if self.reduction_factor != "auto" else self.model_copy(update={"reduction_factor": 16})
+    def choices(self, task: TaskKind) -> "tuple[AdapterSettings, ...]":
+        """The same settings with each factor that `auto` may choose for a task, widest adapters first."""
+        if self.reduction_factor != "auto":
+            return (self,)
+        factors = REDUCTION_FACTORS[1:] if task == "causal-lm" else REDUCTION_FACTORS
+        return tuple(self.model_copy(update={"reduction_factor": factor}) for factor in factors)
 
     def decided(self, *, decoder: bool) -> "AdapterSettings":
         """The same settings with `auto` replaced by the family's activation."""

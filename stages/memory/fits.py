@@ -60,7 +60,7 @@ def predictor(model_dir: Path, settings: Settings) -> MemoryModel:
     settings = settings.model_copy(update={"numerics": numerics})
     settings, model = LoadedModel.open(model_dir, settings).deciding_compute(settings, native=native_dtypes())
     backbone = model.backbone
-    adapter = settings.adapter.decided(decoder=is_decoder(backbone.skeleton.config)).widest()
+    adapter = settings.adapter.decided(decoder=is_decoder(backbone.skeleton.config)).choices(settings.task.kind)[0]
     settings = settings.model_copy(update={"adapter": adapter})
     bottleneck = adapter.bottleneck(backbone.hidden_size)
     return MemoryModel(backbone, settings, bottleneck, TEXTS * settings.encoding.max_length, resident_bytes())

@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from schemas.assignment import Assignment
 from schemas.methods import ChainDecisions, ChainSettings
 from schemas.plan import PlanManifest
-from schemas.settings import AdapterSettings, Settings
+from schemas.settings import REDUCTION_FACTORS, AdapterSettings, Settings
 from stages.memory.predict import BASELINE_VARIES_BYTES, MemoryModel
 from stages.methods.chain.server import METHOD, windows_of
 from stages.methods.registry import device_method
-from stages.methods.server import REDUCTION_FACTORS, Costs
+from stages.methods.server import Costs
 from stages.model.backbone import Backbone
 from stages.model.language_head import LanguageHead
 from stages.process.fork import run_in_fork

@@ -27,8 +27,6 @@ from stages.store.tensors import Shapes, TensorFile, elements
 from stages.tuning.tensors import adapter_shapes, fresh_adapters
 
 FLOAT32_BYTES = 4
-# Factors that `auto` chooses from, widest adapters first: 36, 9 and 3 for a hidden size of 576.
-REDUCTION_FACTORS = (16, 64, 192)
 
 
 class PredictPeak(Protocol):
@@ -68,9 +66,8 @@ class Facts:
 
     def width(self, layers: int) -> AdapterSettings:
         """The widest adapters of which a round may send so many; of those that `auto` allows, the narrowest if none."""
-        adapter, limit = self.settings.adapter, self.settings.federation.round_bytes
-        factors = REDUCTION_FACTORS if adapter.reduction_factor == "auto" else (adapter.reduction_factor,)
-        choices = [adapter.model_copy(update={"reduction_factor": factor}) for factor in factors]
+        limit = self.settings.federation.round_bytes
+        choices = self.settings.adapter.choices(self.settings.task.kind)
         fitting = [one for one in choices if limit == "none" or self.bytes_up(layers, one) <= limit]
         return fitting[0] if fitting else choices[-1]
 

@@ -12,7 +12,7 @@ from schemas.errors import BadInput, DoesNotFit
 from schemas.methods import ChainSettings, default_settings
 from schemas.plan import PlanManifest
 from schemas.refs import Window
-from schemas.settings import Settings
+from schemas.settings import Settings, TaskSettings
 from stages.federated.profiles import gather
 from stages.methods.registry import server_method
 from stages.plan import make_plan
@@ -129,3 +129,10 @@ def test_a_plan_holds_no_auto() -> None:
             planned(recipe()).model_dump()
             | {"settings": planned(recipe()).settings.model_dump() | {"chain": ChainSettings().model_dump()}}
         )
+
+
+def test_language_models_have_narrower_adapters() -> None:
+    """What measured best: docs/experiments.md, What a round buys."""
+    task = TaskSettings(kind="causal-lm")
+    assert planned(recipe().model_copy(update={"task": task})).settings.adapter.reduction_factor == 64
+    assert planned(recipe(factor=8).model_copy(update={"task": task})).settings.adapter.reduction_factor == 8
