@@ -41,7 +41,7 @@ EXPLAINED = {
     "chain.foresight": "what runs behind the window: layers (the true gradient), adapters (the paper's); auto: layers",
     "chain.local_weight": "of the loss at the window's end; auto: 1 with adapters, 0 with layers",
     "chain.global_weight": "λ (GPO); 0.0 is w/o GPO; auto: 0.2 with adapters (paper: 0.1 for BERT-base), 1 with layers",
-    "adapter.reduction_factor": "bottleneck = hidden size / this; auto: 16, causal-lm 64; less wide where round_bytes asks",
+    "adapter.reduction_factor": "bottleneck = hidden size / this; auto: 16, causal-lm 64; narrower by round_bytes",
     "adapter.activation": "relu, silu, gelu; auto: silu for decoders, relu for encoders",
     "optimizer.name": "adamw or sgd; state starts at zero in every round",
     "optimizer.learning_rate": "",
