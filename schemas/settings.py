@@ -217,7 +217,7 @@ class FederationSettings(Record):
     devices_per_round: Literal["all"] | PositiveInt = "all"
     # What a round may cost a device; the plan chooses layers, width and window by it.
     round_passes: Literal["none"] | PositiveInt = "none"  # of each text in a step through layers, forward and backward
-    round_bytes: Literal["none"] | PositiveInt = "none"  # of the update that it sends
+    round_bytes: Literal["none"] | PositiveInt = "none"  # of the tensors that it sends
     quorum: Literal["all"] | PositiveInt = 1  # accepted updates needed to close a round
     strategy: Strategy = "weighted-mean"
     trim_fraction: Annotated[float, Field(ge=0, lt=0.5)] = 0.2  # [β] trimmed-mean: share trimmed at each end

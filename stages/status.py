@@ -19,7 +19,7 @@ from schemas.plan import PlanManifest
 from schemas.state import StateManifest
 from stages.federated.intake import Intake
 from stages.methods.registry import server_method
-from stages.store.artifact import Artifact, kind_and_version, open_artifact
+from stages.store.artifact import Artifact, open_artifact
 from stages.store.devices import participants
 from stages.store.ledger import LEDGER_FILE, Ledger
 from stages.store.lineage import index
@@ -83,7 +83,7 @@ def run(run_directory: Path, *, inboxes: Sequence[Path] = ()) -> Status:
         updates_counted=sum(isinstance(event, Accepted) for event in events),
         updates_refused=len(refusals),
         metric=_metric(found, state),
-        cost=_cost(found, plan.digest),
+        cost=_cost(found, [event.state for event in events if isinstance(event, Closed)]),
         free_bytes=shutil.disk_usage(run_directory).free,
         used_bytes=sum(path.stat().st_size for path in run_directory.rglob("*") if path.is_file()),
     )
@@ -117,18 +117,15 @@ def _updates(run_directory: Path, round_number: int) -> list[Path]:
     return [folder / f"{round_number:04d}"] if any(folder.glob("[0-9][0-9][0-9][0-9]")) else [folder]
 
 
-def _cost(found: dict[str, Path], plan: str) -> Cost:
-    """What the rounds of a plan cost, by their states."""
+def _cost(found: dict[str, Path], closed: Sequence[str]) -> Cost:
+    """What the rounds that became these states cost, as far as the states are here."""
     costs: list[Cost] = []
-    for path in found.values():
+    for digest in dict.fromkeys(closed):
         try:
-            if kind_and_version(path)[0] != StateManifest.KIND:
-                continue
-            state = open_artifact(path, StateManifest)
-            measured = state.measured()
+            measured = open_artifact(found[digest], StateManifest).measured() if digest in found else None
         except ChainError:
             continue
-        if state.manifest.plan == plan and measured is not None and measured.updates is not None:
+        if measured is not None and measured.updates is not None:
             costs.append(measured.updates)
     return Cost.sum(costs)
 

@@ -69,7 +69,7 @@ def plan(
     said = [*method.explain(manifest), *plan_warnings(manifest, method)]
     if explain:
         explained = explain_plan(manifest, method, planned_devices(planned))
-        said = [explained, explain_options(alternatives(manifest, model))]
+        said = [explained, *explain_options(alternatives(manifest, model))]
     for line in said:
         console.say(line)
     if settings.numerics.compute == "auto" and not explain:

@@ -18,6 +18,7 @@ class Preset(StrEnum):
 
     DEFAULT = "default"
     INSTRUCTION = "instruction"
+    CHAINFED = "chainfed"
 
 
 @app.callback()
@@ -34,7 +35,9 @@ def new(
     ] = None,
     text_column: TextColumn = "text",
     label_column: Annotated[str, typer.Option(help="Column of the label.")] = "label",
-    preset: Annotated[Preset, typer.Option(help="instruction: the paper's instruction tuning.")] = Preset.DEFAULT,
+    preset: Annotated[
+        Preset, typer.Option(help="instruction: Alpaca records, as in the paper; chainfed: the paper's chain.")
+    ] = Preset.DEFAULT,
     force: Force = False,
     *,
     console: Console,

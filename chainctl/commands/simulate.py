@@ -28,9 +28,13 @@ def simulate(
     method: Annotated[
         str | None, typer.Option(metavar="NAME", help="Method to use instead of the recipe's, such as linear-probe.")
     ] = None,
-    no_dlct: Annotated[bool, typer.Option("--no-dlct", help="Ablation: one layer at a time, on convergence.")] = False,
-    no_gpo: Annotated[bool, typer.Option("--no-gpo", help="Ablation: no global loss.")] = False,
-    no_foat: Annotated[bool, typer.Option("--no-foat", help="Ablation: start at layer 0.")] = False,
+    no_dlct: Annotated[
+        bool, typer.Option("--no-dlct", help="Ablation of the paper's chain: one layer at a time, on convergence.")
+    ] = False,
+    no_gpo: Annotated[bool, typer.Option("--no-gpo", help="Ablation of the paper's chain: no global loss.")] = False,
+    no_foat: Annotated[
+        bool, typer.Option("--no-foat", help="Ablation of the paper's chain: start at layer 0.")
+    ] = False,
     *,
     console: Console,
 ) -> None:
@@ -45,6 +49,8 @@ def simulate(
         federation = settings.federation.model_copy(update={"devices_per_round": per_round})
         settings = settings.model_copy(update={"federation": federation})
     chain = ablated(settings.chain, dlct=not no_dlct, gpo=not no_gpo, foat=not no_foat)
+    if chain != settings.chain:
+        console.say("the paper's chain without that part; to compare, simulate 'recipe new --preset chainfed' too")
     settings = settings.model_copy(update={"chain": chain})
     from stages.process.footprint import keep_small
 

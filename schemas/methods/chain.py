@@ -151,13 +151,17 @@ def ablated(settings: MethodSettings, *, dlct: bool, gpo: bool, foat: bool) -> M
             values={"expected": 'chain.method = "chain"', "found": settings.method},
             hint="leave out --no-dlct, --no-gpo and --no-foat",
         )
-    changes: dict[str, object] = {}
-    if settings.foresight == "auto":
-        settings = settings.model_copy(update={"foresight": "adapters"})
+    if settings.foresight == "layers":
+        raise UsageProblem(
+            "ablations remove parts of the paper's chain",
+            values={"expected": 'chain.foresight = "adapters" or "auto"', "found": settings.foresight},
+            hint="leave out --no-dlct, --no-gpo and --no-foat",
+        )
+    changes: dict[str, object] = {"foresight": "adapters"}
     if not dlct:
-        changes |= {"window_size": 1, "advance": "on-convergence"}
+        changes |= {"window_size": 1, "stride": 1, "advance": "on-convergence"}
     if not gpo:
-        changes |= {"global_weight": 0.0, "local_weight": settings.weights.local or 1.0}
+        changes |= {"global_weight": 0.0, "local_weight": 1.0}
     if not foat:
         changes["start"] = 0
     return settings.model_copy(update=changes)

@@ -263,12 +263,12 @@ def fitting_micro_batch(
     raise does_not_fit(facts.smallest, min(peaks), what=f"training {assignment}")
 
 
-def over_limit(unit: str, limit: int, needed: int, *, what: str, hint: str = "") -> DoesNotFit:
+def over_limit(unit: str, limit: int, needed: int, *, what: str) -> DoesNotFit:
     """The error where a round costs a device more than the recipe allows."""
     return DoesNotFit(
         f"{what} costs a device more {unit} than a round may",
         values={f"federation.round_{unit}": limit, "needed": needed},
-        hint=hint or f"raise federation.round_{unit}",
+        hint=f"raise federation.round_{unit}, or leave what the recipe fixes in [chain] and [adapter] at auto",
     )
 
 

@@ -26,6 +26,9 @@ from torch.utils._pytree import tree_map_only
 from transformers.pytorch_utils import Conv1D
 
 BLOCK_BYTES = 4 * 2**20  # of one converted block: it fits a processor's cache, and a product is not slower by blocks
+IN_PLACE = frozenset(
+    {"__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "__iand__", "__ior__", "__ixor__"}
+)
 BLOCK_MULTIPLE = 64  # rows or columns of a block for each thread, so that kernels take the same path as for the whole
 
 
@@ -100,12 +103,13 @@ class StoredMatrix(Tensor):
                 return linear(x_TK, matrix.stored(), bias_N, threads=matrix.threads)
         if function is torch.addmm and len(args) == 3 and not kwargs:  # Conv1D
             bias_N, x_TK, matrix = args
-            if isinstance(matrix, cls) and not isinstance(x_TK, cls):
+            if isinstance(matrix, cls) and not isinstance(x_TK, cls) and bias_N.shape == matrix.shape[1:]:
                 return linear(x_TK, matrix.stored().t(), bias_N, threads=matrix.threads)
         with torch._C.DisableTorchFunctionSubclass():
             if function in _SHAPE_OF:
                 return function(*args, **kwargs)
-            if _is_in_place(function) and isinstance(args[0], cls):
+            target = args[0] if args else kwargs.get("input")
+            if isinstance(kwargs.get("out"), cls) or (_is_in_place(function) and isinstance(target, cls)):
                 raise RuntimeError(f"{function.__name__} would change a frozen matrix")
             return function(*tree_map_only(cls, cls.whole, args), **tree_map_only(cls, cls.whole, kwargs))
 
@@ -129,7 +133,7 @@ def _of_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> tup
 def _is_in_place(function: Callable[..., Any]) -> bool:
     """Whether a function of torch changes its first argument, by torch's convention for names."""
     name = getattr(function, "__name__", "")
-    return name == "__setitem__" or name.startswith("__i") or (name.endswith("_") and not name.endswith("__"))
+    return name in IN_PLACE or (name.endswith("_") and not name.endswith("__"))
 
 
 class StoredMatrices:
@@ -177,8 +181,14 @@ class _Linear(torch.autograd.Function):
 
 def block_bytes(outputs: int, inputs: int, dtype: torch.dtype, threads: int) -> int:
     """Bytes of the largest converted block of a matrix (N, K), forwards or backwards."""
-    rows, columns = _block_size(inputs, outputs, dtype, threads), _block_size(outputs, inputs, dtype, threads)
+    rows = _largest(outputs, _block_size(inputs, outputs, dtype, threads), threads)
+    columns = _largest(inputs, _block_size(outputs, inputs, dtype, threads), threads)
     return max(rows * inputs, columns * outputs) * dtype.itemsize
+
+
+def _largest(count: int, size: int, threads: int) -> int:
+    """Rows or columns of the largest block."""
+    return max((part.stop - part.start for part in _blocks(count, size, threads)), default=0) if size else 0
 
 
 def _forwards(x_TK: Tensor, weight_NK: Tensor, bias_N: Tensor | None, threads: int) -> Tensor:

@@ -65,10 +65,10 @@ def explain_plan(plan: PlanManifest, method: ServerMethod, devices: Iterable[Pla
     return "\n".join(lines)
 
 
-def explain_options(options: Sequence[Option]) -> str:
+def explain_options(options: Sequence[Option]) -> list[str]:
     """What else could be trained, as a table, and how the plan was chosen among it."""
     if not options:
-        return ""
+        return []
     widths = list(options[0].sent)
     columns = ("", "Q", "smallest budget", "passes", "read per step", *(f"sent, width {width}" for width in widths))
     rows = []
@@ -84,7 +84,7 @@ def explain_options(options: Sequence[Option]) -> str:
                 *(format_bytes(one.sent[width]) for width in widths),
             )
         )
-    return "\n".join(["What a device's round would cost, at most:", markdown_table(columns, rows), CHOICE])
+    return ["What a device's round would cost, at most:", markdown_table(columns, rows), CHOICE]
 
 
 def plan_warnings(plan: PlanManifest, method: ServerMethod) -> list[str]:

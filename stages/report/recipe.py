@@ -59,7 +59,7 @@ EXPLAINED = {
     "numerics.threads": "of torch; part of what makes equal work equal to the bit",
     "federation.devices_per_round": "all, or a number drawn again each round",
     "federation.round_passes": "most passes of a text through layers in a step, forward and backward; none: no limit",
-    "federation.round_bytes": "most bytes that a device sends in a round; none: no limit",
+    "federation.round_bytes": "most bytes of the tensors that a device sends in a round; none: no limit",
     "federation.quorum": "accepted updates that close a round: a number, or all",
     "federation.strategy": "weighted-mean (FedAvg), coordinate-median, trimmed-mean, krum, multi-krum",
     "federation.trim_fraction": "trimmed-mean: share that is dropped at each end",

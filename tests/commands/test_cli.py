@@ -9,6 +9,11 @@ import pytest
 from typer.testing import CliRunner
 
 from chainctl.cli import COMMANDS, Entry, app
+from chainctl.presets import PRESETS
+from schemas.errors import UsageProblem
+from schemas.methods import ChainSettings
+from schemas.methods.chain import ablated
+from schemas.recipe import parse_recipe
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "chainctl" / "commands"
@@ -78,3 +83,23 @@ def test_an_unknown_command_names_the_nearest_one() -> None:
     )
     assert done.returncode == 2
     assert "aggregate" in done.stderr
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_is_a_recipe_that_parses_back(preset: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    shown = CliRunner().invoke(app, ["recipe", "new", str(path), "--preset", preset])
+    assert shown.exit_code == 0
+    assert parse_recipe(path.read_text(), source="recipe") == PRESETS[preset]
+
+
+def test_ablations_are_of_the_papers_chain() -> None:
+    papers = ablated(ChainSettings(), dlct=True, gpo=True, foat=False)
+    assert papers == ChainSettings(foresight="adapters", start=0)
+    one = ablated(ChainSettings(stride=2), dlct=False, gpo=False, foat=True)
+    assert one == ChainSettings(
+        foresight="adapters", window_size=1, stride=1, advance="on-convergence", global_weight=0.0, local_weight=1.0
+    )
+    assert ablated(ChainSettings(), dlct=True, gpo=True, foat=True) == ChainSettings()
+    with pytest.raises(UsageProblem, match="paper's chain"):
+        ablated(ChainSettings(foresight="layers"), dlct=False, gpo=True, foat=True)

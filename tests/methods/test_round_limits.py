@@ -136,3 +136,27 @@ def test_language_models_have_narrower_adapters() -> None:
     task = TaskSettings(kind="causal-lm")
     assert planned(recipe().model_copy(update={"task": task})).settings.adapter.reduction_factor == 64
     assert planned(recipe(factor=8).model_copy(update={"task": task})).settings.adapter.reduction_factor == 8
+
+
+@pytest.mark.parametrize("start", [DEPTH, DEPTH + 3])
+@pytest.mark.parametrize("foresight", ["layers", "adapters"])
+def test_a_start_behind_the_last_layer_is_refused(start: int, foresight: str) -> None:
+    with pytest.raises(BadInput, match="start") as caught:
+        planned(recipe({"foresight": foresight, "start": start}))
+    assert str(start) in str(caught.value)
+
+
+@fast(deadline=None, max_examples=100)
+@given(sent=st.integers(ADAPTER[64], 20_000))
+def test_with_the_papers_foresight_too_a_round_sends_no_more_than_it_may(sent: int) -> None:
+    plan = planned(recipe({"foresight": "adapters", "start": 0, "max_window": 4}, round_bytes=sent))
+    chain = plan.settings.chain
+    assert isinstance(chain, ChainSettings)
+    assert chain.window_size == min(4, sent // ADAPTER[64])
+    assert all(size <= sent for _, size in costs(plan))
+    assert plan.bottleneck == (4 if sent >= min(4, sent // ADAPTER[64]) * ADAPTER[16] else 1)
+
+
+def test_a_local_loss_is_not_called_the_true_gradient() -> None:
+    plan = planned(recipe({"local_weight": 0.5, "window_size": 2}))
+    assert "with a local loss" in explain_plan(plan, server_method("chain"))

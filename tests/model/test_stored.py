@@ -191,3 +191,36 @@ def test_a_frozen_matrix_cannot_be_changed_in_place(change: str) -> None:
     with pytest.raises(RuntimeError, match="would change a frozen matrix"):
         getattr(matrix, change)(*arguments)
     assert bool((matrix.stored() == 1).all())
+
+
+def test_a_frozen_matrix_is_not_written_to_as_an_output() -> None:
+    matrix = StoredMatrix(torch.ones(2, 2).bfloat16(), torch.float32, 1)
+    with pytest.raises(RuntimeError, match="would change a frozen matrix"):
+        torch.mul(torch.ones(2, 2), 2, out=matrix)
+    with pytest.raises(RuntimeError, match="would change a frozen matrix"):
+        torch.relu_(input=matrix)
+    assert torch.equal(~(matrix > 0), torch.zeros(2, 2, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("shape", [(200,), (1,), (7, 200), (1, 200)])
+def test_a_sum_with_a_product_takes_any_first_term(shape: tuple[int, ...]) -> None:
+    kept, x_TK, first = torch.randn(64, 200).bfloat16(), torch.randn(7, 64), torch.randn(shape)
+    found = torch.addmm(first, x_TK, StoredMatrix(kept, torch.float32, 1))
+    assert torch.equal(found, torch.addmm(first, x_TK, kept.float()))
+
+
+@given(
+    outputs=st.integers(0, 3000), inputs=st.integers(0, 3000), threads=st.integers(1, 16), size=st.integers(1, 2**22)
+)
+@fast(deadline=None, max_examples=200)
+def test_the_largest_block_is_what_is_predicted(outputs: int, inputs: int, threads: int, size: int) -> None:
+    before, stored.BLOCK_BYTES = stored.BLOCK_BYTES, size
+    try:
+        found = block_bytes(outputs, inputs, torch.float32, threads)
+        for across, along in ((inputs, outputs), (outputs, inputs)):
+            height = stored._block_size(across, along, torch.float32, threads)
+            parts = list(stored._blocks(along, height, threads)) if along else []
+            assert [part.start for part in parts[1:]] == [part.stop for part in parts[:-1]]
+            assert max((4 * across * (part.stop - part.start) for part in parts), default=0) <= found
+    finally:
+        stored.BLOCK_BYTES = before

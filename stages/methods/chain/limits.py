@@ -32,11 +32,13 @@ def allowed(facts: Facts, chain: ChainSettings, foat: tuple[int, StartReason] | 
     """
     depth = facts.model.num_layers
     start, reason = _start(facts, chain, foat)
+    if start >= depth:
+        raise BadInput("no layer is left to train", values={"chain.start": start, "latest possible": depth - 1})
     most = depth if chain.max_window == "auto" else min(chain.max_window, depth)
     size = min(depth - start, most) if chain.window_size == "auto" else chain.window_size
     adapter = facts.width(size)
     if chain.window_size == "auto":
-        size = min(size, _layers_by_bytes(facts, adapter))
+        size = min(size, layers_by_bytes(facts, adapter))
     if size > depth:
         raise BadInput("the window is larger than the model", values={"window_size": size, "layers": depth})
     if chain.start == "last":
@@ -57,17 +59,11 @@ def _start(facts: Facts, chain: ChainSettings, foat: tuple[int, StartReason] | N
     if limit == "none" or limit >= 2 * depth - 1:
         return 0, "every-layer"
     if limit < depth:
-        raise over_limit(
-            "passes",
-            limit,
-            depth,
-            what="training the last layer",
-            hint='raise federation.round_passes, or set chain.foresight = "adapters", whose first windows pass fewer',
-        )
+        raise over_limit("passes", limit, depth, what="training the last layer")
     return 2 * depth - 1 - limit, "round-passes"
 
 
-def _layers_by_bytes(facts: Facts, adapter: AdapterSettings) -> int:
+def layers_by_bytes(facts: Facts, adapter: AdapterSettings) -> int:
     """How many layers' adapters a round may send."""
     limit, depth = facts.settings.federation.round_bytes, facts.model.num_layers
     if limit == "none":

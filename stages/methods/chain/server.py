@@ -12,7 +12,7 @@ from schemas.profile import LayerSimilarity
 from schemas.refs import Window
 from schemas.state import StateManifest
 from schemas.update import UpdateManifest
-from stages.methods.chain.limits import allowed
+from stages.methods.chain.limits import allowed, layers_by_bytes
 from stages.methods.server import Costs, Decided, Facts, Next, ServerMethod, does_not_fit, fitting_micro_batch
 
 REASONS: dict[StartReason, str] = {
@@ -21,12 +21,12 @@ REASONS: dict[StartReason, str] = {
     "below-threshold": "layer {start} is the first whose CKA falls below T = {threshold}",
     "clamped": "CKA falls below T = {threshold} only after layer {start}, the last one with room for a window",
     "no-layer-below-threshold": "no CKA falls below T = {threshold}; layer {start} is the last with room for a window",
-    "fixed": "layer {start} was fixed in the recipe (no FOAT)",
+    "fixed": "the recipe says so (no FOAT)",
 }
 STREAMED_WINDOW = 2  # the widest window that `auto` chooses if its layers must be streamed one at a time
 EARLY_WINDOWS = (
-    "Warning: windows before the last one apply the language head to intermediate layers. Small models got worse "
-    'with them; chain.start = "last" trains only the last window (docs/experiments.md).'
+    "Warning: windows before the last one apply the language head to intermediate layers. Language models got worse "
+    'with them; chain.foresight = "layers" has the true gradient (docs/experiments.md, What a round buys).'
 )
 
 
@@ -41,8 +41,7 @@ class Chain(ServerMethod):
         chain, depth = settings_of(facts), facts.model.num_layers
         if chain.exact:
             return decide_by_limits(facts)
-        adapter = facts.width(1)
-        size, micro_batch, limited_by = choose_window_size(facts, adapter.bottleneck(facts.model.hidden_size))
+        size, micro_batch, limited_by = choose_window_size(facts)
         start, reason, start_range = choose_start(
             chain, depth, facts.curve, size, facts.settings.similarity.min_examples
         )
@@ -53,7 +52,7 @@ class Chain(ServerMethod):
             windows=windows_of(chain, start, depth, size),
             limited_by=limited_by,
         )
-        return Decided(chain.model_copy(update={"window_size": size}), decisions, adapter, micro_batch)
+        return Decided(chain.model_copy(update={"window_size": size}), decisions, facts.width(size), micro_batch)
 
     def first(self, plan: PlanManifest) -> Next:
         """The first window."""
@@ -120,7 +119,8 @@ def _window_reason(plan: PlanManifest, chain: ChainSettings, decisions: ChainDec
         if chain.window_size == trained:
             everything = "every layer, which is full adapters" if decisions.first_layer == 0 else "all that train"
             return f"{everything}, adapters of width {bottleneck}, the true gradient"
-        return f"of {trained} layers that train, adapters of width {bottleneck}, the true gradient"
+        gradient = "with a local loss" if chain.weights.local > 0 else "the true gradient"
+        return f"of {trained} layers that train, adapters of width {bottleneck}, {gradient}"
     device = decisions.limited_by
     return f"device {device} allows no more" if device else "no device's budget limits it"
 
@@ -160,22 +160,28 @@ def decisions_of(plan: PlanManifest) -> ChainDecisions:
     return plan.decisions
 
 
-def choose_window_size(facts: Facts, bottleneck: int) -> tuple[int, int, str | None]:
+def choose_window_size(facts: Facts) -> tuple[int, int, str | None]:
     """Q, the micro-batch, and the device that limits them.
 
     Fixed values are kept.  Where they are `auto`: the largest Q up to `max_window` that fits the smallest budget with
-    some micro-batch, and the largest micro-batch that fits with it.  Raises `BadInput` and `DoesNotFit`.
+    some micro-batch, and the largest micro-batch that fits with it; no larger than a round may send with the narrowest
+    adapters.  Raises `BadInput` and `DoesNotFit`.
     """
     chain, depth, smallest = settings_of(facts), facts.model.num_layers, facts.smallest
+    hidden_size = facts.model.hidden_size
     most = max(2, depth // 4) if chain.max_window == "auto" else chain.max_window
-    sizes = range(min(most, depth), 0, -1) if chain.window_size == "auto" else [chain.window_size]
+    if chain.window_size == "auto":
+        narrowest = facts.settings.adapter.choices(facts.settings.task.kind)[-1]
+        sizes = list(range(min(most, depth, layers_by_bytes(facts, narrowest)), 0, -1))
+    else:
+        sizes = [chain.window_size]
     if max(sizes) > depth:
         raise BadInput("the window is larger than the model", values={"window_size": max(sizes), "layers": depth})
     peaks: list[int] = []
     for size in sizes:
         for micro_batch in facts.micro_batches:
             streamed = chain.window_size != "auto" or size <= STREAMED_WINDOW
-            first = Assignment(layers=tuple(range(size)))
+            first, bottleneck = Assignment(layers=tuple(range(size))), facts.width(size).bottleneck(hidden_size)
             peaks.append(facts.predict_peak(first, 0, micro_batch, bottleneck=bottleneck, streamed=streamed))
             if peaks[-1] <= smallest.memory_budget_bytes:
                 return size, micro_batch, (smallest.device if len(peaks) > 1 else None)
