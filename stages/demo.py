@@ -32,7 +32,7 @@ from stages.store.files import write_file
 DEVICES = 20
 PER_ROUND = 5
 ALPHA = 1.0
-ROUNDS = 8
+ROUNDS = 6
 MEMORY_BUDGET_BYTES = 2**30
 
 CHAIN, PROBE = "chain, all layers", "linear probe"
