@@ -69,7 +69,7 @@ def described(name: str, seed: int, summary: SimulationSummary) -> dict[str, Any
         "rounds": [
             {
                 "accuracy": line.accuracy,
-                "passes": line.passes / line.visits,
+                "passes": line.per_text,
                 "bytes_up": line.bytes_up / line.devices,
                 "seconds": line.seconds,
             }

@@ -234,7 +234,7 @@ def round_of(line: RoundLine) -> dict[str, Any]:
     """Perplexity and costs of one round: passes per text, bytes that a device sends, its seconds."""
     return {
         "perplexity": line.perplexity,
-        "passes": line.passes / line.visits,
+        "passes": line.per_text,
         "bytes_up": line.bytes_up / line.devices,
         "seconds": line.seconds / line.devices,
     }

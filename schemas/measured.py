@@ -1,7 +1,7 @@
 """Measured v1: the cost of a stage on its machine.  Stored beside a manifest, which it names; decides nothing."""
 
-from collections.abc import Iterable
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -31,28 +31,43 @@ class LayerPasses(Record):
 
     @property
     def per_text(self) -> float:
-        """Passes for each text that a step saw, the passes before the first step shared among them."""
-        return self.total / self.visits if self.visits else 0.0
+        """Passes for each text that a step saw, those before the first step shared among them."""
+        return self.total / max(1, self.visits)
 
 
-class Cost(Record):
-    """What a round's updates cost their devices, as those measured it: sums, and the largest peak."""
+class Spent(Record):
+    """What updates cost their devices, as those measured it: sums, and the largest peak."""
 
-    updates: Annotated[int, Field(ge=0)] = 0  # that came with a measurement
-    seconds: Annotated[float, Field(ge=0)] = 0.0
-    peak_bytes: Annotated[int, Field(ge=0)] = 0
-    passes: Annotated[int, Field(ge=0)] = 0  # of a text through a layer, in all directions
-    visits: Annotated[int, Field(ge=0)] = 0  # of a text in an optimizer step
-    bytes_read: Annotated[int, Field(ge=0)] = 0  # of frozen weights, from disk
-    bytes_up: Annotated[int, Field(ge=0)] = 0
-    bytes_down: Annotated[int, Field(ge=0)] = 0
+    seconds: Annotated[float, Field(ge=0)]
+    peak_bytes: Annotated[int, Field(ge=0)]
+    passes: Annotated[int, Field(ge=0)]  # of a text through a frozen layer, in all directions
+    visits: Annotated[int, Field(ge=0)]  # of a text in an optimizer step
+    bytes_read: Annotated[int, Field(ge=0)]  # of frozen weights, from disk
+    bytes_up: Annotated[int, Field(ge=0)]
+    bytes_down: Annotated[int, Field(ge=0)]
+
+    @property
+    def per_text(self) -> float:
+        """Passes for each text that a step saw, those before the first step shared among them."""
+        return self.passes / max(1, self.visits)
+
+
+def spent(parts: "Sequence[Spent]") -> dict[str, Any]:
+    """The fields of all of them together."""
+    sums = {name: sum(getattr(part, name) for part in parts) for name in Spent.model_fields}
+    return sums | {"peak_bytes": max((part.peak_bytes for part in parts), default=0)}
+
+
+class Cost(Spent):
+    """What a round's updates cost; `updates` of them came with a measurement."""
+
+    updates: Annotated[int, Field(ge=0)]
 
     @classmethod
     def sum(cls, costs: "Iterable[Cost]") -> "Cost":
         """All of them together."""
         found = list(costs)
-        sums = {name: sum(getattr(cost, name) for cost in found) for name in cls.model_fields}
-        return cls(**sums | {"peak_bytes": max((cost.peak_bytes for cost in found), default=0)})
+        return cls(updates=sum(cost.updates for cost in found), **spent(found))
 
 
 class TextCounts(Record):

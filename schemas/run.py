@@ -7,13 +7,13 @@
 Seconds and peaks differ from run to run, so a summary decides nothing.
 """
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from schemas.base import LARGE_MANIFEST_LIMIT_BYTES, Manifest, Many, Record
+from schemas.base import LARGE_MANIFEST_LIMIT_BYTES, Manifest, Many
 from schemas.devices import MOST_DEVICES
-from schemas.measured import Cost
+from schemas.measured import Cost, Spent, spent
 from schemas.refs import Digest
 from schemas.refusal import Reason
 from schemas.settings import Settings
@@ -40,7 +40,7 @@ class FederationManifest(Manifest):
     settings: Settings
 
 
-class RoundLine(Record):
+class RoundLine(Spent):
     """One round.  Costs are sums over its devices, `peak_bytes` the largest of theirs.
 
     A task has accuracy or perplexity, where the round was evaluated.
@@ -53,14 +53,7 @@ class RoundLine(Record):
     train_loss: float
     accuracy: float | None
     perplexity: float | None
-    seconds: Seconds
-    peak_bytes: Count
     predicted_peak_bytes: Count
-    passes: Count  # of a text through a frozen layer, in all directions
-    visits: Count  # of a text in an optimizer step
-    bytes_read: Count  # of frozen weights, from disk
-    bytes_up: Count
-    bytes_down: Count
 
     def line(self) -> str:
         """For people and logs."""
@@ -68,7 +61,7 @@ class RoundLine(Record):
             f"round {self.round:>3}  layers {self.trained:<5}  {self.devices:>3} devices  {self._refused()}"
             f"loss {self.train_loss:.4f}  "
             f"{self._score()}{self.seconds:5.1f} s  peak {self.peak_bytes / 2**20:.0f} MiB  "
-            f"passes {self.passes / max(1, self.visits):.1f}  "
+            f"passes {self.per_text:.1f}  "
             f"up {self.bytes_up / 2**10:.0f} KiB  down {self.bytes_down / 2**10:.0f} KiB"
         )
 
@@ -110,9 +103,7 @@ class SimulationSummary(Manifest):
     @property
     def cost(self) -> Cost:
         """What all updates cost."""
-        seconds, updates = sum(line.seconds for line in self.rounds), sum(line.devices for line in self.rounds)
-        sums = {name: getattr(self, name) for name in Cost.model_fields if name not in ("updates", "seconds")}
-        return Cost(updates=updates, seconds=seconds, **sums)
+        return Cost(updates=sum(line.devices for line in self.rounds), **spent(self.rounds))
 
     @model_validator(mode="after")
     def _totals_are_those_of_the_rounds(self) -> "SimulationSummary":
@@ -122,13 +113,10 @@ class SimulationSummary(Manifest):
         return self
 
 
-def totals(rounds: tuple[RoundLine, ...]) -> dict[str, int]:
+def totals(rounds: tuple[RoundLine, ...]) -> dict[str, Any]:
     """Costs of all rounds, and the largest peaks, as a summary holds them."""
-    sums = ("passes", "visits", "bytes_read", "bytes_up", "bytes_down")
-    return {name: sum(getattr(line, name) for line in rounds) for name in sums} | {
-        "peak_bytes": max((line.peak_bytes for line in rounds), default=0),
-        "predicted_peak_bytes": max((line.predicted_peak_bytes for line in rounds), default=0),
-    }
+    found = spent(rounds) | {"predicted_peak_bytes": max((line.predicted_peak_bytes for line in rounds), default=0)}
+    return {name: value for name, value in found.items() if name != "seconds"}
 
 
 class DemoSummary(Manifest):

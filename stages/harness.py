@@ -65,7 +65,7 @@ def run(
     out.parent.mkdir(parents=True, exist_ok=True)
     expected = planned.manifest.model
     opened = Session.open(machine, settings, expected=expected, beside=out.parent, progress=progress, say=say)
-    with opened as session, private_cache(out.parent):
+    with opened as session, private_cache(session.scratch):
         chain = session.chain(planned.manifest, current)
         samples = ask(chain, tasks, tasks_dir, shots=shots, limit=limit)
     manifest = BenchmarkManifest(

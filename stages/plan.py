@@ -195,9 +195,8 @@ def check_limits(plan: PlanManifest, method: ServerMethod) -> None:
     limits = plan.settings.federation
     for entry in plan.memory if method.trains else ():
         costs, what = method.costs(plan, entry.assignment), f"training {entry.assignment}"
-        passes = costs.forward_passes + costs.backward_passes
-        if limits.round_passes != "none" and passes > limits.round_passes:
-            raise over_limit("passes", limits.round_passes, passes, what=what)
+        if limits.round_passes != "none" and costs.passes > limits.round_passes:
+            raise over_limit("passes", limits.round_passes, costs.passes, what=what)
         if limits.round_bytes != "none" and costs.bytes_up > limits.round_bytes:
             raise over_limit("bytes", limits.round_bytes, costs.bytes_up, what=what)
 

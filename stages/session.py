@@ -102,7 +102,7 @@ class Session:
     pad_id: int | None = None
     predicted_peak_bytes: int | None = None
     _bytes_before: int = field(default=0)
-    _passes_before: LayerPasses | None = field(default=None)
+    _passes_before: LayerPasses = field(default_factory=LayerPasses)
     _written_before: int = field(default_factory=lambda: ScratchFile.scratch_bytes_written)
 
     @classmethod

@@ -5,6 +5,8 @@ Its agreement with the harness' own backend, request by request, is proved by `j
 
 import importlib.util
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,3 +116,21 @@ def test_options_that_do_not_go_together_are_refused(options: list[str], says: s
     done = fleet.chainctl("eval", *places, *options, check=False)
     assert done.returncode == UsageProblem.exit_code
     assert says in done.stderr
+
+
+def test_the_data_set_cache_is_where_temporary_files_go(
+    speaker: Speaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It holds texts, and the folder of the output may be a stick."""
+    seen: list[Path] = []
+
+    def ask(*_: object, **__: object) -> None:
+        seen.append(Path(os.environ["HF_DATASETS_CACHE"]).parent)
+        raise BadInput("asked")
+
+    monkeypatch.setattr("stages.harness.ask", ask)
+    machine = replace(speaker.places["machine"], scratch_dir=tmp_path / "scratch")
+    inputs = speaker.places | {"machine": machine}
+    with pytest.raises(BadInput, match="asked"):
+        run(**inputs, tasks_dir=tmp_path, tasks=["one"], out=tmp_path / "out" / "scores")
+    assert seen == [tmp_path / "scratch"]

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from schemas.measured import Cost
+from schemas.measured import Cost, LayerPasses
 from schemas.state import StateManifest
 from stages.federated.rules import Update
 from stages.store.artifact import Artifact, artifact_bytes
@@ -16,16 +16,15 @@ def cost_of_round(updates: Iterable[Update], state: Artifact[StateManifest]) -> 
 
 
 def _cost(update: Artifact[Any], bytes_down: int) -> Cost:
-    travelled = Cost(bytes_up=artifact_bytes(update.path), bytes_down=bytes_down)
     measured = update.measured()
-    if measured is None:
-        return travelled
-    facts = {
-        "updates": 1,
-        "seconds": measured.seconds,
-        "peak_bytes": measured.peak_bytes or 0,
-        "passes": measured.passes.total,
-        "visits": measured.passes.visits,
-        "bytes_read": measured.bytes_streamed,
-    }
-    return travelled.model_copy(update=facts)
+    passes = measured.passes if measured else LayerPasses()
+    return Cost(
+        updates=int(measured is not None),
+        seconds=measured.seconds if measured else 0.0,
+        peak_bytes=measured.peak_bytes or 0 if measured else 0,
+        passes=passes.total,
+        visits=passes.visits,
+        bytes_read=measured.bytes_streamed if measured else 0,
+        bytes_up=artifact_bytes(update.path),
+        bytes_down=bytes_down,
+    )

@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from schemas.assignment import described
+from schemas.measured import spent
 from schemas.perplexity import PerplexityManifest
 from schemas.plan import PlanManifest
 from schemas.refusal import Reason
@@ -63,14 +64,8 @@ class Rounds:
             train_loss=following.manifest.train_loss or 0.0,
             accuracy=score.accuracy,
             perplexity=score.perplexity,
-            seconds=cost.seconds,
-            peak_bytes=cost.peak_bytes,
             predicted_peak_bytes=max(predicted, default=0),
-            passes=cost.passes,
-            visits=cost.visits,
-            bytes_read=cost.bytes_read,
-            bytes_up=cost.bytes_up,
-            bytes_down=cost.bytes_down,
+            **spent([cost]),
         )
 
     def evaluate(self, round_number: int) -> Score:

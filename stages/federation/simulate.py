@@ -114,7 +114,6 @@ def summarise(
     plan: Artifact[PlanManifest], state: Artifact[StateManifest], before: Score, lines: list[RoundLine]
 ) -> SimulationSummary:
     """What a run came to; `before` is the score of state 0, `state` the last one."""
-    sums = totals(tuple(lines))
     return SimulationSummary(
         plan=plan.digest,
         final_state=state.digest,
@@ -125,11 +124,5 @@ def summarise(
         rounds=tuple(lines),
         first_layer=plan.manifest.decisions.first_layer,
         assignments=len(plan.manifest.memory),
-        passes=sums["passes"],
-        visits=sums["visits"],
-        bytes_read=sums["bytes_read"],
-        bytes_up=sums["bytes_up"],
-        bytes_down=sums["bytes_down"],
-        peak_bytes=sums["peak_bytes"],
-        predicted_peak_bytes=sums["predicted_peak_bytes"],
+        **totals(tuple(lines)),
     )

@@ -91,7 +91,7 @@ def _option(chain: ChainSettings, plan: PlanManifest, backbone: Backbone) -> Opt
     )
     settings = plan.settings.model_copy(update={"chain": chain})
     like = plan.model_copy(update={"settings": settings, "decisions": decisions})
-    passes = [cost.forward_passes + cost.backward_passes for cost in _costs(like)]
+    passes = [cost.passes for cost in _costs(like)]
     longest = Assignment.of(min(windows, key=lambda window: window.start))
     method = device_method(chain.method)
     peak = method.peak_bytes(

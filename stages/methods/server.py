@@ -116,6 +116,11 @@ class Costs:
     bytes_up: int
     bytes_down: int
 
+    @property
+    def passes(self) -> int:
+        """In both directions."""
+        return self.forward_passes + self.backward_passes
+
 
 class Combination(Protocol):
     """How accepted updates become the tensors of the next state, a chunk at a time."""

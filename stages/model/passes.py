@@ -4,6 +4,7 @@ Every layer that runs is counted where it runs, whoever runs it; a backward pass
 the layer's output.  What only an adapter computes is not a pass: the first layer that trains has none backwards.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,41 +18,29 @@ class PassCounter:
 
     def __init__(self) -> None:
         self.texts = 0
-        self._forward = self._recomputed = self._backward = self._visits = 0
-        self._again = False
+        self._counts: Counter[str] = Counter()  # by the names of `LayerPasses`
+        self._forwards = "forward"
 
     def layer(self, output: Tensor) -> None:
         """A layer has made `output` of the batch."""
-        if self._again:
-            self._recomputed += self.texts
-        else:
-            self._forward += self.texts
+        texts = self.texts
+        self._counts[self._forwards] += texts
         if output.requires_grad:
-            texts = self.texts
-
-            def back(_: Tensor) -> None:
-                self._backward += texts
-
-            output.register_hook(back)
+            output.register_hook(lambda _: self._counts.update(backward=texts))
 
     def step(self, texts: int) -> None:
         """An optimizer step has seen so many texts."""
-        self._visits += texts
+        self._counts["visits"] += texts
 
     @contextmanager
     def again(self) -> Iterator[None]:
         """Layers in this block run for the second time."""
-        self._again = True
+        self._forwards = "recomputed"
         try:
             yield
         finally:
-            self._again = False
+            self._forwards = "forward"
 
-    def counted(self, since: LayerPasses | None = None) -> LayerPasses:
+    def counted(self, since: LayerPasses = LayerPasses()) -> LayerPasses:  # noqa: B008 -- frozen
         """The passes so far, or since an earlier count."""
-        now = LayerPasses(
-            forward=self._forward, recomputed=self._recomputed, backward=self._backward, visits=self._visits
-        )
-        if since is None:
-            return now
-        return LayerPasses(**{name: getattr(now, name) - getattr(since, name) for name in LayerPasses.model_fields})
+        return LayerPasses(**{name: self._counts[name] - getattr(since, name) for name in LayerPasses.model_fields})

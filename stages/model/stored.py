@@ -27,7 +27,8 @@ from transformers.pytorch_utils import Conv1D
 
 BLOCK_BYTES = 4 * 2**20  # of one converted block: it fits a processor's cache, and a product is not slower by blocks
 IN_PLACE = frozenset(
-    {"__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "__iand__", "__ior__", "__ixor__"}
+    {"__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "__ifloordiv__", "__imod__", "__ipow__"}
+    | {"__iand__", "__ior__", "__ixor__"}
 )
 BLOCK_MULTIPLE = 64  # rows or columns of a block for each thread, so that kernels take the same path as for the whole
 

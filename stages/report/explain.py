@@ -24,9 +24,10 @@ from stages.store.artifact import Artifact, artifact_lines
 
 BAR = 40
 CHOICE = (
-    "Measured (docs/experiments.md, What a round buys): at equal passes, all layers with the true gradient learn most; "
-    "at equal bytes, narrow adapters in all layers do. So chain.window_size = auto takes every layer; "
-    "federation.round_passes leaves out the first ones, federation.round_bytes narrows the adapters, then the window."
+    "Measured (docs/experiments.md, What a round buys): all layers with the true gradient learn most by rounds and, in "
+    "language models, at equal passes; there narrow adapters lead at equal bytes. So window_size = auto takes every "
+    "layer; federation.round_passes leaves out the first ones, federation.round_bytes narrows the adapters, then the "
+    "window."
 )
 MOST_NAMED = 8
 Facts = list[tuple[str, object]]  # label and value

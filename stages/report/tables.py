@@ -30,7 +30,7 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> 
 
 def describe_cost(cost: Cost) -> str:
     """What updates cost their devices, in a line."""
-    passes = f"{cost.passes / cost.visits:.1f} layer passes per text and step" if cost.visits else "no layer passes"
+    passes = f"{cost.per_text:.1f} layer passes per text and step" if cost.visits else "no layer passes"
     return (
         f"{cost.updates} updates, {cost.seconds:,.0f} s on devices, {passes}, read {format_bytes(cost.bytes_read)}, "
         f"sent {format_bytes(cost.bytes_up)}, received {format_bytes(cost.bytes_down)}, "

@@ -39,10 +39,10 @@ class HistoryLine:
         """The cells of a table's row."""
         loss = "" if self.train_loss is None else f"{self.train_loss:.4f}"
         scores = [f"{score:.4f}" for score in (self.accuracy, self.perplexity) if score is not None]
-        cost = self.cost or Cost()
-        passes = f"{cost.passes / cost.visits:.1f}" if cost.visits else ""
+        passes = f"{self.cost.per_text:.1f}" if self.cost and self.cost.visits else ""
+        sent = f"{self.cost.bytes_up / 2**10:,.0f} KiB" if self.cost else ""
         told = (self.round, self.state[:19], self.trained, self.devices, self.texts, loss, " ".join(scores))
-        return (*told, passes, f"{cost.bytes_up / 2**10:,.0f} KiB" if self.cost else "")
+        return (*told, passes, sent)
 
 
 def history(state: Path, search: Sequence[Path]) -> list[HistoryLine]:

@@ -92,7 +92,7 @@ def summary(rounds: int) -> SimulationSummary:
         rounds=lines,
         first_layer=1,
         assignments=2,
-        **totals(lines),  # type: ignore[arg-type]
+        **totals(lines),
     )
 
 

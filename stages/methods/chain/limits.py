@@ -39,15 +39,24 @@ def allowed(facts: Facts, chain: ChainSettings, foat: tuple[int, StartReason] | 
     adapter = facts.width(size)
     if chain.window_size == "auto":
         size = min(size, layers_by_bytes(facts, adapter))
-    if size > depth:
-        raise BadInput("the window is larger than the model", values={"window_size": size, "layers": depth})
+    check_size(size, depth)
     if chain.start == "last":
         start, reason = depth - size, "fixed"
-    if start > depth - size and chain.start != "auto":
-        raise BadInput(
-            "the start layer leaves no room for a window", values={"start": start, "latest possible": depth - size}
-        )
+    if chain.start != "auto":
+        check_start(start, depth - size)
     return Allowed(min(start, depth - size), reason, adapter, size)
+
+
+def check_size(size: int, depth: int) -> None:
+    """The model has as many layers.  Raises `BadInput`."""
+    if size > depth:
+        raise BadInput("the window is larger than the model", values={"window_size": size, "layers": depth})
+
+
+def check_start(start: int, last: int) -> None:
+    """There is room for a window, which begins at the layer `last` at the latest.  Raises `BadInput`."""
+    if start > last:
+        raise BadInput("the start layer leaves no room for a window", values={"start": start, "latest possible": last})
 
 
 def _start(facts: Facts, chain: ChainSettings, foat: tuple[int, StartReason] | None) -> tuple[int, StartReason]:

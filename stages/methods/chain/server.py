@@ -12,7 +12,7 @@ from schemas.profile import LayerSimilarity
 from schemas.refs import Window
 from schemas.state import StateManifest
 from schemas.update import UpdateManifest
-from stages.methods.chain.limits import allowed, layers_by_bytes
+from stages.methods.chain.limits import allowed, check_size, check_start, layers_by_bytes
 from stages.methods.server import Costs, Decided, Facts, Next, ServerMethod, does_not_fit, fitting_micro_batch
 
 REASONS: dict[StartReason, str] = {
@@ -175,8 +175,7 @@ def choose_window_size(facts: Facts) -> tuple[int, int, str | None]:
         sizes = list(range(min(most, depth, layers_by_bytes(facts, narrowest)), 0, -1))
     else:
         sizes = [chain.window_size]
-    if max(sizes) > depth:
-        raise BadInput("the window is larger than the model", values={"window_size": max(sizes), "layers": depth})
+    check_size(max(sizes), depth)
     peaks: list[int] = []
     for size in sizes:
         for micro_batch in facts.micro_batches:
@@ -220,10 +219,7 @@ def choose_start(
     if chain.start != "foat":
         assert chain.start != "auto"
         fixed = last if chain.start == "last" else chain.start
-        if fixed > last:
-            raise BadInput(
-                "the start layer leaves no room for a window", values={"start": fixed, "latest possible": last}
-            )
+        check_start(fixed, last)
         return fixed, "fixed", (fixed, fixed)
     if not curve:
         raise BadInput(
