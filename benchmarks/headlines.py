@@ -1,6 +1,6 @@
 """A small language model learns to write the BBC's headlines, on twenty devices that keep their articles.
 
-    python -m benchmarks.headlines --out DIR [--seeds N] [--write]
+    python -m benchmarks.headlines --out DIR [--seeds N] [--write] [--rates benchmarks/results/headlines.json]
 
 SmolLM2-135M-Instruct (bfloat16) on BBC news: the prompt is the first fifty words of an article, the response its
 headline, in the model's own chat template.  20 devices (IID), two of them a round, ten steps of AdamW on batches of
@@ -9,7 +9,7 @@ through a layer, and a learning rate of its own: from 1e-3 by factors of two, as
 articles after two rounds gets better.  Then several seeds (of the split, the fresh adapters and who takes part).  On
 60 held-out articles: perplexity of the headline and, with `--write`, the ROUGE-L of the first seed's greedy headlines.
 
-Passes are those that the devices count.  A run that was stopped is continued by the same command.  Writes
+`--rates` takes the learning rates of an earlier run for the arms that it had.  Passes are those that the devices count.  A run that was stopped is continued by the same command.  Writes
 benchmarks/results/headlines.json and prints tables.
 """
 
@@ -19,7 +19,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -80,9 +80,11 @@ class Arm:
         )
 
 
-def exact(window_size: int, start: int = 0) -> ChainSettings:
-    """The chain through the frozen layers, windows from the last layer down."""
-    return ChainSettings(window_size=window_size, start=start, foresight="layers", order="downwards", stride="window")
+def exact(
+    window_size: int, *, order: Literal["upwards", "downwards"] = "downwards", stride: int | Literal["window"] = "window"
+) -> ChainSettings:
+    """The chain through the frozen layers."""
+    return ChainSettings(window_size=window_size, start=0, foresight="layers", order=order, stride=stride)
 
 
 ARMS = (
@@ -90,6 +92,10 @@ ARMS = (
     Arm("full adapters, width 9", FullAdaptersSettings(), reduction_factor=64),
     Arm("full adapters, width 3", FullAdaptersSettings(), reduction_factor=192),
     Arm("exact chain, Q = 8, downwards", exact(8), rounds=5),
+    Arm("exact chain, Q = 8, downwards, width 9", exact(8), rounds=5, reduction_factor=64),
+    Arm("exact chain, Q = 4, downwards", exact(4), rounds=6),
+    Arm("exact chain, Q = 8, downwards by one layer", exact(8, stride=1), rounds=6),
+    Arm("exact chain, Q = 8, upwards", exact(8, order="upwards"), rounds=5),
     Arm("the paper's chain, the last 4 layers", ChainSettings(window_size=4, start=26, foresight="adapters"), rounds=7),
 )
 
@@ -101,9 +107,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0, help="for two processes that share the work")
     parser.add_argument("--write", action="store_true", help="also write headlines (minutes for each arm)")
+    parser.add_argument("--rates", type=Path, help="results whose learning rates are taken")
     options = parser.parse_args()
     bench = Bench.prepared(options.out, options.write)
-    rates = {arm.name: bench.best_rate(arm) for arm in ARMS}
+    rates = json.loads(options.rates.read_bytes())["rates"] if options.rates else {}
+    rates |= {arm.name: bench.best_rate(arm) for arm in ARMS if arm.name not in rates}
     results = []
     for seed in range(options.first_seed, options.seeds):
         for arm in ARMS:

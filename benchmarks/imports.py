@@ -16,8 +16,8 @@ from benchmarks.harness import read_status
 import os
 found = {"Python": read_status(os.getpid())["VmRSS"]}
 if sys.argv[1] == "lean":
-    from stages.process.footprint import keep_small
-    keep_small()
+    from stages.process.footprint import prepare_process
+    prepare_process()
 else:
     import torch
     found["torch"] = read_status(os.getpid())["VmRSS"]

@@ -24,7 +24,9 @@ from benchmarks.memory import smallest_budget
 SIZES = {"roberta-large": (8, 256, 50_000), "tinyllama-1.1b": (8, 512, 31_000), "llama-2-7b": (6, 512, 31_000)}
 LAYER_MIB = {"roberta-large": 48.1, "tinyllama-1.1b": 84.0, "llama-2-7b": 386.0}  # float32; bfloat16; bfloat16
 UPDATE_BYTES = 67_000_000
-BASELINE = "from stages.process.footprint import keep_small; keep_small(); from transformers import RobertaModel"
+BASELINE = (
+    "from stages.process.footprint import prepare_process; prepare_process(); from transformers import RobertaModel"
+)
 AGGREGATE = (
     "import sys, json, time; from pathlib import Path; from stages import aggregate\n"
     "from stages.process.measure import peak_bytes\n"

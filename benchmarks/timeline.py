@@ -22,8 +22,8 @@ PICTURE = ROOT / "docs" / "memory-over-time.svg"
 CHILD = """
 import json, sys, time
 from pathlib import Path
-from stages.process.footprint import keep_small
-keep_small()
+from stages.process.footprint import prepare_process
+prepare_process()
 from stages.session import Machine
 from stages.train_window import run
 began, phases = float(sys.argv[1]), []

@@ -1,4 +1,4 @@
-"""One thread for each test process, and fixtures that many tests share: a tiny BERT, a chainctl home of its own.
+"""One thread for each test process, sums in one order, and fixtures that tests share: a tiny BERT, a chainctl home.
 
 Tests run side by side, one process for each core; each computes with one thread, and so do the commands it starts.
 Numbers are read when a library is loaded, so they are set before anything else is imported.
@@ -9,6 +9,10 @@ import os
 
 for _library in ("OMP", "MKL", "OPENBLAS"):
     os.environ[f"{_library}_NUM_THREADS"] = "1"
+
+from stages.process.footprint import add_in_one_order
+
+add_in_one_order()
 
 from pathlib import Path
 

@@ -24,7 +24,7 @@ from schemas.profile import ProfileManifest
 from schemas.trust import TrustPolicy, parse_roster
 from stages import plan
 from stages.federated.sampling import sample_participants
-from stages.process.footprint import keep_small
+from stages.process.footprint import prepare_process
 from stages.process.measure import peak_bytes, reset_peak, resident_bytes
 from stages.report.explain import describe_artifact
 from stages.store.artifact import open_artifact, verify_artifact
@@ -33,7 +33,7 @@ from stages.store.signing import KeyRing
 from stages.store.trust import Trust, check_signed
 from tests import fleet
 
-keep_small()
+prepare_process()
 folder, model = map(Path, sys.argv[1:])
 signer = KeyRing(folder / "home").open("office")
 reset_peak()

@@ -21,9 +21,9 @@ def demo(
 
     Ends with a table and a picture.
     """
-    from stages.process.footprint import keep_small
+    from stages.process.footprint import prepare_process
 
-    keep_small()
+    prepare_process()
     from stages.demo import run
 
     with console.progress() as progress:

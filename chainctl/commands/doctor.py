@@ -21,9 +21,9 @@ def doctor(
     Prints the sizes of the model's parts, and the predicted peak memory of each window size.
     """
     settings = load_settings(recipe, set_)
-    from stages.process.footprint import keep_small
+    from stages.process.footprint import prepare_process
 
-    keep_small()
+    prepare_process()
     from stages.doctor import examine, lines
 
     diagnosis = examine(model, settings, budget_bytes=memory_budget, scratch_dir=scratch_dir)

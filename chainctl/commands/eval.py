@@ -83,9 +83,9 @@ def evaluate(
     if (shots, limit) != (None, None) and benchmark is None and lm_eval is None:
         raise UsageProblem("--shots and --limit are for benchmarks", hint="name one with --benchmark or --lm-eval")
     cache = cache_directory(cache_dir, cache_limit)
-    from stages.process.footprint import keep_small
+    from stages.process.footprint import prepare_process
 
-    keep_small()
+    prepare_process()
     from stages.session import Machine
 
     machine = Machine(

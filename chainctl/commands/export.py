@@ -40,10 +40,10 @@ def export(
 
     The folder has a model card, with the scores of every --evaluation.
     """
-    from stages.process.footprint import keep_small
+    from stages.process.footprint import prepare_process
 
     if format is not Format.ONNX:  # whose exporter needs all of torch
-        keep_small()
+        prepare_process()
     from stages.export.export import run
 
     done = run(

@@ -44,9 +44,9 @@ def generate(
         )
     if not 0 < top_p <= 1:
         raise UsageProblem("top_p is a probability", values={"expected": "above 0, at most 1", "found": top_p})
-    from stages.process.footprint import keep_small
+    from stages.process.footprint import prepare_process
 
-    keep_small()
+    prepare_process()
     from schemas.plan import PlanManifest
     from stages.data.load import load_labelled
     from stages.generate import as_prompts, run

@@ -31,9 +31,9 @@ def check(
     console: Console,
 ) -> None:
     """Check that block-wise execution equals the architecture's own forward, on a tiny random model of it."""
-    from stages.process.footprint import keep_small
+    from stages.process.footprint import prepare_process
 
-    keep_small()
+    prepare_process()
     from stages.streaming.check import check_model
 
     report = check_model(directory)
@@ -60,9 +60,9 @@ def info(
     Reads only headers, so the size of the model does not matter.
     """
     settings = load_settings(recipe, set_)
-    from stages.process.footprint import keep_small
+    from stages.process.footprint import prepare_process
 
-    keep_small()
+    prepare_process()
     from stages.model_info import lines, look
 
     found = look(directory, settings, budget_bytes=memory_budget, fingerprint=fingerprint)
@@ -97,9 +97,9 @@ def random(
     console: Console,
 ) -> None:
     """Write a model of a known size with random weights, to measure memory and time, not accuracy."""
-    from stages.process.footprint import keep_small
+    from stages.process.footprint import prepare_process
 
-    keep_small()
+    prepare_process()
     from stages.model.random_weights import write_random_model
 
     named = dtype.value if dtype else None
@@ -124,9 +124,9 @@ def import_(
     A folder is converted tensor by tensor. A GGUF file is unpacked whole, which takes memory for every weight in
     --dtype. Pickles are read as weights and nothing else, the source is not changed, and no socket is opened.
     """
-    from stages.process.footprint import keep_small
+    from stages.process.footprint import prepare_process
 
-    keep_small()
+    prepare_process()
     from stages import import_model
 
     with console.progress() as progress:

@@ -43,9 +43,9 @@ def plan(
     Writes the plan and state 0.
     """
     settings = load_settings(recipe, set_)
-    from stages.process.footprint import keep_small
+    from stages.process.footprint import prepare_process
 
-    keep_small()
+    prepare_process()
     from stages.methods.registry import server_method
     from stages.plan import alternatives, run
     from stages.report.explain import explain_options, explain_plan, plan_warnings

@@ -37,9 +37,9 @@ def profile(
     One CKA value per layer, between its output and the input.  Labels are not read.
     """
     settings = load_settings(recipe, set_)
-    from stages.process.footprint import keep_small
+    from stages.process.footprint import prepare_process
 
-    keep_small()
+    prepare_process()
     from stages.process.arithmetic import price
     from stages.profile import run
     from stages.session import Machine

@@ -52,9 +52,9 @@ def simulate(
     if chain != settings.chain:
         console.say("the paper's chain without that part; to compare, simulate 'recipe new --preset chainfed' too")
     settings = settings.model_copy(update={"chain": chain})
-    from stages.process.footprint import keep_small
+    from stages.process.footprint import prepare_process
 
-    keep_small()
+    prepare_process()
     from stages.federation.prepare import Federation
     from stages.federation.simulate import run
     from stages.process.arithmetic import price

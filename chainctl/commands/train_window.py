@@ -61,9 +61,9 @@ def train_window(
     Writes the tensors that were trained, and nothing else.
     """
     cache = cache_directory(cache_dir, cache_limit)
-    from stages.process.footprint import keep_small
+    from stages.process.footprint import prepare_process
 
-    keep_small()
+    prepare_process()
     from stages.session import Machine
     from stages.train_window import run
 

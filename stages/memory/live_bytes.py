@@ -13,11 +13,16 @@ from torch.utils._pytree import tree_leaves
 
 from stages.process.footprint import execute_meta_kernels
 
+# A library copies the factors of a product in the order in which it reads them: 384 values of each column of the result
+# at a time, in at most 16 MiB, which it keeps.  MKL with AVX-512 copies most (`tests/process/test_footprint.py`).
+PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
+PACKED_BYTES_PER_COLUMN, PACKED_BYTES = 384 * 4, 16 * 2**20
+
 
 class LiveBytes(TorchDispatchMode):
     """Bytes of all storages made while the mode is active and not yet freed: `now`, and at most (`peak`).
 
-    Storages of the `known` tensors do not count.
+    Storages of the `known` tensors do not count; the widest product's packed factors do, from then on.
     """
 
     def __init__(self, known: Sequence[Tensor] = ()) -> None:
@@ -25,6 +30,7 @@ class LiveBytes(TorchDispatchMode):
         execute_meta_kernels()
         self.now: int = 0
         self.peak: int = 0
+        self.packed: int = 0
         self._seen = {tensor.untyped_storage()._cdata for tensor in known}
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -33,10 +39,18 @@ class LiveBytes(TorchDispatchMode):
             result = torch.empty(args[0].shape[0], args[1].shape[-1], dtype=args[0].dtype, device="meta")
         else:
             result = function(*args, **(kwargs or {}))
+        if function in PRODUCTS:
+            self._pack(result.shape[-1])
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
                 self._count(tensor)
         return result
+
+    def _pack(self, columns: int) -> None:
+        wider = min(columns * PACKED_BYTES_PER_COLUMN, PACKED_BYTES) - self.packed
+        if wider > 0:
+            self.packed += wider
+            self.now += wider
 
     def _count(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()

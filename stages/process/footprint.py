@@ -1,6 +1,6 @@
-"""Keep a process small: what it takes before it does anything, and what it keeps of what it freed.
+"""Prepare a process: what it takes before it does anything, what it keeps of what it freed, and how it adds up.
 
-Called before torch is loaded.  Three measures, for the command line only (a library does not change its host):
+Called before torch is loaded.  Four measures, for the command line only (a library does not change its host):
 
 - The allocator gives memory back.  glibc keeps what is freed for later, so a stage that evicts layers stays as large
   as its largest moment: on RoBERTa-large 846 MiB instead of 566.  Above the threshold set here every block
@@ -10,7 +10,12 @@ Called before torch is loaded.  Three measures, for the command line only (a lib
   imported when they are used (`Deferred`).  `CHAINCTL_IMPORTS=default` imports them all.
 - oneDNN caches less.  It compiles a kernel for each shape that it multiplies in bfloat16 and keeps a thousand of them,
   so texts of many lengths cost memory that is never freed: 200 shapes of SmolLM2's width 121 MiB, with sixteen kept 10
-  (`tests/process/test_footprint.py`), in the same time.  Settings in the environment have precedence.
+  (`tests/process/test_footprint.py`), in the same time.
+- Sums are in one order.  On Intel's processors MKL orders the sums of a product by its width and number of threads,
+  unless it is asked for strict reproducibility; then a product by blocks has the bits of the whole one
+  (`tests/model/test_stored.py`).  On others it would take slower kernels, and has one order anyway (ADR 9).
+
+Settings in the environment have precedence.
 
 The numbers are from `python benchmarks/imports.py` and `benchmarks/memory.py`.
 """
@@ -23,18 +28,21 @@ import os
 import sys
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 THRESHOLD_BYTES = 128 * 2**10
 KERNELS_KEPT = 16  # shapes of one micro-batch: a layer has about eight
+CPU_INFO = Path("/proc/cpuinfo")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # malloc.h
 COMPILER = "torch._dynamo"
 META_KERNELS = "torch._meta_registrations"
 DECORATORS = ("allow_in_graph", "assume_constant_result", "disable", "forbid_in_graph")  # used while importing
 
 
-def keep_small() -> None:
-    """Do all three.  Call it once, before anything else, in a process that runs nothing else."""
+def prepare_process() -> None:
+    """Do all four.  Call it once, before anything else, in a process that runs nothing else."""
+    add_in_one_order()
     forget_kernels()
     return_freed_memory()
     import_lean()
@@ -44,6 +52,16 @@ def forget_kernels() -> None:
     """Bound oneDNN's caches (its own, and the one that torch keeps in front of it); read when the first is created."""
     for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
         os.environ.setdefault(name, str(KERNELS_KEPT))
+
+
+def add_in_one_order() -> None:
+    """Ask MKL for strict reproducibility, on Intel's processors; read when it multiplies for the first time."""
+    try:
+        intel = "GenuineIntel" in CPU_INFO.read_text()
+    except OSError:
+        return  # not Linux
+    if intel:
+        os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 
 def return_freed_memory() -> bool:
