@@ -6,10 +6,11 @@ SmolLM2-135M-Instruct (bfloat16) on BBC news: the prompt is the first fifty word
 headline, in the model's own chat template.  20 devices (IID), two of them a round, ten steps of AdamW on batches of
 four, loss on the headline only.  Every arm has as many rounds as four rounds of full adapters cost in passes of a text
 through a layer, and a learning rate of its own: from 1e-3 by factors of two, as long as the perplexity of 60 training
-articles after two rounds gets better.  Then several seeds (of the split, the fresh adapters and who takes part).  On
-60 held-out articles: perplexity of the headline and, with `--write`, the ROUGE-L of the first seed's greedy headlines.
+articles after two rounds gets better; `--rates` takes those of an earlier run for the arms that it had.  Then several
+seeds (of the split, the fresh adapters and who takes part).  On 60 held-out articles: perplexity of the headline and,
+with `--write`, the ROUGE-L of the first seed's greedy headlines.
 
-`--rates` takes the learning rates of an earlier run for the arms that it had.  Passes are those that the devices count.  A run that was stopped is continued by the same command.  Writes
+Passes are those that the devices count.  A run that was stopped is continued by the same command.  Writes
 benchmarks/results/headlines.json and prints tables.
 """
 
@@ -80,9 +81,11 @@ class Arm:
         )
 
 
-def exact(
-    window_size: int, *, order: Literal["upwards", "downwards"] = "downwards", stride: int | Literal["window"] = "window"
-) -> ChainSettings:
+Order = Literal["upwards", "downwards"]
+Stride = int | Literal["window"]
+
+
+def exact(window_size: int, *, order: Order = "downwards", stride: Stride = "window") -> ChainSettings:
     """The chain through the frozen layers."""
     return ChainSettings(window_size=window_size, start=0, foresight="layers", order=order, stride=stride)
 
