@@ -195,6 +195,7 @@ def draw(measured: dict[str, list[Row]]) -> bytes:
             axes.errorbar(starts, cosines, yerr=halves, color=colour, marker="o", markersize=4, capsize=2)
             axes.set_title(f"{name}: cosine with the true gradient", loc="left", fontsize=11)
             axes.set_xlabel("first layer of the window")
+            axes.xaxis.get_major_locator().set_params(integer=True)
             axes.set_ylim(-0.3, 1.05)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None})
