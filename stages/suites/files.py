@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from schemas.errors import BadInput
-from stages.data.readers import CSV_FIELD_LIMIT, check_characters, decode
+from stages.data.readers import CSV_FIELD_LIMIT
+from stages.data.records import check_characters, decode
 
 
 def read_text(path: Path) -> str:
