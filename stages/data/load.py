@@ -112,7 +112,7 @@ def _records(path: Path, columns: Columns) -> Iterator[Record]:
         parts = parts_of(path)
         if parts:
             return chain.from_iterable(parts.format.read(file, columns) for file in parts.files)
-        if columns.required[0] not in ("instruction", "messages"):
+        if TEXT_OPTION in columns.options.values():  # not instruction data
             return read_texts(path, columns)
         format = None
     if not path.exists() or format is None:

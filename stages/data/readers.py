@@ -34,6 +34,7 @@ class Format:
 def read_json(path: Path, columns: Columns) -> Iterator[Record]:
     """One JSON object per line, or a list of objects, whatever the file's name.  Blank lines are skipped."""
     for where, values in _json_objects(path):
+        _refuse_records_inside(values, where, columns)
         names = columns.among(list(values), where, path)
         yield Record(where, {column: values[name] for column, name in names.items()})
 
@@ -178,9 +179,27 @@ def _json_lines(path: Path, decoder: json.JSONDecoder) -> Iterator[tuple[str, An
             raise BadInput(
                 f"{where}: not a JSON object",
                 values={"expected": "one JSON object per line, or one list", "length": f"{len(line)} characters"},
-                hint=str(error) if isinstance(error, _DuplicateKeyError) else "",
+                hint=str(error)
+                if isinstance(error, _DuplicateKeyError)
+                else "objects of several lines go into one list: [ …, … ]",
             ) from None
         yield where, value
+
+
+def _refuse_records_inside(values: dict[str, Any], where: str, columns: Columns) -> None:
+    """`{"version": 1, "data": [ …, … ]}`: the records are one floor down."""
+    for inside in values.values() if not set(columns.required) <= set(values) else ():
+        if (
+            isinstance(inside, list)
+            and inside
+            and isinstance(inside[0], dict)
+            and set(columns.required) <= set(inside[0])
+        ):
+            raise BadInput(
+                f"{where}: the records are in a list inside an object",
+                values={"expected": "a list of objects, or one object per line", "found": f"a list of {len(inside)}"},
+                hint="write that list alone into a file",
+            )
 
 
 class _DuplicateKeyError(ValueError):

@@ -57,11 +57,11 @@ class Columns:
         alike = self.like(names)
         given = [f"{self.options[column]} {shlex.quote(alike[column])}" for column in missing if column in alike]
         given += [f"{self.options[column]} NAME" for column in missing if given and column not in alike]
-        lists = f"'chainctl data columns {shlex.quote(str(path))}' lists the columns"
+        listing = f"to list the columns: chainctl data columns {shlex.quote(str(path))}"
         named = f"give {' '.join(given)}" if given else "name them with --text-column and --label-column"
-        hint = f"{named}, or in [task] of the recipe; {lists}; for instruction data set prompt.format"
+        hint = f"{named}, or in [task] of the recipe; for instruction data set prompt.format; {listing}"
         if not all(column in self.options for column in missing):
-            hint = f"{lists}; the format (--format, or prompt.format of the recipe) says which are needed"
+            hint = f"--format, or prompt.format of the recipe, says which columns are needed; {listing}"
         return BadInput(
             f"{where}: there is no column {missing[0]!r}",
             values={"expected": ", ".join(self.required), "found": _count(names)},

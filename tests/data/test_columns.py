@@ -41,11 +41,11 @@ def test_columns_that_differ_by_case_alone_are_offered_and_the_offer_works(tmp_p
 
 
 def test_one_of_two_is_offered_and_the_other_is_to_be_listed(tmp_path: Path) -> None:
-    data = table(tmp_path / "d.csv", "Category", "Text")
+    data = table(tmp_path / "my data.csv", "Category", "Text")
     error = refusal(data)
     assert error.values == {"expected": "text, label", "found": "2 columns"}
     assert "--text-column Text --label-column NAME" in error.hint
-    listing = re.search(r"'chainctl (data columns .*?)' lists", error.hint)
+    listing = re.search(r"to list the columns: chainctl (data columns .*)", error.hint)
     assert listing is not None
     assert chainctl(*shlex.split(listing[1])).stdout.splitlines() == ["Category", "Text"]
     assert "Category" not in str(error)

@@ -133,6 +133,10 @@ def test_records_of_a_list_are_read_before_the_rest_of_it() -> None:
         ("[]", "holds no texts"),
         ('[\n{"text": "\0%s"}]', "line 2: the text holds a NUL character"),
         ('{\n "data": [{"text": "%s"}]\n}', "line 1: not a JSON object"),
+        (
+            '{"version": 1, "data": [{"text": "%s", "label": "a"}]}',
+            "line 1: the records are in a list inside an object",
+        ),
     ],
 )
 def test_a_list_that_is_wrong_is_refused_with_its_place(text: str, says: str, tmp_path: Path) -> None:
