@@ -33,7 +33,7 @@ class Format:
 
 def read_json(path: Path, columns: Columns) -> Iterator[Record]:
     """One JSON object per line, or a list of objects, whatever the file's name.  Blank lines are skipped."""
-    for where, values in _json_objects(path):
+    for where, values in json_objects(path):
         _refuse_records_inside(values, where, columns)
         names = columns.among(list(values), where, path)
         yield Record(where, {column: values[name] for column, name in names.items()})
@@ -158,7 +158,8 @@ def delimiter_of(header: str, columns: Columns, usual: str) -> str:
     return max((usual, *DELIMITERS), key=wanted)
 
 
-def _json_objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def json_objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """("file, line 3", object) of each object of a file of lines or of a list.  Raises `BadInput`."""
     decoder = json.JSONDecoder(object_pairs_hook=_no_duplicates)
     is_list = first_byte(path) == b"["
     items = json_list(utf8_pieces(path), str(path), decoder) if is_list else _json_lines(path, decoder)
@@ -218,7 +219,7 @@ def _called(delimiter: str) -> str:
 
 
 def _json_names(path: Path) -> list[str]:
-    return next((list(values) for _, values in _json_objects(path)), [])
+    return next((list(values) for _, values in json_objects(path)), [])
 
 
 def _csv_names(path: Path, usual: str = ",") -> list[str]:

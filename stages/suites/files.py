@@ -33,19 +33,6 @@ def read_json(path: Path) -> Any:
         ) from None
 
 
-def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """("file, line 3", object) of each line that is not blank.  Raises `BadInput`."""
-    for number, line in enumerate(read_text(path).split("\n"), 1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            record = None
-        yield where, an_object(record, where)
-
-
 def read_csv(path: Path, *, delimiter: str = ",") -> Iterator[tuple[str, list[str]]]:
     """("file, line 3", fields) of each record that is not empty.  Raises `BadInput`."""
     csv.field_size_limit(CSV_FIELD_LIMIT)

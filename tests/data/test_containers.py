@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -246,6 +247,24 @@ def test_a_damaged_compressed_file_is_refused(tmp_path: Path) -> None:
     packed = bytearray(gzip.compress(LINES * 100))
     packed[len(packed) // 2] ^= 0xFF
     assert "cannot be read" in refusal(put(tmp_path, "d.jsonl.gz", bytes(packed)))
+
+
+@pytest.mark.parametrize("name", ["d.json", "d.json.gz", "d.csv.gz", "d.jsonl.zst"])
+def test_no_file_is_held_as_a_whole(name: str, tmp_path: Path) -> None:
+    text, count = "word " * 200, 20_000
+    if "csv" in name:
+        data = ("text,label\n" + f"{text},a\n" * count).encode()
+    else:
+        record = json.dumps({"text": text, "label": "a"})
+        data = (f"{record}\n" * count if "jsonl" in name else f"[{','.join([record] * count)}]").encode()
+    path = put(tmp_path, name, gzip.compress(data, 1) if "gz" in name else zstd(data) if "zst" in name else data)
+    reader = read_csv if "csv" in name else read_json
+    tracemalloc.start()
+    found = sum(1 for _ in reader(path, WANTED))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found == count
+    assert peak < len(data) / 2
 
 
 def test_a_csv_is_read_line_by_line(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pyarrow import parquet
 from schemas.errors import BadInput
 from stages.data.folder import left_out
 from stages.data.load import Example, load_examples
+from tests import fleet
 from tests.fleet import chainctl
 
 SECRET = "xyzzy-Quetzalcoatl-4711"
@@ -183,3 +184,27 @@ def test_data_files_beside_folders_of_texts_are_refused(tmp_path: Path) -> None:
     rows(tmp_path / "labels.csv", [SECRET])
     put(tmp_path / "sport/1.txt", SECRET)
     assert "both data files and folders of texts" in refusal(tmp_path)
+
+
+def test_every_command_that_reads_a_folder_says_what_it_skipped(tmp_path: Path, tiny_bert: Path) -> None:
+    data = tmp_path / "data"
+    for number, row in enumerate(fleet.texts(12)):
+        put(data / row["label"] / "deep" / f"{number}.txt", row["text"])
+    put(data / "loose.txt", SECRET)
+    said = f"1 file of {data} skipped: 1 outside class folders"
+    recipe = fleet.write_recipe(tmp_path / "recipe.toml", fleet.settings())
+    model = ("--model", tiny_bert)
+    federation = (*model, "--plan", tmp_path / "plan", "--state", tmp_path / "state", "--data", data)
+    profiled = ("profile", *model, "--data", data, "--recipe", recipe, "--device", "one", "--out", tmp_path / "profile")
+    assert said in chainctl(*profiled).stdout
+    planned = ("plan", tmp_path / "profile", *model, "--recipe", recipe)
+    chainctl(*planned, "--out", tmp_path / "plan", "--state", tmp_path / "state")
+    done = chainctl("train-window", *federation, "--device", "one", "--out", tmp_path / "update")
+    assert said in done.stdout
+    assert "on 12 texts" in done.stdout
+    done = chainctl("eval", *federation, "--out", tmp_path / "evaluation")
+    assert said in done.stdout
+    assert "on 12 texts" in done.stdout
+    run = ("--devices", 1, "--rounds", 0, "--out", tmp_path / "run")
+    done = chainctl("simulate", *model, "--data", data, "--test", data, "--recipe", recipe, *run)
+    assert done.stdout.count(said) == 1
