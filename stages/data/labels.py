@@ -53,7 +53,11 @@ class LabelRule:
 
     def _check_length(self, spelled: str, where: str) -> None:
         if not spelled:
-            raise BadInput(f"{where}: the label is empty", values={"column": self.column, "expected": "a label"})
+            raise BadInput(
+                f"{where}: the label is empty",
+                values={"column": self.column, "expected": "a label"},
+                hint="give this text a label, or remove it",
+            )
         if len(spelled) > LABEL_LENGTH:
             raise BadInput(
                 f"{where}: the label is too long",

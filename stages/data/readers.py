@@ -33,9 +33,11 @@ class Format:
 
 def read_json(path: Path, columns: Columns) -> Iterator[Record]:
     """One JSON object per line, or a list of objects, whatever the file's name.  Blank lines are skipped."""
+    first = True
     for where, values in json_objects(path):
         _refuse_records_inside(values, where, columns)
-        names = columns.among(list(values), where, path)
+        names = columns.among(list(values), where, path, first=first)
+        first = False
         yield Record(where, {column: values[name] for column, name in names.items()})
 
 

@@ -15,6 +15,7 @@ from schemas.errors import BadInput
 
 TEXT_OPTION, LABEL_OPTION = "--text-column", "--label-column"
 STANDARD = {TEXT_OPTION: "text", LABEL_OPTION: "label"}  # what `data split` and `data holdout` write
+COMPLETE = "the records before this one have it: add it to this one, or remove the record"
 UNWANTED = re.compile(r"[\x00\ud800-\udfff]")
 
 
@@ -29,8 +30,10 @@ class Columns:
     optional: tuple[str, ...] = ()
     options: Mapping[str, str] = field(default_factory=dict)
 
-    def among(self, names: Sequence[str], where: str, path: Path) -> dict[str, str]:
+    def among(self, names: Sequence[str], where: str, path: Path, *, first: bool = True) -> dict[str, str]:
         """The wanted columns that are among `names`, each with its name there.  Raises `BadInput` for a missing one.
+
+        Where the names are not the `first` of the file, those before had all wanted ones.
 
         What `data split` and `data holdout` wrote has the standard names and no others: it is read whatever the names
         in the data that they had read.
@@ -39,7 +42,7 @@ class Columns:
         standard = {*known.values(), *self.optional, STANDARD[LABEL_OPTION]}
         if not set(self.required) <= set(names):
             if not set(known.values()) <= set(names) <= standard:
-                raise self._missing(names, where, path)
+                raise self._missing(names, where, self._ways_out(names, path) if first else COMPLETE)
             return {**known, **{column: column for column in self.optional if column in names}}
         return {column: column for column in (*self.required, *self.optional) if column in names}
 
@@ -52,21 +55,24 @@ class Columns:
                 found[column] = alike[0]
         return found
 
-    def _missing(self, names: Sequence[str], where: str, path: Path) -> BadInput:
+    def _missing(self, names: Sequence[str], where: str, hint: str) -> BadInput:
+        missing = next(column for column in self.required if column not in names)
+        return BadInput(
+            f"{where}: there is no column {missing!r}",
+            values={"expected": ", ".join(self.required), "found": _count(names)},
+            hint=hint,
+        )
+
+    def _ways_out(self, names: Sequence[str], path: Path) -> str:
         missing = [column for column in self.required if column not in names]
         alike = self.like(names)
         given = [f"{self.options[column]} {shlex.quote(alike[column])}" for column in missing if column in alike]
         given += [f"{self.options[column]} NAME" for column in missing if given and column not in alike]
         listing = f"to list the columns: chainctl data columns {shlex.quote(str(path))}"
         named = f"give {' '.join(given)}" if given else "name them with --text-column and --label-column"
-        hint = f"{named}, or in [task] of the recipe; for instruction data set prompt.format; {listing}"
         if not all(column in self.options for column in missing):
-            hint = f"--format, or prompt.format of the recipe, says which columns are needed; {listing}"
-        return BadInput(
-            f"{where}: there is no column {missing[0]!r}",
-            values={"expected": ", ".join(self.required), "found": _count(names)},
-            hint=hint,
-        )
+            return f"--format, or prompt.format of the recipe, says which columns are needed; {listing}"
+        return f"{named}, or in [task] of the recipe; for instruction data set prompt.format; {listing}"
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,16 @@ def test_two_that_differ_by_case_are_not_chosen_from(tmp_path: Path) -> None:
     assert "Text" not in refusal(path).hint.replace("--text-column", "")
 
 
+def test_a_later_record_without_a_column_is_to_be_completed_or_removed(tmp_path: Path) -> None:
+    path = tmp_path / "d.jsonl"
+    whole = json.dumps({"text": "one", "label": "a"}) + "\n"
+    path.write_text(whole + json.dumps({"text": SECRET}))
+    error = refusal(path)
+    assert "line 2: there is no column 'label'" in error.fact
+    assert "remove the record" in error.hint
+    assert "--label-column" not in error.hint
+
+
 def test_a_first_line_that_is_a_text_is_never_shown_by_an_error(tmp_path: Path) -> None:
     path = tmp_path / "d.csv"
     path.write_text(f"{SECRET} said nobody,a\nsecond,b\n")

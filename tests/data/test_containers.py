@@ -273,3 +273,24 @@ def test_a_csv_is_read_line_by_line(tmp_path: Path) -> None:
     assert next(records).values == {"text": "one", "label": "a"}
     with pytest.raises(BadInput, match="line 6"):
         list(records)
+
+
+@pytest.mark.parametrize(
+    ("name", "refused", "says", "mended"),
+    [
+        ("d.json", '{\n"text": "a b",\n"label": "c"\n}\n', "one list", '[{\n"text": "a b",\n"label": "c"\n}]'),
+        ("d.json", '{"v": 1, "data": [{"text": "a b", "label": "c"}]}', "alone", '[{"text": "a b", "label": "c"}]'),
+        ("d.json", '[{"text": "a b", "label": "c"}', "no ] at its end", '[{"text": "a b", "label": "c"}]'),
+        ("d.csv", "text;label\na;b;c\n", "a semicolon in quotation marks", 'text;label\n"a;b";c\n'),
+        ("d.tsv", 'text\tlabel\n"a" b\tc\n', "those within it are doubled", 'text\tlabel\n"""a"" b"\tc\n'),
+        ("d.tsv", 'text\tlabel\n"a\tc\nb"\td\n', "double those", 'text\tlabel\n"""a"\tc\n"b"""\td\n'),
+        ("d.csv", "text,text,label\na b,a b,c\n", "rename or remove", "text,other,label\na b,a b,c\n"),
+        ("d.csv", "text,label\na,1\nb,1.0\n", "a letter before them", "text,label\na,c1\nb,c1.0\n"),
+        ("d.csv", "text,label\na b,c\nd,\n", "remove it", "text,label\na b,c\n"),
+    ],
+)
+def test_what_a_refusal_proposes_works(name: str, refused: str, says: str, mended: str, tmp_path: Path) -> None:
+    with pytest.raises(BadInput) as caught:
+        load_examples(put(tmp_path, name, refused.encode()))
+    assert says in caught.value.hint
+    assert load_examples(put(tmp_path, name, mended.encode()))
