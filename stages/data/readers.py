@@ -100,7 +100,7 @@ class _Table:
             names = next((fields for fields in reader if fields), [])
             return cls(path, f"{path}, line {reader.line_num}", names, delimiter, reader)
         except csv.Error as error:
-            raise BadInput(f"{path}, line {reader.line_num}: not CSV", values={"reason": error}) from None
+            raise _not_csv(path, reader.line_num, error) from None
 
     def rows(self) -> Iterator[tuple[str, list[str]]]:
         """("file, line 3", fields) of each record that is not empty.  Raises `BadInput`."""
@@ -111,12 +111,7 @@ class _Table:
                     self._check(fields, where)
                     yield where, fields
         except csv.Error as error:
-            raise BadInput(
-                f"{self.path}, line {self.reader.line_num}: not CSV",
-                values={"reason": error},
-                hint="a field that begins with a quotation mark ends with one, and those within it are doubled; "
-                "JSON lines need no such rule",
-            ) from None
+            raise _not_csv(self.path, self.reader.line_num, error) from None
 
     def _check(self, fields: list[str], where: str) -> None:
         if len(fields) != len(self.names):
@@ -214,6 +209,15 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(record) != len(pairs):
         raise _DuplicateKeyError("a key appears twice in the object")
     return record
+
+
+def _not_csv(path: Path, line: int, error: csv.Error) -> BadInput:
+    return BadInput(
+        f"{path}, line {line}: not CSV",
+        values={"reason": error},
+        hint="a field that begins with a quotation mark ends with one, and those within it are doubled; "
+        "JSON lines need no such rule",
+    )
 
 
 def _called(delimiter: str) -> str:

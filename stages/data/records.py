@@ -33,18 +33,16 @@ class Columns:
     def among(self, names: Sequence[str], where: str, path: Path, *, first: bool = True) -> dict[str, str]:
         """The wanted columns that are among `names`, each with its name there.  Raises `BadInput` for a missing one.
 
-        Where the names are not the `first` of the file, those before had all wanted ones.
-
         What `data split` and `data holdout` wrote has the standard names and no others: it is read whatever the names
-        in the data that they had read.
+        in the data that they had read.  Where the names are not the `first` of a file, those before had all columns.
         """
-        known = {column: STANDARD.get(self.options.get(column, ""), column) for column in self.required}
-        standard = {*known.values(), *self.optional, STANDARD[LABEL_OPTION]}
-        if not set(self.required) <= set(names):
-            if not set(known.values()) <= set(names) <= standard:
-                raise self._missing(names, where, self._ways_out(names, path) if first else COMPLETE)
-            return {**known, **{column: column for column in self.optional if column in names}}
-        return {column: column for column in (*self.required, *self.optional) if column in names}
+        optional = {column: column for column in self.optional if column in names}
+        if set(self.required) <= set(names):
+            return {**{column: column for column in self.required}, **optional}
+        standard = {column: STANDARD.get(self.options.get(column, ""), column) for column in self.required}
+        if set(standard.values()) <= set(names) <= {*standard.values(), *self.optional, STANDARD[LABEL_OPTION]}:
+            return {**standard, **optional}
+        raise self._missing(names, where, self._ways_out(names, path) if first else COMPLETE)
 
     def like(self, names: Sequence[str]) -> dict[str, str]:
         """Missing required columns whose name is among `names` once but for case and blanks around it."""
