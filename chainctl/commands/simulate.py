@@ -81,6 +81,8 @@ def simulate(
             progress=progress,
             scratch_dir=scratch_dir,
         )
+    for path in dict.fromkeys((data, test)):
+        console.say_left_out(path)
     for name, before, after in (
         ("accuracy", summary.accuracy_before, summary.accuracy_after),
         ("perplexity", summary.perplexity_before, summary.perplexity_after),
