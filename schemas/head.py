@@ -24,7 +24,7 @@ class HeadParameter(Record):
 
     name: TensorName
     shape: Many[Annotated[int, Field(ge=1)]]
-    start: HeadStart = "fresh"
+    start: HeadStart
 
 
 def described_head(parameters: Iterable[HeadParameter]) -> list[str]:

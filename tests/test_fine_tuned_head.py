@@ -30,7 +30,10 @@ HEADS = {
 
 
 def save(directory: Path, family: str, labels: tuple[str, ...], **changes: Any) -> None:
-    names = {"id2label": dict(enumerate(labels)), "label2id": {label: row for row, label in enumerate(labels)}}
+    names: dict[str, Any] = {
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: row for row, label in enumerate(labels)},
+    }
     fleet.save_model(directory, family, factory=AutoModelForSequenceClassification, **names, **changes)
 
 
@@ -57,7 +60,7 @@ def own_logits(directory: Path) -> Tensor:
     model = AutoModelForSequenceClassification.from_pretrained(directory, trust_remote_code=True).eval()
     tokenizer = PreTrainedTokenizerFast.from_pretrained(directory)
     encoded = tokenizer([row["text"] for row in rows()], padding=True, return_tensors="pt")
-    answers = model(input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"]).logits
+    answers: Tensor = model(input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"]).logits
     return answers[:, [model.config.label2id[label] for label in LABELS]]
 
 
@@ -127,9 +130,9 @@ def test_an_export_keeps_nothing_of_another_task_of_the_checkpoint(tmp_path: Pat
     config = tmp_path / "model" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"num_labels": 5}))
     fleet.begin(tmp_path, tmp_path / "model", fleet.save_texts(tmp_path / "data.jsonl", rows()), chosen())
-    places = {"plan": tmp_path / "plan", "state": tmp_path / "state"}
-    export(model_dir=tmp_path / "model", **places, out=tmp_path / "out", format="hf")
-    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out", trust_remote_code=True)
+    out = tmp_path / "out"
+    export(model_dir=tmp_path / "model", plan=tmp_path / "plan", state=tmp_path / "state", out=out, format="hf")
+    loaded = AutoModelForSequenceClassification.from_pretrained(out, trust_remote_code=True)
     assert (loaded.config.num_labels, loaded.config.problem_type) == (3, None)
 
 

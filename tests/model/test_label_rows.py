@@ -41,7 +41,10 @@ FROZEN = {  # of the head, and in the file
 
 def save(directory: Path, family: str, labels: tuple[str, ...]) -> Any:
     """A classifier with a head for `labels`, in that order."""
-    names = {"id2label": dict(enumerate(labels)), "label2id": {label: row for row, label in enumerate(labels)}}
+    names: dict[str, Any] = {
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: row for row, label in enumerate(labels)},
+    }
     return fleet.save_model(directory, family, factory=AutoModelForSequenceClassification, **names)
 
 
