@@ -15,6 +15,7 @@ from schemas.methods import default_settings
 from schemas.plan import PlanManifest
 from schemas.settings import Settings
 from schemas.state import StateManifest
+from stages import import_model
 from stages.export.export import run as export
 from stages.model_info import lines, look
 from stages.store.artifact import open_artifact, read_tensors
@@ -151,6 +152,33 @@ def test_plan_and_model_info_say_where_the_head_begins(tmp_path: Path) -> None:
         info = fleet.chainctl("model", "info", model, "--recipe", recipe).stdout
         assert f"{len(labels)} labels: {', '.join(labels)}" in info
         assert said in info
+
+
+def test_a_simulation_says_it_too(tmp_path: Path) -> None:
+    save(tmp_path / "model", "bert", tuple("abcde"))
+    data = fleet.save_texts(tmp_path / "data.jsonl", rows())
+    recipe = fleet.write_recipe(tmp_path / "recipe.toml", chosen())
+    arguments = ("--model", tmp_path / "model", "--data", data, "--test", data, "--recipe", recipe, "--devices", 2)
+    done = fleet.chainctl("simulate", *arguments, "--iid", "--rounds", 1, "--out", tmp_path / "run")
+    assert "Head: classifier.bias, classifier.weight start fresh, for the checkpoint's head has other" in done.stdout
+
+
+@pytest.mark.parametrize("family", HEADS)
+def test_a_classifier_is_imported_whole(family: str, tmp_path: Path) -> None:
+    """A decoder that classifies has no language head, and lacks none."""
+    save(tmp_path / "model", family, LABELS, tie_word_embeddings=False)
+    import_model.run(tmp_path / "model", tmp_path / "imported")
+    info = look(tmp_path / "imported", chosen())
+    assert (info.stored_labels, info.missing) == (LABELS, ())
+    assert info.head[0].endswith("from the checkpoint, in the order of the plan's labels")
+
+
+def test_a_device_profiles_before_there_are_labels(tmp_path: Path) -> None:
+    save(tmp_path / "model", "bert", tuple("abcde"))
+    data = fleet.save_texts(tmp_path / "data.jsonl", rows())
+    unlabelled = fleet.settings(task={"labels": ()}, head={"form": "transformers"})
+    fleet.run_profile(tmp_path / "model", data, unlabelled, tmp_path / "profile")
+    fleet.run_plan([tmp_path / "profile"], tmp_path / "model", chosen(), tmp_path / "plan", tmp_path / "state")
 
 
 def test_model_info_without_labels_says_what_decides(tmp_path: Path) -> None:
