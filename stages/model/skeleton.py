@@ -6,6 +6,7 @@ classifier) is the model's own code, for any family.  Slots before the layer of 
 forward gives layer l exactly the arguments that it gets in the whole model.
 """
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -219,12 +220,27 @@ def build_skeleton(config: PretrainedConfig, form: HeadForm, *, dtype: torch.dty
     """
     check_head(config, form)
     config.use_cache = False
-    factory = FACTORIES[form]
-    # Parameters only: buffers that no checkpoint holds (rotary frequencies, position ids) are real from the start.
-    with parameters_on_meta(), no_init_weights():
-        model = factory.from_config(config, dtype=dtype)
+    model = _build(config, form, dtype)
     model.tie_weights()
     return Skeleton(model.eval().requires_grad_(False), form, threads)
+
+
+def label_shaped(skeleton: Skeleton) -> frozenset[str]:
+    """Parameters whose shape depends on the number of labels."""
+    if skeleton.head_form != "transformers":
+        return frozenset()
+    config = copy.deepcopy(skeleton.config)
+    config.num_labels += 1
+    shapes = {name: value.shape for name, value in skeleton.model.state_dict().items()}
+    others = _build(config, skeleton.head_form, skeleton.dtype).state_dict()
+    return frozenset(name for name, value in others.items() if shapes[name] != value.shape)
+
+
+def _build(config: PretrainedConfig, form: HeadForm, dtype: torch.dtype) -> PreTrainedModel:
+    # Parameters only: buffers that no checkpoint holds (rotary frequencies, position ids) are real from the start.
+    with parameters_on_meta(), no_init_weights():
+        model: PreTrainedModel = FACTORIES[form].from_config(config, dtype=dtype)
+    return model
 
 
 def _parameter_names(model: PreTrainedModel, module: nn.Module) -> list[str]:
