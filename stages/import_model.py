@@ -17,14 +17,15 @@ from typing import Literal
 import torch
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel
 
-from schemas.errors import BadInput, UsageProblem
+from schemas.errors import BadInput, UsageProblem, some
 from schemas.refs import ModelFingerprint
+from stages.data.model_folder import check_model_folder, check_there, without_weights
 from stages.model.architecture import load_config
 from stages.process.measure import mebibytes
 from stages.process.progress import Progress
 from stages.store.files import complete_directory
 from stages.streaming.whole import check_whole, published_model
-from stages.weights.files import FLOAT_DTYPES, WeightFiles, checkpoint_files
+from stages.weights.files import FLOAT_DTYPES, WeightFiles, checkpoint_files, has_weights
 from stages.weights.importing.gguf import GgufFile, entries_of
 from stages.weights.importing.pickles import pickle_files, read_pickle
 from stages.weights.writer import Entry, entry_on_disk, group, shard_name, write_index, write_shard
@@ -104,32 +105,28 @@ def lines(imported: Imported) -> list[str]:
 
 def find_source(source: Path) -> tuple[Kind, Path]:
     """The kind and path of a source; in a folder safetensors come before `.bin` before GGUF.  Raises `BadInput`."""
-    if source.is_file():
+    check_there(source)
+    if source.is_file() and source.suffix not in (".safetensors", ".bin"):
         return "gguf", source
-    files = sorted(source.glob("*.gguf")) if source.is_dir() else []
     if (source / "config.json").is_file():
-        if any((source / name).exists() for name in ("model.safetensors", "model.safetensors.index.json")):
+        if has_weights(source):
             return "safetensors", source
         if pickle_files(source):
             return "bin", source
+    files = sorted(source.glob("*.gguf"))
     if len(files) == 1:
         return "gguf", files[0]
-    found = f"{len(files)} GGUF files: {', '.join(file.name for file in files[:4])}" if files else _seen(source)
+    if not files:
+        check_model_folder(source)
+        raise without_weights(source)
     raise BadInput(
         f"{source} is not a model that can be imported",
         values={
             "expected": "a GGUF file, or a folder with config.json and safetensors or .bin weights",
-            "found": found,
+            "found": f"{len(files)} GGUF files: {some([file.name for file in files], most=4)}",
         },
-        hint="name one of the files" if files else "give the folder that holds config.json, or the GGUF file itself",
+        hint="name one of the files",
     )
-
-
-def _seen(source: Path) -> str:
-    if not source.is_dir():
-        return "nothing there"
-    names = sorted(path.name for path in source.iterdir())
-    return ", ".join(names[:6]) + (", …" if len(names) > 6 else "") if names else "an empty folder"
 
 
 def _unpack(file: GgufFile, directory: Path, dtype: torch.dtype) -> list[Shard]:

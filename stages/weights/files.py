@@ -18,6 +18,7 @@ from torch import Tensor
 
 from schemas.base import sha256_digest
 from schemas.errors import BadInput, NotTrusted
+from stages.data.model_folder import refuse_pointer, without_weights
 from stages.store.regular import file_digest
 from stages.store.safetensors_header import Place, read_header
 
@@ -161,11 +162,7 @@ def checkpoint_files(model_dir: Path) -> list[Path]:
     if not index.exists():
         if single.exists():
             return [single]
-        raise BadInput(
-            f"{model_dir} holds no safetensors weights",
-            values={"expected": "model.safetensors or model.safetensors.index.json"},
-            hint="'chainctl model import' converts PyTorch's .bin files and GGUF files",
-        )
+        raise without_weights(model_dir)
     return files_of_index(index)
 
 
@@ -200,7 +197,9 @@ def _stored(file: Path, place: Place) -> StoredTensor:
 
 
 def incomplete(file: Path, kind: str, reason: str) -> BadInput:
-    """The error for a file of weights that is damaged or truncated."""
+    """The error for a file of weights that is damaged or truncated.  Raises its own for a pointer of Git LFS."""
+    if file.is_file():
+        refuse_pointer(file)
     return BadInput(
         f"{file} is not a complete {kind}",
         values={"reason": reason, "file has": f"{file.stat().st_size if file.exists() else 0} bytes"},
