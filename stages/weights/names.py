@@ -20,6 +20,7 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, ren
 
 from schemas.errors import BadInput, some
 from stages.weights.files import StoredTensor, WeightFiles, main_dtype
+from stages.weights.quantized import refuse_quantized
 
 
 class Architecture(Protocol):
@@ -121,8 +122,10 @@ def resolve(
 
     `layer_prefix` is the path of the layer list (`model.layers`), `embedding` the token embedding's parameter;
     parameters in `any_shape` may be stored in another shape than the model's.  Only headers are read.
-    Raises `BadInput` where a layer or the embedding is not filled exactly, or a parameter has another shape.
+    Raises `BadInput` where the checkpoint is quantized, a layer or the embedding is not filled exactly, or a parameter
+    has another shape.
     """
+    refuse_quantized(model.config, checkpoint.tensors.values(), checkpoint.folder)
     loads, unused = _loads(model, checkpoint)
     _fill_from_tied(model, loads)
     depth = layer_prefix.count(".") + 1
