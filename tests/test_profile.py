@@ -114,6 +114,17 @@ def test_they_are_named_by_training_too_where_the_profile_did_not_compute(tmp_pa
         fleet.run_train(tmp_path, tmp_path / "model", data, tmp_path / "update")
 
 
+@pytest.mark.parametrize("kind", ["text-classification", "causal-lm"])
+def test_they_are_named_where_answers_are_not_finite(kind: str, tmp_path: Path) -> None:
+    fleet.save_model(tmp_path / "model", "llama", factory=AutoModelForCausalLM)
+    chosen = fleet.settings(task={"kind": kind, "labels": fleet.LABELS if kind == "text-classification" else ()})
+    data = fleet.save_texts(tmp_path / "one.jsonl", ALIKE)
+    damage(tmp_path / "model", "model.norm.weight", float("nan"))
+    fleet.begin(tmp_path, tmp_path / "model", data, chosen)
+    with pytest.raises(BadInput, match=r"model\.norm\.weight"):
+        fleet.run_eval(tmp_path, tmp_path / "model", data, tmp_path / "evaluation")
+
+
 def test_weights_too_large_to_compute_with_are_told_from_those(tmp_path: Path) -> None:
     fleet.save_model(tmp_path / "model", "llama", factory=AutoModelForCausalLM)
     for name in ("up", "down"):

@@ -25,7 +25,7 @@ from stages.model.slots import pass_on
 from stages.process.seeds import normal
 from stages.store.cache_directory import CacheDirectory
 from stages.weights.files import FLOAT_DTYPES, WeightFiles
-from stages.weights.names import missing_parameters, resolve
+from stages.weights.names import lacking, missing_parameters, resolve
 from stages.weights.reader import Reader, Verify, Weights
 
 
@@ -182,7 +182,9 @@ class Backbone:
         Raises `BadInput` where the model needs an absent one that would not train: before its layers, for example.
         """
         if self.skeleton.head_form == "language-model":  # the pre-trained head, which does not train
-            _refuse_hole(missing_parameters(self.skeleton, self.reader.names))
+            missing = missing_parameters(self.skeleton, self.reader.names)
+            if missing:
+                raise lacking(self.skeleton, missing)
             return {}
         ids = torch.zeros(1, 2, dtype=torch.int64)
         batch = Batch(ids, torch.ones_like(ids))

@@ -11,7 +11,6 @@ import transformers
 from transformers import AutoModel, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
-from schemas.errors import BadInput
 from schemas.refs import ModelFingerprint
 from schemas.settings import EncodingSettings
 from stages.data.encode import Encoder
@@ -20,7 +19,7 @@ from stages.model.backbone import Backbone
 from stages.model.skeleton import Skeleton
 from stages.streaming.check import SETTINGS
 from stages.weights.files import WeightFiles
-from stages.weights.names import Names, missing_parameters, resolve
+from stages.weights.names import Names, lacking, missing_parameters, resolve
 
 
 def published_model(config: PretrainedConfig) -> PreTrainedModel:
@@ -61,11 +60,7 @@ def check_whole(model_dir: Path) -> ModelFingerprint:
     skeleton, names = read_names(model_dir)
     missing = missing_parameters(skeleton, names)
     if missing:
-        raise BadInput(
-            f"the model's weights lack {missing[0]}",
-            values={"architecture": type(skeleton.model).__name__, "parameters missing": len(missing)},
-            hint="the weights are incomplete: get every file of the model again",
-        )
+        raise lacking(skeleton, missing)
     encoder = Encoder.load(model_dir, EncodingSettings())
     form = SETTINGS["language-model" if is_decoder(skeleton.config) else "mean"]
     return Backbone.open(model_dir, form, pad_id=encoder.pad_id).reader.fingerprint()

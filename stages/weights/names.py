@@ -110,6 +110,17 @@ def missing_parameters(architecture: Architecture, names: Names) -> list[str]:
     return sorted(name for name in wanted if not any(re.search(pattern, name) for pattern in ignored))
 
 
+def lacking(architecture: Architecture, missing: list[str]) -> BadInput:
+    """The error for weights that lack parameters which nothing will train."""
+    head = missing[0] in architecture.output_names
+    tied = ', or set "tie_word_embeddings": true in config.json where the embeddings are the head too' if head else ""
+    return BadInput(
+        f"the model's weights lack {missing[0]}",
+        values={"architecture": type(architecture.model).__name__, "parameters missing": len(missing)},
+        hint=f"the weights are incomplete: get every file of the model again{tied}",
+    )
+
+
 def resolve(
     model: PreTrainedModel,
     checkpoint: WeightFiles,

@@ -125,9 +125,14 @@ def test_a_language_head_that_is_missing_is_not_the_embeddings(tmp_path: Path) -
     store(tmp_path, tensors)
     with pytest.raises(BadInput, match=r"lm_head\.weight"):
         fleet.open_backbone(tmp_path, SETTINGS["language-model"])
-    with pytest.raises(BadInput, match=r"lm_head\.weight"):
+    with pytest.raises(BadInput, match=r"lm_head\.weight") as caught:
         import_model.run(tmp_path, tmp_path / "imported")
     assert look(tmp_path, fleet.settings()).missing == ("lm_head.weight",)
+    assert 'set "tie_word_embeddings": true' in caught.value.hint
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    fleet.open_backbone(tmp_path, SETTINGS["language-model"])
+    import_model.run(tmp_path, tmp_path / "imported")
 
 
 def test_of_two_tied_tables_either_is_both(tmp_path: Path) -> None:
