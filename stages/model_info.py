@@ -16,9 +16,9 @@ from stages.memory.fits import Fit, Parts, fits, predictor
 from stages.methods.windows import peaks_of_windows
 from stages.model.architecture import is_decoder
 from stages.process.measure import device_memory_bytes
-from stages.streaming.whole import missing_parameters, parameter_count, read_names
+from stages.streaming.whole import parameter_count, read_names
 from stages.weights.files import bytes_by_dtype
-from stages.weights.names import stored
+from stages.weights.names import missing_parameters, stored
 
 WINDOW_SIZES = (1, 2, 3, 4)
 MIB = 2**20

@@ -16,6 +16,7 @@ from schemas.base import canonical_json
 from schemas.errors import BadInput
 from schemas.settings import EncodingSettings, PromptSettings
 from stages.data.load import Example
+from stages.data.model_folder import check_model_folder, refuse_pointer
 from stages.data.template import Span, Template, choose_template, read_object, special_token, tokenizer_config
 
 REMEMBERED_BYTES = 64 * 2**20
@@ -79,6 +80,7 @@ class Encoder:
         """
         from tokenizers import Tokenizer
 
+        check_model_folder(model_dir)
         path = model_dir / "tokenizer.json"
         if not path.is_file():
             raise BadInput(
@@ -89,6 +91,7 @@ class Encoder:
         try:
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception
+            refuse_pointer(path)
             raise BadInput(f"{path} cannot be read", values={"reason": type(error).__name__}) from None
         tokenizer.no_padding()
         tokenizer.enable_truncation(settings.max_length)

@@ -27,6 +27,7 @@ from transformers.utils import logging
 
 from schemas.errors import BadInput
 from schemas.settings import HeadForm
+from stages.data.model_folder import check_model_folder
 
 logging.set_verbosity(logging.CRITICAL)  # what is wrong with a model is said in our own errors
 logging.disable_progress_bar()
@@ -34,12 +35,7 @@ logging.disable_progress_bar()
 
 def load_config(model_dir: Path) -> PretrainedConfig:
     """The model's configuration.  Never runs code of the model's own.  Raises `BadInput`."""
-    if not (model_dir / "config.json").is_file():
-        raise BadInput(
-            f"{model_dir} is not a model directory",
-            values={"expected": "config.json, tokenizer.json and safetensors weights"},
-            hint="'chainctl assets get minilm' fetches a small one",
-        )
+    check_model_folder(model_dir)
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
     except (ValueError, KeyError, OSError) as error:

@@ -6,7 +6,7 @@ hidden = backbone.run_layers({3: weights}, hidden, batch, UNTUNED)  # f_3, with 
 logits = backbone.head(hidden, batch, tuning.head)                  # (B, labels)
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -14,6 +14,7 @@ from typing import Any, Protocol, Self
 import torch
 import torch.nn.functional as F  # noqa: N812 -- torch's own convention
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from schemas.errors import BadInput
 from schemas.head import HeadParameter, HeadStart
@@ -22,10 +23,11 @@ from schemas.settings import Settings
 from stages.model.architecture import load_config
 from stages.model.label_rows import labels_by_row, row_order, rows_in_order
 from stages.model.skeleton import Batch, LayerArguments, Skeleton, build_skeleton
+from stages.model.slots import pass_on
 from stages.process.seeds import normal
 from stages.store.cache_directory import CacheDirectory
 from stages.weights.files import FLOAT_DTYPES, WeightFiles
-from stages.weights.names import resolve
+from stages.weights.names import lacking, missing_parameters, resolve
 from stages.weights.reader import Reader, Verify, Weights
 
 
@@ -81,7 +83,7 @@ class Backbone:
         skeleton = build_skeleton(config, settings.head_form, dtype=dtype, threads=numerics.threads)
         checkpoint = WeightFiles.open(model_dir)
         where = {"layer_prefix": skeleton.layer_prefix, "embedding": skeleton.embedding_name}
-        names = resolve(skeleton.model, checkpoint, **where)
+        names = resolve(skeleton.model, checkpoint, **where, any_shape=skeleton.label_names)
         skeleton.open_slots()
         reader = Reader(model_dir, checkpoint, names, skeleton, expected, verify, cache)
         reader.check_small_parts()
@@ -200,20 +202,45 @@ class Backbone:
         self.stored_labels = stored_labels if rows else ()
 
     def _reached_by_the_head(self, absent: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Those of `absent` that logits depend on, which train.  Absent embeddings are an error: `BadInput`."""
+        """Those of `absent` that logits depend on, which train.
+
+        Raises `BadInput` where the model needs an absent one that would not train: before its layers, for example.
+        """
         if self.skeleton.head_form == "language-model":  # the pre-trained head, which does not train
-            _refuse_hole(sorted(absent))
+            missing = missing_parameters(self.skeleton, self.reader.names)
+            if missing:
+                raise lacking(self.skeleton, missing)
             return {}
         ids = torch.zeros(1, 2, dtype=torch.int64)
+        batch = Batch(ids, torch.ones_like(ids))
         hidden = torch.ones(1, 2, self.hidden_size, dtype=self.dtype)
         leaves = {name: value.clone().requires_grad_() for name, value in absent.items()}
         with torch.enable_grad():
-            logits = self.head(hidden, Batch(ids, torch.ones_like(ids)), leaves)
-            values = tuple(leaves.values())
-            gradients = torch.autograd.grad(logits.sum(), values, allow_unused=True) if values else ()
-        unreached = {name for name, gradient in zip(leaves, gradients, strict=True) if gradient is None}
-        _refuse_hole(sorted(name for name in unreached if "embed" in name))
-        return {name: value for name, value in absent.items() if name not in unreached}
+            reached = _reached([self.head(hidden, batch, leaves)], leaves)
+            _refuse_hole(sorted(_reached(self._outputs(batch, leaves), leaves) - reached))
+        return {name: value for name, value in absent.items() if name in reached}
+
+    def _outputs(self, batch: Batch, parameters: Mapping[str, Tensor]) -> list[Tensor]:
+        """What the model makes of a batch with nothing in its layers, and what it hands to them."""
+        skeleton = self.skeleton
+        own = {name: value.to(self.dtype) for name, value in parameters.items() if name in skeleton.state_names}
+        handed: list[tuple[Sequence[Any], Mapping[str, Any]]] = []
+        skeleton.recorded = handed
+        try:
+            output = skeleton.run(batch, pass_on, own)
+        finally:
+            skeleton.recorded = None
+        last = output.last_hidden_state if skeleton.head_form == "mean" else output.logits
+        return [last, *(leaf for leaf in tree_leaves(handed) if isinstance(leaf, Tensor))]
+
+
+def _reached(outputs: Iterable[Tensor], leaves: Mapping[str, Tensor]) -> set[str]:
+    """Names of the leaves that any of the outputs depends on."""
+    dependent = [output.sum() for output in outputs if output.requires_grad]
+    if not dependent or not leaves:
+        return set()
+    gradients = torch.autograd.grad(dependent, tuple(leaves.values()), allow_unused=True)
+    return {name for name, gradient in zip(leaves, gradients, strict=True) if gradient is not None}
 
 
 def _refuse_hole(names: list[str]) -> None:

@@ -143,7 +143,7 @@ def facts(manifest: Manifest) -> Facts:
 
 @facts.register
 def _profile(manifest: ProfileManifest) -> Facts:
-    curve = " ".join(f"{layer.cka:.3f}" for layer in manifest.layers) or "none: too few texts"
+    curve = " ".join(f"{layer.cka:.3f}" for layer in manifest.layers) or "none: too few texts, or too few that differ"
     return [
         ("device", f"{manifest.device}, budget {format_bytes(manifest.memory_budget_bytes)}"),
         ("model", f"{manifest.model.model_type}, {manifest.model.num_layers} layers, {manifest.model.digest}"),
