@@ -22,7 +22,9 @@ from schemas.refs import ModelFingerprint
 from stages.model.architecture import load_config
 from stages.process.measure import mebibytes
 from stages.process.progress import Progress
+from stages.store.debris import without_debris
 from stages.store.files import complete_directory
+from stages.store.output import check_output
 from stages.streaming.whole import check_whole, published_model
 from stages.weights.files import FLOAT_DTYPES, WeightFiles, checkpoint_files
 from stages.weights.importing.gguf import GgufFile, entries_of
@@ -65,6 +67,8 @@ def run(
     _refuse_overlap(source, out)
     kind, path = find_source(source)
     stored = FLOAT_DTYPES[dtype] if dtype else None
+    weight_bytes = sum(file.stat().st_size for file in _weights(kind, path))
+    check_output(out, force=force, needed_bytes=weight_bytes // 2 if dtype else weight_bytes)  # float32 may be halved
     with complete_directory(out, force=force) as directory:
         if kind == "gguf":
             file = GgufFile.open(path)
@@ -106,7 +110,7 @@ def find_source(source: Path) -> tuple[Kind, Path]:
     """The kind and path of a source; in a folder safetensors come before `.bin` before GGUF.  Raises `BadInput`."""
     if source.is_file():
         return "gguf", source
-    files = sorted(source.glob("*.gguf")) if source.is_dir() else []
+    files = sorted(without_debris(source.glob("*.gguf"))) if source.is_dir() else []
     if (source / "config.json").is_file():
         if any((source / name).exists() for name in ("model.safetensors", "model.safetensors.index.json")):
             return "safetensors", source
@@ -125,10 +129,14 @@ def find_source(source: Path) -> tuple[Kind, Path]:
     )
 
 
+def _weights(kind: Kind, path: Path) -> list[Path]:
+    return [path] if kind == "gguf" else pickle_files(path) if kind == "bin" else checkpoint_files(path)
+
+
 def _seen(source: Path) -> str:
     if not source.is_dir():
         return "nothing there"
-    names = sorted(path.name for path in source.iterdir())
+    names = sorted(path.name for path in without_debris(source.iterdir()))
     return ", ".join(names[:6]) + (", …" if len(names) > 6 else "") if names else "an empty folder"
 
 
