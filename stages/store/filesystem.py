@@ -10,7 +10,8 @@ as a warning of this module's logger, what the lack means.
     no folder fsync   a rename may be lost in a power cut; what it renamed is whole or absent all the same
     no fsync at all   the same; and what was renamed may be cut short, which its digests show
     no permissions    files are made readable as the mount says; a private key is refused there (`write_file`)
-    no exchange       with --force the old output is away for a moment, and is put back if the writer is killed then
+    no exchange       with --force the old output is away for a moment, and is put back if the writer is killed then;
+                      but in a container a folder of its image cannot be put away, and is removed first
 """
 
 import ctypes
@@ -31,7 +32,7 @@ NOT_SUPPORTED = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPN
 NO_LOCKS = NOT_SUPPORTED | {errno.ENOLCK, errno.EBADF, errno.EISDIR}
 NO_FOLDER_SYNC = NOT_SUPPORTED | {errno.EBADF, errno.EISDIR}
 NO_PERMISSIONS = NOT_SUPPORTED | {errno.EPERM}
-NO_EXCHANGE = NOT_SUPPORTED | {errno.EPERM}
+NO_EXCHANGE = NOT_SUPPORTED | {errno.EPERM, errno.EXDEV}  # EXDEV: overlayfs, for a folder of an image's layer
 
 LOCKS = "has no file locks: run one command at a time for an output; what a killed one leaves (.*.partial) stays there"
 FOLDER_SYNC = "cannot make new names durable (fsync of a folder): after a power cut, look whether the output is there"

@@ -7,6 +7,7 @@ but can be done without is said here, before the work (`filesystem.py`).
 
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,8 +31,8 @@ def check_output(out: Path, *, force: bool, needed_bytes: int = 0) -> None:
         if not force:
             _refuse_dead_link(target)
             refuse_existing(target, force=force)
-        elif target.is_mount():
-            raise UsageProblem(f"{target} is a mount point, so it cannot be replaced", hint="give a folder inside it")
+        elif os.path.lexists(target):
+            _check_replaceable(target)
         above = _folder_above(target)
         _check_room(above, target, needed_bytes)
         _rehearse(above, target)
@@ -43,6 +44,17 @@ def _refuse_dead_link(target: Path) -> None:
             f"{target} is a link to something that is not there",
             values={"links to": target.readlink()},
             hint="mount or make what it links to, give another --out, or replace the link with --force",
+        )
+
+
+def _check_replaceable(target: Path) -> None:
+    if target.is_mount():
+        raise UsageProblem(f"{target} is a mount point, so it cannot be replaced", hint="give a folder inside it")
+    folder, user = target.parent.stat(), os.geteuid()
+    if folder.st_mode & stat.S_ISVTX and user not in (0, folder.st_uid, target.lstat().st_uid):
+        raise UsageProblem(
+            f"{target} belongs to somebody else, and nobody else may replace it in that folder",
+            hint="give another --out",
         )
 
 

@@ -85,6 +85,13 @@ def test_a_recipe_on_stdout_is_for_a_file_and_always_utf8(name: str, data: Path)
     assert tomllib.loads(done.stdout.decode())["task"]["labels"] == sorted(LABELS)
 
 
+@pytest.mark.parametrize("name", ENCODINGS)
+def test_help_is_shown_in_every_encoding(name: str) -> None:
+    done = chainctl(["verify", "--help"], ENCODINGS[name][1], capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"DIR" in done.stdout
+
+
 def test_names_that_are_not_utf8_come_back_as_they_are(tmp_path: Path, data: Path) -> None:
     out = os.fsdecode(os.fsencode(tmp_path) + b"/ab\xff")
     command = ["data", "split", str(data), "--devices", "2", "--iid", "--out", out]

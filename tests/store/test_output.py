@@ -1,6 +1,8 @@
 """Outputs are tried before the work: whatever is wrong with the place is said before an input is looked at."""
 
+import json
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from schemas.errors import BadInput, ChainError, UsageProblem
 from schemas.update import UpdateManifest
 from stages.store.artifact import check_place, verify_artifact
 from stages.store.bundle import pack, unpack
+from stages.store.filesystem import EXCHANGE
 from stages.store.output import check_output
 from tests import fleet
 from tests.fleet import DEVICES, chainctl, make_update, make_world, write_update
@@ -115,6 +118,16 @@ def test_a_folder_of_somebody_else_is_refused(tmp_path: Path) -> None:
     assert os.strerror(13) in said
 
 
+def test_in_a_shared_folder_the_output_of_somebody_else_is_not_replaced() -> None:
+    with tempfile.TemporaryDirectory() as folder:  # that of pytest is closed to others
+        shared = Path(folder)
+        shared.chmod(0o1777)
+        (shared / "out").mkdir()
+        assert "belongs to somebody else" in as_nobody(lambda: check_output(shared / "out", force=True))
+        assert as_nobody(lambda: check_output(shared / "mine", force=True)) == ""
+        check_output(shared / "out", force=True)
+
+
 def as_nobody(function: Callable[[], object]) -> str:
     """The error that a function raises for a user without rights."""
     if os.geteuid() != 0:
@@ -213,6 +226,21 @@ def test_a_medium_that_takes_nothing_is_refused_before_any_work(
     assert fact in done.stderr
     assert str(out) in done.stderr
     assert str(NOWHERE) not in done.stderr
+
+
+def test_an_output_in_the_image_of_a_container_is_replaced(world: Path) -> None:
+    """overlayfs renames no folder of a lower layer: an exchange is refused, and so is putting the old one away."""
+    expected = fleet.combine(world, [world / "in"], "layer/next").digest
+    for name in ("upper", "medium"):
+        (world / name).mkdir()
+    layers = "mount -t tmpfs none {0}/upper; mkdir {0}/upper/up {0}/upper/work"
+    overlay = "mount -t overlay none -o lowerdir={0}/layer,upperdir={0}/upper/up,workdir={0}/upper/work {0}/medium"
+    round_ = ["--plan", world / "plan", "--state", world / "state", "--out", world / "medium" / "next"]
+    command = ["aggregate", world / "in", *round_, "--force", "--json"]
+    done = chainctl_mounted(f"{layers}; {overlay}".format(world), *command)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["digest"] == expected
+    assert EXCHANGE in done.stderr
 
 
 def test_a_mount_point_is_not_replaced(world: Path) -> None:
