@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from schemas.errors import BadInput
 from stages import aggregate
 from tests.fleet import combine, make_update, make_world
 
@@ -40,5 +41,5 @@ def test_more_updates_than_files_may_be_open(
     with monkeypatch.context() as patch:
         patch.setattr(aggregate, "MOST_OPEN", COUNT + 1)
         assert combine(tmp_path, [tmp_path / "in"], "again", force=True).digest == made.digest
-        with few_files(LIMIT), pytest.raises(OSError, match="Too many open files"):
+        with few_files(LIMIT), pytest.raises(BadInput, match="Too many open files"):
             combine(tmp_path, [tmp_path / "in"], "once more", force=True)
