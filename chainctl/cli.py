@@ -18,6 +18,7 @@ from typer.main import get_command
 import chainctl
 from chainctl.console import print_error
 from chainctl.options import CommandGroup, command_group
+from chainctl.streams import drop, prepare_streams
 from schemas.errors import BadInput, ChainError
 
 
@@ -122,11 +123,13 @@ def root(version: Version = False) -> None:
 
 def main() -> None:
     """Run the command line."""
+    prepare_streams()
     try:
         app()
     except ChainError as error:
         sys.exit(refused(error))
     except BrokenPipeError:
+        drop(sys.stdout)
         sys.exit(141)  # the reader of our output has gone
     except OSError as error:
         sys.exit(refused(disk_problem(error)))

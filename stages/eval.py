@@ -28,7 +28,7 @@ from stages.intervals import ratio_with_interval
 from stages.memory.predict import MemoryModel
 from stages.process.progress import Progress, Say, silent, unsaid
 from stages.session import Machine, Session
-from stages.store.artifact import Artifact, existing, new_artifact
+from stages.store.artifact import Artifact, check_place, existing, new_artifact
 from stages.store.signing import Signer
 from stages.store.trust import open_trusted
 from stages.streaming.prefix_cache import prefix_cache
@@ -56,9 +56,10 @@ def run(
     planned, current = open_trusted(plan, state)
     settings, task = planned.manifest.settings, planned.manifest.settings.task
     check_label_count(task.labels)
+    kind: type[Evaluation] = PerplexityManifest if task.kind == "causal-lm" else EvaluationManifest
+    check_place(out, kind, force=force)
     examples = load_labelled(data, task, settings.prompt)
     subject = Subject(planned.digest, current, data_digest(examples))
-    kind: type[Evaluation] = PerplexityManifest if task.kind == "causal-lm" else EvaluationManifest
     found = existing(out, kind, same=subject.made, force=force, signer=signer)
     if found is not None:
         return found

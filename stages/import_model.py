@@ -24,7 +24,9 @@ from stages.data.model_folder import check_model_folder, check_there, without_we
 from stages.model.architecture import load_config
 from stages.process.measure import mebibytes
 from stages.process.progress import Progress
+from stages.store.debris import without_debris
 from stages.store.files import complete_directory
+from stages.store.output import check_output
 from stages.streaming.whole import check_whole, published_model
 from stages.weights.files import FLOAT_DTYPES, WeightFiles, checkpoint_files, has_weights
 from stages.weights.importing.fp8 import plain_entries
@@ -77,6 +79,8 @@ def run(
     _refuse_overlap(source, out)
     kind, path = find_source(source)
     stored = FLOAT_DTYPES[dtype] if dtype else None
+    weight_bytes = sum(file.stat().st_size for file in _weights(kind, path))
+    check_output(out, force=force, needed_bytes=weight_bytes // 2 if dtype else weight_bytes)  # float32 may be halved
     with complete_directory(out, force=force) as directory:
         if kind == "gguf":
             file = GgufFile.open(path)
@@ -124,7 +128,7 @@ def find_source(source: Path) -> tuple[Kind, Path]:
             return "safetensors", source
         if pickle_files(source):
             return "bin", source
-    files = sorted(source.glob("*.gguf"))
+    files = sorted(without_debris(source.glob("*.gguf")))
     if len(files) == 1:
         return "gguf", files[0]
     if not files:
@@ -138,6 +142,10 @@ def find_source(source: Path) -> tuple[Kind, Path]:
         },
         hint="name one of the files",
     )
+
+
+def _weights(kind: Kind, path: Path) -> list[Path]:
+    return [path] if kind == "gguf" else pickle_files(path) if kind == "bin" else checkpoint_files(path)
 
 
 def _unpack(file: GgufFile, directory: Path, dtype: torch.dtype) -> list[Shard]:

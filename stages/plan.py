@@ -29,7 +29,8 @@ from stages.methods.server import Facts, PredictPeak, ServerMethod, Smallest, ov
 from stages.model.architecture import is_decoder
 from stages.model.backbone import Backbone
 from stages.model.loading import LoadedModel
-from stages.store.artifact import Artifact, existing, new_artifact, open_artifact
+from stages.store.artifact import Artifact, check_place, existing, new_artifact, open_artifact
+from stages.store.debris import without_debris
 from stages.store.ledger import Ledger
 from stages.store.lines import Lines, check_device_count, encode_lines
 from stages.store.signing import Signer
@@ -58,7 +59,10 @@ def run(
     profiles disagree with each other, the recipe or the model, `DoesNotFit` where nothing fits the smallest budget.
     """
     policy = policy or TrustPolicy()
+    check_place(out, PlanManifest, force=force)
+    check_place(state_out, StateManifest, force=force)
     check_signer(policy, policy.coordinator, signer, whose="the coordinator")
+    profiles = list(without_debris(profiles))
     check_device_count(len(profiles))
     keys = enrolled(policy, roster)
     check_architecture(model_dir, settings.head_form, packing=settings.encoding.packing)

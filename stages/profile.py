@@ -30,7 +30,7 @@ from stages.process.progress import Progress, silent
 from stages.session import Machine, Session
 from stages.similarity.cka import cka_with_interval, gram
 from stages.similarity.pooling import draw_rows, features
-from stages.store.artifact import Artifact, existing, new_artifact
+from stages.store.artifact import Artifact, check_place, existing, new_artifact
 from stages.store.signing import Signer
 from stages.streaming.check import check_architecture
 from stages.streaming.hidden_states import HiddenStates
@@ -60,6 +60,7 @@ def run(
 
     Raises `BadInput` for data or a model that cannot be used, `UsageProblem` where `out` holds something else.
     """
+    check_place(out, ProfileManifest, force=force)
     examples = load_examples(data, text_column=settings.task.text_column, label_column=None, prompt=settings.prompt)
     numerics = settings.numerics.decided(settings.encoding.max_length).computing_in("float32")
     settings = settings.model_copy(update={"numerics": numerics})

@@ -55,7 +55,7 @@ def write_folder(
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     mean_head = backbone.skeleton.head_form == "mean"
     code = modeling.source(type(backbone.skeleton.model).__name__, name, mean_head=mean_head)
-    (folder / modeling.FILE).write_text(code)
+    (folder / modeling.FILE).write_text(code, encoding="utf-8")
     for file in TOKENIZER_FILES:
         if (model_dir / file).is_file():
             shutil.copyfile(model_dir / file, folder / file)

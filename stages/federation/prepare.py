@@ -16,6 +16,7 @@ from stages.process.measure import device_memory_bytes
 from stages.process.progress import Progress
 from stages.session import Machine
 from stages.store.artifact import read_manifest
+from stages.store.debris import without_debris
 from stages.store.files import write_file
 
 
@@ -64,7 +65,7 @@ def claim(federation: Federation, folder: RunFolder) -> None:
             f"{out} holds a run of another federation: {next(key for key in now if before[key] != now[key])} differs",
             hint="give another --out, or delete that folder",
         )
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and any(without_debris(out.iterdir())):
         raise UsageProblem(f"{out} is not empty and does not hold a run", hint="give another --out")
     write_file(path, wanted.readable_bytes())
 
@@ -97,7 +98,7 @@ def profiles(
     assert machine.shared is not None
     fingerprint = machine.shared.backbone.reader.fingerprint()
     budgets: Sequence[int] = federation.memory_budgets or (device_memory_bytes(),)
-    for index, shard in enumerate(sorted(folder.shards.glob("*.jsonl"))):
+    for index, shard in enumerate(sorted(without_debris(folder.shards.glob("*.jsonl")))):
         progress("profiles", index, federation.devices)
         target = folder.profiles / shard.stem
         profile.run(

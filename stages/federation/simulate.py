@@ -4,7 +4,6 @@ Every step leaves an artifact that is complete or absent, and a step whose artif
 command resumes a run that was stopped.  `folder.py` says where things are.
 """
 
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +23,8 @@ from stages.process.progress import Progress, silent
 from stages.session import Machine
 from stages.store.artifact import Artifact, read_manifest
 from stages.store.cache_directory import CacheDirectory
-from stages.store.files import complete_directory, write_file
+from stages.store.files import complete_directory, copy_folder, write_file
+from stages.store.output import check_output
 from stages.store.trust import isolated_home
 
 RoundDone = Callable[[RoundLine], None]
@@ -52,6 +52,7 @@ def run(
             hint="simulate fewer rounds",
         )
     folder = RunFolder(out)
+    check_output(folder.federation, force=True)
     claim(federation, folder)
     if like is not None:
         borrow(RunFolder(like), folder, federation)
@@ -71,7 +72,7 @@ def borrow(like: RunFolder, folder: RunFolder, federation: Federation) -> None:
     for theirs_of, ours_of in ((like.shards, folder.shards), (like.profiles, folder.profiles)):
         if not ours_of.exists():
             with complete_directory(ours_of, force=False) as partial:
-                shutil.copytree(theirs_of, partial, dirs_exist_ok=True)
+                copy_folder(theirs_of, partial)
 
 
 def _simulate(

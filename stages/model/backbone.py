@@ -180,7 +180,7 @@ class Backbone:
         """
         skeleton = self.skeleton
         loaded = self.reader.rest(skeleton.label_names)
-        rows = {name: loaded.pop(name) for name in skeleton.label_names & loaded.keys()}
+        rows = {name: loaded.pop(name) for name in sorted(skeleton.label_names & loaded.keys())}
         inner = f"{skeleton.layer_prefix}."
         outside = [
             name
