@@ -5,7 +5,8 @@ takes memory that a small device does not have.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,13 @@ from schemas.base import canonical_json
 from schemas.errors import BadInput
 from schemas.settings import EncodingSettings, PromptSettings
 from stages.data.load import Example
-from stages.data.template import Span, Template, choose_template, read_object, special_token, tokenizer_config
+from stages.data.template import Rendered, Template, choose_template
+from stages.data.tokenizer import ModelTokenizer
 
 REMEMBERED_BYTES = 64 * 2**20
 ENTRY_BYTES = 400  # two arrays, their record and its place
+
+Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ def _digest(example: Example) -> bytes:
 class Encoder:
     """A tokenizer with the plan's length and padding, and a template.
 
-    `prompt` are the settings with `template` decided: never "auto".
+    `prompt` are the settings with `template` decided: never "auto".  `end_ids`: the tokens that end a text.
     """
 
     settings: EncodingSettings
@@ -69,31 +73,20 @@ class Encoder:
     template: Template
     prompt: PromptSettings
     remembered: "Remembered | None" = None
+    end_ids: frozenset[int] = frozenset()
 
     @classmethod
     def load(cls, model_dir: Path, settings: EncodingSettings, prompt: PromptSettings | None = None) -> "Encoder":
-        """Read `tokenizer.json`, and the template that `prompt` asks for.
+        """Read `tokenizer.json` and what is beside it, and the template that `prompt` asks for.
 
-        Raises `BadInput` where there is no tokenizer or it cannot be read, `NotTrusted` where the chat template is not
+        Raises `BadInput` where there is no tokenizer or a file cannot be read, `NotTrusted` where the chat template is not
         the one that the plan fixed.
         """
-        from tokenizers import Tokenizer
-
-        path = model_dir / "tokenizer.json"
-        if not path.is_file():
-            raise BadInput(
-                f"{model_dir} has no tokenizer.json",
-                values={"expected": "a fast tokenizer"},
-                hint="save it once with AutoTokenizer.from_pretrained(…).save_pretrained(…)",
-            )
-        try:
-            tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises bare Exception
-            raise BadInput(f"{path} cannot be read", values={"reason": type(error).__name__}) from None
-        tokenizer.no_padding()
-        tokenizer.enable_truncation(settings.max_length)
-        template, decided = choose_template(model_dir, prompt or PromptSettings())
-        return cls(settings, _pad_id(model_dir, tokenizer), tokenizer, template, decided)
+        own = ModelTokenizer.load(model_dir)
+        own.tokenizer.no_padding()
+        own.tokenizer.enable_truncation(settings.max_length)
+        template, decided = choose_template(own, prompt or PromptSettings())
+        return cls(settings, own.pad_id, own.tokenizer, template, decided, end_ids=own.end_ids)
 
     def encode_examples(self, examples: Sequence[Example]) -> list[Encoded]:
         """Examples rendered by the template and encoded: at most `max_length` tokens of each, and at least one.
@@ -115,23 +108,42 @@ class Encoder:
         return replace(self, remembered=other.remembered if other is not None and alike else Remembered())
 
     def _encode(self, examples: Sequence[Example]) -> list[Encoded]:
-        rendered = [self.template.render(example) for example in examples]
-        whole = self.prompt.learn == "all"
-        encodings = self.tokenizer.encode_batch(
-            [one.text for one in rendered], add_special_tokens=self.template.adds_special_tokens
-        )
-        return [
-            self._encoded(encoding, None if whole else one.responses)
-            for encoding, one in zip(encodings, rendered, strict=True)
-        ]
+        rendered = [self._rendered(example) for example in examples]
+        encodings = self._tokens([one.text for one in rendered], examples)
+        return [self._encoded(encoding, one.responses) for encoding, one in zip(encodings, rendered, strict=True)]
+
+    def _rendered(self, example: Example) -> Rendered:
+        with _placed(example):
+            if self.prompt.learn == "all":
+                return Rendered(self.template.text(example), None)
+            return self.template.render(example)
+
+    def _tokens(self, texts: Sequence[str], examples: Sequence[Example]) -> list[Any]:
+        """The tokenizer's encodings.  Raises `BadInput`, which names the first text that has none."""
+        special = self.template.adds_special_tokens
+        try:
+            encodings: list[Any] = self.tokenizer.encode_batch(list(texts), add_special_tokens=special)
+            return encodings
+        except Exception as error:  # the library raises bare Exception
+            if len(texts) > 1:
+                return [self._tokens([text], [one])[0] for text, one in zip(texts, examples, strict=True)]
+            with _placed(examples[0]):
+                raise BadInput(
+                    "the tokenizer cannot encode this text",
+                    values={"length": f"{len(texts[0])} characters", "reason": type(error).__name__},
+                    hint="it holds characters that the vocabulary lacks, and there is no unk_token: remove the text",
+                ) from None
 
     def encode_prompt(self, example: Example) -> tuple[np.ndarray, bool]:
-        """Token ids (S,) int64 of what precedes the response, the last `max_length`; whether there were more."""
+        """Token ids (S,) int64 of what precedes the response, the last `max_length`; whether there were more.
+
+        Raises `BadInput` as `encode_examples` does.
+        """
+        with _placed(example):
+            text = self.template.prompt(example)
         self.tokenizer.no_truncation()
         try:
-            encoding = self.tokenizer.encode(
-                self.template.prompt(example), add_special_tokens=self.template.adds_special_tokens
-            )
+            (encoding,) = self._tokens([text], [example])
         finally:
             self.tokenizer.enable_truncation(self.settings.max_length)
         ids = np.array(encoding.ids or [self.pad_id], dtype=np.int64)
@@ -158,14 +170,11 @@ def _within(offsets: Sequence[Span], spans: Sequence[Span]) -> np.ndarray:
     return inside
 
 
-def _pad_id(model_dir: Path, tokenizer: Any) -> int:
-    """The model's padding token, else the tokenizer's, else the end-of-text token, as is common for decoders."""
-    config = read_object(model_dir / "config.json")
-    if isinstance(config.get("pad_token_id"), int):
-        return int(config["pad_token_id"])
-    token = special_token(tokenizer_config(model_dir).get("pad_token"))
-    if token and tokenizer.token_to_id(token) is not None:
-        return int(tokenizer.token_to_id(token))
-    end = config.get("eos_token_id")
-    end = end[0] if isinstance(end, list) and end else end
-    return end if isinstance(end, int) else 0
+@contextmanager
+def _placed(example: Example) -> Iterator[None]:
+    """Errors inside name the file and line of the example."""
+    try:
+        yield
+    except BadInput as error:
+        where = f"{example.where}: " if example.where else ""
+        raise BadInput(where + error.fact, values=error.values, hint=error.hint) from None

@@ -6,31 +6,31 @@ because values must not leave the device.
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from schemas.base import canonical_json
 from schemas.errors import BadInput
 from schemas.settings import PromptSettings, TaskSettings
+from stages.data.dialogues import COLUMNS, Turn, alpaca_turns, chat_turns
 from stages.data.readers import Columns, Record, as_text, read_csv, read_folder, read_jsonl, read_parquet, refuse_empty
 
 READERS = {".jsonl": read_jsonl, ".ndjson": read_jsonl, ".csv": read_csv, ".parquet": read_parquet}
 
-
-ROLES = ("system", "user", "assistant")
 PLAIN = PromptSettings()
-
-Turn = tuple[str, str]  # (role, or column of an Alpaca record; content)
 
 
 @dataclass(frozen=True)
 class Example:
-    """A text or a dialogue, and its label; the label is None where labels are not read."""
+    """A text or a dialogue, and its label; the label is None where labels are not read.
+
+    `where` is the place that it was read from, "file, line 3", for errors that are found later.
+    """
 
     text: str
     label: str | None
     turns: tuple[Turn, ...] = ()  # of instruction data; `text` is empty then
+    where: str = field(default="", compare=False)
 
     def __repr__(self) -> str:
         return (
@@ -50,11 +50,16 @@ def load_examples(
 
     With `label_column = None` labels are not read; `labels`, if given, are the only ones allowed.  Raises `BadInput`.
     """
-    reading = _Reading(text_column, label_column, frozenset(labels), prompt.format)
-    examples = [reading.example(record) for record in _records(path, reading.columns)]
-    if not examples:
-        raise BadInput(f"{path} holds no texts", values={"expected": "at least one text", "found": "none"})
-    return examples
+    return _examples(path, _Reading(text_column, label_column, frozenset(labels), prompt.format))
+
+
+def load_prompts(path: Path, task: TaskSettings, prompt: PromptSettings) -> list[Example]:
+    """Every record of `path` as a prompt: in the format that `prompt` names, with or without its response.
+
+    Labels and responses are not read.  Raises `BadInput`.
+    """
+    reading = _Reading(task.text_column, None, frozenset(), prompt.format, answered=False)
+    return _examples(path, reading)
 
 
 def load_labelled(path: Path, task: TaskSettings, prompt: PromptSettings = PLAIN) -> list[Example]:
@@ -91,8 +96,15 @@ def label_set(examples: Iterable[Example]) -> tuple[str, ...]:
     return tuple(sorted({example.label for example in examples if example.label is not None}))
 
 
+def _examples(path: Path, reading: "_Reading") -> list[Example]:
+    examples = [reading.example(record) for record in _records(path, reading.columns)]
+    if not examples:
+        raise BadInput(f"{path} holds no texts", values={"expected": "at least one text", "found": "none"})
+    return examples
+
+
 def _records(path: Path, columns: Columns) -> Iterator[Record]:
-    if path.is_dir() and columns.required[0] not in ("instruction", "messages"):
+    if path.is_dir() and not {"instruction", *COLUMNS} & {*columns.required, *columns.optional}:
         return read_folder(path, columns)
     reader = READERS.get(path.suffix.lower())
     if not path.exists() or reader is None:
@@ -114,24 +126,27 @@ class _Reading:
     label_column: str | None
     labels: frozenset[str]
     format: str
+    answered: bool = True  # False: prompts, whose responses are not read
 
     @property
     def columns(self) -> Columns:
         """The columns that are read."""
         label = (self.label_column,) if self.label_column else ()
         if self.format == "alpaca":
-            return Columns(("instruction", "output", *label), ("input",))
-        return Columns(("messages" if self.format == "chat" else self.text_column, *label))
+            return Columns(("instruction", *(("output",) if self.answered else ()), *label), ("input",))
+        if self.format == "chat":
+            return Columns(label, COLUMNS)
+        return Columns((self.text_column, *label))
 
     def example(self, record: Record) -> Example:
         """A record as an example.  Raises `BadInput`, which names the place and never a value."""
         if self.format == "alpaca":
-            return Example("", self._label(record), _alpaca_turns(record))
+            return Example("", self._label(record), alpaca_turns(record, answered=self.answered), record.where)
         if self.format == "chat":
-            return Example("", self._label(record), _chat_turns(record))
+            return Example("", self._label(record), chat_turns(record, answered=self.answered), record.where)
         text = record.text(self.text_column)
         refuse_empty(text, record.where, self.text_column)
-        return Example(text, self._label(record))
+        return Example(text, self._label(record), where=record.where)
 
     def _label(self, record: Record) -> str | None:
         if self.label_column is None:
@@ -155,48 +170,3 @@ class _Reading:
                 hint="the label set is fixed by the plan; see [task] labels in the recipe",
             )
         return label
-
-
-def _alpaca_turns(record: Record) -> tuple[Turn, ...]:
-    """Instruction, input where there is one, output."""
-    turns = [(column, record.text(column)) for column in ("instruction", "input", "output") if _has(record, column)]
-    for column, text in turns:
-        if column != "input":
-            refuse_empty(text, record.where, column)
-    return tuple(turns)
-
-
-def _chat_turns(record: Record) -> tuple[Turn, ...]:
-    """Roles and contents.  At least one message must be the assistant's, or there is nothing to train on."""
-    messages = record.values["messages"]
-    expected = "a list of objects with role and content"
-    if not isinstance(messages, list):
-        raise BadInput(
-            f"{record.where}: the dialogue is not a list",
-            values={"column": "messages", "expected": expected, "found": type(messages).__name__},
-        )
-    turns = tuple(_turn(record.where, number, message) for number, message in enumerate(messages, 1))
-    if not any(role == "assistant" for role, _ in turns):
-        raise BadInput(
-            f"{record.where}: the dialogue has no answer",
-            values={"expected": "a message of role assistant", "found": f"{len(turns)} messages of other roles"},
-        )
-    return turns
-
-
-def _turn(where: str, number: int, message: Any) -> Turn:
-    place = f"{where}, message {number}"
-    if not isinstance(message, dict) or not {"role", "content"} <= set(message):
-        raise BadInput(
-            f"{place}: not a message",
-            values={"expected": "an object with role and content", "found": type(message).__name__},
-        )
-    if message["role"] not in ROLES:
-        raise BadInput(f"{place}: the role is not known", values={"expected": ", ".join(ROLES)})
-    content = as_text(message["content"], place, "content")
-    refuse_empty(content, place, "content")
-    return message["role"], content
-
-
-def _has(record: Record, column: str) -> bool:
-    return record.values.get(column) is not None or column != "input"

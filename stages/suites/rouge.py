@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from schemas.errors import BadInput
-from stages.data.load import Example, Turn
+from stages.data.dialogues import Turn
+from stages.data.load import Example
 from stages.data.template import AlpacaTemplate, Template
 from stages.suites.files import a_list, a_text, an_object, read_json_lines
 from stages.suites.questions import OpenQuestion

@@ -16,7 +16,8 @@ from schemas.settings import EncodingSettings, PromptSettings
 from stages.data.encode import Encoder
 from stages.data.load import Example, load_examples
 from stages.data.split import to_jsonl
-from stages.data.template import AlpacaTemplate, ChatTemplate, choose_template, question
+from stages.data.template import AlpacaTemplate, ChatTemplate, Template, choose_template, question
+from stages.data.tokenizer import ModelTokenizer
 
 SECRET = "Patient-Nr-4711"
 CHAT = PromptSettings(format="chat")
@@ -82,13 +83,17 @@ def theirs(folder: Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
+def choose(model_dir: Path, prompt: PromptSettings) -> tuple[Template, PromptSettings]:
+    return choose_template(ModelTokenizer.load(model_dir), prompt)
+
+
 def as_chat(example: Example) -> list[dict[str, str]]:
     return [{"role": role, "content": content} for role, content in example.turns]
 
 
 @pytest.mark.parametrize("example", DIALOGUES, ids=["short", "long"])
 def test_a_dialogue_reads_as_transformers_renders_it(model_dir: Path, example: Example) -> None:
-    template, _ = choose_template(model_dir, CHAT)
+    template, _ = choose(model_dir, CHAT)
     expected = theirs(model_dir)
     assert template.render(example).text == expected.apply_chat_template(as_chat(example), tokenize=False)
     asked = as_chat(example)[:-1]
@@ -137,7 +142,7 @@ def test_an_alpaca_record_reads_as_published(tmp_path: Path) -> None:
 
 
 def test_alpaca_records_go_through_a_chat_template_too(tmp_path: Path) -> None:
-    template, _ = choose_template(save(tmp_path, CHATML), ALPACA)
+    template, _ = choose(save(tmp_path, CHATML), ALPACA)
     example = Example("", None, (("instruction", "Name it."), ("input", "A fish."), ("output", "Cod.")))
     same = Example("", None, (("user", "Name it.\n\nA fish."), ("assistant", "Cod.")))
     assert template.render(example) == template.render(same)
@@ -176,19 +181,19 @@ def test_a_dialogue_that_the_template_refuses_is_an_error_without_its_text(tmp_p
 
 def test_a_template_has_no_clock_and_cannot_leave_its_sandbox(tmp_path: Path) -> None:
     clock = "{% if strftime_now is defined %}now{% else %}{{ messages[0].content }}{% endif %}"
-    assert choose_template(save(tmp_path, clock), CHAT)[0].prompt(question("then")) == "then"
+    assert choose(save(tmp_path, clock), CHAT)[0].prompt(question("then")) == "then"
     hostile = "{{ messages.__class__.__mro__[1].__subclasses__() }}"
     (tmp_path / "chat_template.jinja").write_text(hostile)
     with pytest.raises(BadInput, match="does not accept this dialogue"):
-        choose_template(tmp_path, CHAT)[0].prompt(question("x"))
+        choose(tmp_path, CHAT)[0].prompt(question("x"))
 
 
 def test_a_plan_fixes_the_template(tmp_path: Path) -> None:
     model = save(tmp_path, CHATML)
-    template, decided = choose_template(model, CHAT)
+    template, decided = choose(model, CHAT)
     assert isinstance(template, ChatTemplate)
     assert decided.template == template.digest
-    assert choose_template(model, decided)[1] == decided
+    assert choose(model, decided)[1] == decided
     for change in (
         lambda: (model / "chat_template.jinja").write_text(CHATML + " "),
         lambda: save(model, CHATML, eos_token="<|im_end|>"),
@@ -197,10 +202,10 @@ def test_a_plan_fixes_the_template(tmp_path: Path) -> None:
         save(model, CHATML)
         change()
         with pytest.raises(NotTrusted, match="chat template") as caught:
-            choose_template(model, decided)
+            choose(model, decided)
         assert decided.template in str(caught.value)
     save(model, CHATML)
-    forced, alpaca = choose_template(model, PromptSettings(format="chat", template="alpaca"))
+    forced, alpaca = choose(model, PromptSettings(format="chat", template="alpaca"))
     assert isinstance(forced, AlpacaTemplate)
     assert alpaca.template == "alpaca"
 
@@ -211,7 +216,7 @@ def test_a_template_may_stand_in_the_tokenizer_config_alone_or_among_others(tmp_
     for number, named in enumerate((CHATML, several)):
         folder = tmp_path / str(number)
         folder.mkdir()
-        digests.add(choose_template(save(folder, None, chat_template=named), CHAT)[1].template)
+        digests.add(choose(save(folder, None, chat_template=named), CHAT)[1].template)
     assert len(digests) == 1
 
 
