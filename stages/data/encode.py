@@ -79,8 +79,8 @@ class Encoder:
     def load(cls, model_dir: Path, settings: EncodingSettings, prompt: PromptSettings | None = None) -> "Encoder":
         """Read `tokenizer.json` and what is beside it, and the template that `prompt` asks for.
 
-        Raises `BadInput` where there is no tokenizer or a file cannot be read, `NotTrusted` where the chat template is not
-        the one that the plan fixed.
+        Raises `BadInput` where there is no tokenizer or a file cannot be read, `NotTrusted` where the chat template is
+        not the one that the plan fixed.
         """
         own = ModelTokenizer.load(model_dir)
         own.tokenizer.no_padding()

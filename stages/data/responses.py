@@ -14,6 +14,7 @@ from stages.data.chat import USE_ALPACA, Message, Span
 
 Apply = Callable[[Sequence[Message], bool], str | None]  # messages, whether an answer is asked for: the text, or None
 PIECE = re.compile(r"<[^<>\s]*>|\[[^\[\]\s]*\]|\s+|.", re.DOTALL)  # a special token, white space or a character
+LONGEST_HEADER = 64  # characters
 PRIVATE_USE = range(0xE000, 0xF900)
 
 
@@ -40,15 +41,22 @@ def _response(messages: Sequence[Message], index: int, text: str, apply: Apply) 
             hint=USE_ALPACA if last else 'set prompt.learn = "all", or use dialogues of one question and one answer',
         )
     alone = None if through is None else _content(messages[: index + 1], index, through, apply)
-    begin, end = content
-    if before is not None and text.startswith(before) and len(before) <= begin:
-        begin = len(before)
-    elif before is not None and through is not None and alone and through.startswith(before):
-        lead = through[len(before) : alone[0]]
-        begin -= len(lead) if text[:begin].endswith(lead) else 0
+    begin, end = _begin(text, content[0], before or ""), content[1]
     if through is not None and alone:
         end += _common(PIECE.findall(text[end:]), PIECE.findall(through[alone[1] :]))
     return begin, begin + len(text[begin:end].rstrip())
+
+
+def _begin(text: str, content: int, before: str) -> int:
+    """Where a response begins whose content begins at `content`: behind what asks for it, as in `before`."""
+    if text.startswith(before) and 0 < len(before) <= content:
+        return len(before)
+    head, asking = text[:content].rstrip(), before.rstrip()
+    header = PIECE.findall(asking[-LONGEST_HEADER:])[-1:]
+    space = before[len(asking) :]
+    if header and head.endswith(header[0]) and text[len(head) : content].startswith(space):
+        return len(head) + len(space)
+    return content
 
 
 def _content(messages: Sequence[Message], index: int, text: str, apply: Apply) -> Span | None:

@@ -18,8 +18,8 @@ TOKENIZER = "tokenizer.json"
 CONFIG = "tokenizer_config.json"
 OLDER = "special_tokens_map.json"
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-# Classes without tokens of their own: what their configuration does not name they do not have.
-NAMELESS = ("PreTrainedTokenizerFast", "PreTrainedTokenizer", "TokenizersBackend")
+# Classes, by how their names begin, that have no start token but the one that their files name.
+WITHOUT_START = ("PreTrainedTokenizer", "TokenizersBackend", "Qwen")
 COPY_AGAIN = "get the model's files again; the folder that they came from has a complete one"
 
 
@@ -62,7 +62,8 @@ class ModelTokenizer:
     @property
     def _model_start(self) -> str:
         """The model's first token where the tokenizer's class has one that its files need not name."""
-        if "bos_token" in self.config or self.config.get("tokenizer_class") in NAMELESS:
+        of_class = str(self.config.get("tokenizer_class") or self.model.get("model_type")).lower()
+        if "bos_token" in self.config or of_class.startswith(tuple(map(str.lower, WITHOUT_START))):
             return ""
         return next(self._model_tokens("bos_token_id"), "")
 
