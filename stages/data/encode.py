@@ -108,15 +108,9 @@ class Encoder:
         return replace(self, remembered=other.remembered if other is not None and alike else Remembered())
 
     def _encode(self, examples: Sequence[Example]) -> list[Encoded]:
-        rendered = [self._rendered(example) for example in examples]
+        rendered = [_rendered(self.template, self.prompt, example) for example in examples]
         encodings = self._tokens([one.text for one in rendered], examples)
         return [self._encoded(encoding, one.responses) for encoding, one in zip(encodings, rendered, strict=True)]
-
-    def _rendered(self, example: Example) -> Rendered:
-        with _placed(example):
-            if self.prompt.learn == "all":
-                return Rendered(self.template.text(example), None)
-            return self.template.render(example)
 
     def _tokens(self, texts: Sequence[str], examples: Sequence[Example]) -> list[Any]:
         """The tokenizer's encodings.  Raises `BadInput`, which names the first text that has none."""
@@ -159,6 +153,18 @@ class Encoder:
         ids = np.array(encoding.ids or [self.pad_id], dtype=np.int64)
         in_loss = np.ones(len(ids), dtype=bool) if responses is None else _within(encoding.offsets, responses)
         return Encoded(ids, in_loss, bool(encoding.overflowing))
+
+
+def check_rendering(model_dir: Path, prompt: PromptSettings, examples: Sequence[Example]) -> None:
+    """Every example can be rendered, without encoding it.  Raises `BadInput`, which names the first that cannot."""
+    template, _ = choose_template(ModelTokenizer.load(model_dir), prompt)
+    for example in examples:
+        _rendered(template, prompt, example)
+
+
+def _rendered(template: Template, prompt: PromptSettings, example: Example) -> Rendered:
+    with _placed(example):
+        return Rendered(template.text(example), None) if prompt.learn == "all" else template.render(example)
 
 
 def _within(offsets: Sequence[Span], spans: Sequence[Span]) -> np.ndarray:
