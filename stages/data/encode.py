@@ -5,8 +5,7 @@ takes memory that a small device does not have.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from schemas.base import canonical_json
 from schemas.errors import BadInput
 from schemas.settings import EncodingSettings, PromptSettings
 from stages.data.load import Example
-from stages.data.template import Rendered, Template, choose_template
+from stages.data.template import Rendered, Template, choose_template, placed
 from stages.data.tokenizer import ModelTokenizer
 
 REMEMBERED_BYTES = 64 * 2**20
@@ -121,7 +120,7 @@ class Encoder:
         except Exception as error:  # the library raises bare Exception
             if len(texts) > 1:
                 return [self._tokens([text], [one])[0] for text, one in zip(texts, examples, strict=True)]
-            with _placed(examples[0]):
+            with placed(examples[0]):
                 raise BadInput(
                     "the tokenizer cannot encode this text",
                     values={"length": f"{len(texts[0])} characters", "reason": type(error).__name__},
@@ -133,7 +132,7 @@ class Encoder:
 
         Raises `BadInput` as `encode_examples` does.
         """
-        with _placed(example):
+        with placed(example):
             text = self.template.prompt(example)
         self.tokenizer.no_truncation()
         try:
@@ -163,7 +162,7 @@ def check_rendering(model_dir: Path, prompt: PromptSettings, examples: Sequence[
 
 
 def _rendered(template: Template, prompt: PromptSettings, example: Example) -> Rendered:
-    with _placed(example):
+    with placed(example):
         return Rendered(template.text(example), None) if prompt.learn == "all" else template.render(example)
 
 
@@ -174,13 +173,3 @@ def _within(offsets: Sequence[Span], spans: Sequence[Span]) -> np.ndarray:
     for begin, end in spans:
         inside |= (begins >= begin) & (begins < end)
     return inside
-
-
-@contextmanager
-def _placed(example: Example) -> Iterator[None]:
-    """Errors inside name the file and line of the example."""
-    try:
-        yield
-    except BadInput as error:
-        where = f"{example.where}: " if example.where else ""
-        raise BadInput(where + error.fact, values=error.values, hint=error.hint) from None

@@ -28,10 +28,10 @@ def find_responses(messages: Sequence[Message], text: str, apply: Apply) -> tupl
 
 
 def _response(messages: Sequence[Message], index: int, text: str, apply: Apply) -> Span:
-    before = apply(messages[:index], True) if index else ""
-    through = apply(messages[: index + 1], False)
-    if None not in (before, through) and text.startswith(through or "") and (through or "").startswith(before or ""):
-        return len(before or ""), len((through or "").rstrip())
+    before = (apply(messages[:index], True) if index else None) or ""
+    through = apply(messages[: index + 1], False) or ""
+    if before and through.startswith(before) and text.startswith(through):
+        return len(before), len(through.rstrip())
     content = _content(messages, index, text, apply)
     if content is None:
         last = index == len(messages) - 1
@@ -40,16 +40,17 @@ def _response(messages: Sequence[Message], index: int, text: str, apply: Apply) 
             values={"turns": len(messages), "first that is not shown": index + 1},
             hint=USE_ALPACA if last else 'set prompt.learn = "all", or use dialogues of one question and one answer',
         )
-    alone = None if through is None else _content(messages[: index + 1], index, through, apply)
-    begin, end = _begin(text, content[0], before or ""), content[1]
-    if through is not None and alone:
-        end += _common(PIECE.findall(text[end:]), PIECE.findall(through[alone[1] :]))
+    begin, end = _begin(text, content[0], before), content[1]
+    alone = _content(messages[: index + 1], index, through, apply)
+    if alone is not None:
+        ending = through[alone[1] :]
+        end += _common(PIECE.findall(text[end : end + len(ending)]), PIECE.findall(ending))
     return begin, begin + len(text[begin:end].rstrip())
 
 
 def _begin(text: str, content: int, before: str) -> int:
     """Where a response begins whose content begins at `content`: behind what asks for it, as in `before`."""
-    if text.startswith(before) and 0 < len(before) <= content:
+    if before and text.startswith(before) and len(before) <= content:
         return len(before)
     head, asking = text[:content].rstrip(), before.rstrip()
     header = PIECE.findall(asking[-LONGEST_HEADER:])[-1:]

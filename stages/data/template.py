@@ -4,7 +4,8 @@ A chat template is a Jinja program that comes with a tokenizer (`chat`), and is 
 fixed.  Where it marks what it generates (`{% generation %}`), that is the response; `responses` finds the others.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -264,6 +265,16 @@ def as_fields(example: Example) -> dict[str, str]:
         )
     question = "\n\n".join(content for role, content in example.turns if role != "assistant")
     return {"instruction": question, "output": fields.get("assistant", "")}
+
+
+@contextmanager
+def placed(example: Example) -> Iterator[None]:
+    """Errors inside name the file and line of the example."""
+    try:
+        yield
+    except BadInput as error:
+        where = f"{example.where}: " if example.where else ""
+        raise BadInput(where + error.fact, values=error.values, hint=error.hint) from None
 
 
 def question(text: str) -> Example:

@@ -111,8 +111,9 @@ class ModelTokenizer:
         value = self._setting(name)
         token = special_token(value)
         if value is not None and not token:
+            file = CONFIG if value == self.config.get(name) else OLDER
             raise BadInput(
-                f"{self.model_dir / CONFIG}: {name} is not a token",
+                f"{self.model_dir / file}: {name} is not a token",
                 values={"expected": 'a text, or an object with "content"', "found": type(value).__name__},
                 hint=COPY_AGAIN,
             )

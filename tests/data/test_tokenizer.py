@@ -178,6 +178,7 @@ def test_a_file_of_another_kind_is_refused_by_name(name: str, data: bytes, tmp_p
     [
         ("tokenizer_config.json", {"eos_token": 3}),
         ("tokenizer_config.json", {"pad_token": ["<|pad|>"]}),
+        ("special_tokens_map.json", {"eos_token": 3}),
         ("tokenizer_config.json", {"chat_template": 3}),
         ("tokenizer_config.json", {"chat_template": [{"name": "rag", "template": "x"}]}),
         ("generation_config.json", {"eos_token_id": 1.5}),
