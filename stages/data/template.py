@@ -217,11 +217,14 @@ def chat_template(model_dir: Path) -> str | None:
 
 def _read_template(path: Path) -> str | None:
     try:
-        return path.read_bytes().decode("utf-8")
+        source = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{path} cannot be read", values={"reason": type(error).__name__}, hint=COPY_AGAIN) from None
+    if not source.strip():
+        raise BadInput(f"{path} is empty", values={"expected": "a chat template"}, hint=COPY_AGAIN)
+    return source
 
 
 def _default_of(path: Path, found: object) -> str:

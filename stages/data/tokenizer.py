@@ -138,7 +138,10 @@ class ModelTokenizer:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; empty where there is no file.  Raises `BadInput` where it cannot be read."""
+    """The JSON object in a file; empty where there is no file.
+
+    Raises `BadInput` where it cannot be read, also for halves of surrogate pairs, which no UTF-8 text can hold.
+    """
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -147,6 +150,7 @@ def read_object(path: Path) -> dict[str, Any]:
         raise BadInput(f"{path} cannot be read", values={"reason": error.strerror}) from None
     try:
         document = json.loads(data)
+        json.dumps(document, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict):

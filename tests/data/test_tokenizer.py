@@ -21,6 +21,7 @@ ALPACA, CHAT = PromptSettings(format="alpaca"), PromptSettings(format="chat")
 ANSWERED = Example("", None, (("instruction", "say"), ("output", "hello")))
 TALK = Example("", None, (("user", "say"), ("assistant", "hello")))
 FILES = (
+    "tokenizer.json",
     "tokenizer_config.json",
     "generation_config.json",
     "special_tokens_map.json",
@@ -152,7 +153,7 @@ def test_a_file_that_cannot_be_read_is_refused_by_name(name: str, tmp_path: Path
         "chat_template.jinja": CHATML,
     }.get(name) or (folder / name).read_text().strip()
     for bytes_left in (0, 1, len(whole) // 2, len(whole) - 1):
-        if name == "chat_template.jinja" and bytes_left < 2:
+        if name == "chat_template.jinja" and bytes_left == 1:
             continue  # a template too
         (folder / name).write_text(whole[:bytes_left])
         with pytest.raises(BadInput, match=name.replace(".", r"\.")) as caught:
@@ -163,7 +164,9 @@ def test_a_file_that_cannot_be_read_is_refused_by_name(name: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("data", [b"\xff\xfe\x00", b"[]", b"null", b"3", b"[" * 100_000])
+@pytest.mark.parametrize(
+    "data", [b"\xff\xfe\x00", b"[]", b"null", b"3", b"[" * 100_000, b'{"chat_template": "\\ud800"}']
+)
 def test_a_file_of_another_kind_is_refused_by_name(name: str, data: bytes, tmp_path: Path) -> None:
     if name == "chat_template.jinja" and b"\xff" not in data:
         return  # a template too
@@ -192,6 +195,23 @@ def test_a_value_of_another_kind_is_refused_by_name(name: str, document: Any, tm
     write(folder, name, document)
     with pytest.raises(BadInput, match=name.replace(".", r"\.")):
         Encoder.load(folder, EncodingSettings(), CHAT)
+
+
+@pytest.mark.parametrize("template", [3, {}, [{"name": "rag", "template": "x"}]])
+def test_without_a_default_template_the_hint_is_a_way_out(template: Any, tmp_path: Path) -> None:
+    folder = save(tmp_path, config={"eos_token": "<|im_end|>", "chat_template": template})
+    with pytest.raises(BadInput, match="the chat template is not a text") as caught:
+        Encoder.load(folder, EncodingSettings(), CHAT)
+    assert 'set prompt.template = "alpaca"' in caught.value.hint
+    assert learned(folder, CHAT.model_copy(update={"template": "alpaca"}), TALK) == "hello<|im_end|>"
+
+
+def test_instruction_data_needs_a_template_as_the_hint_says(tmp_path: Path) -> None:
+    folder = save(tmp_path)
+    with pytest.raises(BadInput, match="instruction data needs a template") as caught:
+        Encoder.load(folder, EncodingSettings(), ALPACA.model_copy(update={"template": "none"}))
+    assert caught.value.hint == "leave prompt.template at auto"
+    assert learned(folder) == "hello<|endoftext|>"
 
 
 def test_a_model_that_names_no_end_is_refused_and_the_hint_is_a_way_out(tmp_path: Path) -> None:
