@@ -53,8 +53,8 @@ class PromptSettings(Record):
     """How a record becomes text for a language model, and which of its tokens are in the loss (`causal-lm` only).
 
     `plain`: the text column, all tokens in the loss.  `alpaca`: columns `instruction`, `input` (may be empty or
-    missing) and `output`.  `chat`: a column `messages` with `role` and `content`.  The template is the model's own
-    chat template, fixed in a plan by its SHA-256, or Alpaca's.  `date` is what the clock of a chat template shows
+    missing) and `output`.  `chat`: a column `messages` with `role` and `content`, or ShareGPT's `conversations`.  The
+    template is the model's own chat template, fixed in a plan by its SHA-256, or Alpaca's.  `date` is what the clock of a chat template shows
     (`strftime_now`): a day that is the same on every device and in every round, by default the one that Llama 3's
     template falls back to.
     """

@@ -19,6 +19,8 @@ from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel
 
 from schemas.errors import BadInput, UsageProblem
 from schemas.refs import ModelFingerprint
+from stages.data.template import chat_template
+from stages.data.tokenizer import ModelTokenizer
 from stages.model.architecture import load_config
 from stages.process.measure import mebibytes
 from stages.process.progress import Progress
@@ -182,7 +184,10 @@ def _on_disk(checkpoint: WeightFiles, file: Path) -> Shard:
 
 
 def _copy_documents(folder: Path, directory: Path, dtype: str | None) -> None:
-    """Copy configuration and tokenizer; if there is no fast tokenizer, transformers makes one."""
+    """Copy configuration and tokenizer; if there is no fast tokenizer, transformers makes one.
+
+    Raises `BadInput` where one of them cannot be read.
+    """
     shutil.copyfile(folder / "config.json", directory / "config.json")
     if dtype:
         _set_dtype(directory / "config.json", dtype)
@@ -191,6 +196,8 @@ def _copy_documents(folder: Path, directory: Path, dtype: str | None) -> None:
     for name in COPIED:
         if (folder / name).is_file() and not (directory / name).exists():
             shutil.copyfile(folder / name, directory / name)
+    ModelTokenizer.load(directory)
+    chat_template(directory)
 
 
 def _set_dtype(path: Path, dtype: str) -> None:
