@@ -54,9 +54,9 @@ class PromptSettings(Record):
 
     `plain`: the text column, all tokens in the loss.  `alpaca`: columns `instruction`, `input` (may be empty or
     missing) and `output`.  `chat`: a column `messages` with `role` and `content`, or ShareGPT's `conversations`.  The
-    template is the model's own chat template, fixed in a plan by its SHA-256, or Alpaca's.  `date` is what the clock of a chat template shows
-    (`strftime_now`): a day that is the same on every device and in every round, by default the one that Llama 3's
-    template falls back to.
+    template is the model's own chat template, fixed in a plan by its SHA-256, or Alpaca's.  `date` is what the clock of
+    a chat template shows (`strftime_now`): a day that is the same on every device and in every round, by default the
+    one that Llama 3's template falls back to.
     """
 
     format: Literal["plain", "alpaca", "chat"] = "plain"
