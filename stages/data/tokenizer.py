@@ -20,7 +20,7 @@ OLDER = "special_tokens_map.json"
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 # Classes, by how their names begin, that have no start token but the one that their files name.
 WITHOUT_START = ("PreTrainedTokenizer", "TokenizersBackend", "Qwen")
-COPY_AGAIN = "get the model's files again; the folder that they came from has a complete one"
+COPY_AGAIN = "get the model's files again: this one was truncated or altered on its way"
 
 
 @dataclass(frozen=True)
@@ -151,15 +151,11 @@ def read_object(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(data)
         json.dumps(document, ensure_ascii=False).encode()
+        found = type(document).__name__
     except (ValueError, RecursionError):
-        document = None
+        document, found = None, f"{len(data)} bytes that are not JSON"
     if not isinstance(document, dict):
-        found = f"{len(data)} bytes that are not" if document is None else type(document).__name__
-        raise BadInput(
-            f"{path} cannot be read: it was truncated or altered",
-            values={"expected": "a JSON object", "found": found},
-            hint=COPY_AGAIN,
-        )
+        raise BadInput(f"{path} cannot be read", values={"expected": "a JSON object", "found": found}, hint=COPY_AGAIN)
     return document
 
 
