@@ -58,6 +58,7 @@ def profile(
     manifest = artifact.manifest
     curve = " ".join(f"{layer.cka:.3f}" for layer in manifest.layers) or "too few texts for a curve"
     console.say(f"{device}: {manifest.example_count} texts, CKA by layer: {curve}")
+    console.say_left_out(data)
     counts = console.say_truncated(artifact)
     emulated = price(settings.numerics.computes_in)
     if emulated:

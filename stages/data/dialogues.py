@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from schemas.errors import BadInput
-from stages.data.readers import Record, as_text, refuse_empty
+from stages.data.records import Record, as_text, refuse_empty
 
 Turn = tuple[str, str]  # (role, or column of an Alpaca record; content)
 
@@ -16,7 +16,7 @@ ROLES = ("system", "user", "assistant")
 SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", **{role: role for role in ROLES}}
 TOOL_ROLES = ("tool", "function", "function_call", "observation", "ipython")
 TOOL_KEYS = ("tool_calls", "tool_call_id", "function_call")
-COLUMNS = ("messages", "conversations")  # of dialogues; the first of them that a record has
+OTHER_COLUMN = {"messages": "conversations"}  # what ShareGPT calls it
 SHAPE = "objects with role (system, user, assistant) and content (a text, or a list of text parts)"
 SHAREGPT_SHAPE = "objects with from (system, human, gpt) and value (a text)"
 ONLY_TEXTS = "remove dialogues with tools or images, or write what was called and seen as text of user and assistant"
@@ -42,18 +42,15 @@ def chat_turns(record: Record, *, answered: bool) -> tuple[Turn, ...]:
     If `answered`, at least one message must be the assistant's, or there is nothing to train on; else the answers at
     the end are left out, and a question must remain.  Raises `BadInput`.
     """
-    column = next((name for name in COLUMNS if record.values.get(name) is not None), None)
-    if column is None:
-        raise BadInput(
-            f"{record.where}: there is no column {COLUMNS[0]!r}",
-            values={COLUMNS[0]: f"a list of {SHAPE}", COLUMNS[1]: f"or a list of {SHAREGPT_SHAPE}"},
-            hint="rename the column, or set prompt.format to what the data holds: plain, alpaca or chat",
-        )
-    messages = record.values[column]
+    messages = record.values["messages"]
     if not isinstance(messages, list):
         raise BadInput(
             f"{record.where}: the dialogue is not a list",
-            values={"column": column, "expected": f"a list of {SHAPE}", "found": type(messages).__name__},
+            values={
+                "column": "messages or conversations",
+                "expected": f"a list of {SHAPE}",
+                "found": type(messages).__name__,
+            },
         )
     return _asked(record.where, messages) if not answered else _answered(record.where, messages)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -16,6 +17,7 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
 )
+from transformers.initialization import no_init_weights
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
@@ -99,6 +101,14 @@ def parameters_on_meta() -> Iterator[None]:
         yield
     finally:
         nn.Module.register_parameter = register  # type: ignore[method-assign]
+
+
+def empty_model(config: PretrainedConfig, form: HeadForm, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    """The model of `config` on the meta device, buffers real.  Takes milliseconds at any size."""
+    # Parameters only: buffers that no checkpoint holds (rotary frequencies, position ids) are real from the start.
+    with parameters_on_meta(), no_init_weights():
+        model: PreTrainedModel = FACTORIES[form].from_config(config, dtype=dtype)
+    return model
 
 
 def find_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:

@@ -68,7 +68,8 @@ def check_whole(model_dir: Path) -> ModelFingerprint:
             hint="the weights are incomplete: get every file of the model again",
         )
     encoder = Encoder.load(model_dir, EncodingSettings())
-    form = SETTINGS["language-model" if is_decoder(skeleton.config) else "mean"]
+    speaks = is_decoder(skeleton.config) and skeleton.head_form == "language-model"  # a decoder may be a classifier
+    form = SETTINGS["language-model" if speaks else "mean"]
     return Backbone.open(model_dir, form, pad_id=encoder.pad_id).reader.fingerprint()
 
 

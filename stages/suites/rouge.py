@@ -1,5 +1,5 @@
-"""The user's own data, in JSONL: `instruction`, `input` (optional) and `output`; or `messages` (or `conversations`),
-the last of which is the answer; or `prompt` and `reference`.
+"""The user's own data, JSON lines or a list: `instruction`, `input` (optional) and `output`; or `messages` (or
+`conversations`), the last of which is the answer; or `prompt` and `reference`.
 
 A plain prompt is used as it is; the others are rendered by the template that the plan trained with, or Alpaca's.
 """
@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from schemas.errors import BadInput
-from stages.data.dialogues import COLUMNS, Turn, chat_turns
+from stages.data.dialogues import OTHER_COLUMN, Turn, chat_turns
 from stages.data.load import Example
-from stages.data.readers import Record
+from stages.data.readers import json_objects
+from stages.data.records import Record
 from stages.data.template import AlpacaTemplate, Template, placed
-from stages.suites.files import a_text, read_json_lines
+from stages.suites.files import a_text
 from stages.suites.questions import OpenQuestion
 
 GROUP = "rouge"
@@ -27,8 +28,8 @@ def read_rouge(path: Path, shots: int, template: Template = ALPACA) -> list[Open
         raise BadInput("your own data has no shots", values={"--shots": shots, "expected": 0})
     if not path.is_file():
         found = "a folder" if path.is_dir() else "nothing"
-        raise BadInput(f"{path} is not a file", values={"expected": "JSONL", "found": found})
-    questions = [_question(record, where, template) for where, record in read_json_lines(path)]
+        raise BadInput(f"{path} is not a file", values={"expected": "JSON", "found": found})
+    questions = [_question(record, where, template) for where, record in json_objects(path)]
     if not questions:
         raise BadInput(f"{path} holds no records", values={"expected": "at least one", "found": "none"})
     return questions
@@ -41,8 +42,9 @@ def _question(record: dict[str, Any], where: str, template: Template) -> OpenQue
             ("input", a_text(record, "input", where, default="")),
         )
         return _asked(where, asked, a_text(record, "output", where), template)
-    if any(record.get(column) is not None for column in COLUMNS):
-        turns = chat_turns(Record(where, record), answered=True)
+    messages = record.get("messages", record.get(OTHER_COLUMN["messages"]))
+    if messages is not None:
+        turns = chat_turns(Record(where, {"messages": messages}), answered=True)
         if len(turns) < 2 or turns[-1][0] != "assistant":
             raise BadInput(
                 f"{where}: no answer to compare with",

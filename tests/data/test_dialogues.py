@@ -41,7 +41,6 @@ def load(path: Path, prompt: PromptSettings) -> list[Example]:
         {"conversations": [{"from": "user", "value": "say"}, {"from": "chatgpt", "value": "hello"}]},
         {"conversations": [ASKED, {"role": "assistant", "content": "hello"}], "id": "x"},
         {"messages": [{"from": "human", "value": "say"}, {"from": "gpt", "value": "hello"}]},
-        {"messages": None, "conversations": [ASKED, {"role": "assistant", "content": "hello"}]},
         {"messages": [{**ASKED, "content": [{"type": "text", "text": "say"}]}, {"from": "gpt", "value": "hello"}]},
         {
             "messages": [
@@ -137,9 +136,9 @@ def test_the_shapes_that_are_accepted_are_named_and_accepted(tmp_path: Path) -> 
     assert "as text of user and assistant" in caught.value.hint
     written = [ASKED, {"role": "assistant", "content": "call"}, {"role": "user", "content": "3"}]
     assert len(load(write(tmp_path / "d.jsonl", {"messages": written}), CHAT)) == 1
-    with pytest.raises(BadInput, match="or a list of objects with from") as caught:
+    with pytest.raises(BadInput, match="messages or conversations") as caught:
         load(write(tmp_path / "d.jsonl", {"dialogue": written}), CHAT)
-    assert "rename the column, or set prompt.format" in caught.value.hint
+    assert "prompt.format of the recipe, says which columns are needed" in caught.value.hint
     assert len(load(write(tmp_path / "d.jsonl", {"conversations": written}), CHAT)) == 1
     assert len(load(write(tmp_path / "d.jsonl", {"instruction": "say", "output": "hello"}), ALPACA)) == 1
 
