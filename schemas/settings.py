@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from schemas.base import Many, Record
+from schemas.day import Day
 from schemas.methods import ChainSettings, ChosenSettings
 from schemas.refs import Digest, Dtype, Label, NonNegativeInt, PositiveInt
 
@@ -52,13 +53,16 @@ class PromptSettings(Record):
     """How a record becomes text for a language model, and which of its tokens are in the loss (`causal-lm` only).
 
     `plain`: the text column, all tokens in the loss.  `alpaca`: columns `instruction`, `input` (may be empty or
-    missing) and `output`.  `chat`: a column `messages` with `role` and `content`.  The template is the model's own
-    chat template, fixed in a plan by its SHA-256, or Alpaca's.
+    missing) and `output`.  `chat`: a column `messages` with `role` and `content`, or ShareGPT's `conversations`.  The
+    template is the model's own chat template, fixed in a plan by its SHA-256, or Alpaca's.  `date` is what the clock of
+    a chat template shows (`strftime_now`): a day that is the same on every device and in every round, by default the
+    one that Llama 3's template falls back to.
     """
 
     format: Literal["plain", "alpaca", "chat"] = "plain"
     template: Literal["auto", "none", "alpaca"] | Digest = "auto"  # auto: the model's; Alpaca's if it has none
     learn: Literal["response", "all"] = "response"  # the tokens in the loss
+    date: Day = "2024-07-26"
 
 
 class EncodingSettings(Record):

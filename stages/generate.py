@@ -16,7 +16,7 @@ from schemas.errors import BadInput
 from schemas.plan import PlanManifest
 from stages.data.load import Example
 from stages.data.template import question
-from stages.inference.full_chain import groups, require_causal_lm, stop_tokens
+from stages.inference.full_chain import groups, require_causal_lm
 from stages.inference.generate import Generator, Sampling
 from stages.process.progress import Progress, Say, silent, unsaid
 from stages.session import Machine, Session
@@ -64,11 +64,10 @@ def run(
         encoder = session.encoder()
         encoded = [encoder.encode_prompt(prompt) for prompt in prompts]
         chains = [session.tuning(planned.manifest, current), *([UNTUNED] if before else [])]
-        stops = stop_tokens(machine.model_dir)
         together = not any(chain.changes_layers for chain in chains)
-        written: list[list[list[int]]] = []
+        rows, written = [row for row, _ in encoded], list[list[list[int]]]()
         for passing in [chains] if together else [[chain] for chain in chains]:
-            written += _write(session, planned.manifest, passing, [row for row, _ in encoded], sampling, stops)
+            written += _write(session, planned.manifest, passing, rows, sampling, encoder.end_ids)
     said = [[encoder.decode(one) for one in chain] for chain in written]
     return [
         Answer(said[0][index], said[1][index] if before else None, truncated)

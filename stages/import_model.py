@@ -21,6 +21,8 @@ from transformers import AutoTokenizer, PreTrainedModel
 from schemas.errors import BadInput, UsageProblem, some
 from schemas.refs import ModelFingerprint
 from stages.data.model_folder import check_model_folder, check_there, without_weights
+from stages.data.template import chat_template
+from stages.data.tokenizer import ModelTokenizer
 from stages.model.architecture import load_config
 from stages.process.measure import mebibytes
 from stages.process.progress import Progress
@@ -42,6 +44,7 @@ COPIED = (
     "tokenizer.json",
     "tokenizer_config.json",
     "chat_template.jinja",
+    "chat_template.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "generation_config.json",
@@ -204,7 +207,10 @@ def _on_disk(checkpoint: WeightFiles, file: Path) -> Shard:
 
 
 def _copy_documents(folder: Path, directory: Path, dtype: torch.dtype | None) -> None:
-    """Copy configuration and tokenizer; if there is no fast tokenizer, transformers makes one."""
+    """Copy configuration and tokenizer; if there is no fast tokenizer, transformers makes one.
+
+    Raises `BadInput` where one of them cannot be read.
+    """
     shutil.copyfile(folder / "config.json", directory / "config.json")
     if dtype:
         _set_dtype(directory / "config.json", name_of(dtype))
@@ -213,6 +219,8 @@ def _copy_documents(folder: Path, directory: Path, dtype: torch.dtype | None) ->
     for name in COPIED:
         if (folder / name).is_file() and not (directory / name).exists():
             shutil.copyfile(folder / name, directory / name)
+    ModelTokenizer.load(directory)
+    chat_template(directory)
 
 
 def _set_dtype(path: Path, dtype: str) -> None:

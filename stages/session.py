@@ -26,7 +26,7 @@ from schemas.state import StateManifest
 from stages.data.encode import Encoder
 from stages.data.load import Example
 from stages.data.prompts import PromptEncoder
-from stages.inference.full_chain import FullChain, stop_tokens
+from stages.inference.full_chain import FullChain
 from stages.memory.placing import fit_with_files
 from stages.memory.predict import MemoryModel
 from stages.methods.registry import device_method
@@ -203,7 +203,7 @@ class Session:
             tuning=self.tuning(plan, state),
             plan=plan,
             encoder=PromptEncoder.of(encoder),
-            stop_ids=stop_tokens(self.machine.model_dir),
+            stop_ids=encoder.end_ids,
             scratch=self.scratch,
             budget_bytes=self.machine.budget_bytes,
             progress=self.progress,

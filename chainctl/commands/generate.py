@@ -48,7 +48,7 @@ def generate(
 
     prepare_process()
     from schemas.plan import PlanManifest
-    from stages.data.load import load_labelled
+    from stages.data.load import load_prompts
     from stages.generate import as_prompts, run
     from stages.inference.generate import Sampling
     from stages.session import Machine
@@ -56,7 +56,7 @@ def generate(
 
     chosen = open_artifact(plan, PlanManifest).manifest
     settings = chosen.settings
-    examples = load_labelled(prompts, settings.task, settings.prompt) if prompts else as_prompts(prompt or [], chosen)
+    examples = load_prompts(prompts, settings.task, settings.prompt) if prompts else as_prompts(prompt or [], chosen)
     with console.progress() as progress:
         answers = run(
             machine=Machine(model, memory_budget_bytes=memory_budget, verify=verify.value),

@@ -16,11 +16,13 @@ from schemas.base import canonical_json
 from schemas.errors import BadInput
 from schemas.settings import EncodingSettings, PromptSettings
 from stages.data.load import Example
-from stages.data.model_folder import check_model_folder, refuse_pointer
-from stages.data.template import Span, Template, choose_template, read_object, special_token, tokenizer_config
+from stages.data.template import Rendered, Template, choose_template, placed
+from stages.data.tokenizer import ModelTokenizer
 
 REMEMBERED_BYTES = 64 * 2**20
 ENTRY_BYTES = 400  # two arrays, their record and its place
+
+Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def _digest(example: Example) -> bytes:
 class Encoder:
     """A tokenizer with the plan's length and padding, and a template.
 
-    `prompt` are the settings with `template` decided: never "auto".
+    `prompt` are the settings with `template` decided: never "auto".  `end_ids`: the tokens that end a text.
     """
 
     settings: EncodingSettings
@@ -70,33 +72,20 @@ class Encoder:
     template: Template
     prompt: PromptSettings
     remembered: "Remembered | None" = None
+    end_ids: frozenset[int] = frozenset()
 
     @classmethod
     def load(cls, model_dir: Path, settings: EncodingSettings, prompt: PromptSettings | None = None) -> "Encoder":
-        """Read `tokenizer.json`, and the template that `prompt` asks for.
+        """Read `tokenizer.json` and what is beside it, and the template that `prompt` asks for.
 
-        Raises `BadInput` where there is no tokenizer or it cannot be read, `NotTrusted` where the chat template is not
-        the one that the plan fixed.
+        Raises `BadInput` where there is no tokenizer or a file cannot be read, `NotTrusted` where the chat template is
+        not the one that the plan fixed.
         """
-        from tokenizers import Tokenizer
-
-        check_model_folder(model_dir)
-        path = model_dir / "tokenizer.json"
-        if not path.is_file():
-            raise BadInput(
-                f"{model_dir} has no tokenizer.json",
-                values={"expected": "a fast tokenizer"},
-                hint="save it once with AutoTokenizer.from_pretrained(…).save_pretrained(…)",
-            )
-        try:
-            tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises bare Exception
-            refuse_pointer(path)
-            raise BadInput(f"{path} cannot be read", values={"reason": type(error).__name__}) from None
-        tokenizer.no_padding()
-        tokenizer.enable_truncation(settings.max_length)
-        template, decided = choose_template(model_dir, prompt or PromptSettings())
-        return cls(settings, _pad_id(model_dir, tokenizer), tokenizer, template, decided)
+        own = ModelTokenizer.load(model_dir)
+        own.tokenizer.no_padding()
+        own.tokenizer.enable_truncation(settings.max_length)
+        template, decided = choose_template(own, prompt or PromptSettings())
+        return cls(settings, own.pad_id, own.tokenizer, template, decided, end_ids=own.end_ids)
 
     def encode_examples(self, examples: Sequence[Example]) -> list[Encoded]:
         """Examples rendered by the template and encoded: at most `max_length` tokens of each, and at least one.
@@ -118,23 +107,36 @@ class Encoder:
         return replace(self, remembered=other.remembered if other is not None and alike else Remembered())
 
     def _encode(self, examples: Sequence[Example]) -> list[Encoded]:
-        rendered = [self.template.render(example) for example in examples]
-        whole = self.prompt.learn == "all"
-        encodings = self.tokenizer.encode_batch(
-            [one.text for one in rendered], add_special_tokens=self.template.adds_special_tokens
-        )
-        return [
-            self._encoded(encoding, None if whole else one.responses)
-            for encoding, one in zip(encodings, rendered, strict=True)
-        ]
+        rendered = [_rendered(self.template, self.prompt, example) for example in examples]
+        encodings = self._tokens([one.text for one in rendered], examples)
+        return [self._encoded(encoding, one.responses) for encoding, one in zip(encodings, rendered, strict=True)]
+
+    def _tokens(self, texts: Sequence[str], examples: Sequence[Example]) -> list[Any]:
+        """The tokenizer's encodings.  Raises `BadInput`, which names the first text that has none."""
+        special = self.template.adds_special_tokens
+        try:
+            encodings: list[Any] = self.tokenizer.encode_batch(list(texts), add_special_tokens=special)
+            return encodings
+        except Exception as error:  # the library raises bare Exception
+            if len(texts) > 1:
+                return [self._tokens([text], [one])[0] for text, one in zip(texts, examples, strict=True)]
+            with placed(examples[0]):
+                raise BadInput(
+                    "the tokenizer cannot encode this text",
+                    values={"length": f"{len(texts[0])} characters", "reason": type(error).__name__},
+                    hint="it holds characters that the vocabulary lacks, and there is no unk_token: remove the text",
+                ) from None
 
     def encode_prompt(self, example: Example) -> tuple[np.ndarray, bool]:
-        """Token ids (S,) int64 of what precedes the response, the last `max_length`; whether there were more."""
+        """Token ids (S,) int64 of what precedes the response, the last `max_length`; whether there were more.
+
+        Raises `BadInput` as `encode_examples` does.
+        """
+        with placed(example):
+            text = self.template.prompt(example)
         self.tokenizer.no_truncation()
         try:
-            encoding = self.tokenizer.encode(
-                self.template.prompt(example), add_special_tokens=self.template.adds_special_tokens
-            )
+            (encoding,) = self._tokens([text], [example])
         finally:
             self.tokenizer.enable_truncation(self.settings.max_length)
         ids = np.array(encoding.ids or [self.pad_id], dtype=np.int64)
@@ -152,6 +154,18 @@ class Encoder:
         return Encoded(ids, in_loss, bool(encoding.overflowing))
 
 
+def check_rendering(model_dir: Path, prompt: PromptSettings, examples: Sequence[Example]) -> None:
+    """Every example can be rendered, without encoding it.  Raises `BadInput`, which names the first that cannot."""
+    template, _ = choose_template(ModelTokenizer.load(model_dir), prompt)
+    for example in examples:
+        _rendered(template, prompt, example)
+
+
+def _rendered(template: Template, prompt: PromptSettings, example: Example) -> Rendered:
+    with placed(example):
+        return Rendered(template.text(example), None) if prompt.learn == "all" else template.render(example)
+
+
 def _within(offsets: Sequence[Span], spans: Sequence[Span]) -> np.ndarray:
     """Which tokens start inside one of the spans of characters, (S,) bool.  A token without characters is in none."""
     begins = np.array([begin if begin < end else -1 for begin, end in offsets] or [-1])
@@ -159,16 +173,3 @@ def _within(offsets: Sequence[Span], spans: Sequence[Span]) -> np.ndarray:
     for begin, end in spans:
         inside |= (begins >= begin) & (begins < end)
     return inside
-
-
-def _pad_id(model_dir: Path, tokenizer: Any) -> int:
-    """The model's padding token, else the tokenizer's, else the end-of-text token, as is common for decoders."""
-    config = read_object(model_dir / "config.json")
-    if isinstance(config.get("pad_token_id"), int):
-        return int(config["pad_token_id"])
-    token = special_token(tokenizer_config(model_dir).get("pad_token"))
-    if token and tokenizer.token_to_id(token) is not None:
-        return int(tokenizer.token_to_id(token))
-    end = config.get("eos_token_id")
-    end = end[0] if isinstance(end, list) and end else end
-    return end if isinstance(end, int) else 0

@@ -9,6 +9,7 @@ from schemas.errors import UsageProblem
 from schemas.run import FederationManifest, SimulationSummary
 from schemas.settings import Settings
 from stages import profile
+from stages.data.encode import check_rendering
 from stages.data.load import data_digest, label_set, load_labelled
 from stages.data.split import split_file
 from stages.federation.folder import RunFolder
@@ -49,6 +50,17 @@ class Federation:
             memory_budgets=self.memory_budgets,
             settings=self.settings,
         )
+
+
+def check_texts(federation: Federation) -> None:
+    """The model's template accepts all instruction data: said before the run, by the line of the file that was given.
+
+    Raises `BadInput`.
+    """
+    settings = federation.settings
+    if settings.prompt.format != "plain":
+        for path in (federation.data, federation.test):
+            check_rendering(federation.model_dir, settings.prompt, load_labelled(path, settings.task, settings.prompt))
 
 
 def claim(federation: Federation, folder: RunFolder) -> None:

@@ -15,7 +15,7 @@ from schemas.state import StateManifest
 from stages import plan
 from stages.federation.fleet import InThisProcess
 from stages.federation.folder import RunFolder
-from stages.federation.prepare import Federation, claim, profiles, with_labels
+from stages.federation.prepare import Federation, check_texts, claim, profiles, with_labels
 from stages.federation.rounds import Rounds, Score
 from stages.methods.registry import server_method
 from stages.model.loading import LoadedModel
@@ -53,6 +53,8 @@ def run(
         )
     folder = RunFolder(out)
     check_output(folder.federation, force=True)
+    if not folder.shards.exists():
+        check_texts(federation)
     claim(federation, folder)
     if like is not None:
         borrow(RunFolder(like), folder, federation)

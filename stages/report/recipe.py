@@ -16,6 +16,7 @@ EXPLAINED = {
     "prompt.format": "of causal-lm data: plain (the text column), alpaca (instruction, input, output), chat (messages)",
     "prompt.template": "auto: the model's chat template, Alpaca's where it has none; alpaca; or the SHA-256 of one",
     "prompt.learn": "which tokens are in the loss: response (of the assistant only), or all",
+    "prompt.date": "what a chat template takes for today (strftime_now); the same on every device",
     "encoding.max_length": "tokens; longer texts are truncated",
     "encoding.padding_side": "right or left",
     "encoding.packing": "several texts share a row of max_length tokens (causal-lm); does not change gradients",

@@ -80,6 +80,7 @@ def test_every_setting_can_come_from_each_source(path: str) -> None:
         "prompt.format": "plain",
         "prompt.template": "alpaca",
         "prompt.learn": "all",
+        "prompt.date": '"2025-01-02"',
         "optimizer.schedule": "cosine",
         "head.form": "mean",
         "similarity.estimator": "biased",
@@ -344,3 +345,16 @@ def test_another_method_replaces_the_section_before_it_is_overridden() -> None:
     assert kept.chain.window_size == 3
     with pytest.raises(UsageProblem, match="unknown method"):
         parse_recipe(recipe, source="recipe", method="nonsense")
+
+
+@pytest.mark.parametrize("written", ["2025-01-02", '"2025-01-02"'])
+def test_a_date_may_be_a_date_of_toml_or_a_text(written: str) -> None:
+    chosen = parse(f"[prompt]\ndate = {written}\n")
+    assert chosen.prompt.date == "2025-01-02"
+    assert parse(write_recipe(chosen)) == chosen == parse(overrides=[f"prompt.date={written}"])
+
+
+@pytest.mark.parametrize("written", ["2025-01-02T10:00:00", '"2025-02-30"', '"soon"', "20250102", '""'])
+def test_a_date_is_a_day_of_the_calendar(written: str) -> None:
+    with pytest.raises(BadInput, match=r"prompt\.date"):
+        parse(f"[prompt]\ndate = {written}\n")
