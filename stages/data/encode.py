@@ -80,9 +80,9 @@ class Encoder:
         """
         from tokenizers import Tokenizer
 
-        check_model_folder(model_dir)
         path = model_dir / "tokenizer.json"
         if not path.is_file():
+            check_model_folder(model_dir)
             raise BadInput(
                 f"{model_dir} has no tokenizer.json",
                 values={"expected": "a fast tokenizer"},
