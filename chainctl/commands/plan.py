@@ -48,7 +48,7 @@ def plan(
     prepare_process()
     from stages.methods.registry import server_method
     from stages.plan import alternatives, run
-    from stages.report.explain import explain_options, explain_plan, plan_warnings
+    from stages.report.explain import chosen_length, explain_options, explain_plan, plan_warnings
     from stages.store.devices import participants, planned_devices
 
     signer = open_key(key)
@@ -72,6 +72,8 @@ def plan(
         said = [explained, *explain_options(alternatives(manifest, model))]
     for line in said:
         console.say(line)
+    if settings.encoding.max_length == "auto":
+        console.say(chosen_length(manifest))
     if settings.numerics.compute == "auto" and not explain:
         console.say(f'numerics.compute = "auto" chose {manifest.settings.numerics.computes_in}')
     assignments = [entry.assignment for entry in manifest.memory]

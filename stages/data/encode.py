@@ -58,7 +58,7 @@ def _digest(example: Example) -> bytes:
 
 @dataclass(frozen=True)
 class Encoder:
-    """A tokenizer with the plan's length and padding, and a template.
+    """A tokenizer with the plan's length and padding, and a template.  It does not truncate where the length is `auto`.
 
     `prompt` are the settings with `template` decided: never "auto".
     """
@@ -91,9 +91,12 @@ class Encoder:
         except Exception as error:  # the library raises bare Exception
             raise BadInput(f"{path} cannot be read", values={"reason": type(error).__name__}) from None
         tokenizer.no_padding()
-        tokenizer.enable_truncation(settings.max_length)
         template, decided = choose_template(model_dir, prompt or PromptSettings())
-        return cls(settings, _pad_id(model_dir, tokenizer), tokenizer, template, decided)
+        return cls(settings, _pad_id(model_dir, tokenizer), tokenizer, template, decided)._truncating()
+
+    def reading(self, settings: EncodingSettings) -> "Encoder":
+        """The same with the length of `settings` decided; from now on the tokenizer truncates at it."""
+        return self if settings == self.settings else replace(self, settings=settings, remembered=None)._truncating()
 
     def encode_examples(self, examples: Sequence[Example]) -> list[Encoded]:
         """Examples rendered by the template and encoded: at most `max_length` tokens of each, and at least one.
@@ -114,6 +117,13 @@ class Encoder:
         alike = other is not None and (other.settings, other.prompt) == (self.settings, self.prompt)
         return replace(self, remembered=other.remembered if other is not None and alike else Remembered())
 
+    def _truncating(self) -> "Encoder":
+        if self.settings.max_length == "auto":  # what a text needs is not decided
+            self.tokenizer.no_truncation()
+        else:
+            self.tokenizer.enable_truncation(self.settings.max_length)
+        return self
+
     def _encode(self, examples: Sequence[Example]) -> list[Encoded]:
         rendered = [self.template.render(example) for example in examples]
         whole = self.prompt.learn == "all"
@@ -133,9 +143,10 @@ class Encoder:
                 self.template.prompt(example), add_special_tokens=self.template.adds_special_tokens
             )
         finally:
-            self.tokenizer.enable_truncation(self.settings.max_length)
+            self._truncating()
         ids = np.array(encoding.ids or [self.pad_id], dtype=np.int64)
-        return ids[-self.settings.max_length :], len(ids) > self.settings.max_length
+        most = self.settings.most_tokens
+        return ids[-most:], len(ids) > most
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of some tokens, without special ones."""

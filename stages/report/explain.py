@@ -45,6 +45,7 @@ def explain_plan(plan: PlanManifest, method: ServerMethod, devices: Iterable[Pla
         lines.append(f"  {layer:>3}  {similarity.cka:6.3f} ±{similarity.high - similarity.cka:.3f}  {bar}{mark}")
     lines += [
         *method.explain(plan),
+        explain_length(plan),
         f"Computes in {plan.settings.numerics.computes_in}; weights stay as they are stored.",
     ]
     lines += plan_warnings(plan, method)
@@ -64,6 +65,29 @@ def explain_plan(plan: PlanManifest, method: ServerMethod, devices: Iterable[Pla
         peak = format_bytes(entry.predicted_peak_bytes)
         lines.append(f"  layers {entry.assignment!s:<7} predicted peak {peak}, passes {passes}, {travels}")
     return "\n".join(lines)
+
+
+def explain_length(plan: PlanManifest) -> str:
+    """At how many tokens texts are truncated, and how long the texts of all devices are."""
+    most, lengths = plan.settings.encoding.most_tokens, plan.lengths
+    if lengths is None:
+        return f"Texts are truncated at {most} tokens."
+    parts = lengths.by_percentage().items()
+    found = ", ".join(f"{percentage} % have at most {length} tokens" for percentage, length in parts)
+    longer = ", longer ones counted as that" if lengths.longest == lengths.read else ""
+    return f"Texts are truncated at {most} tokens: {found} ({lengths.read} were read{longer})."
+
+
+def chosen_length(plan: PlanManifest) -> str:
+    """What `max_length = "auto"` became, and why."""
+    most, lengths = plan.settings.encoding.most_tokens, plan.lengths
+    if lengths is not None and most < lengths.read:
+        reason = "99 % of all texts have at most that many tokens"
+    elif plan.settings.encoding.packing:
+        reason = "rows that texts share are as long as what a profile reads of one"
+    else:
+        reason = "as much as a profile reads of a text, up to the model's limit, or 512 tokens where it has none"
+    return f'encoding.max_length = "auto" chose {most}: {reason}'
 
 
 def explain_options(options: Sequence[Option]) -> list[str]:
