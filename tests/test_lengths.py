@@ -76,7 +76,8 @@ def test_a_plan_of_auto_trains_and_evaluates_at_its_number(tmp_path: Path, tiny_
     arguments = [tmp_path / "profile", "--model", tiny_bert, "--recipe", recipe, "--state", tmp_path / "state"]
     said = fleet.chainctl("plan", *arguments, "--out", tmp_path / "plan", "--explain").stdout
     assert 'encoding.max_length = "auto" chose 8: 99 % of all texts have at most that many tokens' in said
-    assert "Texts are truncated at 8 tokens: 50 % have at most 8 tokens" in said
+    assert "Texts are truncated at 8 tokens: 50 % have at most 8, 90 % have at most 8" in said
+    assert "99 % have at most 8, 100 % have at most 40" in fleet.chainctl("inspect", tmp_path / "profile").stdout
     assert open_artifact(tmp_path / "plan", PlanManifest).manifest.settings.encoding.max_length == 8
     for done in (
         fleet.run_train(tmp_path, tiny_bert, data, tmp_path / "update"),

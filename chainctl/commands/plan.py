@@ -100,6 +100,7 @@ def plan(
         method=method.name,
         decisions=manifest.decisions.model_dump(mode="json"),
         assignments=[assignment.layers for assignment in assignments],
+        max_length=manifest.settings.encoding.max_length,
         participants=participants(first),
     )
 

@@ -13,7 +13,7 @@ from schemas.errors import some
 from schemas.evaluation import EvaluationManifest
 from schemas.perplexity import PerplexityManifest
 from schemas.plan import PlanManifest
-from schemas.profile import ProfileManifest
+from schemas.profile import ProfileManifest, TextLengths
 from schemas.state import StateManifest
 from schemas.update import UpdateManifest
 from stages.methods.options import Option
@@ -72,10 +72,13 @@ def explain_length(plan: PlanManifest) -> str:
     most, lengths = plan.settings.encoding.most_tokens, plan.lengths
     if lengths is None:
         return f"Texts are truncated at {most} tokens."
-    parts = lengths.by_percentage().items()
-    found = ", ".join(f"{percentage} % have at most {length} tokens" for percentage, length in parts)
-    longer = ", longer ones counted as that" if lengths.longest == lengths.read else ""
-    return f"Texts are truncated at {most} tokens: {found} ({lengths.read} were read{longer})."
+    return f"Texts are truncated at {most} tokens: {describe_lengths(lengths)}."
+
+
+def describe_lengths(lengths: TextLengths) -> str:
+    """How many tokens so many percent of the texts have at most."""
+    shown = ", ".join(f"{percentage} % have at most {length}" for percentage, length in lengths.by_percentage().items())
+    return f"{shown} (of the first {lengths.read}, which were read)"
 
 
 def chosen_length(plan: PlanManifest) -> str:
@@ -165,6 +168,7 @@ def _profile(manifest: ProfileManifest) -> Facts:
         ("device", f"{manifest.device}, budget {format_bytes(manifest.memory_budget_bytes)}"),
         ("model", f"{manifest.model.model_type}, {manifest.model.num_layers} layers, {manifest.model.digest}"),
         ("texts", f"{manifest.example_count}, {manifest.profiled_count} in the curve"),
+        ("tokens", describe_lengths(manifest.lengths) if manifest.lengths else "none"),
         ("CKA", curve),
     ]
 
