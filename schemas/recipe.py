@@ -116,12 +116,13 @@ def _variable(path: str) -> str:
 def _no_setting(variable: str, known: Iterable[str]) -> UsageProblem:
     """The error where a variable looks like that of a setting, and would be ignored."""
     plain = variable.replace("__", "_")
-    renamed = {_variable(old): f"{old} is now {new}: set {_variable(new)}" for old, new in RENAMED.items()}
-    near = next(iter(get_close_matches(plain, list(known), n=1)), _variable("chain.window_size"))
+    renamed = {_variable(old): old for old in RENAMED}.get(plain)
+    close = [_variable(RENAMED[renamed])] if renamed else get_close_matches(plain, list(known), n=1)
+    near = next(iter(close), _variable("chain.window_size"))
     return UsageProblem(
         f"the environment variable {variable} names no setting",
         values={"expected": f"{ENVIRONMENT_PREFIX}SECTION_KEY, such as {near}"},
-        hint=f"{renamed.get(plain, 'correct its name')}, or unset it",
+        hint=f"{_renamed([renamed]) if renamed else 'correct its name'}: set {near}, or unset {variable}",
     )
 
 
