@@ -22,6 +22,7 @@ ServerOptimizer = Literal["none", "fedavgm", "fedadam", "fedyogi"]
 TaskKind = Literal["text-classification", "causal-lm"]
 REDUCTION_FACTORS = (16, 64, 192)  # that `auto` chooses from: widths 36, 9 and 3 for a hidden size of 576
 EFFICIENT_TOKENS = 512  # per matrix product; more are not faster on a CPU (docs/performance.md)
+READ_TOKENS = 512  # of a text that `max_length = "auto"` reads at most where the model has no limit of its own
 
 
 class TaskSettings(Record):
@@ -68,10 +69,12 @@ class PromptSettings(Record):
 class EncodingSettings(Record):
     """How texts become tokens.  Longer texts are truncated to `max_length` tokens.
 
-    `packing` puts several texts in a row of `max_length` tokens, separated by positions and mask (`causal-lm` only).
+    `auto` reads as many as the model has positions for, 512 where it has no limit; the plan then fixes what 99 % of all
+    devices' texts need.  `packing` puts several texts in a row of `max_length` tokens, separated by positions and mask
+    (`causal-lm` only); `auto` is then what was read.
     """
 
-    max_length: Annotated[int, Field(ge=2, le=1_048_576)] = 128
+    max_length: Literal["auto"] | Annotated[int, Field(ge=2, le=1_048_576)] = "auto"
     padding_side: Literal["right", "left"] = "right"
     packing: bool = False
 
@@ -80,6 +83,21 @@ class EncodingSettings(Record):
         if self.packing and self.padding_side == "left":
             raise ValueError('packing needs padding_side = "right"')
         return self
+
+    @property
+    def most_tokens(self) -> int:
+        """Tokens of a text at most.  Only if `max_length` is decided."""
+        assert self.max_length != "auto", "max_length is decided by `profile` and `plan`"
+        return self.max_length
+
+    def reading(self, limit: int | None) -> "EncodingSettings":
+        """The same settings with `auto` replaced by as many tokens as are read of a text before a plan.
+
+        `limit`: how many the model has positions for, None for any number.
+        """
+        if self.max_length != "auto":
+            return self
+        return self.model_copy(update={"max_length": READ_TOKENS if limit is None else limit})
 
 
 class HeadSettings(Record):

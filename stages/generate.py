@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from schemas.errors import BadInput
+from schemas.errors import BadInput, UsageProblem
 from schemas.plan import PlanManifest
 from stages.data.load import Example
 from stages.data.template import question
@@ -63,6 +63,7 @@ def run(
     with opened as session:
         encoder = session.encoder()
         encoded = [encoder.encode_prompt(prompt) for prompt in prompts]
+        check_room(session.backbone.position_limit, max(len(row) for row, _ in encoded), sampling.max_new_tokens)
         chains = [session.tuning(planned.manifest, current), *([UNTUNED] if before else [])]
         together = not any(chain.changes_layers for chain in chains)
         rows, written = [row for row, _ in encoded], list[list[list[int]]]()
@@ -73,6 +74,19 @@ def run(
         Answer(said[0][index], said[1][index] if before else None, truncated)
         for index, (_, truncated) in enumerate(encoded)
     ]
+
+
+def check_room(limit: int | None, longest: int, new: int) -> None:
+    """The longest prompt and its new tokens are not longer than the model's positions.  Raises `UsageProblem`."""
+    if limit is None or longest + new <= limit:
+        return
+    room = limit - longest
+    fewer = f"give at most --max-new-tokens {room}, or shorter prompts" if room else "give shorter prompts"
+    raise UsageProblem(
+        "the model does not have enough positions for the longest prompt and its continuation",
+        values={"limit in tokens": limit, "the prompt": longest, "--max-new-tokens": new},
+        hint=fewer,
+    )
 
 
 def _write(

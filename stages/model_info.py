@@ -92,7 +92,7 @@ def look(
         fingerprint=backbone.reader.fingerprint().digest if fingerprint else "",
         budget_bytes=budget,
         micro_batch=memory.settings.numerics.rows,
-        max_length=settings.encoding.max_length,
+        max_length=memory.settings.encoding.most_tokens,
         compute=memory.settings.numerics.computes_in,
         fits=fits(len(parts.layers), WINDOW_SIZES, budget, peaks_of_windows(memory)),
     )

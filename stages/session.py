@@ -144,6 +144,17 @@ class Session:
         self.pad_id = encoder.pad_id
         return encoder
 
+    def read_up_to_the_limit(self) -> Encoder:
+        """Decide what depends on the length where that is `auto`, before a plan is; the encoder that reads so.
+
+        Raises `BadInput`.
+        """
+        encoder = self.encoder()
+        encoding = self.settings.encoding.reading(self.backbone.position_limit)
+        numerics = self.settings.numerics.decided(encoding.most_tokens)
+        self.settings = self.settings.model_copy(update={"encoding": encoding, "numerics": numerics})
+        return encoder.reading(encoding)
+
     def encode(self, examples: Sequence[Example]) -> EncodedTexts:
         """Token ids of the examples, in order.  Raises `BadInput`."""
         return EncodedTexts.encode(examples, self.encoder(), self.settings.numerics.rows)

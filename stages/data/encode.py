@@ -61,7 +61,7 @@ def _digest(example: Example) -> bytes:
 
 @dataclass(frozen=True)
 class Encoder:
-    """A tokenizer with the plan's length and padding, and a template.
+    """A tokenizer with the plan's length and padding, and a template.  It does not truncate where the length is `auto`.
 
     `prompt` are the settings with `template` decided: never "auto".  `end_ids`: the tokens that end a text.
     """
@@ -83,9 +83,12 @@ class Encoder:
         """
         own = ModelTokenizer.load(model_dir)
         own.tokenizer.no_padding()
-        own.tokenizer.enable_truncation(settings.max_length)
         template, decided = choose_template(own, prompt or PromptSettings())
-        return cls(settings, own.pad_id, own.tokenizer, template, decided, end_ids=own.end_ids)
+        return cls(settings, own.pad_id, own.tokenizer, template, decided, end_ids=own.end_ids)._truncating()
+
+    def reading(self, settings: EncodingSettings) -> "Encoder":
+        """The same with the length of `settings` decided; from now on the tokenizer truncates at it."""
+        return self if settings == self.settings else replace(self, settings=settings, remembered=None)._truncating()
 
     def encode_examples(self, examples: Sequence[Example]) -> list[Encoded]:
         """Examples rendered by the template and encoded: at most `max_length` tokens of each, and at least one.
@@ -105,6 +108,13 @@ class Encoder:
         """The same for one that reads the same texts many times, with what a like `other` remembers."""
         alike = other is not None and (other.settings, other.prompt) == (self.settings, self.prompt)
         return replace(self, remembered=other.remembered if other is not None and alike else Remembered())
+
+    def _truncating(self) -> "Encoder":
+        if self.settings.max_length == "auto":  # what a text needs is not decided
+            self.tokenizer.no_truncation()
+        else:
+            self.tokenizer.enable_truncation(self.settings.max_length)
+        return self
 
     def _encode(self, examples: Sequence[Example]) -> list[Encoded]:
         rendered = [_rendered(self.template, self.prompt, example) for example in examples]
@@ -138,9 +148,10 @@ class Encoder:
         try:
             (encoding,) = self._tokens([text], [example])
         finally:
-            self.tokenizer.enable_truncation(self.settings.max_length)
+            self._truncating()
         ids = np.array(encoding.ids or [self.pad_id], dtype=np.int64)
-        return ids[-self.settings.max_length :], len(ids) > self.settings.max_length
+        most = self.settings.most_tokens
+        return ids[-most:], len(ids) > most
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of some tokens, without special ones."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from schemas.errors import UsageProblem
 from schemas.plan import PlanManifest
 from schemas.run import MOST_ROUNDS, FederationManifest, RoundLine, SimulationSummary, totals
+from schemas.settings import Settings
 from schemas.state import StateManifest
 from stages import plan
 from stages.federation.fleet import InThisProcess
@@ -55,12 +56,20 @@ def run(
     check_output(folder.federation, force=True)
     if not folder.shards.exists():
         check_texts(federation)
+    settings = with_labels(federation)
+    model = open_for_profiles(federation.model_dir, settings)  # refuses what cannot run before anything is written
     claim(federation, folder)
     if like is not None:
         borrow(RunFolder(like), folder, federation)
     with isolated_home(out / "home"):
         cache = CacheDirectory((like or out) / "cache")
-        return _simulate(federation, folder, cache, scratch_dir, on_round, progress)
+        return _simulate(federation, settings, model, folder, cache, scratch_dir, on_round, progress)
+
+
+def open_for_profiles(model_dir: Path, settings: Settings) -> LoadedModel:
+    """The model as profiles read it.  Raises `BadInput`."""
+    for_profiles = settings.model_copy(update={"numerics": settings.numerics.computing_in("float32")})
+    return LoadedModel.open(model_dir, for_profiles).reading(for_profiles)[1].remembering()
 
 
 def borrow(like: RunFolder, folder: RunFolder, federation: Federation) -> None:
@@ -79,15 +88,14 @@ def borrow(like: RunFolder, folder: RunFolder, federation: Federation) -> None:
 
 def _simulate(
     federation: Federation,
+    settings: Settings,
+    model: LoadedModel,
     folder: RunFolder,
     cache: CacheDirectory,
     scratch_dir: Path | None,
     on_round: RoundDone,
     progress: Progress,
 ) -> SimulationSummary:
-    settings = with_labels(federation)
-    for_profiles = settings.model_copy(update={"numerics": settings.numerics.computing_in("float32")})
-    model = LoadedModel.open(federation.model_dir, for_profiles).remembering()
     machine = Machine.simulating(federation.model_dir, model, cache, scratch_dir)
     planned, state = plan.run(
         list(profiles(federation, settings, machine, folder, progress)),

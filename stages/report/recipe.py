@@ -17,7 +17,7 @@ EXPLAINED = {
     "prompt.template": "auto: the model's chat template, Alpaca's where it has none; alpaca; or the SHA-256 of one",
     "prompt.learn": "which tokens are in the loss: response (of the assistant only), or all",
     "prompt.date": "what a chat template takes for today (strftime_now); the same on every device",
-    "encoding.max_length": "tokens; longer texts are truncated",
+    "encoding.max_length": "tokens; longer texts are truncated; auto: what 99 % of all texts need, at most the model's",
     "encoding.padding_side": "right or left",
     "encoding.packing": "several texts share a row of max_length tokens (causal-lm); does not change gradients",
     "head.form": "transformers: the model's own classification head; mean: mean over tokens (sentence encoders)",
