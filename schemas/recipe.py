@@ -4,7 +4,7 @@ Settings come from flags, then the environment (`CHAINCTL_<SECTION>_<KEY>`), the
 """
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -16,7 +16,7 @@ from schemas.methods import DEFAULT_METHOD, MethodSettings, default_settings, kn
 from schemas.settings import Settings
 
 ENVIRONMENT_PREFIX = "CHAINCTL_"
-RENAMED = {"numerics.dtype": "numerics.compute"}  # settings of older recipes
+RENAMED = {"numerics.dtype": "numerics.compute"}  # older names, which go on working
 
 
 def parse_recipe(
@@ -43,6 +43,7 @@ def parse_recipe(
         section = document.get("chain")
         if not isinstance(section, dict) or section.get("method", DEFAULT_METHOD) != method:
             document["chain"] = {"method": method}
+    _take_new_names(document)
     given = [*_from_environment(environment or {}), *map(_from_override, overrides)]
     for name, key, value in given:
         _set(document, name, key, value)
@@ -54,10 +55,18 @@ def parse_recipe(
         raise (UsageProblem if misused else BadInput)(
             f"{'--set or the environment' if misused else source} has settings that cannot be used",
             values=describe_validation_error(error),
-            hint=_renamed(".".join(map(str, problem["loc"])) for problem in error.errors())
-            or "'chainctl recipe new' explains every setting; those of [chain] belong to its method, and may also "
+            hint="'chainctl recipe new' explains every setting; those of [chain] belong to its method, and may also "
             "come from --set or CHAINCTL_CHAIN_…",
         ) from None
+
+
+def _take_new_names(document: dict[str, Any]) -> None:
+    """Older names of settings become the newer ones; one that is there under both names is left to be refused."""
+    for old, new in RENAMED.items():
+        section, key = old.split(".")
+        place, name = document.get(section), new.split(".")[1]
+        if isinstance(place, dict) and key in place and name not in place:
+            place[name] = place.pop(key)
 
 
 def setting_paths() -> dict[str, tuple[str, str]]:
@@ -71,6 +80,12 @@ def setting_paths() -> dict[str, tuple[str, str]]:
         else:
             paths[name] = ("", name)
     return paths
+
+
+def _known_paths() -> dict[str, tuple[str, str]]:
+    """The settings, by older names too."""
+    paths = setting_paths()
+    return paths | {old: paths[new] for old, new in RENAMED.items()}
 
 
 def _records(section: type[BaseModel]) -> list[type[BaseModel]]:
@@ -100,11 +115,11 @@ def with_method(settings: Settings, method: str) -> Settings:
 
 
 def _from_environment(environment: Mapping[str, str]) -> list[tuple[str, str, Any]]:
-    names = {_variable(path): where for path, where in setting_paths().items()}
+    names = {_variable(path): where for path, where in _known_paths().items()}
     sections = tuple(_variable(f"{section}.") for section, _ in names.values() if section)
     for name in sorted(environment.keys() - names.keys()):
         if name.startswith(sections):
-            raise _no_setting(name, names)
+            raise _no_setting(name, list(names))
     return [(*names[name], _value(environment[name])) for name in sorted(names.keys() & environment.keys())]
 
 
@@ -113,34 +128,26 @@ def _variable(path: str) -> str:
     return ENVIRONMENT_PREFIX + path.replace(".", "_").upper()
 
 
-def _no_setting(variable: str, known: Iterable[str]) -> UsageProblem:
+def _no_setting(variable: str, known: Sequence[str]) -> UsageProblem:
     """The error where a variable looks like that of a setting, and would be ignored."""
-    plain = variable.replace("__", "_")
-    renamed = {_variable(old): old for old in RENAMED}.get(plain)
-    close = [_variable(RENAMED[renamed])] if renamed else get_close_matches(plain, list(known), n=1)
-    near = next(iter(close), _variable("chain.window_size"))
+    near = next(iter(get_close_matches(variable.replace("__", "_"), known, n=1)), _variable("chain.window_size"))
     return UsageProblem(
         f"the environment variable {variable} names no setting",
         values={"expected": f"{ENVIRONMENT_PREFIX}SECTION_KEY, such as {near}"},
-        hint=f"{_renamed([renamed]) if renamed else 'correct its name'}: set {near}, or unset {variable}",
+        hint=f"correct its name: set {near}, or unset {variable}",
     )
 
 
 def _from_override(override: str) -> tuple[str, str, Any]:
     path, equals, text = override.partition("=")
-    where = setting_paths().get(path.strip())
+    where = _known_paths().get(path.strip())
     if not equals or where is None:
         raise UsageProblem(
             f"--set {override!r} names no setting",
             values={"expected": "section.key=value, such as chain.window_size=3"},
-            hint=_renamed([path.strip()]) or "'chainctl recipe new -' prints every setting",
+            hint="'chainctl recipe new -' prints every setting",
         )
     return (*where, _value(text.strip()))
-
-
-def _renamed(paths: Iterable[str]) -> str:
-    """What the first of `paths` that had another name once is called now; empty where none had."""
-    return next((f"{path} is now {RENAMED[path]}" for path in paths if path in RENAMED), "")
 
 
 def _value(text: str) -> Any:
