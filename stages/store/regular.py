@@ -22,11 +22,14 @@ def open_regular(path: Path, *, follow_links: bool = False) -> int:
         raise BadInput(
             f"{path} cannot be opened as a regular file",
             values={"expected": "a regular file", "found": os.strerror(error.errno or 0)},
-            hint="copy it again, without links",
+            hint="give the file itself" if follow_links else "copy it again, without links",
         ) from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise BadInput(f"{path} is not a regular file", hint="copy it again")
+        raise BadInput(
+            f"{path} is not a regular file",
+            hint="a folder, a pipe or a device cannot be read here: write its content to a file, and give that",
+        )
     return descriptor
 
 
