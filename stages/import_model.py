@@ -74,7 +74,7 @@ def run(
             notes = []
             shards = _open_folder(path, kind)
             _copy_documents(path, directory, dtype)
-        left_out = _doubled(published_model(load_config(directory)), shards)
+        left_out = _doubled(published_model(directory), shards)
         count, size = _write(directory, shards, stored, left_out, progress)
         fingerprint = check_whole(directory)
     return Imported(kind, fingerprint, count, size, tuple(sorted(left_out)), tuple(notes))

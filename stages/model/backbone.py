@@ -18,7 +18,7 @@ from torch import Tensor
 from schemas.errors import BadInput
 from schemas.refs import ModelFingerprint
 from schemas.settings import Settings
-from stages.model.architecture import load_config
+from stages.model.architecture import blamed_on_config, load_config
 from stages.model.skeleton import Batch, LayerArguments, Skeleton, build_skeleton
 from stages.process.seeds import normal
 from stages.store.cache_directory import CacheDirectory
@@ -72,7 +72,8 @@ class Backbone:
         config.pad_token_id = pad_id  # decoders' heads use it to find the last real token
         numerics = settings.numerics
         dtype = FLOAT_DTYPES[numerics.computes_in]
-        skeleton = build_skeleton(config, settings.head_form, dtype=dtype, threads=numerics.threads)
+        with blamed_on_config(model_dir / "config.json"):
+            skeleton = build_skeleton(config, settings.head_form, dtype=dtype, threads=numerics.threads)
         checkpoint = WeightFiles.open(model_dir)
         where = {"layer_prefix": skeleton.layer_prefix, "embedding": skeleton.embedding_name}
         names = resolve(skeleton.model, checkpoint, **where)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from schemas.errors import BadInput
+from schemas.errors import BadInput, ChainError
 from schemas.settings import HeadForm, HeadSettings, Settings, TaskSettings
 from stages.model.architecture import (
     FACTORIES,
@@ -115,7 +115,9 @@ def _check(
     try:
         # In a child: what it imports and allocates would stay with a stage that has a budget.
         return run_in_fork(lambda: compare(tiny_config(config), form, packing=packing, stored=stored))
-    except (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+    except ChainError:
+        raise
+    except Exception as error:
         raise BadInput(
             f"a small {config.model_type} cannot be run block by block",
             values={"reason": f"{type(error).__name__}"},

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -257,3 +258,45 @@ def test_what_is_not_a_size_is_refused(text: str) -> None:
 def test_a_whole_number_of_any_unit_is_exact(count: int, unit: str) -> None:
     power = {"": 0, "B": 0, "K": 1, "M": 2, "G": 3}[unit[:1].upper()]
     assert parse_size(f"{count}{unit}") == count * (1024 if "i" in unit else 1000) ** power
+
+
+# Bugs.
+
+BROKEN = (
+    "import sys, stages.store.artifact\n"
+    "def broken(*arguments, **options): raise KeyError('a text of the user')\n"
+    "stages.store.artifact.verify_artifact = broken\n"
+    "from chainctl.cli import main\n"
+    "sys.argv = ['chainctl', 'inspect', 'anything', *sys.argv[1:]]\n"
+    "main()\n"
+)
+
+
+def test_a_bug_asks_to_be_reported_and_shows_no_traceback_and_no_text() -> None:
+    done = python("-c", BROKEN)
+    said = done.stderr.decode()
+    assert done.returncode == 70
+    assert "this is a bug in chainctl: please report it" in said
+    assert re.search(r"where +chainctl/commands/inspect\.py, line \d+", said)
+    assert "KeyError" in said
+    assert "CHAINCTL_DEBUG=1" in said
+    assert "Traceback" not in said
+    assert "user" not in said
+
+
+def test_the_hint_of_a_bug_shows_the_traceback() -> None:
+    said = python("-c", BROKEN, CHAINCTL_DEBUG="1").stderr.decode()
+    assert "KeyError: 'a text of the user'" in said
+    assert "Traceback" in said
+    assert "please report it" in said
+
+
+def test_a_bug_is_an_object_with_json() -> None:
+    done = python("-c", BROKEN, "--json")
+    assert json.loads(done.stdout)["error"]["exit_code"] == 70
+
+
+def test_memory_that_the_system_does_not_give_is_not_a_bug() -> None:
+    done = python("-c", BROKEN.replace("KeyError('a text of the user')", "MemoryError"))
+    assert done.returncode == 5
+    assert "too little memory" in done.stderr.decode()
