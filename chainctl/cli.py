@@ -22,7 +22,6 @@ from chainctl.console import print_error
 from chainctl.options import CommandGroup, command_group
 from schemas.errors import BadInput, Bug, ChainError, DoesNotFit
 
-
 DEBUG = "CHAINCTL_DEBUG"
 
 

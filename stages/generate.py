@@ -62,7 +62,7 @@ def run(
     opened = Session.open(machine, settings, expected=expected, beside=plan.parent, progress=progress, say=say)
     with opened as session:
         encoder = session.encoder()
-        encoded = [encoder.encode_prompt(prompt) for prompt in prompts]
+        encoded = encoder.encode_prompts(prompts)
         chains = [session.tuning(planned.manifest, current), *([UNTUNED] if before else [])]
         stops = stop_tokens(machine.model_dir)
         together = not any(chain.changes_layers for chain in chains)

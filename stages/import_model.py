@@ -8,7 +8,6 @@ must hold every parameter of the architecture.  No code of the model is run, and
 """
 
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +19,11 @@ from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel
 from schemas.errors import BadInput, UsageProblem
 from schemas.refs import ModelFingerprint
 from stages.model.architecture import load_config
+from stages.model.claims import WEIGHTS, check_gguf_claims
 from stages.process.measure import mebibytes
 from stages.process.progress import Progress
 from stages.store.files import complete_directory
+from stages.store.foreign import check_document, read_document, read_json
 from stages.streaming.whole import check_whole, published_model
 from stages.weights.files import FLOAT_DTYPES, WeightFiles, checkpoint_files
 from stages.weights.importing.gguf import GgufFile, entries_of
@@ -134,6 +135,7 @@ def _seen(source: Path) -> str:
 
 def _unpack(file: GgufFile, directory: Path, dtype: torch.dtype) -> list[Shard]:
     """Write a GGUF file's configuration and tokenizer to `directory`; its weights, in memory."""
+    check_gguf_claims(file.path, file.values)
     model = file.read_model(dtype)
     config = model.config
     config.architectures = [type(model).__name__]
@@ -182,24 +184,27 @@ def _on_disk(checkpoint: WeightFiles, file: Path) -> Shard:
 
 def _copy_documents(folder: Path, directory: Path, dtype: str | None) -> None:
     """Copy configuration and tokenizer; if there is no fast tokenizer, transformers makes one."""
-    shutil.copyfile(folder / "config.json", directory / "config.json")
+    (directory / "config.json").write_bytes(read_document(folder / "config.json"))
     if dtype:
         _set_dtype(directory / "config.json", dtype)
     if not (folder / TOKENIZER).is_file():
         _convert_tokenizer(folder, directory)
     for name in COPIED:
-        if (folder / name).is_file() and not (directory / name).exists():
-            shutil.copyfile(folder / name, directory / name)
+        if (folder / name).exists() and not (directory / name).exists():
+            (directory / name).write_bytes(read_document(folder / name))
 
 
 def _set_dtype(path: Path, dtype: str) -> None:
-    content = json.loads(path.read_bytes())
+    content = read_json(path)
     content.pop("torch_dtype", None)  # the name in older configurations
     path.write_text(json.dumps(content | {"dtype": dtype}, indent=2) + "\n")
 
 
 def _convert_tokenizer(folder: Path, directory: Path) -> None:
     """Make a fast tokenizer from tokenizer.model or vocabulary files.  Raises `BadInput`."""
+    for path in folder.iterdir():
+        if not path.is_dir() and path.suffix not in WEIGHTS:  # the library opens some of them, by its own names
+            check_document(path)
     reason = "no vocabulary was found"
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

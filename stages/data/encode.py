@@ -16,7 +16,9 @@ from schemas.base import canonical_json
 from schemas.errors import BadInput
 from schemas.settings import EncodingSettings, PromptSettings
 from stages.data.load import Example
+from stages.data.rendering import prompt_all, render_all
 from stages.data.template import Span, Template, choose_template, read_object, special_token, tokenizer_config
+from stages.store.foreign import blamed_on, read_document
 
 REMEMBERED_BYTES = 64 * 2**20
 ENTRY_BYTES = 400  # two arrays, their record and its place
@@ -86,10 +88,9 @@ class Encoder:
                 values={"expected": "a fast tokenizer"},
                 hint="save it once with AutoTokenizer.from_pretrained(…).save_pretrained(…)",
             )
-        try:
-            tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises bare Exception
-            raise BadInput(f"{path} cannot be read", values={"reason": type(error).__name__}) from None
+        data = read_document(path)
+        with blamed_on(path, "cannot be read", hint="copy it again"):
+            tokenizer = Tokenizer.from_buffer(data)
         tokenizer.no_padding()
         tokenizer.enable_truncation(settings.max_length)
         template, decided = choose_template(model_dir, prompt or PromptSettings())
@@ -115,7 +116,7 @@ class Encoder:
         return replace(self, remembered=other.remembered if other is not None and alike else Remembered())
 
     def _encode(self, examples: Sequence[Example]) -> list[Encoded]:
-        rendered = [self.template.render(example) for example in examples]
+        rendered = render_all(self.template, examples)
         whole = self.prompt.learn == "all"
         encodings = self.tokenizer.encode_batch(
             [one.text for one in rendered], add_special_tokens=self.template.adds_special_tokens
@@ -125,17 +126,20 @@ class Encoder:
             for encoding, one in zip(encodings, rendered, strict=True)
         ]
 
-    def encode_prompt(self, example: Example) -> tuple[np.ndarray, bool]:
-        """Token ids (S,) int64 of what precedes the response, the last `max_length`; whether there were more."""
+    def encode_prompts(self, examples: Sequence[Example]) -> list[tuple[np.ndarray, bool]]:
+        """Of each, token ids (S,) int64 of what precedes the response, the last `max_length`; whether there were more.
+
+        Raises `BadInput` where the template does not fit an example.
+        """
+        prompts = prompt_all(self.template, examples)
         self.tokenizer.no_truncation()
         try:
-            encoding = self.tokenizer.encode(
-                self.template.prompt(example), add_special_tokens=self.template.adds_special_tokens
-            )
+            encodings = self.tokenizer.encode_batch(prompts, add_special_tokens=self.template.adds_special_tokens)
         finally:
             self.tokenizer.enable_truncation(self.settings.max_length)
-        ids = np.array(encoding.ids or [self.pad_id], dtype=np.int64)
-        return ids[-self.settings.max_length :], len(ids) > self.settings.max_length
+        longest = self.settings.max_length
+        rows = [np.array(encoding.ids or [self.pad_id], dtype=np.int64) for encoding in encodings]
+        return [(ids[-longest:], len(ids) > longest) for ids in rows]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of some tokens, without special ones."""

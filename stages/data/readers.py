@@ -1,17 +1,32 @@
-"""One reader per format, yielding records in order; errors name file and line."""
+"""One reader per format, yielding records in order; errors name file and line.
+
+Nothing is believed of a file: it is opened as a regular one, a record has at most `RECORD_BYTES`, and what unpacks has
+as much memory as that takes.
+"""
 
 import csv
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from schemas.errors import BadInput
+from stages.process.confined import limited_memory
+from stages.store.foreign import read_document
+from stages.store.regular import open_regular
+
+T = TypeVar("T")
 
 UNWANTED = re.compile(r"[\x00\ud800-\udfff]")
-CSV_FIELD_LIMIT = 2**31 - 1  # the csv module's own default is 131,072 characters
+RECORD_BYTES = 16 * 2**20  # a line, a field or a file of one text: five times War and Peace
+LONG_LINE = 2**20  # characters of JSON that may become far more memory
+BATCH_ROWS = 64  # of Parquet: as many records are in memory at once
+UNPACKED_BYTES = 64 * 2**20  # what any Parquet file may unpack to, and for each of its bytes:
+UNPACKED_RATIO = 1000
 
 
 @dataclass(frozen=True)
@@ -44,8 +59,9 @@ def read_jsonl(path: Path, columns: Columns) -> Iterator[Record]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line, object_pairs_hook=_no_duplicates)
-        except (ValueError, RecursionError) as error:
+            with limited_memory() if len(line) > LONG_LINE else nullcontext():
+                record = json.loads(line, object_pairs_hook=_no_duplicates)
+        except (ValueError, RecursionError, MemoryError) as error:
             raise BadInput(
                 f"{where}: not a JSON object",
                 values={"expected": "one JSON object per line", "length": f"{len(line)} characters"},
@@ -58,7 +74,7 @@ def read_jsonl(path: Path, columns: Columns) -> Iterator[Record]:
 
 def read_csv(path: Path, columns: Columns) -> Iterator[Record]:
     """Comma separated, column names in the first line, quoted as in RFC 4180."""
-    csv.field_size_limit(CSV_FIELD_LIMIT)
+    csv.field_size_limit(RECORD_BYTES)  # the module's own default is 131,072 characters
     lines = (line for _, line in _utf8_lines(path))
     reader = csv.reader(lines, strict=True)
     try:
@@ -90,19 +106,42 @@ def read_parquet(path: Path, columns: Columns) -> Iterator[Record]:
         from pyarrow import parquet
     except ImportError:
         raise BadInput(f"reading {path} needs pyarrow", hint="pip install 'chainctl[data]'") from None
+    number, unpacked = 0, 0
     try:
-        file = parquet.ParquetFile(path)
-        _require_columns(str(path), file.schema_arrow.names, columns.required)
-        there = [name for name in (*columns.required, *columns.optional) if name in file.schema_arrow.names]
-        number = 0
-        for batch in file.iter_batches(batch_size=1024, columns=there):
-            for record in batch.to_pylist():
-                number += 1
-                yield _record(f"{path}, row {number}", record, columns)
+        with os.fdopen(open_regular(path, follow_links=True), "rb") as opened:
+            most = max(UNPACKED_BYTES, UNPACKED_RATIO * os.fstat(opened.fileno()).st_size)
+            file = parquet.ParquetFile(opened)
+            _require_columns(str(path), file.schema_arrow.names, columns.required)
+            there = [name for name in (*columns.required, *columns.optional) if name in file.schema_arrow.names]
+            batches = file.iter_batches(batch_size=BATCH_ROWS, columns=there, use_threads=False)
+            for records in _limited(batch.to_pylist() for batch in batches):
+                for record in records:
+                    number += 1
+                    unpacked += sum(len(value) for value in record.values() if isinstance(value, str))
+                    yield _record(f"{path}, row {number}", record, columns)
+                if unpacked > most:
+                    raise MemoryError
+    except MemoryError:
+        raise BadInput(
+            f"{path}: the rows after {number} unpack to more than a file of its size can hold",
+            values={"at most": f"{UNPACKED_RATIO} times its size, and {BATCH_ROWS} rows in the memory of a record"},
+            hint="write it as JSONL; a text has at most 16 MiB",
+        ) from None
     except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
         raise BadInput(
             f"{path} is not a Parquet file that can be read", values={"reason": type(error).__name__}
         ) from None
+
+
+def _limited(parts: Iterator[T]) -> Iterator[T]:
+    """The same parts, each made in limited memory.  Raises `MemoryError`."""
+    while True:
+        with limited_memory():
+            try:
+                part = next(parts)
+            except StopIteration:
+                return
+        yield part
 
 
 def read_folder(path: Path, columns: Columns) -> Iterator[Record]:
@@ -118,7 +157,7 @@ def read_folder(path: Path, columns: Columns) -> Iterator[Record]:
         )
     for folder in sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")):
         for file in sorted(entry for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith(".")):
-            text = decode(file.read_bytes(), str(file))
+            text = decode(read_document(file, at_most=RECORD_BYTES), str(file))
             refuse_empty(text, str(file), "the file's text")
             yield Record(str(file), dict(zip(columns.required, (text, folder.name), strict=False)))
 
@@ -173,8 +212,14 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _utf8_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Lines with their numbers, from 1.  A byte order mark is skipped; other encodings are refused."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
+    with os.fdopen(open_regular(path, follow_links=True), "rb") as file:
+        for number, line in enumerate(iter(lambda: file.readline(RECORD_BYTES + 1), b""), 1):
+            if len(line) > RECORD_BYTES:
+                raise BadInput(
+                    f"{path}, line {number}: the line is too long",
+                    values={"at most": f"{RECORD_BYTES} bytes", "found": "more"},
+                    hint="write one record per line",
+                )
             data = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
             yield number, decode(data, f"{path}, line {number}")
 

@@ -15,6 +15,7 @@ from schemas.base import canonical_json, sha256_digest
 from schemas.errors import BadInput, NotTrusted
 from schemas.settings import PromptSettings
 from stages.data.load import Example, Turn
+from stages.store.foreign import blamed_on, read_document, read_json
 
 Message = dict[str, str]
 Span = tuple[int, int]
@@ -29,6 +30,7 @@ WITH_INPUT = (
     + ALPACA_ASKS
     + "\n\n### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
 )
+TEMPLATE_BYTES = 2**20  # the largest that is published has 30 KB
 SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
@@ -183,7 +185,7 @@ def choose_template(model_dir: Path, prompt: PromptSettings) -> tuple[Template, 
 def chat_template(model_dir: Path, config: dict[str, Any]) -> ChatTemplate | None:
     """The template in `chat_template.jinja` or `tokenizer_config.json`, None where there is none."""
     path = model_dir / "chat_template.jinja"
-    source: object = path.read_text(encoding="utf-8") if path.is_file() else config.get("chat_template")
+    source: object = _source(path) if path.exists() else config.get("chat_template")
     if isinstance(source, list):  # several, by name
         named = [entry for entry in source if isinstance(entry, dict) and entry.get("name") == "default"]
         source = named[0].get("template") if named else None
@@ -191,6 +193,11 @@ def chat_template(model_dir: Path, config: dict[str, Any]) -> ChatTemplate | Non
         return None
     tokens = ((name, special_token(config.get(name))) for name in SPECIAL_TOKENS)
     return ChatTemplate(source, tuple((name, token) for name, token in tokens if token))
+
+
+def _source(path: Path) -> str:
+    with blamed_on(path, "is not UTF-8", hint="copy it again"):
+        return read_document(path, at_most=TEMPLATE_BYTES).decode("utf-8")
 
 
 def as_messages(example: Example) -> list[Message]:
@@ -227,16 +234,13 @@ def question(text: str) -> Example:
 
 
 def tokenizer_config(model_dir: Path) -> dict[str, Any]:
-    """`tokenizer_config.json`, as transformers writes it; empty where it cannot be read."""
+    """`tokenizer_config.json`, as transformers writes it; empty where there is none.  Raises `BadInput`."""
     return read_object(model_dir / "tokenizer_config.json")
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; empty where there is none."""
-    try:
-        document = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
+    """The JSON object in a file; empty where there is none.  Raises `BadInput` where it is not JSON."""
+    document = read_json(path) if path.exists() else {}
     return document if isinstance(document, dict) else {}
 
 

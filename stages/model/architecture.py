@@ -56,6 +56,13 @@ def load_config(model_dir: Path) -> PretrainedConfig:
                 values={"reason": type(error).__name__},
                 hint="upgrade transformers; architectures with code of their own are not run",
             ) from None
+    if not hasattr(config, "num_hidden_layers"):
+        raise BadInput(
+            f"{path} describes several models in one",
+            values={"parts": ", ".join(config.sub_configs), "expected": "a model of texts alone"},
+            hint="save its language model alone: AutoModelForCausalLM.from_pretrained(DIR).get_decoder()"
+            ".save_pretrained(OUT), then AutoTokenizer.from_pretrained(DIR).save_pretrained(OUT)",
+        )
     return config
 
 

@@ -5,7 +5,7 @@ much are bounded first.  Then a child with limits builds the model on the meta d
 nothing is built here that the system would have to stop, or that is larger than the weights beside it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,7 +30,7 @@ WEIGHTS = (".safetensors", ".bin")
 SLACK_VALUES = 2**24  # of what a model may have and its files may lack: heads and poolers
 BUFFER_BYTES = 64 * 2**20
 BUILDING = Limits(seconds=3, extra_bytes=384 * 2**20)
-HINT = "config.json and the weights must come from the same model: copy it again"
+HINT = "the configuration and the weights must come from the same model: copy it again"
 
 
 class Claim(NamedTuple):
@@ -93,9 +93,18 @@ def _impossible(path: Path, name: str, expected: str, value: object) -> BadInput
 
 @lru_cache(maxsize=32)
 def _check_built(path: Path, digest: str, stored: int) -> None:  # noqa: ARG001 -- cache key
-    """Build it in a child; `stored`: bytes of all weights beside it."""
+    """Build it in a child; `stored`: bytes of all weights beside it, each a value or more."""
+    _check_claim(path, lambda: _claim(path.parent), stored)
+
+
+def check_gguf_claims(path: Path, values: int) -> None:
+    """The same of the configuration in a GGUF file, whose tensors have so many values.  Raises `BadInput`."""
+    _check_claim(path, lambda: _claim(path.parent, gguf_file=path.name), values)
+
+
+def _check_claim(path: Path, find: Callable[[], Claim | None], stored: int) -> None:
     try:
-        claim = run_confined(lambda: _claim(path.parent), BUILDING)
+        claim = run_confined(find, BUILDING)
     except OverLimitError as error:
         raise BadInput(
             f"{path} describes a model that takes too long, or too much memory, to build",
@@ -107,21 +116,21 @@ def _check_built(path: Path, digest: str, stored: int) -> None:  # noqa: ARG001 
     if stored and claim.values > stored + SLACK_VALUES:
         raise BadInput(
             f"{path} describes a larger model than the weights beside it can hold",
-            values={"described": f"{claim.values:,} values", "weights": f"{stored:,} bytes"},
+            values={"described": f"{claim.values:,} values", "weights": f"at most {stored:,} values"},
             hint=HINT,
         )
     if claim.buffer_bytes > max(BUFFER_BYTES, stored):
         raise BadInput(
             f"{path} describes a model with buffers larger than its weights",
-            values={"described": f"{claim.buffer_bytes:,} bytes", "weights": f"{stored:,} bytes"},
+            values={"described": f"{claim.buffer_bytes:,} bytes", "at most": f"{max(BUFFER_BYTES, stored):,} bytes"},
             hint=HINT,
         )
 
 
-def _claim(model_dir: Path) -> Claim | None:
+def _claim(model_dir: Path, **options: str) -> Claim | None:
     """What the model would hold; None where the library refuses to build it, as it will say again."""
     try:
-        config = AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False, **options)
         with torch.device("meta"), no_init_weights():
             model = AutoModel.from_config(config)
     except MemoryError:

@@ -112,7 +112,7 @@ def _receive(pipe: IO[bytes]) -> tuple[bool, Any] | None:
 
 
 def _work(function: Callable[[A], object], items: Sequence[A], sending: int, limits: Limits) -> NoReturn:
-    """The child: one thread (the pool is not copied), no words of its own, no clean-up of what belongs to the parent."""
+    """The child: one thread (the pool is not copied), no output, no clean-up of what belongs to the parent."""
     try:
         _prepare(limits)
         with os.fdopen(sending, "wb") as pipe:

@@ -11,6 +11,8 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from stages.process.confined import limited_memory
+
 HEADER_LIMIT_BYTES = 100 * 2**20  # the safetensors library's own limit
 ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 ALIGNMENT = 8  # bytes: the header is padded, so that values are aligned
@@ -63,10 +65,11 @@ def read_header(descriptor: int) -> list[Place]:
     if file_bytes < 8 or length > min(HEADER_LIMIT_BYTES, file_bytes - 8):
         raise ValueError("the header is longer than the file")
     try:
-        header = json.loads(os.pread(descriptor, length, 8))
+        with limited_memory():
+            header = json.loads(os.pread(descriptor, length, 8))
         entries = [(name, entry) for name, entry in header.items() if name != "__metadata__"]
         found = [_parse_entry(name, entry, 8 + length) for name, entry in entries]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, MemoryError):
         raise ValueError("the header cannot be read") from None
     for place, end in found:
         if place.spec.size_bytes != end - place.offset or end > file_bytes:

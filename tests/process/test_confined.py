@@ -2,7 +2,6 @@
 
 import os
 import signal
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,9 +12,9 @@ from stages.process.confined import Limits, OverLimitError, limited_memory, map_
 TIGHT = Limits(seconds=1, extra_bytes=64 * 2**20)
 
 
-class Unreadable(Exception):  # noqa: N818 -- written by pickle, but never read
+class Unreadable(Exception):
     def __init__(self, one: str, two: str) -> None:
-        super().__init__(one)
+        super().__init__(one + two)
 
 
 def spin() -> None:
@@ -72,7 +71,7 @@ def test_an_exception_that_cannot_be_sent_is_named() -> None:
     def fail() -> None:
         raise Unreadable("text", "text")
 
-    with pytest.raises(RuntimeError, match="^Unreadable$"):
+    with pytest.raises(RuntimeError, match=r"^Unreadable$"):
         run_confined(fail)
 
 
@@ -88,7 +87,7 @@ def test_nothing_that_a_child_says_is_seen_and_no_child_is_left(capfd: pytest.Ca
         os.kill(child, 0)
 
 
-def test_memory_of_this_process_is_limited_in_a_block_and_not_after(tmp_path: Path) -> None:
+def test_memory_of_this_process_is_limited_in_a_block_and_not_after() -> None:
     with pytest.raises(MemoryError), limited_memory(64 * 2**20):
         bytearray(2**28)
     assert len(bytearray(2**28)) == 2**28

@@ -1,4 +1,4 @@
-"""The door: what is not a regular file of a bounded size is refused, without blocking; libraries' errors name a file."""
+"""The door: what is not a regular file of a bounded size is refused, without blocking; errors name the file."""
 
 import os
 import socket
@@ -41,7 +41,7 @@ def a_sparse_giant(path: Path) -> None:
 def test_what_is_not_a_document_is_refused_by_name(make: Callable[[Path], None], tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     make(path)
-    with pytest.raises(BadInput, match="config.json"):
+    with pytest.raises(BadInput, match="config"):
         read_document(path)
 
 
@@ -71,7 +71,10 @@ def test_json_that_cannot_be_read_says_why(text: str, said: str, tmp_path: Path)
 
 
 def test_a_library_s_error_names_the_file_and_is_its_cause(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="texts cannot be read") as caught, blamed_on(tmp_path / "texts", "cannot be read", hint="x"):
+    with (
+        pytest.raises(BadInput, match="texts cannot be read") as caught,
+        blamed_on(tmp_path / "texts", "cannot be read", hint="x"),
+    ):
         raise RecursionError("a text of the user's")
     assert caught.value.values == {"reason": "RecursionError"}
     assert isinstance(caught.value.__cause__, RecursionError)
