@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import IO, Any, NoReturn, TypeVar
 
 STATUS = Path("/proc/self/status")
+WAITING = 30  # seconds of the clock for each of processor time: for what waits without working
+REACHED = {signal.SIGXCPU: "processor time", signal.SIGALRM: "time"}  # anything else that ends a child: memory
 
 T = TypeVar("T")
 A = TypeVar("A")
@@ -40,7 +42,7 @@ LIMITS = Limits()
 
 
 class OverLimitError(Exception):
-    """The child reached a limit: of `resource` ("processor time", "memory"), at the item of that index."""
+    """The child reached a limit: of `resource` ("processor time", "time", "memory"), at the item of that index."""
 
     def __init__(self, resource: str, index: int) -> None:
         super().__init__(resource, index)
@@ -83,8 +85,8 @@ def map_confined(function: Callable[[A], T], items: Sequence[A], limits: Limits 
         finally:
             _, status = os.waitpid(child, 0)
     if len(results) < len(items):
-        timed_out = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU
-        raise OverLimitError("processor time" if timed_out else "memory", len(results))
+        reached = REACHED.get(os.WTERMSIG(status), "memory") if os.WIFSIGNALED(status) else "memory"
+        raise OverLimitError(reached, len(results))
     return results
 
 
@@ -128,7 +130,7 @@ def _work(function: Callable[[A], object], items: Sequence[A], sending: int, lim
 
 
 def _prepare(limits: Limits) -> None:
-    for number in (signal.SIGINT, signal.SIGXCPU):
+    for number in (signal.SIGINT, *REACHED):
         signal.signal(number, signal.SIG_DFL)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):  # libraries in other languages say what stops them
@@ -159,6 +161,7 @@ def _limit_time(seconds: int) -> None:
     """From now on; the system counts in whole seconds."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     _lower(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime) + seconds)
+    signal.alarm(WAITING * seconds)
 
 
 def _limit_memory(extra_bytes: int) -> None:

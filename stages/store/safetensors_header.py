@@ -58,7 +58,8 @@ def has_header(descriptor: int, expected: bytes) -> bool:
 def read_header(descriptor: int) -> list[Place]:
     """Every tensor of an open file, in the order of its header.
 
-    Raises `ValueError` with the reason where the header cannot be read, or a tensor is not inside the file.
+    Raises `ValueError` with the reason where the header cannot be read, a tensor is not inside the file, or the file
+    goes on behind the last one.
     """
     file_bytes = os.fstat(descriptor).st_size
     length = int.from_bytes(os.pread(descriptor, 8, 0), "little")
@@ -74,6 +75,8 @@ def read_header(descriptor: int) -> list[Place]:
     for place, end in found:
         if place.spec.size_bytes != end - place.offset or end > file_bytes:
             raise ValueError(f"tensor {place.spec.name} is not inside it")
+    if max((end for _, end in found), default=8 + length) != file_bytes:
+        raise ValueError("there is more in it than its tensors")
     return [place for place, _ in found]
 
 

@@ -120,7 +120,7 @@ def _check(
     except Exception as error:
         raise BadInput(
             f"a small {config.model_type} cannot be run block by block",
-            values={"reason": f"{type(error).__name__}"},
+            values={"configuration": model_dir / "config.json", "reason": type(error).__name__},
             hint="this architecture is not supported; please report it",
         ) from error
 

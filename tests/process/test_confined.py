@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from schemas.errors import BadInput
+from stages.process import confined
 from stages.process.confined import Limits, OverLimitError, limited_memory, map_confined, run_confined
 
 TIGHT = Limits(seconds=1, extra_bytes=64 * 2**20)
@@ -47,6 +48,13 @@ def test_an_endless_loop_is_stopped_by_the_system() -> None:
     with pytest.raises(OverLimitError) as caught:
         map_confined(lambda item: spin() if item == 2 else item, [0, 1, 2, 3], TIGHT)
     assert (caught.value.resource, caught.value.index) == ("processor time", 2)
+
+
+def test_waiting_for_ever_is_stopped_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(confined, "WAITING", 1)
+    with pytest.raises(OverLimitError) as caught:
+        run_confined(signal.pause, TIGHT)
+    assert caught.value.resource == "time"
 
 
 @pytest.mark.parametrize("work", [lambda: bytes(2**33), lambda: "x" * 2**33, lambda: list(range(2**28))])
