@@ -30,7 +30,7 @@ from tests.fleet.processes import chainctl_confined
 GIANT = 6 * 2**30
 DEEP = 100_000
 SECRET = "Patient-Nr-4711"
-Make = Callable[[Path], None]
+Make = Callable[[Path], object]
 
 
 @pytest.fixture(scope="module")
@@ -220,8 +220,8 @@ PICKLES: dict[str, Make] = {
     "one value repeated": lambda path: torch.save({"a": torch.zeros(1).expand(10**6, 10**6)}, path),
     "one value, many names": lambda path: torch.save(dict.fromkeys(map(str, range(10**4)), torch.ones(100, 100)), path),
     "no tensors": lambda path: torch.save([1, 2], path),
-    "code": lambda path: path.write_bytes(pickle.dumps(shutil.rmtree)) and None,
-    "nothing": lambda path: path.write_bytes(b"") and None,
+    "code": lambda path: path.write_bytes(pickle.dumps(shutil.rmtree)),
+    "nothing": lambda path: path.write_bytes(b""),
     **{make.__name__: make for make in NOT_FILES},
 }
 
@@ -316,7 +316,7 @@ DATA: dict[str, tuple[str, Make]] = {
     "a line of many small ones": ("jsonl", many_small_ones),
     "a kilobyte of 4 GB": ("parquet", one_text_many_times),
     "a text of 1 GiB": ("parquet", one_long_text),
-    "half a Parquet file": ("parquet", lambda path: path.write_bytes(b"PAR1" + bytes(1000) + b"PAR1") and None),
+    "half a Parquet file": ("parquet", lambda path: path.write_bytes(b"PAR1" + bytes(1000) + b"PAR1")),
 }
 
 
@@ -334,6 +334,7 @@ TEMPLATES = {
     "nested loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}"
     "{% endfor %}{% endfor %}",
     "a long text": "{{ 'x' * (9000000000 + messages|length) }}",
+    "a text of 50 MB": "{{ 'x' * 50000000 }}",
     "a long text, when it is compiled": "{{ 'x' * 9000000000 }}",
     "doubled again and again": "{% set n = namespace(x=messages[0].content) %}{% for i in range(60) %}"
     "{% set n.x = n.x + n.x %}{% endfor %}{{ n.x }}",

@@ -18,7 +18,7 @@ from schemas.settings import EncodingSettings, PromptSettings
 from stages.data.load import Example
 from stages.data.rendering import prompt_all, render_all
 from stages.data.template import Span, Template, choose_template, read_object, special_token, tokenizer_config
-from stages.store.foreign import blamed_on, read_document
+from stages.store.foreign import blamed_on, check_document
 
 REMEMBERED_BYTES = 64 * 2**20
 ENTRY_BYTES = 400  # two arrays, their record and its place
@@ -88,9 +88,9 @@ class Encoder:
                 values={"expected": "a fast tokenizer"},
                 hint="save it once with AutoTokenizer.from_pretrained(…).save_pretrained(…)",
             )
-        data = read_document(path)
+        check_document(path)
         with blamed_on(path, "cannot be read", hint="copy it again"):
-            tokenizer = Tokenizer.from_buffer(data)
+            tokenizer = Tokenizer.from_file(str(path))
         tokenizer.no_padding()
         tokenizer.enable_truncation(settings.max_length)
         template, decided = choose_template(model_dir, prompt or PromptSettings())

@@ -12,7 +12,10 @@ from stages.data.load import Example
 from stages.data.template import ChatTemplate, Rendered, Template
 from stages.process.confined import Limits, OverLimitError, map_confined
 
-LIMITS = Limits(seconds=2, extra_bytes=256 * 2**20)  # for each text: a real template takes milliseconds, and no memory
+LIMITS = Limits(seconds=2, extra_bytes=256 * 2**20)  # a real template takes milliseconds, and no memory
+MOST_ADDED = 2**16  # characters, beside eight times those of the dialogue: a tokenizer reads what a template writes
+MOST_TIMES = 8
+HINT = 'set prompt.template = "alpaca", or get a model with another chat template'
 
 T = TypeVar("T")
 
@@ -31,12 +34,12 @@ def _each(template: Template, render: Callable[[Example], T], examples: Sequence
     if not isinstance(template, ChatTemplate):
         return [render(example) for example in examples]
     try:
-        return map_confined(render, examples, LIMITS)
+        return map_confined(lambda example: _bounded(render(example), example), examples, LIMITS)
     except OverLimitError as error:
         raise BadInput(
             "the model's chat template takes too much to render one dialogue",
             values={"limits": LIMITS, "reached": error.resource, "dialogue": f"number {error.index + 1}"},
-            hint='set prompt.template = "alpaca", or get a model with another chat template',
+            hint=HINT,
         ) from None
     except ChainError:
         raise
@@ -44,5 +47,18 @@ def _each(template: Template, render: Callable[[Example], T], examples: Sequence
         raise BadInput(
             "the model's chat template fails on a dialogue",
             values={"reason": type(error).__name__},
-            hint='set prompt.template = "alpaca", or get a model with another chat template',
+            hint=HINT,
         ) from error
+
+
+def _bounded(rendered: T, example: Example) -> T:
+    """The same, if it is about as long as what it renders.  Raises `BadInput`."""
+    length = len(rendered.text if isinstance(rendered, Rendered) else str(rendered))
+    content = sum(len(text) for _, text in example.turns)
+    if length > MOST_ADDED + MOST_TIMES * content:
+        raise BadInput(
+            "the model's chat template writes far more than the dialogue",
+            values={"dialogue": f"{content} characters", "rendered": f"{length} characters"},
+            hint=HINT,
+        )
+    return rendered

@@ -21,7 +21,10 @@ from typing import IO, Any, NoReturn, TypeVar
 
 STATUS = Path("/proc/self/status")
 WAITING = 30  # seconds of the clock for each of processor time: for what waits without working
-REACHED = {signal.SIGXCPU: "processor time", signal.SIGALRM: "time"}  # anything else that ends a child: memory
+REACHED: dict[int, str] = {
+    signal.SIGXCPU: "processor time",
+    signal.SIGALRM: "time",
+}  # anything else that ends a child: memory
 
 T = TypeVar("T")
 A = TypeVar("A")
@@ -29,10 +32,14 @@ A = TypeVar("A")
 
 @dataclass(frozen=True)
 class Limits:
-    """What a child may use: processor time for each item, and memory beyond what this process has."""
+    """What a child may use: processor time, more of it for each further item, and memory beyond what this process has.
+
+    So one item may take long, and not every one.
+    """
 
     seconds: int = 3
     extra_bytes: int = 256 * 2**20
+    seconds_each: float = 0.25
 
     def __str__(self) -> str:
         return f"{self.seconds} s of processor time and {self.extra_bytes / 2**20:.0f} MiB of memory"
@@ -59,7 +66,7 @@ def run_confined(function: Callable[[], T], limits: Limits = LIMITS) -> T:
 
 
 def map_confined(function: Callable[[A], T], items: Sequence[A], limits: Limits = LIMITS) -> list[T]:
-    """The result of `function` for each item, all in one child; each has the whole processor time to itself.
+    """The result of `function` for each item, all in one child.
 
     Raises as `run_confined` does, at the first item that fails.
     """
@@ -119,7 +126,7 @@ def _work(function: Callable[[A], object], items: Sequence[A], sending: int, lim
         _prepare(limits)
         with os.fdopen(sending, "wb") as pipe:
             for index, item in enumerate(items):
-                _limit_time(limits.seconds)
+                _limit_time(math.ceil(limits.seconds + index * limits.seconds_each))
                 data, succeeded = _outcome(function, item, index)
                 pipe.write(data)
                 pipe.flush()
@@ -158,9 +165,8 @@ def _outcome(function: Callable[[A], object], item: A, index: int) -> tuple[byte
 
 
 def _limit_time(seconds: int) -> None:
-    """From now on; the system counts in whole seconds."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    _lower(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime) + seconds)
+    """Of this process since it began; the system counts in whole seconds."""
+    _lower(resource.RLIMIT_CPU, seconds)
     signal.alarm(WAITING * seconds)
 
 

@@ -34,14 +34,22 @@ def test_results_come_back_in_order_from_one_child() -> None:
     assert found[0][1] != os.getpid()
 
 
-def test_each_item_has_the_whole_time_to_itself() -> None:
-    def work(item: int) -> int:
-        before = os.times().user
-        while os.times().user - before < 0.7:
-            pass
-        return item
+def work_for(seconds: float) -> float:
+    before = os.times().user
+    while os.times().user - before < seconds:
+        pass
+    return seconds
 
-    assert map_confined(work, [1, 2, 3], TIGHT) == [1, 2, 3]
+
+def test_more_items_have_more_time() -> None:
+    assert map_confined(work_for, [0.3] * 6, Limits(seconds=1, seconds_each=0.5)) == [0.3] * 6
+
+
+def test_one_item_may_take_long_and_not_every_one() -> None:
+    limits = Limits(seconds=2, seconds_each=0.1)
+    assert map_confined(work_for, [0.9, 0.0, 0.0], limits) == [0.9, 0.0, 0.0]
+    with pytest.raises(OverLimitError, match="processor time"):
+        map_confined(work_for, [0.9] * 8, limits)
 
 
 def test_an_endless_loop_is_stopped_by_the_system() -> None:
