@@ -1,7 +1,7 @@
 """Files that mean harm: each ends in an error that names it, within limits that the system keeps, and no traceback.
 
-A real command opens each, in a process that the system ends after ten seconds of processor time, at 512 MiB more than
-it began with, or after two minutes of waiting.
+A real command opens each, in a process that the system ends after ten seconds of processor time, at 192 MiB more than
+it began with (which is torch and transformers, 320 MiB), or after two minutes of waiting.
 """
 
 from __future__ import annotations
@@ -304,7 +304,7 @@ def one_text_many_times(path: Path) -> None:
 
 
 def one_long_text(path: Path) -> None:
-    table = pyarrow.table({"text": ["x" * 2**30], "label": ["a"]})
+    table = pyarrow.table({"text": ["x" * (300 * 2**20)], "label": ["a"]})
     parquet.write_table(table, path, compression="zstd", use_dictionary=False, write_statistics=False)
 
 
@@ -315,7 +315,7 @@ DATA: dict[str, tuple[str, Make]] = {
     "a deep line": ("jsonl", a_deep_line),
     "a line of many small ones": ("jsonl", many_small_ones),
     "a kilobyte of 4 GB": ("parquet", one_text_many_times),
-    "a text of 1 GiB": ("parquet", one_long_text),
+    "a text of 300 MiB": ("parquet", one_long_text),
     "half a Parquet file": ("parquet", lambda path: path.write_bytes(b"PAR1" + bytes(1000) + b"PAR1")),
 }
 
@@ -392,10 +392,8 @@ def test_a_model_of_links_is_a_model(models: dict[str, Path], tmp_path: Path) ->
     (tmp_path / "links").mkdir()
     for file in models["llama"].iterdir():
         (tmp_path / "links" / file.name).symlink_to(file)
-    assert (
-        fleet.chainctl("model", "info", tmp_path / "links").stdout
-        == fleet.chainctl("model", "info", models["llama"]).stdout
-    )
+    linked, own = (fleet.chainctl("model", "info", path).stdout for path in (tmp_path / "links", models["llama"]))
+    assert linked.splitlines()[:5] == own.splitlines()[:5]  # then come predicted peaks of this process
 
 
 def test_a_model_of_several_parts_is_refused_and_the_way_out_works(models: dict[str, Path], tmp_path: Path) -> None:

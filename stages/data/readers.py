@@ -24,7 +24,7 @@ T = TypeVar("T")
 UNWANTED = re.compile(r"[\x00\ud800-\udfff]")
 RECORD_BYTES = 16 * 2**20  # a line, a field or a file of one text: five times War and Peace
 LONG_LINE = 2**20  # characters of JSON that may become far more memory
-BATCH_ROWS = 64  # of Parquet: as many records are in memory at once
+BATCH_ROWS = 32  # of Parquet: as many records are in memory at once
 UNPACKED_BYTES = 64 * 2**20  # what any Parquet file may unpack to, and for each of its bytes:
 UNPACKED_RATIO = 1000
 

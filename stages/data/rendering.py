@@ -12,7 +12,7 @@ from stages.data.load import Example
 from stages.data.template import ChatTemplate, Rendered, Template
 from stages.process.confined import Limits, OverLimitError, map_confined
 
-LIMITS = Limits(seconds=2, extra_bytes=256 * 2**20)  # a real template takes milliseconds, and no memory
+LIMITS = Limits(seconds=2)  # a real template takes milliseconds, and no memory
 MOST_ADDED = 2**16  # characters, beside eight times those of the dialogue: a tokenizer reads what a template writes
 MOST_TIMES = 8
 HINT = 'set prompt.template = "alpaca", or get a model with another chat template'

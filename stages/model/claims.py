@@ -29,7 +29,8 @@ SIZES = (*POSITIVE, "num_attention_heads", "intermediate_size", "max_position_em
 WEIGHTS = (".safetensors", ".bin")
 SLACK_VALUES = 2**24  # of what a model may have and its files may lack: heads and poolers
 BUFFER_BYTES = 64 * 2**20
-BUILDING = Limits(seconds=3, extra_bytes=384 * 2**20)
+BUILDING = Limits()
+READING_GGUF = Limits(seconds=60)  # the library takes 10 µs for each token, of a number that is bounded
 HINT = "the configuration and the weights must come from the same model: copy it again"
 
 
@@ -94,21 +95,21 @@ def _impossible(path: Path, name: str, expected: str, value: object) -> BadInput
 @lru_cache(maxsize=32)
 def _check_built(path: Path, digest: str, stored: int) -> None:  # noqa: ARG001 -- cache key
     """Build it in a child; `stored`: bytes of all weights beside it, each a value or more."""
-    _check_claim(path, lambda: _claim(path.parent), stored)
+    _check_claim(path, lambda: _claim(path.parent), stored, BUILDING)
 
 
 def check_gguf_claims(path: Path, values: int) -> None:
     """The same of the configuration in a GGUF file, whose tensors have so many values.  Raises `BadInput`."""
-    _check_claim(path, lambda: _claim(path.parent, gguf_file=path.name), values)
+    _check_claim(path, lambda: _claim(path.parent, gguf_file=path.name), values, READING_GGUF)
 
 
-def _check_claim(path: Path, find: Callable[[], Claim | None], stored: int) -> None:
+def _check_claim(path: Path, find: Callable[[], Claim | None], stored: int, limits: Limits) -> None:
     try:
-        claim = run_confined(find, BUILDING)
+        claim = run_confined(find, limits)
     except OverLimitError as error:
         raise BadInput(
             f"{path} describes a model that takes too long, or too much memory, to build",
-            values={"limits": BUILDING, "reached": error.resource},
+            values={"limits": limits, "reached": error.resource},
             hint=HINT,
         ) from None
     if claim is None:

@@ -38,7 +38,7 @@ class Limits:
     """
 
     seconds: int = 3
-    extra_bytes: int = 256 * 2**20
+    extra_bytes: int = 160 * 2**20
     seconds_each: float = 0.25
 
     def __str__(self) -> str:

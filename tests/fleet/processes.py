@@ -50,7 +50,7 @@ def chainctl_process(*arguments: object, check: bool = True, **options: Any) -> 
     return subprocess.run(command, capture_output=True, text=True, check=check, cwd=ROOT, **options)
 
 
-def chainctl_confined(*arguments: object, folder: Path, cpu_seconds: int = 10, extra_bytes: int = 512 * 2**20) -> Done:
+def chainctl_confined(*arguments: object, folder: Path, cpu_seconds: int = 10, extra_bytes: int = 192 * 2**20) -> Done:
     """Run the command line in a fork, which the system ends at a limit of processor time or of memory.
 
     What it says goes through files in `folder`.  A code below zero is the signal that ended it; SIGALRM: it waited for

@@ -67,11 +67,14 @@ class GgufFile:
 
         _refuse_parts(path, int(field("split.count", 1)))
         architecture = str(field("general.architecture", ""))
+        layers = int(field(f"{architecture}.block_count", 0))
+        if layers > len(reader.tensors):
+            raise ValueError(f"{layers} layers of {len(reader.tensors)} tensors")
         rotary = [tensor for tensor in reader.tensors if tensor.name.startswith("rope_")]
         return cls(
             path=path,
             architecture=architecture,
-            layers=int(field(f"{architecture}.block_count", 0)),
+            layers=layers,
             template=field("tokenizer.chat_template", None),
             splitting=str(field("tokenizer.ggml.pre", "")) if field("tokenizer.ggml.model", "") == "gpt2" else "",
             scaling=str(field(f"{architecture}.rope.scaling.type", "none")),

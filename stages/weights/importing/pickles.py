@@ -23,7 +23,7 @@ from stages.weights.writer import STORED_AS, Entry, entry_of
 INDEX = "pytorch_model.bin.index.json"
 SINGLE = "pytorch_model.bin"
 HINT = "get the model as safetensors; never unpickle what you do not trust"
-READING = Limits(seconds=3, extra_bytes=256 * 2**20)  # and for each byte of the file:
+READING = Limits()  # and for each byte of the file:
 BYTES_PER_SECOND = 50 * 2**20
 MOST_SHARING = 8  # names of one value: an embedding that is tied, and layers that share theirs
 
