@@ -19,7 +19,7 @@ from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel
 from schemas.errors import BadInput, UsageProblem
 from schemas.refs import ModelFingerprint
 from stages.model.architecture import load_config
-from stages.model.claims import WEIGHTS, check_gguf_claims
+from stages.model.claims import check_gguf_claims
 from stages.process.measure import mebibytes
 from stages.process.progress import Progress
 from stages.store.files import complete_directory
@@ -41,6 +41,7 @@ COPIED = (
     "added_tokens.json",
     "generation_config.json",
 )
+VOCABULARIES = (".txt", ".model", ".vocab", ".tiktoken", ".spm", ".bpe")  # how their files end
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,7 @@ def _set_dtype(path: Path, dtype: str) -> None:
 def _convert_tokenizer(folder: Path, directory: Path) -> None:
     """Make a fast tokenizer from tokenizer.model or vocabulary files.  Raises `BadInput`."""
     for path in folder.iterdir():
-        if not path.is_dir() and path.suffix not in WEIGHTS:  # the library opens some of them, by its own names
+        if path.suffix in VOCABULARIES or path.name in (*COPIED, "vocab.json"):  # what the library opens itself
             check_document(path)
     reason = "no vocabulary was found"
     try:

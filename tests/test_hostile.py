@@ -271,12 +271,21 @@ def test_a_gguf_file_that_describes_a_larger_model(key: str, tmp_path: Path) -> 
     refused("model", "import", tmp_path / "model.gguf", "--out", tmp_path / "out", folder=tmp_path, names="model.gguf")
 
 
+@pytest.mark.parametrize("name", ["vocab.txt", "vocab.json", "tokenizer.model"])
 @pytest.mark.parametrize("make", [a_pipe, a_sparse_giant])
-def test_a_vocabulary(make: Make, models: dict[str, Path], tmp_path: Path) -> None:
+def test_a_vocabulary(name: str, make: Make, models: dict[str, Path], tmp_path: Path) -> None:
     model = copy_of(models["bert"], tmp_path)
     (model / "tokenizer.json").unlink()
-    make(model / "vocab.txt")
-    refused("model", "import", model, "--out", tmp_path / "out", folder=tmp_path, names="vocab.txt")
+    make(model / name)
+    refused("model", "import", model, "--out", tmp_path / "out", folder=tmp_path, names=name)
+
+
+def test_other_files_of_a_model_may_have_any_size(models: dict[str, Path], tmp_path: Path) -> None:
+    model = copy_of(models["bert"], tmp_path)
+    (model / "tokenizer.json").unlink()
+    (model / "vocab.txt").write_text("\n".join(["[PAD]", "[CLS]", "[UNK]", "[SEP]", "[MASK]", *FILLER]))
+    a_sparse_giant(model / "tf_model.h5")
+    fleet.chainctl("model", "import", model, "--out", tmp_path / "out")
 
 
 # Texts.

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from chainctl.console import Console, print_error
 from chainctl.options import parse_size
-from schemas.errors import BadInput, ChainError, DoesNotFit, NotTrusted, TooFewUpdates, UsageProblem, Waiting
+from schemas.errors import BadInput, Bug, ChainError, DoesNotFit, NotTrusted, TooFewUpdates, UsageProblem, Waiting
 
 Capture = pytest.CaptureFixture[str]
 ROOT = Path(__file__).parents[2]
@@ -180,7 +180,7 @@ def test_a_long_value_is_not_broken_over_lines(capsys: Capture) -> None:
 
 @pytest.mark.parametrize(
     ("error", "code"),
-    [(UsageProblem, 2), (BadInput, 3), (NotTrusted, 4), (DoesNotFit, 5), (TooFewUpdates, 6), (Waiting, 7)],
+    [(UsageProblem, 2), (BadInput, 3), (NotTrusted, 4), (DoesNotFit, 5), (TooFewUpdates, 6), (Waiting, 7), (Bug, 70)],
 )
 def test_exit_codes_are_those_of_the_contract(error: type[ChainError], code: int, capsys: Capture) -> None:
     print_error(error("no"), as_json=True)
