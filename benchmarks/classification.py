@@ -37,28 +37,36 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
-    model, texts = (get_asset(ASSETS[name]) for name in ("minilm", "bbc-news"))
-    data = options.out / "data"
-    if not data.exists():
-        holdout_file(texts, data, fraction=0.2, seed=0, deduplicate=True)
-    results = []
+    model, data, results = get_asset(ASSETS["minilm"]), texts_of(options.out), list[dict[str, Any]]()
     for seed in range(options.seeds):
         for place, (name, chain) in enumerate(ARMS.items()):
-            numerics = demo.SETTINGS.numerics.model_copy(update={"threads": 1})
-            changes = {"chain": chain, "seed": seed, "numerics": numerics}
-            federation = Federation(
-                model_dir=model,
-                data=data / "train.jsonl",
-                test=data / "test.jsonl",
-                settings=demo.SETTINGS.model_copy(update=changes),
-                devices=demo.DEVICES,
-                rounds=ROUNDS,
-                alpha=demo.ALPHA,
-                memory_budgets=(demo.MEMORY_BUDGET_BYTES,),
-            )
+            federation = federated(model, data, chain, seed=seed, rounds=ROUNDS)
             results.append(described(name, seed, simulate.run(federation, out=options.out / f"{place}-{seed}")))
             save("classification", results)
     print(markdown(COLUMNS, list(rows(results))))
+
+
+def texts_of(out: Path) -> Path:
+    """A folder with `train.jsonl` and `test.jsonl`, made once."""
+    data = out / "data"
+    if not data.exists():
+        holdout_file(get_asset(ASSETS["bbc-news"]), data, fraction=0.2, seed=0, deduplicate=True)
+    return data
+
+
+def federated(model: Path, data: Path, chain: MethodSettings, *, seed: int, rounds: int) -> Federation:
+    """The demo's federation, on one thread."""
+    numerics = demo.SETTINGS.numerics.model_copy(update={"threads": 1})
+    return Federation(
+        model_dir=model,
+        data=data / "train.jsonl",
+        test=data / "test.jsonl",
+        settings=demo.SETTINGS.model_copy(update={"chain": chain, "seed": seed, "numerics": numerics}),
+        devices=demo.DEVICES,
+        rounds=rounds,
+        alpha=demo.ALPHA,
+        memory_budgets=(demo.MEMORY_BUDGET_BYTES,),
+    )
 
 
 def described(name: str, seed: int, summary: SimulationSummary) -> dict[str, Any]:

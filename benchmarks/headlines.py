@@ -1,17 +1,16 @@
 """A small language model learns to write the BBC's headlines, on twenty devices that keep their articles.
 
-    python -m benchmarks.headlines --out DIR [--seeds N] [--write] [--rates benchmarks/results/headlines.json]
+    python -m benchmarks.headlines --out DIR [--seeds N] [--write] [--arms TEXT] [--more]
 
 SmolLM2-135M-Instruct (bfloat16) on BBC news: the prompt is the first fifty words of an article, the response its
 headline, in the model's own chat template.  20 devices (IID), two of them a round, ten steps of AdamW on batches of
 four, loss on the headline only.  Every arm has as many rounds as four rounds of full adapters cost in passes of a text
 through a layer, and a learning rate of its own: from 1e-3 by factors of two, as long as the perplexity of 60 training
-articles after two rounds gets better; `--rates` takes those of an earlier run for the arms that it had.  Then several
-seeds (of the split, the fresh adapters and who takes part).  On 60 held-out articles: perplexity of the headline and,
-with `--write`, the ROUGE-L of the first seed's greedy headlines.
+articles after two rounds gets better.  Then several seeds (of the split, the fresh adapters and who takes part).  On 60
+held-out articles: perplexity of the headline and, with `--write`, the ROUGE-L of the first seed's greedy headlines.
 
 Passes are those that the devices count.  A run that was stopped is continued by the same command.  Writes
-benchmarks/results/headlines.json and prints tables.
+benchmarks/results/headlines.json and prints tables; `--more` adds to the results and learning rates that are there.
 """
 
 import argparse
@@ -24,7 +23,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from benchmarks.harness import call, markdown, save
+from benchmarks.harness import RESULTS, call, markdown, save
 from schemas.methods import ChainSettings, FullAdaptersSettings, MethodSettings
 from schemas.run import RoundLine, SimulationSummary
 from schemas.settings import (
@@ -110,15 +109,19 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0, help="for two processes that share the work")
     parser.add_argument("--write", action="store_true", help="also write headlines (minutes for each arm)")
-    parser.add_argument("--rates", type=Path, help="results whose learning rates are taken")
+    parser.add_argument("--arms", default="", help="only arms whose name contains this text")
+    parser.add_argument("--more", action="store_true", help="add to the results that are there")
     options = parser.parse_args()
     bench = Bench.prepared(options.out, options.write)
-    rates = json.loads(options.rates.read_bytes())["rates"] if options.rates else {}
-    rates |= {arm.name: bench.best_rate(arm) for arm in ARMS if arm.name not in rates}
-    results = []
+    arms = [arm for arm in ARMS if options.arms in arm.name]
+    earlier = json.loads((RESULTS / "headlines.json").read_bytes()) if options.more else {"rates": {}, "runs": []}
+    rates = earlier["rates"]
+    rates |= {arm.name: bench.best_rate(arm) for arm in arms if arm.name not in rates}
+    found = {(run["method"], run["seed"]): run for run in earlier["runs"]}
     for seed in range(options.first_seed, options.seeds):
-        for arm in ARMS:
-            results.append(bench.measure(arm, seed, rates[arm.name]))
+        for arm in arms:
+            found[arm.name, seed] = bench.measure(arm, seed, rates[arm.name])
+            results = [found[key] for key in sorted(found)]
             save("headlines", {"settings": SETTINGS.model_dump(mode="json"), "rates": rates, "runs": results})
     print(markdown(("", *COLUMNS), list(rows(results))), end="\n\n")
     if options.write:

@@ -17,6 +17,8 @@ import typer
 from schemas.errors import ChainError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from stages.process.progress import Progress
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout; messages go to stderr.")]
@@ -46,6 +48,17 @@ class Console:
             lost = f"; {texts.without_loss} have no response left" if texts.without_loss else ""
             self.say(f"{texts.truncated} of {texts.read} texts were truncated at encoding.max_length{lost}")
         return {"texts": texts.read, "truncated": texts.truncated, "without_loss": texts.without_loss}
+
+    def say_left_out(self, data: "Path") -> dict[str, int]:
+        """How many files of a folder of data were not read, where there are any; the counts by why."""
+        from stages.data.folder import left_out
+
+        counts = left_out(data)
+        if counts:
+            total = sum(counts.values())
+            listed = ", ".join(f"{count} {why}" for why, count in counts.items())
+            self.say(f"{total} file{'' if total == 1 else 's'} of {data} skipped: {listed}")
+        return counts
 
     def result(self, **fields: Any) -> None:
         """The command's outcome for machines: one JSON object on stdout, with `--json` only."""

@@ -66,10 +66,15 @@ ModelDir = Annotated[
     Path, typer.Option("--model", metavar="DIR", envvar="CHAINCTL_MODEL", help="Base model: a Hugging Face directory.")
 ]
 ModelArgument = Annotated[Path, typer.Argument(metavar="DIR", help="A Hugging Face model directory.")]
-Data = Annotated[
-    Path, typer.Option("--data", metavar="PATH", help="Texts: JSONL, CSV, Parquet, or a folder per class.")
+Data = Annotated[Path, typer.Option("--data", metavar="PATH", help="Texts: JSON, CSV, Parquet, or a folder per class.")]
+DataArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="DATA",
+        help="JSON (lines or a list), CSV, TSV or Parquet, compressed or not; a folder of such files; or a folder per "
+        "class, with texts at any depth.",
+    ),
 ]
-DataArgument = Annotated[Path, typer.Argument(metavar="DATA", help="JSONL, CSV, Parquet, or a folder per class.")]
 TextColumn = Annotated[str, typer.Option("--text-column", help="Column of the text.")]
 Format = Annotated[
     TextFormat, typer.Option("--format", help="plain: a text column; alpaca: instruction, input, output; chat.")

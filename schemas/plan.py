@@ -15,9 +15,10 @@ from schemas.devices import (
     checked_devices,
     listed_once,
 )
+from schemas.head import HeadParameter
 from schemas.methods import ChosenDecisions
 from schemas.profile import LayerSimilarity
-from schemas.refs import FileReference, ModelFingerprint, TensorName
+from schemas.refs import FileReference, ModelFingerprint
 from schemas.settings import Settings
 from schemas.trust import TrustPolicy
 
@@ -27,13 +28,6 @@ class AssignmentMemory(Record):
 
     assignment: Assignment
     predicted_peak_bytes: Annotated[int, Field(ge=0)]
-
-
-class HeadParameter(Record):
-    """A head parameter that trains: one that the checkpoint does not hold."""
-
-    name: TensorName
-    shape: Many[Annotated[int, Field(ge=1)]]
 
 
 class PlanManifest(Manifest):

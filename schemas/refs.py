@@ -1,8 +1,9 @@
 """References and names: digests, files, tensors, labels, windows, devices, models."""
 
+import unicodedata
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from schemas.base import Many, Record, canonical_json, sha256_digest
 
@@ -23,7 +24,13 @@ TensorName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_
 
 PublicKey = Annotated[str, StringConstraints(pattern=r"^ed25519:[0-9a-f]{64}$")]
 
-Label = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+LABEL_LENGTH = 256  # characters
+# Composed characters, so that what looks the same is the same: macOS decomposes the names of files.
+Label = Annotated[
+    str,
+    AfterValidator(lambda label: unicodedata.normalize("NFC", label)),
+    StringConstraints(min_length=1, max_length=LABEL_LENGTH),
+]
 
 
 class FileReference(Record):

@@ -136,6 +136,8 @@ class OptimizerSettings(Record):
     `steps`: so many steps per round, however many texts the device has, or `epochs` passes over its texts.
     `schedule`: the learning rate of round t is constant (times `round_decay`^t), or falls along a half cosine
     (Loshchilov & Hutter 2017, eq. 5) from `learning_rate` to `final_learning_rate` in `schedule_rounds` rounds.
+    `max_gradient_norm`: a gradient whose norm, over everything that trains, is larger is scaled down to it (Pascanu et
+    al. 2013, algorithm 1).
     """
 
     name: Literal["adamw", "sgd"] = "adamw"
@@ -149,6 +151,7 @@ class OptimizerSettings(Record):
     steps: Literal["epochs"] | PositiveInt = "epochs"
     epochs: PositiveInt = 1
     batch_size: PositiveInt = 8  # texts per step; gradients accumulate over its micro-batches
+    max_gradient_norm: Literal["none"] | Annotated[float, Field(gt=0)] = "none"
 
     @model_validator(mode="after")
     def _one_schedule(self) -> "OptimizerSettings":

@@ -1,7 +1,8 @@
 """Convert a published model into the directory that the stages stream.
 
 Reads:  a GGUF file, or a folder with safetensors or with PyTorch's `.bin` files.
-Writes: a model directory: config.json, tokenizer.json and its companions, safetensors weights.
+Writes: a model directory: config.json, tokenizer.json and its companions, safetensors weights.  8-bit floats become
+        plain weights; what else is quantized is refused.
 
 Folders are converted tensor by tensor, with at most one shard mapped.  The result is opened as the stages open it and
 must hold every parameter of the architecture.  No code of the model is run, and no socket is opened.
@@ -11,13 +12,14 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
-from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
 
-from schemas.errors import BadInput, UsageProblem
+from schemas.errors import BadInput, UsageProblem, some
 from schemas.refs import ModelFingerprint
+from stages.data.model_folder import check_model_folder, check_there, without_weights
 from stages.model.architecture import load_config
 from stages.model.claims import check_gguf_claims
 from stages.process.measure import mebibytes
@@ -25,9 +27,11 @@ from stages.process.progress import Progress
 from stages.store.files import complete_directory
 from stages.store.foreign import check_document, read_document, read_json
 from stages.streaming.whole import check_whole, published_model
-from stages.weights.files import FLOAT_DTYPES, WeightFiles, checkpoint_files
+from stages.weights.files import FLOAT_DTYPES, WeightFiles, checkpoint_files, has_weights
+from stages.weights.importing.fp8 import plain_entries
 from stages.weights.importing.gguf import GgufFile, entries_of
 from stages.weights.importing.pickles import pickle_files, read_pickle
+from stages.weights.quantized import block_size, is_fp8, name_of, refuse_quantized
 from stages.weights.writer import Entry, entry_on_disk, group, shard_name, write_index, write_shard
 
 Kind = Literal["gguf", "bin", "safetensors"]
@@ -42,6 +46,14 @@ COPIED = (
     "generation_config.json",
 )
 VOCABULARIES = (".txt", ".model", ".vocab", ".tiktoken", ".spm", ".bpe")  # how their files end
+
+
+class Header(NamedTuple):
+    """What is known of a tensor before it is read."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -73,9 +85,9 @@ def run(
             notes = file.notes()
             shards = _unpack(file, directory, stored or torch.float32)
         else:
-            notes = []
-            shards = _open_folder(path, kind)
-            _copy_documents(path, directory, dtype)
+            shards, dequantized = _dequantized(path, _open_folder(path, kind), stored)
+            notes = [f"8-bit floats dequantized to {name_of(dequantized)}"] if dequantized else []
+            _copy_documents(path, directory, stored or dequantized)
         left_out = _doubled(published_model(directory), shards)
         count, size = _write(directory, shards, stored, left_out, progress)
         fingerprint = check_whole(directory)
@@ -106,32 +118,28 @@ def lines(imported: Imported) -> list[str]:
 
 def find_source(source: Path) -> tuple[Kind, Path]:
     """The kind and path of a source; in a folder safetensors come before `.bin` before GGUF.  Raises `BadInput`."""
-    if source.is_file():
+    check_there(source)
+    if source.is_file() and source.suffix not in (".safetensors", ".bin"):
         return "gguf", source
-    files = sorted(source.glob("*.gguf")) if source.is_dir() else []
     if (source / "config.json").is_file():
-        if any((source / name).exists() for name in ("model.safetensors", "model.safetensors.index.json")):
+        if has_weights(source):
             return "safetensors", source
         if pickle_files(source):
             return "bin", source
+    files = sorted(source.glob("*.gguf"))
     if len(files) == 1:
         return "gguf", files[0]
-    found = f"{len(files)} GGUF files: {', '.join(file.name for file in files[:4])}" if files else _seen(source)
+    if not files:
+        check_model_folder(source)
+        raise without_weights(source)
     raise BadInput(
         f"{source} is not a model that can be imported",
         values={
             "expected": "a GGUF file, or a folder with config.json and safetensors or .bin weights",
-            "found": found,
+            "found": f"{len(files)} GGUF files: {some([file.name for file in files], most=4)}",
         },
-        hint="name one of the files" if files else "give the folder that holds config.json, or the GGUF file itself",
+        hint="name one of the files",
     )
-
-
-def _seen(source: Path) -> str:
-    if not source.is_dir():
-        return "nothing there"
-    names = sorted(path.name for path in source.iterdir())
-    return ", ".join(names[:6]) + (", …" if len(names) > 6 else "") if names else "an empty folder"
 
 
 def _unpack(file: GgufFile, directory: Path, dtype: torch.dtype) -> list[Shard]:
@@ -154,24 +162,31 @@ def _constant(entries: dict[str, Entry]) -> Shard:
 
 
 def _open_folder(folder: Path, kind: Kind) -> list[Shard]:
-    """The shards of a folder; each is read when it is called.  Raises `BadInput` for quantized weights."""
-    config = load_config(folder)
-    if getattr(config, "quantization_config", None):
-        raise BadInput(
-            f"the weights in {folder} are quantized",
-            values={"expected": "float32, bfloat16 or float16", "found": _method(config)},
-            hint="use the model that it was made from; the only quantized format that can be imported is GGUF",
-        )
+    """The shards of a folder; each is read when it is called."""
     if kind == "bin":
         return [_pickled(file) for file in pickle_files(folder)]
     checkpoint = WeightFiles.open(folder)
     return [_on_disk(checkpoint, file) for file in checkpoint_files(folder)]
 
 
-def _method(config: PretrainedConfig) -> str:
-    quantized = config.quantization_config
-    method = quantized.get("quant_method") if isinstance(quantized, dict) else getattr(quantized, "quant_method", "")
-    return str(method or "a quantization_config")
+def _dequantized(
+    folder: Path, shards: Sequence[Shard], dtype: torch.dtype | None
+) -> tuple[list[Shard], torch.dtype | None]:
+    """Shards of plain weights, and the dtype that 8-bit floats become; None where there are none.
+
+    Raises `BadInput` for other quantized weights.
+    """
+    config = load_config(folder)
+    parts = [{name: Header(name, entry.dtype, entry.shape) for name, entry in shard().items()} for shard in shards]
+    headers = {name: header for part in parts for name, header in part.items()}
+    if not is_fp8(headers):
+        refuse_quantized(config, headers.values(), folder)
+        return list(shards), None
+    chosen = dtype or next((one for one in FLOAT_DTYPES.values() if one == config.dtype), torch.bfloat16)
+    everything = {name: entry for shard in shards for name, entry in shard().items()}
+    plain = plain_entries(everything, chosen, block_size(config))
+    kept = [{name: plain[name] for name in part if name in plain} for part in parts]
+    return [_constant(part) for part in kept if part], chosen
 
 
 def _pickled(file: Path) -> Shard:
@@ -183,11 +198,11 @@ def _on_disk(checkpoint: WeightFiles, file: Path) -> Shard:
     return lambda: {tensor.name: entry_on_disk(checkpoint, tensor) for tensor in mine}
 
 
-def _copy_documents(folder: Path, directory: Path, dtype: str | None) -> None:
+def _copy_documents(folder: Path, directory: Path, dtype: torch.dtype | None) -> None:
     """Copy configuration and tokenizer; if there is no fast tokenizer, transformers makes one."""
     (directory / "config.json").write_bytes(read_document(folder / "config.json"))
     if dtype:
-        _set_dtype(directory / "config.json", dtype)
+        _set_dtype(directory / "config.json", name_of(dtype))
     if not (folder / TOKENIZER).is_file():
         _convert_tokenizer(folder, directory)
     for name in COPIED:
@@ -198,6 +213,7 @@ def _copy_documents(folder: Path, directory: Path, dtype: str | None) -> None:
 def _set_dtype(path: Path, dtype: str) -> None:
     content = read_json(path)
     content.pop("torch_dtype", None)  # the name in older configurations
+    content.pop("quantization_config", None)
     path.write_text(json.dumps(content | {"dtype": dtype}, indent=2) + "\n")
 
 

@@ -8,18 +8,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from schemas.errors import some
+from schemas.head import described_head
 from schemas.settings import Settings
 from stages.data.template import chat_template, tokenizer_config
 from stages.memory.fits import Fit, Parts, fits, predictor
 from stages.methods.windows import peaks_of_windows
 from stages.model.architecture import is_decoder
 from stages.process.measure import device_memory_bytes
-from stages.streaming.whole import missing_parameters, parameter_count, read_names
+from stages.streaming.whole import parameter_count, read_names
 from stages.weights.files import bytes_by_dtype
-from stages.weights.names import stored
+from stages.weights.names import missing_parameters, stored
 
 WINDOW_SIZES = (1, 2, 3, 4)
 MIB = 2**20
+FOR_ITS_LABELS = "a plan with the same labels starts from it, any other fresh"
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class ModelInfo:
     unused_bytes: int  # stored, but used by no parameter
     dtypes: tuple[str, ...]  # on disk, the one with the most bytes first
     missing: tuple[str, ...]  # parameters that are not stored
+    stored_labels: tuple[str, ...]  # of the head that is stored, by row; none where there is none
+    head: tuple[str, ...]  # where the head begins that trains under the labels of the recipe, if it has any
     chat_template: bool
     fingerprint: str
     budget_bytes: int
@@ -60,6 +65,7 @@ def look(
 ) -> ModelInfo:
     """Inspect a model directory; peaks are predicted for `train-window` with `settings`.  Raises `BadInput`."""
     memory = predictor(model_dir, settings)  # first: it measures this process before the rest adds to it
+    backbone = memory.backbone
     skeleton, names = read_names(model_dir)
     parts = Parts.of(names, skeleton.output_names)
     used = stored([*(load for layer in names.layers for load in layer), names.embeddings, *names.rest])
@@ -80,8 +86,10 @@ def look(
         unused_bytes=sum(tensor.size for tensor in names.unused),
         dtypes=tuple(str(dtype).removeprefix("torch.") for dtype, _ in bytes_by_dtype(used).most_common()),
         missing=tuple(missing_parameters(skeleton, names)),
+        stored_labels=backbone.stored_labels,
+        head=tuple(described_head(backbone.head_parameters)) if settings.task.labels else (),
         chat_template=has_chat_template(model_dir),
-        fingerprint=memory.backbone.reader.fingerprint().digest if fingerprint else "",
+        fingerprint=backbone.reader.fingerprint().digest if fingerprint else "",
         budget_bytes=budget,
         micro_batch=memory.settings.numerics.rows,
         max_length=settings.encoding.max_length,
@@ -104,12 +112,15 @@ def lines(info: ModelInfo) -> Sequence[str]:
         layer = f"{one.smallest_layer_bytes / MIB:.1f} to {layer}"
     unused = f", unused {one.unused_bytes / MIB:.1f} MiB" if one.unused_bytes else ""
     absent = f"; not stored: {', '.join(one.missing[:3])}{', …' if one.missing[3:] else ''}" if one.missing else ""
+    stored = one.stored_labels
+    heads = [f"in the checkpoint for {len(stored)} labels: {some(stored)}", *(one.head or [FOR_ITS_LABELS])]
     return [
         f"model        {one.architecture} ({one.model_type}, {'decoder' if one.decoder else 'encoder'}), "
         f"{one.parameters:,} parameters as {' and '.join(one.dtypes)}{absent}",
         f"layers       {one.num_layers} of {layer}, hidden size {one.hidden_size}",
         f"around them  embeddings {one.embedding_bytes / MIB:.1f} MiB, language head {head}, "
         f"rest {one.rest_bytes / MIB:.1f} MiB{unused}",
+        *(f"head         {line}" for line in (heads if stored else one.head)),
         f"chat         {'has a template' if one.chat_template else 'no template'}",
         f"fingerprint  {one.fingerprint or 'not asked for: --fingerprint reads every weight'}",
         f"predicted    peaks of train-window in {one.compute}, micro-batch {one.micro_batch} x {one.max_length} tokens",

@@ -14,7 +14,8 @@ from pathlib import Path
 from schemas.assignment import Assignment
 from schemas.devices import ACCEPTED_FILE
 from schemas.errors import BadInput
-from schemas.plan import AssignmentMemory, HeadParameter, PlanManifest
+from schemas.head import HeadParameter
+from schemas.plan import AssignmentMemory, PlanManifest
 from schemas.profile import ProfileManifest
 from schemas.settings import Settings
 from schemas.state import StateManifest
@@ -69,9 +70,7 @@ def run(
     plan = make_plan(
         found,
         settings,
-        head_parameters=tuple(
-            HeadParameter(name=name, shape=tuple(value.shape)) for name, value in model.backbone.initial_head.items()
-        ),
+        head_parameters=model.backbone.head_parameters,
         predict_peak=peak_predictor(model.backbone, settings, found),
         policy=policy,
     )

@@ -7,6 +7,7 @@ Writes: a profile artifact: one CKA value a layer (Eq. 3 and 4) with its interva
 The texts go through the frozen model block by block, in float32 whatever the plan will decide; labels are not read.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 
 from schemas.base import canonical_json, sha256_digest
+from schemas.errors import BadInput
 from schemas.profile import LayerSimilarity, ProfileManifest
 from schemas.refs import ModelFingerprint
 from schemas.settings import PromptSettings, Settings, SimilaritySettings
@@ -37,6 +39,9 @@ from stages.streaming.prefix_cache import PrefixCache
 from stages.streaming.stream import hidden_states, run_prefix
 from stages.streaming.texts import EncodedTexts
 from stages.tuning.tuning import UNTUNED
+from stages.weights.finite import check_finite
+from stages.weights.names import stored
+from stages.weights.reader import Reader
 
 
 def run(
@@ -72,7 +77,8 @@ def run(
         measured = Measurement()
         if len(sample) >= draft.similarity.min_examples:
             texts = EncodedTexts.encode(sample, encoder, settings.numerics.rows)
-            measured = measure(session, texts, draft.similarity, fingerprint)
+            if has_curve(texts, draft.similarity):
+                measured = measure(session, texts, draft.similarity, fingerprint)
     profiled = len(sample) if measured.layers else 0
     manifest = draft.model_copy(update={"layers": measured.layers, "profiled_count": profiled})
     with new_artifact(out, force=force, signer=signer) as artifact:
@@ -82,11 +88,22 @@ def run(
 
 @dataclass(frozen=True)
 class Measurement:
-    """CKA of each layer and seconds per layer; nothing where there are too few texts."""
+    """CKA of each layer and seconds per layer; nothing where there are too few texts, or all are alike."""
 
     layers: tuple[LayerSimilarity, ...] = ()
     layer_seconds: tuple[float, ...] = ()
     texts: EncodedTexts | None = None
+
+
+def has_curve(texts: EncodedTexts, similarity: SimilaritySettings) -> bool:
+    """Whether texts differ enough for CKA, which is 0/0 where none differs from the others, and for its interval.
+
+    The interval leaves one out, and the unbiased estimator is 0/0 where one alone differs too.
+    """
+    units = [token for row in texts.rows for token in row] if similarity.pooling == "tokens" else texts.rows
+    alike = Counter(unit.tobytes() for unit in units)
+    differing = alike.total() - max(alike.values())
+    return differing >= (3 if similarity.estimator == "unbiased" else 2)
 
 
 def measure(
@@ -127,7 +144,7 @@ def measure_similarity(
     """
     torch.set_num_threads(settings.numerics.threads)
     generator = np.random.Generator(np.random.PCG64(settings.seed))
-    curve = _Curve(settings, similarity, draw_rows(texts.lengths, similarity, generator), cache)
+    curve = _Curve(backbone.reader, settings, similarity, draw_rows(texts.lengths, similarity, generator), cache)
     seconds: list[float] = []
     scratch.mkdir(parents=True, exist_ok=True)
     with hidden_states(backbone, texts, placement, scratch=scratch) as hidden:
@@ -149,6 +166,7 @@ def measure_similarity(
 class _Curve:
     """CKA with the reference, a layer at a time; `rows`: (text, token) pairs, as `draw_rows` draws them."""
 
+    reader: Reader
     settings: Settings
     similarity: SimilaritySettings
     rows: Sequence[tuple[int, int]]
@@ -158,7 +176,10 @@ class _Curve:
 
     def after_layer(self, layer: int, hidden: HiddenStates) -> None:
         """Compare what left a layer (the embeddings: -1) with the reference, and keep it if a round begins there."""
-        kernel = gram(features(hidden, self.rows, self.similarity), self.similarity.kernel)
+        x_ND = features(hidden, self.rows, self.similarity)
+        if not np.isfinite(x_ND).all():
+            raise _not_finite(self.reader, layer)
+        kernel = gram(x_ND, self.similarity.kernel)
         if layer == (-1 if self.similarity.reference == "embeddings" else 0):
             self._reference = kernel
         if layer < 0:
@@ -173,6 +194,17 @@ class _Curve:
 
     def _freezes(self, layer: int, similarity: LayerSimilarity) -> bool:
         return self.settings.chain.freezes(layer, similarity.cka)
+
+
+def _not_finite(reader: Reader, layer: int) -> BadInput:
+    """The error for hidden states that are not finite.  Raises its own where a weight is the reason."""
+    own = reader.names.stored_layer(layer) if layer >= 0 else []
+    check_finite(reader.files, [*own, *stored([reader.names.embeddings]), *reader.names.stored_rest()])
+    return BadInput(
+        "the hidden states are not finite numbers, though all weights are",
+        values={"after": f"layer {layer}" if layer >= 0 else "the embeddings", "in": "float32"},
+        hint="the weights are too large to compute with, so the model is damaged: get it again",
+    )
 
 
 def decide(similarity: SimilaritySettings, *, decoder: bool) -> SimilaritySettings:

@@ -27,7 +27,9 @@ from stages.streaming.texts import EncodedTexts
 from stages.training.layers import DeviceTexts
 from stages.training.loop import train
 from stages.training.resume import TrainingCheckpoint
+from stages.training.tally import Diverged
 from stages.turn import Turn
+from stages.weights.finite import check_finite
 
 
 def run(
@@ -95,7 +97,12 @@ def train_turn(session: Session, turn: Turn, examples: list[Example], checkpoint
     work = prepare_work(session, turn, texts, all_texts=len(seen) == count)
     training = method.open(work)
     counts = [texts.target_count(batch) for batch in batches]
-    loss = train(training, batches, counts, checkpoint, session.progress).summary()
+    try:
+        loss = train(training, batches, counts, checkpoint, session.progress).summary()
+    except Diverged:
+        reader = session.backbone.reader
+        check_finite(reader.files, reader.files.tensors.values())
+        raise
     numbers = method.numbers(work, training)
     facts = {"example_count": count, "steps": len(batches), "loss": loss, "numbers": numbers}
     return Trained(texts.encoded, training.tensors(), facts)

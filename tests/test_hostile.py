@@ -37,8 +37,8 @@ Make = Callable[[Path], object]
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Tiny models that are as they should be."""
     folder = tmp_path_factory.mktemp("models")
-    for family in ("bert", "llama"):
-        fleet.save_model(folder / family, family)
+    fleet.save_model(folder / "bert", "bert")
+    fleet.save_model(folder / "llama", "llama", factory=transformers.AutoModelForCausalLM)
     return {family: folder / family for family in ("bert", "llama")}
 
 

@@ -398,7 +398,7 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
     refused(tmp_path / "nowhere", BadInput, "not a model")
     language_model(tmp_path / "own")
     (tmp_path / "own" / "model.safetensors").unlink()
-    refused(tmp_path / "own", BadInput, "not a model")
+    refused(tmp_path / "own", BadInput, "holds no safetensors weights")
 
 
 def test_what_is_there_is_not_written_over_unless_asked(tmp_path: Path) -> None:

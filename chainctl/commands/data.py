@@ -1,4 +1,4 @@
-"""chainctl data: split and holdout"""
+"""chainctl data: columns, split and holdout"""
 
 from typing import Annotated
 
@@ -11,8 +11,24 @@ from schemas.errors import UsageProblem
 app = command_group(help="Split labelled texts over devices, or hold some out for testing.")
 
 LabelColumn = Annotated[
-    str | None, typer.Option(help="Column of the label. Default: label; none for instruction data.")
+    str | None,
+    typer.Option(
+        help="Column of the label. Default: label; none for instruction data (label with --alpha). "
+        "A label is a text (blanks around it do not count), a number, true or false: 1.0 is 1, True is true."
+    ),
 ]
+
+
+@app.command()
+@with_console
+def columns(data: DataArgument, *, console: Console) -> None:
+    """List the columns of a file. In a table without column names, these are its first record."""
+    from stages.data.load import column_names
+
+    names = column_names(data)
+    for name in names:
+        console.say(name if name.isprintable() else ascii(name))
+    console.result(path=data, columns=names)
 
 
 @app.command()
@@ -32,7 +48,10 @@ def split(
     *,
     console: Console,
 ) -> None:
-    """Write one JSONL file per device: DIR/device-00.jsonl, …"""
+    """Write one JSONL file per device: DIR/device-00.jsonl, …
+
+    Their columns are text and label, whatever those of DATA: what reads them needs no names of columns.
+    """
     if (alpha is None) != iid:
         raise UsageProblem("--alpha or --iid is needed, and not both", values={"expected": "either --alpha A or --iid"})
     from schemas.settings import PromptSettings
@@ -45,14 +64,14 @@ def split(
         alpha=alpha,
         seed=seed,
         text_column=text_column,
-        label_column=label_column or ("label" if format is TextFormat.PLAIN else None),
+        label_column=label_column or ("label" if format is TextFormat.PLAIN or alpha is not None else None),
         prompt=PromptSettings(format=format.value),
         allow_empty=allow_empty,
         force=force,
     )
     total, least, most = sum(sizes.values()), min(sizes.values()), max(sizes.values())
     console.say(f"{total} texts on {len(sizes)} devices, {least} to {most} each -> {out}")
-    console.result(path=out, texts=sizes)
+    console.result(path=out, texts=sizes, skipped=console.say_left_out(data))
 
 
 @app.command()
@@ -70,7 +89,10 @@ def holdout(
     *,
     console: Console,
 ) -> None:
-    """Write DIR/train.jsonl and DIR/test.jsonl, with the same shares of every class."""
+    """Write DIR/train.jsonl and DIR/test.jsonl, with the same shares of every class.
+
+    Their columns are text and label, whatever those of DATA: what reads them needs no names of columns.
+    """
     from schemas.settings import PromptSettings
     from stages.data.split import holdout_file
 
@@ -87,4 +109,4 @@ def holdout(
     )
     kept = f"{sizes['train']} texts to train on, {sizes['test']} held out"
     console.say(f"{kept}, {sizes['dropped']} duplicates dropped -> {out}")
-    console.result(path=out, texts=sizes)
+    console.result(path=out, texts=sizes, skipped=console.say_left_out(data))

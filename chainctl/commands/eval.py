@@ -106,6 +106,7 @@ def evaluate(
             from stages.eval import run
 
             say_evaluation(console, run(**inputs, progress=progress))
+            console.say_left_out(chosen["data"])
 
 
 def choose_subject(

@@ -68,6 +68,8 @@ def generate(
             progress=progress,
             say=console.say,
         )
+    if prompts:
+        console.say_left_out(prompts)
     for number, answer in enumerate(answers, 1):
         truncated = (
             " (the prompt was truncated at its beginning: it is longer than the plan allows)"

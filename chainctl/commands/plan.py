@@ -48,7 +48,7 @@ def plan(
     prepare_process()
     from stages.methods.registry import server_method
     from stages.plan import alternatives, run
-    from stages.report.explain import explain_options, explain_plan, plan_warnings
+    from stages.report.explain import explain_options, explain_plan, head_lines, plan_warnings
     from stages.store.devices import participants, planned_devices
 
     signer = open_key(key)
@@ -66,7 +66,7 @@ def plan(
     )
     manifest = planned.manifest
     method = server_method(manifest.settings.chain.method)
-    said = [*method.explain(manifest), *plan_warnings(manifest, method)]
+    said = [*method.explain(manifest), *head_lines(manifest), *plan_warnings(manifest, method)]
     if explain:
         explained = explain_plan(manifest, method, planned_devices(planned))
         said = [explained, *explain_options(alternatives(manifest, model))]
@@ -85,6 +85,7 @@ def plan(
         state_digest=first.digest,
         method=method.name,
         decisions=manifest.decisions.model_dump(mode="json"),
+        head={one.name: one.start for one in manifest.head_parameters},
         assignments=[assignment.layers for assignment in assignments],
         participants=participants(first),
     )

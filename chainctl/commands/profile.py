@@ -56,8 +56,11 @@ def profile(
             signer=open_key(key),
         )
     manifest = artifact.manifest
-    curve = " ".join(f"{layer.cka:.3f}" for layer in manifest.layers) or "too few texts for a curve"
+    curve = (
+        " ".join(f"{layer.cka:.3f}" for layer in manifest.layers) or "no curve: too few texts, or too few that differ"
+    )
     console.say(f"{device}: {manifest.example_count} texts, CKA by layer: {curve}")
+    console.say_left_out(data)
     counts = console.say_truncated(artifact)
     emulated = price(settings.numerics.computes_in)
     if emulated:

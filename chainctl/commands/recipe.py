@@ -65,4 +65,5 @@ def new(
 
     write_file(out, text.encode())
     console.say(f"recipe with {len(labels)} labels -> {out}" if labels else f"recipe -> {out}")
-    console.result(path=out, labels=labels)
+    skipped = {} if data is None else console.say_left_out(data)
+    console.result(path=out, labels=labels, skipped=skipped)

@@ -43,6 +43,7 @@ def simulate(
     It reads and writes the same artifacts as real devices.  Run it again to resume where it stopped.
     """
     from schemas.methods.chain import ablated
+    from schemas.plan import PlanManifest
 
     settings = load_settings(recipe, set_, method=method)
     if per_round is not None:
@@ -55,10 +56,13 @@ def simulate(
     from stages.process.footprint import prepare_process
 
     prepare_process()
+    from stages.federation.folder import RunFolder
     from stages.federation.prepare import Federation
     from stages.federation.simulate import run
     from stages.process.arithmetic import price
+    from stages.report.explain import head_lines
     from stages.report.tables import describe_cost
+    from stages.store.artifact import open_artifact
 
     emulated = price(settings.numerics.computes_in)
     if emulated:
@@ -81,6 +85,10 @@ def simulate(
             progress=progress,
             scratch_dir=scratch_dir,
         )
+    for path in dict.fromkeys((data, test)):
+        console.say_left_out(path)
+    for line in head_lines(open_artifact(RunFolder(out).plan, PlanManifest).manifest):
+        console.say(line)
     for name, before, after in (
         ("accuracy", summary.accuracy_before, summary.accuracy_after),
         ("perplexity", summary.perplexity_before, summary.perplexity_after),

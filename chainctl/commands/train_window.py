@@ -90,6 +90,7 @@ def train_window(
         f"{device}: layers {manifest.assignment}, {manifest.steps} steps on {manifest.example_count} texts, "
         f"loss {loss.first:.3f} -> {loss.last:.3f}"
     )
+    console.say_left_out(data)
     counts = console.say_truncated(artifact)
     if measured and measured.peak_bytes and measured.predicted_peak_bytes:
         predicted = measured.predicted_peak_bytes / 2**20

@@ -16,6 +16,7 @@ from schemas.base import canonical_json
 from schemas.errors import BadInput
 from schemas.settings import EncodingSettings, PromptSettings
 from stages.data.load import Example
+from stages.data.model_folder import check_model_folder, refuse_pointer
 from stages.data.rendering import prompt_all, render_all
 from stages.data.template import Span, Template, choose_template, read_object, special_token, tokenizer_config
 from stages.store.foreign import blamed_on, check_document
@@ -81,6 +82,7 @@ class Encoder:
         """
         from tokenizers import Tokenizer
 
+        check_model_folder(model_dir)
         path = model_dir / "tokenizer.json"
         if not path.is_file():
             raise BadInput(
@@ -89,6 +91,7 @@ class Encoder:
                 hint="save it once with AutoTokenizer.from_pretrained(…).save_pretrained(…)",
             )
         check_document(path)
+        refuse_pointer(path)
         with blamed_on(path, "cannot be read", hint="copy it again"):
             tokenizer = Tokenizer.from_file(str(path))
         tokenizer.no_padding()

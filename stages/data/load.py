@@ -1,4 +1,4 @@
-"""Texts and dialogues, with their labels, from JSONL, CSV, Parquet or a folder per class.
+"""Texts and dialogues, with their labels, from JSON, CSV, Parquet, a folder of such files, or a folder per class.
 
 An error names the file, the line (or row), the column, a length and what was expected.  It never shows a value,
 because values must not leave the device.
@@ -7,16 +7,17 @@ because values must not leave the device.
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from schemas.base import canonical_json
 from schemas.errors import BadInput
 from schemas.settings import PromptSettings, TaskSettings
-from stages.data.readers import Columns, Record, as_text, read_csv, read_folder, read_jsonl, read_parquet, refuse_empty
-
-READERS = {".jsonl": read_jsonl, ".ndjson": read_jsonl, ".csv": read_csv, ".parquet": read_parquet}
-
+from stages.data.folder import left_out, parts_of, read_texts
+from stages.data.labels import LabelRule
+from stages.data.readers import FORMATS, format_of
+from stages.data.records import LABEL_OPTION, TEXT_OPTION, Columns, Record, as_text, refuse_empty
 
 ROLES = ("system", "user", "assistant")
 PLAIN = PromptSettings()
@@ -50,10 +51,13 @@ def load_examples(
 
     With `label_column = None` labels are not read; `labels`, if given, are the only ones allowed.  Raises `BadInput`.
     """
-    reading = _Reading(text_column, label_column, frozenset(labels), prompt.format)
+    rule = None if label_column is None else LabelRule(label_column, labels)
+    reading = _Reading(text_column, rule, prompt.format)
     examples = [reading.example(record) for record in _records(path, reading.columns)]
     if not examples:
-        raise BadInput(f"{path} holds no texts", values={"expected": "at least one text", "found": "none"})
+        raise BadInput(
+            f"{path} holds no texts", values={"expected": "at least one text", "found": "none", **left_out(path)}
+        )
     return examples
 
 
@@ -91,19 +95,42 @@ def label_set(examples: Iterable[Example]) -> tuple[str, ...]:
     return tuple(sorted({example.label for example in examples if example.label is not None}))
 
 
+def column_names(path: Path) -> list[str]:
+    """The names of the columns of a data file, or of the first part of a folder of such files; of JSON, the keys of
+    the first record.  In a table without names they are its first record.  Raises `BadInput`.
+    """
+    parts = parts_of(path) if path.is_dir() else None
+    format = parts.format if parts else format_of(path)
+    if format is None or not path.exists():
+        raise _unreadable(path)
+    return list(format.names(parts.files[0] if parts else path))
+
+
 def _records(path: Path, columns: Columns) -> Iterator[Record]:
-    if path.is_dir() and columns.required[0] not in ("instruction", "messages"):
-        return read_folder(path, columns)
-    reader = READERS.get(path.suffix.lower())
-    if not path.exists() or reader is None:
-        raise BadInput(
-            f"{path} is not data that can be read",
-            values={
-                "expected": f"a file ending in {', '.join(READERS)}, or a folder with a folder per class",
-                "found": "a file of another kind" if path.exists() else "nothing",
-            },
-        )
-    return reader(path, columns)
+    format = format_of(path)
+    if path.is_dir():
+        parts = parts_of(path)
+        if parts:
+            return chain.from_iterable(parts.format.read(file, columns) for file in parts.files)
+        if TEXT_OPTION in columns.options.values():  # not instruction data
+            return read_texts(path, columns)
+        format = None
+    if not path.exists() or format is None:
+        raise _unreadable(path)
+    return format.read(path, columns)
+
+
+def _unreadable(path: Path) -> BadInput:
+    found = ("a folder" if path.is_dir() else "a file of another kind") if path.exists() else "nothing"
+    return BadInput(
+        f"{path} is not data that can be read",
+        values={
+            "expected": f"a file ending in {', '.join(FORMATS)} (.gz and .zst too), a folder of such files, "
+            "or one with a folder per class",
+            "found": found,
+        },
+        hint="unpack archives, and save sheets as CSV" if path.is_file() else "",
+    )
 
 
 @dataclass(frozen=True)
@@ -111,17 +138,19 @@ class _Reading:
     """Which columns of a record become an example."""
 
     text_column: str
-    label_column: str | None
-    labels: frozenset[str]
+    label: LabelRule | None  # None: labels are not read
     format: str
 
     @property
     def columns(self) -> Columns:
         """The columns that are read."""
-        label = (self.label_column,) if self.label_column else ()
+        label = (self.label.column,) if self.label else ()
+        options = dict.fromkeys(label, LABEL_OPTION)
         if self.format == "alpaca":
-            return Columns(("instruction", "output", *label), ("input",))
-        return Columns(("messages" if self.format == "chat" else self.text_column, *label))
+            return Columns(("instruction", "output", *label), ("input",), options)
+        if self.format == "chat":
+            return Columns(("messages", *label), options=options)
+        return Columns((self.text_column, *label), options={self.text_column: TEXT_OPTION, **options})
 
     def example(self, record: Record) -> Example:
         """A record as an example.  Raises `BadInput`, which names the place and never a value."""
@@ -134,27 +163,7 @@ class _Reading:
         return Example(text, self._label(record))
 
     def _label(self, record: Record) -> str | None:
-        if self.label_column is None:
-            return None
-        value = record.values[self.label_column]
-        if isinstance(value, int) and not isinstance(value, bool):
-            value = str(value)  # integer class ids are labels too
-        label = as_text(value, record.where, self.label_column)
-        if not label:
-            raise BadInput(
-                f"{record.where}: the label is empty", values={"column": self.label_column, "expected": "a label"}
-            )
-        if self.labels and label not in self.labels:
-            raise BadInput(
-                f"{record.where}: the label is not one of the plan's",
-                values={
-                    "column": self.label_column,
-                    "length": f"{len(label)} characters",
-                    "expected": f"one of {', '.join(sorted(self.labels))}",
-                },
-                hint="the label set is fixed by the plan; see [task] labels in the recipe",
-            )
-        return label
+        return None if self.label is None else self.label.label(record.values[self.label.column], record.where)
 
 
 def _alpaca_turns(record: Record) -> tuple[Turn, ...]:

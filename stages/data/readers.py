@@ -1,136 +1,81 @@
-"""One reader per format, yielding records in order; errors name file and line.
-
-Nothing is believed of a file: it is opened as a regular one, a record has at most `RECORD_BYTES`, and what unpacks has
-as much memory as that takes.
-"""
+"""One reader per format, yielding records in order; errors name file and line."""
 
 import csv
+import itertools
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from schemas.errors import BadInput
+from stages.data.json_list import json_list
+from stages.data.opening import COMPRESSED, Unpacked, first_byte, import_pyarrow, too_large, utf8_lines, utf8_pieces
+from stages.data.records import RECORD_BYTES, Columns, Record, refuse_twice
 from stages.process.confined import limited_memory
-from stages.store.foreign import read_document
 from stages.store.regular import open_regular
 
 T = TypeVar("T")
 
-UNWANTED = re.compile(r"[\x00\ud800-\udfff]")
-RECORD_BYTES = 16 * 2**20  # a line, a field or a file of one text: five times War and Peace
 LONG_LINE = 2**20  # characters of JSON that may become far more memory
 BATCH_ROWS = 32  # of Parquet: as many records are in memory at once
-UNPACKED_BYTES = 64 * 2**20  # what any Parquet file may unpack to, and for each of its bytes:
-UNPACKED_RATIO = 1000
+DELIMITERS = (",", ";", "\t")
+SEPARATOR = re.compile(r'"?sep=([,;\t])"?')
+NOTHING = Columns(())
 
 
 @dataclass(frozen=True)
-class Columns:
-    """The columns that a record must have, and those that it may have; others are not read."""
+class Format:
+    """How files of one kind are read: their records, and the names of their columns (of JSON, the first record's)."""
 
-    required: tuple[str, ...]
-    optional: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Record:
-    """One record of a file, by column; `where` is "file, line 3"."""
-
-    where: str
-    values: Mapping[str, Any]
-
-    def __repr__(self) -> str:
-        return f"Record({self.where})"
-
-    def text(self, column: str) -> str:
-        """The text of a column.  Raises `BadInput`."""
-        return as_text(self.values[column], self.where, column)
+    name: str
+    read: Callable[[Path, Columns], Iterator[Record]]
+    names: Callable[[Path], Sequence[str]]
 
 
-def read_jsonl(path: Path, columns: Columns) -> Iterator[Record]:
-    """One JSON object per line.  Blank lines are skipped."""
-    for number, line in _utf8_lines(path):
-        where = f"{path}, line {number}"
-        if not line.strip():
-            continue
-        try:
-            with limited_memory() if len(line) > LONG_LINE else nullcontext():
-                record = json.loads(line, object_pairs_hook=_no_duplicates)
-        except (ValueError, RecursionError, MemoryError) as error:
-            raise BadInput(
-                f"{where}: not a JSON object",
-                values={"expected": "one JSON object per line", "length": f"{len(line)} characters"},
-                hint=str(error) if isinstance(error, _DuplicateKeyError) else "",
-            ) from None
-        if not isinstance(record, dict):
-            raise BadInput(f"{where}: not a JSON object", values={"expected": "object", "found": type(record).__name__})
-        yield _record(where, record, columns)
+def read_json(path: Path, columns: Columns) -> Iterator[Record]:
+    """One JSON object per line, or a list of objects, whatever the file's name.  Blank lines are skipped."""
+    first = True
+    for where, values in json_objects(path):
+        _refuse_records_inside(values, where, columns)
+        names = columns.among(list(values), where, path, first=first)
+        first = False
+        yield Record(where, {column: values[name] for column, name in names.items()})
 
 
-def read_csv(path: Path, columns: Columns) -> Iterator[Record]:
-    """Comma separated, column names in the first line, quoted as in RFC 4180."""
-    csv.field_size_limit(RECORD_BYTES)  # the module's own default is 131,072 characters
-    lines = (line for _, line in _utf8_lines(path))
-    reader = csv.reader(lines, strict=True)
-    try:
-        names = next(reader, None)
-        if names is None:
-            return
-        if len(set(names)) != len(names):
-            distinct = f"{len(set(names))} distinct names"
-            raise BadInput(
-                f"{path}, line 1: a column name appears twice",
-                values={"expected": f"{len(names)} names", "found": distinct},
-            )
-        for fields in reader:
-            where = f"{path}, line {reader.line_num}"
-            if not fields:
-                continue
-            if len(fields) != len(names):
-                found = f"{len(fields)} fields"
-                raise BadInput(f"{where}: wrong number of fields", values={"expected": len(names), "found": found})
-            yield _record(where, dict(zip(names, fields, strict=True)), columns)
-    except csv.Error as error:
-        raise BadInput(f"{path}, line {reader.line_num}: not CSV", values={"reason": error}) from None
+def read_csv(path: Path, columns: Columns, *, usual: str = ",") -> Iterator[Record]:
+    """Column names in the first line, quoted as in RFC 4180; separated by commas, semicolons or tabs.
+
+    Of the three it is the one by which the first line has the wanted columns; where several have, or none, the
+    `usual` one.
+    """
+    table = _Table.open(path, columns, usual)
+    if not table.names:
+        return
+    refuse_twice(table.names, table.where)
+    wanted = columns.among(table.names, table.where, path)
+    places = {column: table.names.index(name) for column, name in wanted.items()}
+    for where, fields in table.rows():
+        yield Record(where, {column: fields[place] for column, place in places.items()})
 
 
 def read_parquet(path: Path, columns: Columns) -> Iterator[Record]:
     """Records of a Parquet file, batch by batch.  Needs the extra `[data]`."""
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError:
-        raise BadInput(f"reading {path} needs pyarrow", hint="pip install 'chainctl[data]'") from None
-    number, unpacked = 0, 0
-    try:
-        with os.fdopen(open_regular(path, follow_links=True), "rb") as opened:
-            most = max(UNPACKED_BYTES, UNPACKED_RATIO * os.fstat(opened.fileno()).st_size)
-            file = parquet.ParquetFile(opened)
-            _require_columns(str(path), file.schema_arrow.names, columns.required)
-            there = [name for name in (*columns.required, *columns.optional) if name in file.schema_arrow.names]
-            batches = file.iter_batches(batch_size=BATCH_ROWS, columns=there, use_threads=False)
-            for records in _limited(batch.to_pylist() for batch in batches):
-                for record in records:
-                    number += 1
-                    unpacked += sum(len(value) for value in record.values() if isinstance(value, str))
-                    yield _record(f"{path}, row {number}", record, columns)
-                if unpacked > most:
-                    raise MemoryError
-    except MemoryError:
-        raise BadInput(
-            f"{path}: the rows after {number} unpack to more than a file of its size can hold",
-            values={"at most": f"{UNPACKED_RATIO} times its size, and {BATCH_ROWS} rows in the memory of a record"},
-            hint="write it as JSONL; a text has at most 16 MiB",
-        ) from None
-    except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
-        raise BadInput(
-            f"{path} is not a Parquet file that can be read", values={"reason": type(error).__name__}
-        ) from None
+    with _parquet_file(path) as file:
+        refuse_twice(file.schema_arrow.names, str(path))
+        names = columns.among(file.schema_arrow.names, str(path), path)
+        number = 0
+        unpacked = Unpacked(path)
+        batches = file.iter_batches(batch_size=BATCH_ROWS, columns=list(names.values()), use_threads=False)
+        for records in _limited(batch.to_pylist() for batch in batches):
+            for values in records:
+                number += 1
+                unpacked.add(sum(len(value) for value in values.values() if isinstance(value, str)))
+                yield Record(f"{path}, row {number}", {column: values[name] for column, name in names.items()})
 
 
 def _limited(parts: Iterator[T]) -> Iterator[T]:
@@ -144,59 +89,136 @@ def _limited(parts: Iterator[T]) -> Iterator[T]:
         yield part
 
 
-def read_folder(path: Path, columns: Columns) -> Iterator[Record]:
-    """A folder per class, a text per file: the label is the folder's name.  In order of label, then file name.
-
-    The first of the columns is the text; the second, if any, is the label.
-    """
-    if not any(entry.is_dir() for entry in path.iterdir()):
-        raise BadInput(
-            f"{path} has no folders",
-            values={"expected": "a folder per class, a text file per example"},
-            hint="give the file itself for JSONL, CSV or Parquet",
-        )
-    for folder in sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")):
-        for file in sorted(entry for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith(".")):
-            text = decode(read_document(file, at_most=RECORD_BYTES), str(file))
-            refuse_empty(text, str(file), "the file's text")
-            yield Record(str(file), dict(zip(columns.required, (text, folder.name), strict=False)))
+def format_of(path: Path) -> Format | None:
+    """The format that a file's name says, compressed or not; None where it says none."""
+    suffix = path.suffix.lower()
+    if suffix in COMPRESSED:
+        inner = FORMATS.get(path.with_suffix("").suffix.lower())
+        return None if inner is PARQUET else inner
+    return FORMATS.get(suffix)
 
 
-def as_text(value: object, where: str, column: str) -> str:
-    """A value that must be a text.  Raises `BadInput`."""
-    if not isinstance(value, str):
-        raise BadInput(
-            f"{where}: the value is not a text",
-            values={"column": column, "expected": "a string", "found": type(value).__name__},
-        )
-    return check_characters(value, where)
+@dataclass(frozen=True)
+class _Table:
+    """A CSV file whose column names are read, at `where`."""
+
+    path: Path
+    where: str
+    names: list[str]
+    delimiter: str
+    reader: Any  # of csv
+
+    @classmethod
+    def open(cls, path: Path, columns: Columns, usual: str) -> "_Table":
+        """Raises `BadInput` for a first line that is not CSV."""
+        csv.field_size_limit(RECORD_BYTES)  # the module's own default is 131,072 characters
+        lines = (line for _, line in utf8_lines(path))
+        before, header, said = _header(lines)
+        delimiter = said or delimiter_of(header, columns, usual)
+        reader = csv.reader(itertools.chain(["\n"] * before, [header], lines), delimiter=delimiter, strict=True)
+        try:
+            names = next((fields for fields in reader if fields), [])
+            return cls(path, f"{path}, line {reader.line_num}", names, delimiter, reader)
+        except csv.Error as error:
+            raise _not_csv(path, reader.line_num, error) from None
+
+    def rows(self) -> Iterator[tuple[str, list[str]]]:
+        """("file, line 3", fields) of each record that is not empty.  Raises `BadInput`."""
+        try:
+            for fields in self.reader:
+                where = f"{self.path}, line {self.reader.line_num}"
+                if fields:
+                    self._check(fields, where)
+                    yield where, fields
+        except csv.Error as error:
+            raise _not_csv(self.path, self.reader.line_num, error) from None
+
+    def _check(self, fields: list[str], where: str) -> None:
+        if len(fields) != len(self.names):
+            raise BadInput(
+                f"{where}: wrong number of fields",
+                values={"expected": len(self.names), "found": f"{len(fields)} fields"},
+                hint=f"put fields that hold {_called(self.delimiter)} in quotation marks",
+            )
+        if self.delimiter == "\t" and any("\t" in field and "\n" in field for field in fields):
+            raise BadInput(
+                f"{where}: a field in quotation marks holds a tab and an end of line",
+                values={"expected": "a record per line"},
+                hint="if quotation marks are part of the texts, put each text in quotation marks and double those "
+                "within it, or write JSON lines",
+            )
 
 
-def refuse_empty(text: str, where: str, column: str) -> None:
-    """Refuse a text of white space alone.  Raises `BadInput`."""
-    if not text.strip():
-        raise BadInput(
-            f"{where}: the text is empty",
-            values={"column": column, "length": f"{len(text)} characters", "expected": "some text"},
-            hint="remove empty texts, or name another column with --text-column",
-        )
+def _header(lines: Iterator[str]) -> tuple[int, str, str]:
+    """How many lines stand before the column names; those names; and the delimiter that Excel's `sep=;` says."""
+    said = ""
+    for before, line in enumerate(lines):
+        excel = SEPARATOR.fullmatch(line.strip()) if not said else None
+        if excel:
+            said = excel[1]
+        elif line.strip():
+            return before, line, said
+    return 0, "", said
 
 
-def _record(where: str, values: dict[str, Any], columns: Columns) -> Record:
-    _require_columns(where, list(values), columns.required)
-    return Record(where, {name: values[name] for name in (*columns.required, *columns.optional) if name in values})
+def delimiter_of(header: str, columns: Columns, usual: str) -> str:
+    """What separates the names in the first line of a table: see `read_csv`."""
+
+    def wanted(delimiter: str) -> tuple[bool, int, int]:
+        try:
+            names = next(csv.reader([header], delimiter=delimiter, strict=True), [])
+        except csv.Error:
+            return False, 0, 0
+        required = set(columns.required)
+        return required <= set(names), len(required & set(names)) + len(columns.like(names)), len(names)
+
+    return max((usual, *DELIMITERS), key=wanted)
 
 
-def _require_columns(where: str, found: list[str], wanted: Sequence[str]) -> None:
-    missing = [column for column in wanted if column not in found]
-    if missing:
-        # Not the names that were found: in a file without a header they are its first text.
-        raise BadInput(
-            f"{where}: there is no column {missing[0]!r}",
-            values={"expected": ", ".join(wanted), "found": f"{len(found)} other columns"},
-            hint="name the columns with --text-column and --label-column, or in [task] of the recipe; "
-            "for instruction data set prompt.format",
-        )
+def json_objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """("file, line 3", object) of each object of a file of lines or of a list.  Raises `BadInput`."""
+    decoder = json.JSONDecoder(object_pairs_hook=_no_duplicates)
+    is_list = first_byte(path) == b"["
+    items = json_list(utf8_pieces(path), str(path), decoder) if is_list else _json_lines(path, decoder)
+    for where, value in items:
+        if not isinstance(value, dict):
+            raise BadInput(f"{where}: not a JSON object", values={"expected": "object", "found": type(value).__name__})
+        yield where, value
+
+
+def _json_lines(path: Path, decoder: json.JSONDecoder) -> Iterator[tuple[str, Any]]:
+    for number, line in utf8_lines(path):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            with limited_memory() if len(line) > LONG_LINE else nullcontext():
+                value = decoder.decode(line)
+        except (ValueError, RecursionError, MemoryError) as error:
+            raise BadInput(
+                f"{where}: not a JSON object",
+                values={"expected": "one JSON object per line, or one list", "length": f"{len(line)} characters"},
+                hint=str(error)
+                if isinstance(error, _DuplicateKeyError)
+                else "objects of several lines go into one list: [ …, … ]",
+            ) from None
+        yield where, value
+
+
+def _refuse_records_inside(values: dict[str, Any], where: str, columns: Columns) -> None:
+    """`{"version": 1, "data": [ …, … ]}`: the records are one floor down."""
+    for inside in values.values() if not set(columns.required) <= set(values) else ():
+        if (
+            isinstance(inside, list)
+            and inside
+            and isinstance(inside[0], dict)
+            and set(columns.required) <= set(inside[0])
+        ):
+            raise BadInput(
+                f"{where}: the records are in a list inside an object",
+                values={"expected": "a list of objects, or one object per line", "found": f"a list of {len(inside)}"},
+                hint="write that list alone into a file",
+            )
 
 
 class _DuplicateKeyError(ValueError):
@@ -210,38 +232,55 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return record
 
 
-def _utf8_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines with their numbers, from 1.  A byte order mark is skipped; other encodings are refused."""
-    with os.fdopen(open_regular(path, follow_links=True), "rb") as file:
-        for number, line in enumerate(iter(lambda: file.readline(RECORD_BYTES + 1), b""), 1):
-            if len(line) > RECORD_BYTES:
-                raise BadInput(
-                    f"{path}, line {number}: the line is too long",
-                    values={"at most": f"{RECORD_BYTES} bytes", "found": "more"},
-                    hint="write one record per line",
-                )
-            data = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-            yield number, decode(data, f"{path}, line {number}")
+def _not_csv(path: Path, line: int, error: csv.Error) -> BadInput:
+    return BadInput(
+        f"{path}, line {line}: not CSV",
+        values={"reason": error},
+        hint="a field that begins with a quotation mark ends with one, and those within it are doubled; "
+        "JSON lines need no such rule",
+    )
 
 
-def decode(data: bytes, where: str) -> str:
-    """UTF-8 as text.  Raises `BadInput`."""
+def _called(delimiter: str) -> str:
+    return {",": "a comma", ";": "a semicolon"}.get(delimiter, "a tab")
+
+
+def _json_names(path: Path) -> list[str]:
+    return next((list(values) for _, values in json_objects(path)), [])
+
+
+def _csv_names(path: Path, usual: str = ",") -> list[str]:
+    return _Table.open(path, NOTHING, usual).names
+
+
+def _parquet_names(path: Path) -> list[str]:
+    with _parquet_file(path) as file:
+        return list(file.schema_arrow.names)
+
+
+@contextmanager
+def _parquet_file(path: Path) -> Iterator[Any]:
+    pyarrow, parquet = import_pyarrow(path)
     try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
+        with os.fdopen(open_regular(path, follow_links=True), "rb") as file:
+            yield parquet.ParquetFile(file)
+    except MemoryError:
+        raise too_large(path) from None
+    except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
         raise BadInput(
-            f"{where}: not UTF-8",
-            values={"at byte": error.start, "of": f"{len(data)} bytes"},
-            hint="convert the data to UTF-8",
+            f"{path} is not a Parquet file that can be read", values={"reason": type(error).__name__}
         ) from None
-    return check_characters(text, where)
 
 
-def check_characters(text: str, where: str) -> str:
-    """No NUL, and no half of a surrogate pair (which JSON can spell and UTF-8 cannot).  Raises `BadInput`."""
-    found = UNWANTED.search(text)
-    if found:
-        kind = "a NUL character" if found[0] == "\0" else "half of a surrogate pair"
-        values = {"at character": found.start(), "of": f"{len(text)} characters"}
-        raise BadInput(f"{where}: the text holds {kind}", values=values)
-    return text
+JSON = Format("JSON", read_json, _json_names)
+CSV = Format("CSV", read_csv, _csv_names)
+TSV = Format("TSV", partial(read_csv, usual="\t"), partial(_csv_names, usual="\t"))
+PARQUET = Format("Parquet", read_parquet, _parquet_names)
+FORMATS = {
+    ".jsonl": JSON,
+    ".ndjson": JSON,
+    ".json": JSON,
+    ".csv": CSV,
+    ".tsv": TSV,
+    ".parquet": PARQUET,
+}

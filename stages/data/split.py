@@ -8,6 +8,7 @@ from schemas.errors import UsageProblem
 from schemas.settings import PromptSettings
 from stages.data.load import PLAIN, Example, load_examples
 from stages.data.partition import device_names, drop_duplicates, holdout, partition
+from stages.data.records import LABEL_OPTION, STANDARD, TEXT_OPTION
 from stages.store.files import complete_directory
 
 
@@ -38,7 +39,7 @@ def split_file(
     files = dict(zip(device_names(devices), ([examples[index] for index in share] for share in shares), strict=True))
     with complete_directory(out, force=force) as partial:
         for name, share in files.items():
-            (partial / f"{name}.jsonl").write_bytes(to_jsonl(share, text_column, label_column or ""))
+            (partial / f"{name}.jsonl").write_bytes(to_jsonl(share))
     return {name: len(share) for name, share in files.items()}
 
 
@@ -61,20 +62,20 @@ def holdout_file(
     with complete_directory(out, force=force) as partial:
         for name, indices in (("train", train), ("test", test)):
             chosen = [examples[index] for index in indices]
-            (partial / f"{name}.jsonl").write_bytes(to_jsonl(chosen, text_column, label_column or ""))
+            (partial / f"{name}.jsonl").write_bytes(to_jsonl(chosen))
     return {"train": len(train), "test": len(test), "dropped": len(loaded) - len(examples)}
 
 
-def to_jsonl(examples: Sequence[Example], text_column: str = "text", label_column: str = "label") -> bytes:
-    """One object per line, with the columns that were read from the source."""
-    records = (_record(example, text_column, label_column) for example in examples)
+def to_jsonl(examples: Sequence[Example]) -> bytes:
+    """One object per line, with the standard columns whatever those of the source: who reads it names none."""
+    records = map(_record, examples)
     return "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in records).encode()
 
 
-def _record(example: Example, text_column: str, label_column: str) -> dict[str, object]:
-    label = {} if example.label is None else {label_column: example.label}
+def _record(example: Example) -> dict[str, object]:
+    label = {} if example.label is None else {STANDARD[LABEL_OPTION]: example.label}
     if not example.turns:
-        return {text_column: example.text, **label}
+        return {STANDARD[TEXT_OPTION]: example.text, **label}
     if example.turns[0][0] == "instruction":
         return {**dict(example.turns), **label}
     return {"messages": [{"role": role, "content": content} for role, content in example.turns], **label}

@@ -66,7 +66,7 @@ def configuration(model_dir: Path, backbone: Backbone, plan: PlanManifest, *, na
     """The base model's configuration, with what the adapters need."""
     task = plan.settings.task
     config: dict[str, Any] = read_json(model_dir / "config.json")
-    for gone in ("torch_dtype", "quantization_config", "auto_map"):
+    for gone in ("torch_dtype", "quantization_config", "auto_map", "num_labels", "problem_type"):
         config.pop(gone, None)
     config |= {
         "architectures": [name],

@@ -127,14 +127,15 @@ def _keep(kept: _Kept, profile: ProfileManifest, roster: Mapping[str, EnrolledDe
         )
     check_device_count(len(kept.lines) + 1)
     enrolled = None if roster is None else roster[profile.device]
-    few = f"{profile.example_count} texts are fewer than min_examples = {profile.similarity.min_examples}"
+    count, least = profile.example_count, profile.similarity.min_examples
+    why = f"{count} texts are fewer than min_examples = {least}" if count < least else "too few of its texts differ"
     line = PlannedDevice(
         name=profile.device,
         profile=profile.digest,
         example_count=profile.example_count,
         max_example_count=enrolled.max_example_count if enrolled else profile.example_count,
         memory_budget_bytes=profile.memory_budget_bytes,
-        left_out="" if profile.layers else few,
+        left_out="" if profile.layers else why,
         key=enrolled.key if enrolled else None,
     )
     kept.lines[profile.device] = line.canonical_bytes()

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from schemas.errors import BadInput
 from stages.model.backbone import Backbone
 from stages.model.language_head import IGNORED, LanguageHead
 from stages.model.skeleton import Batch
@@ -19,6 +20,7 @@ from stages.streaming.prefix_cache import PrefixCache
 from stages.streaming.stream import hidden_states, run_prefix
 from stages.streaming.texts import EncodedTexts
 from stages.tuning.tuning import Tuning
+from stages.weights.finite import check_finite
 
 
 @torch.no_grad()
@@ -36,7 +38,7 @@ def answer(
 ) -> np.ndarray:
     """Logits (N, labels) float32 of N texts, or with a `language` head their summed losses (N, 1) in nats.
 
-    `keep` lists depths whose hidden states are written to the `cache`.
+    Raises `BadInput` where they are not finite.  `keep` lists depths whose hidden states are written to the `cache`.
     """
     answers: list[np.ndarray] = [np.empty(0)] * len(texts.rows)
     with hidden_states(backbone, texts, placement, scratch=scratch) as hidden:
@@ -60,7 +62,22 @@ def answer(
                 given = text_losses(head, last, batch, texts, indices)
             for index, row in zip(indices, given.numpy(), strict=True):
                 answers[index] = row
-    return np.stack(answers)
+    given_NC = np.stack(answers)
+    if not np.isfinite(given_NC).all():
+        raise _not_finite(backbone, given_NC)
+    return given_NC
+
+
+def _not_finite(backbone: Backbone, given_NC: np.ndarray) -> BadInput:
+    """The error for answers that are not finite.  Raises its own where a weight is the reason."""
+    files = backbone.reader.files
+    check_finite(files, files.tensors.values())
+    wrong = int((~np.isfinite(given_NC)).any(1).sum())
+    return BadInput(
+        "the model's answers are not finite numbers, though all of its weights are",
+        values={"texts": f"{wrong} of {len(given_NC)}"},
+        hint="training diverged: go back to an earlier state",
+    )
 
 
 def text_losses(head: LanguageHead, hidden: Tensor, batch: Batch, texts: EncodedTexts, indices: list[int]) -> Tensor:

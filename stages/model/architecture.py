@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+import torch
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -16,6 +17,7 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
 )
+from transformers.initialization import no_init_weights
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -26,6 +28,7 @@ from transformers.utils import logging
 
 from schemas.errors import BadInput
 from schemas.settings import HeadForm
+from stages.data.model_folder import check_model_folder
 from stages.model.claims import check_claims
 from stages.store.foreign import blamed_on, read_json
 
@@ -35,12 +38,7 @@ logging.disable_progress_bar()
 
 def load_config(model_dir: Path) -> PretrainedConfig:
     """The model's configuration.  Never runs code of the model's own.  Raises `BadInput`."""
-    if not (model_dir / "config.json").is_file():
-        raise BadInput(
-            f"{model_dir} is not a model directory",
-            values={"expected": "config.json, tokenizer.json and safetensors weights"},
-            hint="'chainctl assets get minilm' fetches a small one",
-        )
+    check_model_folder(model_dir)
     path = model_dir / "config.json"
     check_claims(path)
     with blamed_on_config(path):
@@ -131,6 +129,14 @@ def parameters_on_meta() -> Iterator[None]:
         yield
     finally:
         nn.Module.register_parameter = register  # type: ignore[method-assign]
+
+
+def empty_model(config: PretrainedConfig, form: HeadForm, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    """The model of `config` on the meta device, buffers real.  Takes milliseconds at any size."""
+    # Parameters only: buffers that no checkpoint holds (rotary frequencies, position ids) are real from the start.
+    with parameters_on_meta(), no_init_weights():
+        model: PreTrainedModel = FACTORIES[form].from_config(config, dtype=dtype)
+    return model
 
 
 def find_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:

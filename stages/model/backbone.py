@@ -6,7 +6,7 @@ hidden = backbone.run_layers({3: weights}, hidden, batch, UNTUNED)  # f_3, with 
 logits = backbone.head(hidden, batch, tuning.head)                  # (B, labels)
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -14,16 +14,20 @@ from typing import Any, Protocol, Self
 import torch
 import torch.nn.functional as F  # noqa: N812 -- torch's own convention
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from schemas.errors import BadInput
+from schemas.head import HeadParameter, HeadStart
 from schemas.refs import ModelFingerprint
 from schemas.settings import Settings
 from stages.model.architecture import blamed_on_config, load_config
+from stages.model.label_rows import labels_by_row, row_order, rows_in_order
 from stages.model.skeleton import Batch, LayerArguments, Skeleton, build_skeleton
+from stages.model.slots import pass_on
 from stages.process.seeds import normal
 from stages.store.cache_directory import CacheDirectory
 from stages.weights.files import FLOAT_DTYPES, WeightFiles
-from stages.weights.names import resolve
+from stages.weights.names import lacking, missing_parameters, resolve
 from stages.weights.reader import Reader, Verify, Weights
 
 
@@ -43,13 +47,16 @@ class LayerTuning(Protocol):
 class Backbone:
     """A frozen model.
 
-    `initial_head` are the initial values of the parameters that the logits depend on and the files lack, float32, and
-    not the model's own.  Those that train are held by a tuning.
+    `initial_head` are the initial values of the parameters of the head that train, float32, and not the model's own:
+    the logits depend on them, and the files lack them or they have a row for each label (`head_starts` says which).
+    Those that train are held by a tuning.
     """
 
     skeleton: Skeleton
     reader: Reader
     initial_head: dict[str, Tensor] = field(default_factory=dict)
+    head_starts: dict[str, HeadStart] = field(default_factory=dict)
+    stored_labels: tuple[str, ...] = ()  # of the head that the files hold, by row
 
     @classmethod
     def open(
@@ -68,6 +75,7 @@ class Backbone:
         `verify` says.  Raises `BadInput` and `NotTrusted`.
         """
         config = load_config(model_dir)
+        stored_labels = labels_by_row(config)
         config.num_labels = max(len(settings.task.labels), 2)
         config.pad_token_id = pad_id  # decoders' heads use it to find the last real token
         numerics = settings.numerics
@@ -76,12 +84,12 @@ class Backbone:
             skeleton = build_skeleton(config, settings.head_form, dtype=dtype, threads=numerics.threads)
         checkpoint = WeightFiles.open(model_dir)
         where = {"layer_prefix": skeleton.layer_prefix, "embedding": skeleton.embedding_name}
-        names = resolve(skeleton.model, checkpoint, **where)
+        names = resolve(skeleton.model, checkpoint, **where, any_shape=skeleton.label_names)
         skeleton.open_slots()
         reader = Reader(model_dir, checkpoint, names, skeleton, expected, verify, cache)
         reader.check_small_parts()
         backbone = cls(skeleton, reader)
-        backbone._complete(labels=config.num_labels, seed=settings.seed)
+        backbone._complete(stored_labels, settings.task.labels, seed=settings.seed)
         return backbone
 
     @property
@@ -98,6 +106,14 @@ class Backbone:
     def dtype(self) -> torch.dtype:
         """The dtype of hidden states, and of all frozen weights but the matrices, which stay as stored."""
         return self.skeleton.dtype
+
+    @property
+    def head_parameters(self) -> tuple[HeadParameter, ...]:
+        """The parameters of the head that train, and where each begins."""
+        return tuple(
+            HeadParameter(name=name, shape=tuple(value.shape), start=self.head_starts[name])
+            for name, value in self.initial_head.items()
+        )
 
     @torch.no_grad()
     def embed(self, batch: Batch) -> Tensor:
@@ -158,10 +174,14 @@ class Backbone:
 
         return self.skeleton.run(batch, visit, {name: value.to(self.dtype) for name, value in parameters.items()})
 
-    def _complete(self, *, labels: int, seed: int) -> None:
-        """Fill in everything outside the layers, and find the trainable head: absent parameters that logits use."""
+    def _complete(self, stored_labels: tuple[str, ...], labels: tuple[str, ...], *, seed: int) -> None:
+        """Fill in everything outside the layers, and find the trainable head: what logits use, absent or by label.
+
+        `stored_labels`: of the checkpoint's configuration, by row; `labels`: of the plan.  Raises `BadInput`.
+        """
         skeleton = self.skeleton
-        loaded = self.reader.rest()
+        loaded = self.reader.rest(skeleton.label_names)
+        rows = {name: loaded.pop(name) for name in skeleton.label_names & loaded.keys()}
         inner = f"{skeleton.layer_prefix}."
         outside = [
             name
@@ -170,26 +190,58 @@ class Backbone:
         ]
         absent = {name: skeleton.shape(name) for name in outside if name not in loaded}
         if skeleton.head_form == "mean":
-            absent |= {"classifier.weight": (labels, self.hidden_size), "classifier.bias": (labels,)}
-        fresh = {name: _fresh(name, shape, seed) for name, shape in sorted(absent.items())}
-        skeleton.fill(loaded | {name: value.to(self.dtype) for name, value in fresh.items() if name in outside})
-        self.initial_head = self._reached_by_the_head(fresh)
+            count = skeleton.config.num_labels
+            absent |= {"classifier.weight": (count, self.hidden_size), "classifier.bias": (count,)}
+        initial = {name: _fresh(name, shape, seed) for name, shape in sorted(absent.items())}
+        order = row_order(stored_labels, labels)
+        if order is not None:
+            initial |= {name: rows_in_order(name, stored, order, absent[name]) for name, stored in rows.items()}
+        skeleton.fill(loaded | {name: value.to(self.dtype) for name, value in initial.items() if name in outside})
+        self.initial_head = self._reached_by_the_head(initial)
+        of_rows: HeadStart = "other-labels" if order is None else "checkpoint"
+        self.head_starts = {name: of_rows if name in rows else "fresh" for name in self.initial_head}
+        self.stored_labels = stored_labels if rows else ()
 
     def _reached_by_the_head(self, absent: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The absent parameters that logits depend on, which train.  Absent embeddings are an error: `BadInput`."""
+        """Those of `absent` that logits depend on, which train.
+
+        Raises `BadInput` where the model needs an absent one that would not train: before its layers, for example.
+        """
         if self.skeleton.head_form == "language-model":  # the pre-trained head, which does not train
-            _refuse_hole(sorted(absent))
+            missing = missing_parameters(self.skeleton, self.reader.names)
+            if missing:
+                raise lacking(self.skeleton, missing)
             return {}
         ids = torch.zeros(1, 2, dtype=torch.int64)
+        batch = Batch(ids, torch.ones_like(ids))
         hidden = torch.ones(1, 2, self.hidden_size, dtype=self.dtype)
         leaves = {name: value.clone().requires_grad_() for name, value in absent.items()}
         with torch.enable_grad():
-            logits = self.head(hidden, Batch(ids, torch.ones_like(ids)), leaves)
-            values = tuple(leaves.values())
-            gradients = torch.autograd.grad(logits.sum(), values, allow_unused=True) if values else ()
-        unreached = {name for name, gradient in zip(leaves, gradients, strict=True) if gradient is None}
-        _refuse_hole(sorted(name for name in unreached if "embed" in name))
-        return {name: value for name, value in absent.items() if name not in unreached}
+            reached = _reached([self.head(hidden, batch, leaves)], leaves)
+            _refuse_hole(sorted(_reached(self._outputs(batch, leaves), leaves) - reached))
+        return {name: value for name, value in absent.items() if name in reached}
+
+    def _outputs(self, batch: Batch, parameters: Mapping[str, Tensor]) -> list[Tensor]:
+        """What the model makes of a batch with nothing in its layers, and what it hands to them."""
+        skeleton = self.skeleton
+        own = {name: value.to(self.dtype) for name, value in parameters.items() if name in skeleton.state_names}
+        handed: list[tuple[Sequence[Any], Mapping[str, Any]]] = []
+        skeleton.recorded = handed
+        try:
+            output = skeleton.run(batch, pass_on, own)
+        finally:
+            skeleton.recorded = None
+        last = output.last_hidden_state if skeleton.head_form == "mean" else output.logits
+        return [last, *(leaf for leaf in tree_leaves(handed) if isinstance(leaf, Tensor))]
+
+
+def _reached(outputs: Iterable[Tensor], leaves: Mapping[str, Tensor]) -> set[str]:
+    """Names of the leaves that any of the outputs depends on."""
+    dependent = [output.sum() for output in outputs if output.requires_grad]
+    if not dependent or not leaves:
+        return set()
+    gradients = torch.autograd.grad(dependent, tuple(leaves.values()), allow_unused=True)
+    return {name for name, gradient in zip(leaves, gradients, strict=True) if gradient is not None}
 
 
 def _refuse_hole(names: list[str]) -> None:

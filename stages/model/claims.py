@@ -17,10 +17,10 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from schemas.base import sha256_digest
 from schemas.errors import BadInput
+from stages.data.model_folder import CONFIG_BYTES
 from stages.process.confined import Limits, OverLimitError, run_confined
 from stages.store.foreign import read_document, read_json
 
-CONFIG_BYTES = 8 * 2**20  # names of 131,072 labels, twice
 MOST_LAYERS = 2048
 MOST_LABELS = 2**17
 LARGEST_SIZE = 2**31

@@ -20,12 +20,12 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
 )
-from transformers.initialization import no_init_weights
 
 from schemas.errors import BadInput
 from schemas.settings import HeadForm
-from stages.model.architecture import FACTORIES, check_head, find_layers, is_decoder, parameters_on_meta
+from stages.model.architecture import check_head, empty_model, find_layers, is_decoder
 from stages.model.held import Places
+from stages.model.label_rows import label_parameters
 from stages.model.passes import PassCounter
 from stages.model.slots import KEPT_TYPES, GatheredEmbedding, Slot, Stop, Visit, VocabularySlot, pass_on
 
@@ -79,6 +79,7 @@ class Skeleton:
         self.layers: list[nn.Module] = list(layers)
         self.embedding_name = _embedding_parameter(model)
         self.state_names = list(model.state_dict())
+        self.label_names = label_parameters(model) if head_form == "transformers" else frozenset()
         self.visit: Visit = pass_on
         self.recorded: list[tuple[Sequence[Any], Mapping[str, Any]]] | None = None
         # Encoders make their own (RoBERTa counts from 2); state space models have none.
@@ -219,10 +220,7 @@ def build_skeleton(config: PretrainedConfig, form: HeadForm, *, dtype: torch.dty
     """
     check_head(config, form)
     config.use_cache = False
-    factory = FACTORIES[form]
-    # Parameters only: buffers that no checkpoint holds (rotary frequencies, position ids) are real from the start.
-    with parameters_on_meta(), no_init_weights():
-        model = factory.from_config(config, dtype=dtype)
+    model = empty_model(config, form, dtype)
     model.tie_weights()
     return Skeleton(model.eval().requires_grad_(False), form, threads)
 

@@ -11,6 +11,7 @@ from schemas.benchmark import BenchmarkManifest
 from schemas.devices import PlannedDevice
 from schemas.errors import some
 from schemas.evaluation import EvaluationManifest
+from schemas.head import described_head
 from schemas.perplexity import PerplexityManifest
 from schemas.plan import PlanManifest
 from schemas.profile import ProfileManifest
@@ -45,6 +46,7 @@ def explain_plan(plan: PlanManifest, method: ServerMethod, devices: Iterable[Pla
         lines.append(f"  {layer:>3}  {similarity.cka:6.3f} ±{similarity.high - similarity.cka:.3f}  {bar}{mark}")
     lines += [
         *method.explain(plan),
+        *head_lines(plan),
         f"Computes in {plan.settings.numerics.computes_in}; weights stay as they are stored.",
     ]
     lines += plan_warnings(plan, method)
@@ -64,6 +66,11 @@ def explain_plan(plan: PlanManifest, method: ServerMethod, devices: Iterable[Pla
         peak = format_bytes(entry.predicted_peak_bytes)
         lines.append(f"  layers {entry.assignment!s:<7} predicted peak {peak}, passes {passes}, {travels}")
     return "\n".join(lines)
+
+
+def head_lines(plan: PlanManifest) -> list[str]:
+    """Where the head that trains begins."""
+    return [f"Head: {line}." for line in described_head(plan.head_parameters)]
 
 
 def explain_options(options: Sequence[Option]) -> list[str]:
@@ -136,7 +143,7 @@ def facts(manifest: Manifest) -> Facts:
 
 @facts.register
 def _profile(manifest: ProfileManifest) -> Facts:
-    curve = " ".join(f"{layer.cka:.3f}" for layer in manifest.layers) or "none: too few texts"
+    curve = " ".join(f"{layer.cka:.3f}" for layer in manifest.layers) or "none: too few texts, or too few that differ"
     return [
         ("device", f"{manifest.device}, budget {format_bytes(manifest.memory_budget_bytes)}"),
         ("model", f"{manifest.model.model_type}, {manifest.model.num_layers} layers, {manifest.model.digest}"),

@@ -54,6 +54,7 @@ EXPLAINED = {
     "optimizer.steps": "per round, however many texts a device has; epochs: as many as its texts need",
     "optimizer.epochs": "passes over a device's texts per round",
     "optimizer.batch_size": "texts per step; gradients accumulate over its micro-batches",
+    "optimizer.max_gradient_norm": "a longer gradient, over all that trains, is scaled down to it; or none",
     "numerics.compute": "of hidden states: float32, bfloat16, float16; auto: bfloat16 if stored and native, or float32",
     "numerics.micro_batch": "texts in memory at once; lowers the peak, does not change gradients",
     "numerics.threads": "of torch; part of what makes equal work equal to the bit",

@@ -44,7 +44,7 @@ def read_json(path: Path, *, at_most: int = DOCUMENT_BYTES) -> Any:
         with limited_memory():
             return json.loads(data)
     except (ValueError, RecursionError, MemoryError) as error:
-        raise BadInput(f"{path} is not JSON", values=_where(error), hint="copy it again") from None
+        raise BadInput(f"{path} is not JSON", values=_where(error), hint="correct it there, or copy it again") from None
 
 
 @contextmanager

@@ -8,14 +8,22 @@ manifest leaves only one possible layout: `has_header` compares bytes and parses
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from stages.process.confined import limited_memory
 
 HEADER_LIMIT_BYTES = 100 * 2**20  # the safetensors library's own limit
-ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+ITEM_BYTES = {
+    **{"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "BOOL": 1},
+    **{"I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1},
+}
 ALIGNMENT = 8  # bytes: the header is padded, so that values are aligned
+
+
+class UnknownDtype(ValueError):
+    """A tensor of a dtype that is not in ITEM_BYTES: less than a byte each, or newer than this program."""
 
 
 class TensorSpec(NamedTuple):
@@ -59,7 +67,7 @@ def read_header(descriptor: int) -> list[Place]:
     """Every tensor of an open file, in the order of its header.
 
     Raises `ValueError` with the reason where the header cannot be read, a tensor is not inside the file, or the file
-    goes on behind the last one.
+    goes on behind the last one, and `UnknownDtype`.
     """
     file_bytes = os.fstat(descriptor).st_size
     length = int.from_bytes(os.pread(descriptor, 8, 0), "little")
@@ -70,6 +78,8 @@ def read_header(descriptor: int) -> list[Place]:
             header = json.loads(os.pread(descriptor, length, 8))
         entries = [(name, entry) for name, entry in header.items() if name != "__metadata__"]
         found = [_parse_entry(name, entry, 8 + length) for name, entry in entries]
+    except UnknownDtype:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, MemoryError):
         raise ValueError("the header cannot be read") from None
     for place, end in found:
@@ -84,8 +94,10 @@ def _parse_entry(name: str, entry: Mapping[str, Any], values_start: int) -> tupl
     """A tensor's place, and where it ends."""
     start, end = entry["data_offsets"]
     shape = tuple(entry["shape"])
-    if entry["dtype"] not in ITEM_BYTES or not all(
-        type(number) is int and number >= 0 for number in (start, end, *shape)
-    ):
+    if not all(type(number) is int and number >= 0 for number in (start, end, *shape)):
         raise ValueError
+    if entry["dtype"] not in ITEM_BYTES:
+        if not re.fullmatch(r"[A-Z][A-Z0-9_]{1,15}", entry["dtype"]):
+            raise ValueError
+        raise UnknownDtype(f"{name} is stored as {entry['dtype']}")
     return Place(TensorSpec(name, entry["dtype"], shape), values_start + start), values_start + end

@@ -136,7 +136,11 @@ def tiny_config(config: PretrainedConfig) -> PretrainedConfig:
     if layer_types:
         depth = min(config.num_hidden_layers, max(depth, len(set(layer_types))))
         values["layer_types"] = _every_kind(list(layer_types), depth)
-    values |= {"num_hidden_layers": depth, "vocab_size": VOCABULARY, "num_labels": 3}
+    values |= {"num_hidden_layers": depth, "vocab_size": VOCABULARY}
+    values |= {
+        "id2label": dict(enumerate(LABELS.labels)),
+        "label2id": {label: row for row, label in enumerate(LABELS.labels)},
+    }
     values |= {name: 1 for name in ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id") if name in known}
     small = type(config).from_dict(
         config.to_dict() | {_stored_name(config, name): value for name, value in values.items()}

@@ -3,7 +3,6 @@
 Stages look at less: a head that is absent may be one that trains.  Who brings a model in looks at everything.
 """
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import transformers
 from transformers import AutoModel, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
-from schemas.errors import BadInput
 from schemas.refs import ModelFingerprint
 from schemas.settings import EncodingSettings
 from stages.data.encode import Encoder
@@ -21,7 +19,7 @@ from stages.model.backbone import Backbone
 from stages.model.skeleton import Skeleton
 from stages.streaming.check import SETTINGS
 from stages.weights.files import WeightFiles
-from stages.weights.names import Names, resolve
+from stages.weights.names import Names, lacking, missing_parameters, resolve
 
 
 def published_model(model_dir: Path) -> PreTrainedModel:
@@ -69,27 +67,11 @@ def check_whole(model_dir: Path) -> ModelFingerprint:
     skeleton, names = read_names(model_dir)
     missing = missing_parameters(skeleton, names)
     if missing:
-        raise BadInput(
-            f"the model's weights lack {missing[0]}",
-            values={"architecture": type(skeleton.model).__name__, "parameters missing": len(missing)},
-            hint="the weights are incomplete: get every file of the model again",
-        )
+        raise lacking(skeleton, missing)
     encoder = Encoder.load(model_dir, EncodingSettings())
-    form = SETTINGS["language-model" if is_decoder(skeleton.config) else "mean"]
+    speaks = is_decoder(skeleton.config) and skeleton.head_form == "language-model"  # a decoder may be a classifier
+    form = SETTINGS["language-model" if speaks else "mean"]
     return Backbone.open(model_dir, form, pad_id=encoder.pad_id).reader.fingerprint()
-
-
-def missing_parameters(skeleton: Skeleton, names: Names) -> list[str]:
-    """Parameters that nothing stored fills, and that are tied to nothing that is."""
-    model = skeleton.model
-    loads = [load for layer in names.layers for load in layer] + [names.embeddings, *names.rest]
-    filled = {target for load in loads for target in load.targets()}
-    tied = model.all_tied_weights_keys
-    filled |= {target for target, source in tied.items() if source in filled}
-    filled |= {source for target, source in tied.items() if target in filled}
-    ignored = list(model._keys_to_ignore_on_load_missing or ())
-    wanted = [name for name in skeleton.state_names if name not in filled]
-    return sorted(name for name in wanted if not any(re.search(pattern, name) for pattern in ignored))
 
 
 def parameter_count(names: Names) -> int:

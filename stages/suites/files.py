@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from schemas.errors import BadInput
-from stages.data.readers import RECORD_BYTES, check_characters, decode
+from stages.data.records import RECORD_BYTES, check_characters, decode
 from stages.store.foreign import read_document
 
 FILE_BYTES = 2**30  # ten times the largest benchmark
@@ -30,19 +30,6 @@ def read_json(path: Path) -> Any:
         raise BadInput(
             f"{path} is not JSON", values={"expected": "one JSON document", "length": f"{len(text)} characters"}
         ) from None
-
-
-def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """("file, line 3", object) of each line that is not blank.  Raises `BadInput`."""
-    for number, line in enumerate(read_text(path).split("\n"), 1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            record = None
-        yield where, an_object(record, where)
 
 
 def read_csv(path: Path, *, delimiter: str = ",") -> Iterator[tuple[str, list[str]]]:

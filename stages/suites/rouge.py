@@ -1,5 +1,5 @@
-"""The user's own data, in JSONL: `instruction`, `input` (optional) and `output`; or `messages`, the last of which is
-the answer; or `prompt` and `reference`.
+"""The user's own data, JSON lines or a list: `instruction`, `input` (optional) and `output`; or `messages`, the last
+of which is the answer; or `prompt` and `reference`.
 
 A plain prompt is used as it is; the others are rendered by the template that the plan trained with, or Alpaca's.
 """
@@ -9,8 +9,9 @@ from typing import Any
 
 from schemas.errors import BadInput
 from stages.data.load import Example, Turn
+from stages.data.readers import json_objects
 from stages.data.template import AlpacaTemplate, Template
-from stages.suites.files import a_list, a_text, an_object, read_json_lines
+from stages.suites.files import a_list, a_text, an_object
 from stages.suites.questions import OpenQuestion
 
 GROUP = "rouge"
@@ -25,8 +26,8 @@ def read_rouge(path: Path, shots: int, template: Template = ALPACA) -> list[Open
         raise BadInput("your own data has no shots", values={"--shots": shots, "expected": 0})
     if not path.is_file():
         found = "a folder" if path.is_dir() else "nothing"
-        raise BadInput(f"{path} is not a file", values={"expected": "JSONL", "found": found})
-    questions = [_question(record, where, template) for where, record in read_json_lines(path)]
+        raise BadInput(f"{path} is not a file", values={"expected": "JSON", "found": found})
+    questions = [_question(record, where, template) for where, record in json_objects(path)]
     if not questions:
         raise BadInput(f"{path} holds no records", values={"expected": "at least one", "found": "none"})
     return questions

@@ -118,10 +118,7 @@ class LayerTraining:
             if gradient is not None and whole.grad is not None:
                 whole.grad.add_(gradient)
             apart.grad = None
-        if self._resident is None:  # the layers had their steps as soon as their gradients were complete
-            self.optimizer.step(HEAD)
-        else:
-            self.optimizer.step()
+        self.optimizer.step()
         return loss
 
     def tensors(self) -> Mapping[str, np.ndarray]:
@@ -170,7 +167,7 @@ class LayerTraining:
                         gradient = gradient.add_(between.get(LOCAL, part))
                     between.put(layer, part, gradient)
             del weights  # otherwise this layer stays in memory while the next is read
-            self.optimizer.step(layer)
+            self.optimizer.complete(layer)
         return StepLoss.sum([self._with_local(loss, local.get(part)) for part, loss in enumerate(parts)])
 
     @torch.no_grad()

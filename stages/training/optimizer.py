@@ -4,6 +4,7 @@
 zero in every `train-window`.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -16,6 +17,7 @@ from stages.training.pages import Pages
 
 ADAM_BETAS = (0.9, 0.999)
 ADAM_EPSILON = 1e-8
+CLIP_EPSILON = 1e-6  # as in torch.nn.utils.clip_grad_norm_
 
 
 HEAD = -1  # the group of the head's parameters; those of layers have the layer's index
@@ -36,6 +38,9 @@ class Optimizer:
         self._parameters: list[Tensor] = []
         self._moments: list[list[Tensor]] = [[] for _ in range(settings.moments)]
         self._step_counts: list[Tensor] = []
+        self._complete: set[int] = set()
+        self._squares: list[float] = []  # of the gradients that arrived in this step
+        self._waiting: dict[int, Tensor] = {}  # gradients by parameter, where a group is put away until they are scaled
 
     def add(self, group: int, parameters: Sequence[Tensor]) -> None:
         """Train float32 leaves as a group of its own; they are put away if `pages` puts anything away."""
@@ -47,29 +52,63 @@ class Optimizer:
         self._step_counts += [torch.zeros(()) for _ in parameters]
         if group != HEAD:
             moments_of = [kind[index] for kind in self._moments for index in self._groups[group]]
-            self.pages.add(group, [*parameters, *moments_of])
+            if self.pages.puts_away and self.settings.max_gradient_norm != "none":
+                self._waiting |= {first + place: torch.zeros_like(value) for place, value in enumerate(parameters)}
+            waiting = [self._waiting[index] for index in self._groups[group] if index in self._waiting]
+            self.pages.add(group, [*parameters, *moments_of, *waiting])
 
     @torch.no_grad()
-    def step(self, *groups: int) -> None:
-        """Update groups in hand, by default all, and clear their gradients; each parameter must have one.
+    def complete(self, group: int) -> None:
+        """The gradients of a group in hand are complete, one for each parameter: update it, and clear them.
 
-        An update is of each value alone, so groups one by one give what all at once give.  A group that does not train
-        is passed over.
+        An update is of each value alone, so groups one by one give what all at once give.  Where gradients are clipped,
+        `step` needs the norm of all first: they wait with their group.  A group that does not train is passed over.
         """
-        for group in groups or tuple(self._groups):
-            chosen = self._groups.get(group, range(0))
-            if not chosen:
-                continue
-            for index in chosen:
-                assert self._parameters[index].grad is not None, "a trained parameter has no gradient"
-                self._step_counts[index] += 1
-            if self.settings.name == "adamw":
-                self._adamw(chosen)
-            else:
-                self._sgd(chosen)
-            for index in chosen:
+        chosen = self._groups.get(group, range(0))
+        gradients = [parameter.grad for parameter in (self._parameters[index] for index in chosen)]
+        arrived = [gradient for gradient in gradients if gradient is not None]
+        assert len(arrived) == len(chosen), "a trained parameter has no gradient"
+        self._complete.add(group)
+        if self.settings.max_gradient_norm == "none":
+            self._update(group)
+            return
+        self._squares += [float(gradient.double().square().sum()) for gradient in arrived]
+        for index, gradient in zip(chosen, arrived, strict=True):
+            if index in self._waiting:
+                self._waiting[index].copy_(gradient)
                 self._parameters[index].grad = None
-            self.pages.changed(group)
+        self.pages.changed(group)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Update every group that was not updated yet; those that were not said to be complete must be in hand."""
+        for group in self._groups.keys() - self._complete:
+            self.complete(group)
+        self._complete.clear()
+        if self.settings.max_gradient_norm != "none":
+            norm = math.sqrt(math.fsum(self._squares))  # fsum: whatever the order
+            self._squares.clear()
+            scale = min(1.0, self.settings.max_gradient_norm / (norm + CLIP_EPSILON))
+            for group in self._groups:
+                with self.pages.holding(group):
+                    self._update(group, scale)
+
+    def _update(self, group: int, scale: float = 1.0) -> None:
+        chosen = self._groups.get(group, range(0))
+        for index in chosen:
+            parameter = self._parameters[index]
+            if index in self._waiting:
+                parameter.grad = self._waiting[index]
+            if scale < 1.0 and parameter.grad is not None:
+                parameter.grad.mul_(scale)
+            self._step_counts[index] += 1
+        if chosen and self.settings.name == "adamw":
+            self._adamw(chosen)
+        elif chosen:
+            self._sgd(chosen)
+        for index in chosen:
+            self._parameters[index].grad = None
+        self.pages.changed(group)
 
     def tensors(self) -> LazyTensors:
         """Everything that `step` changes, float32: parameters and moments, as `parameter.0`, `moment0.0`, …"""

@@ -33,6 +33,11 @@ class Pages:
         self._file = ScratchFile(scratch) if scratch else None
         self._end = 0
 
+    @property
+    def puts_away(self) -> bool:
+        """Whether anything is put away."""
+        return self._file is not None
+
     def add(self, group: int, tensors: Sequence[Tensor]) -> None:
         """Put contiguous tensors away, as they are."""
         if self._file is None:

@@ -12,6 +12,10 @@ from schemas.update import TrainingLoss
 from stages.training.objective import StepLoss
 
 
+class Diverged(BadInput):
+    """A loss is not a finite number."""
+
+
 @dataclass
 class Tally:
     """Losses of all steps so far, and the number of targets of each."""
@@ -33,9 +37,9 @@ class Tally:
         ]
 
     def add(self, loss: StepLoss, count: int) -> None:
-        """Add one step.  Raises `BadInput` if its loss is not finite."""
+        """Add one step.  Raises `Diverged` if its loss is not finite."""
         if not math.isfinite(loss.total):
-            raise BadInput(
+            raise Diverged(
                 "training diverged: the loss is not a finite number",
                 values={"step": len(self.losses) + 1, "last loss": self.losses[-1].total if self.losses else "none"},
                 hint="lower optimizer.learning_rate",

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from schemas.base import sha256_digest
 from schemas.errors import BadInput, NotTrusted
+from stages.data.model_folder import refuse_pointer, without_weights
 from stages.store.foreign import read_json
 from stages.store.regular import file_digest, open_regular
-from stages.store.safetensors_header import Place, read_header
+from stages.store.safetensors_header import Place, UnknownDtype, read_header
 
 CHUNK_BYTES = 2**20
 FLOAT_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}  # as settings name them
@@ -28,10 +29,16 @@ DTYPES = {  # as safetensors names them
     "F32": torch.float32,
     "F16": torch.float16,
     "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E8M0": torch.float8_e8m0fnu,
     "I64": torch.int64,
     "I32": torch.int32,
     "I16": torch.int16,
     "I8": torch.int8,
+    "U64": torch.uint64,
+    "U32": torch.uint32,
+    "U16": torch.uint16,
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
@@ -66,7 +73,8 @@ def main_dtype(tensors: Iterable[StoredTensor]) -> torch.dtype:
 class WeightFiles:
     """The safetensors files of a model directory, open for reading.  Closed by `close` or garbage collection."""
 
-    def __init__(self, tensors: dict[str, StoredTensor], descriptors: dict[Path, int]) -> None:
+    def __init__(self, folder: Path, tensors: dict[str, StoredTensor], descriptors: dict[Path, int]) -> None:
+        self.folder = folder
         self.tensors = tensors
         self._descriptors = descriptors
         self.bytes_read = 0
@@ -85,7 +93,7 @@ class WeightFiles:
                         values={"first": tensors[tensor.name].file.name, "second": file.name},
                     )
                 tensors[tensor.name] = tensor
-        return cls(tensors, descriptors)
+        return cls(model_dir, tensors, descriptors)
 
     def close(self) -> None:
         """Close every file."""
@@ -161,11 +169,7 @@ def checkpoint_files(model_dir: Path) -> list[Path]:
     if not index.exists():
         if single.exists():
             return [single]
-        raise BadInput(
-            f"{model_dir} holds no safetensors weights",
-            values={"expected": "model.safetensors or model.safetensors.index.json"},
-            hint="'chainctl model import' converts PyTorch's .bin files and GGUF files",
-        )
+        raise without_weights(model_dir)
     return files_of_index(index)
 
 
@@ -191,6 +195,12 @@ def stored_tensors(file: Path, descriptor: int) -> list[StoredTensor]:
     """The tensors of one open safetensors file.  Raises `BadInput` where it is not a complete one."""
     try:
         return [_stored(file, place) for place in read_header(descriptor)]
+    except UnknownDtype as error:
+        raise BadInput(
+            f"the weights in {file} are quantized: {error}",
+            values={"expected": "float32, bfloat16 or float16"},
+            hint="take the model that it was made from, or save it dequantized with the library that quantized it",
+        ) from None
     except ValueError as error:
         raise incomplete(file, "safetensors file", str(error)) from None
 
@@ -201,7 +211,9 @@ def _stored(file: Path, place: Place) -> StoredTensor:
 
 
 def incomplete(file: Path, kind: str, reason: str) -> BadInput:
-    """The error for a file of weights that is damaged or truncated."""
+    """The error for a file of weights that is damaged or truncated.  Raises its own for a pointer of Git LFS."""
+    if file.is_file():
+        refuse_pointer(file)
     return BadInput(
         f"{file} is not a complete {kind}",
         values={"reason": reason, "file has": f"{file.stat().st_size if file.exists() else 0} bytes"},

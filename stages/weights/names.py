@@ -7,8 +7,9 @@ whatever is left over inside the layers.
 
 import copy
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Protocol
 
@@ -17,8 +18,9 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
-from schemas.errors import BadInput
+from schemas.errors import BadInput, some
 from stages.weights.files import StoredTensor, WeightFiles, main_dtype
+from stages.weights.quantized import refuse_quantized
 
 
 class Architecture(Protocol):
@@ -29,6 +31,7 @@ class Architecture(Protocol):
     dtype: torch.dtype  # of hidden states
     layer_prefix: str  # path of the list of layers
     output_names: list[str]  # parameters of the language head
+    state_names: list[str]  # every parameter and buffer that checkpoints hold
 
     def stay_stored(self, layer: int) -> frozenset[str]:
         """Names, in a layer, of the parameters that are not converted to `dtype` when they are read."""
@@ -94,13 +97,48 @@ def stored(loads: Iterable[Load]) -> list[StoredTensor]:
     return [source for load in loads for source, _ in load.sources]
 
 
-def resolve(model: PreTrainedModel, checkpoint: WeightFiles, *, layer_prefix: str, embedding: str) -> Names:
+def missing_parameters(architecture: Architecture, names: Names) -> list[str]:
+    """Parameters that nothing stored fills, and that are tied to nothing that is."""
+    model = architecture.model
+    loads = [load for layer in names.layers for load in layer] + [names.embeddings, *names.rest]
+    filled = {target for load in loads for target in load.targets()}
+    tied = model.all_tied_weights_keys
+    filled |= {target for target, source in tied.items() if source in filled}
+    filled |= {source for target, source in tied.items() if target in filled}
+    ignored = list(model._keys_to_ignore_on_load_missing or ())
+    wanted = [name for name in architecture.state_names if name not in filled]
+    return sorted(name for name in wanted if not any(re.search(pattern, name) for pattern in ignored))
+
+
+def lacking(architecture: Architecture, missing: list[str]) -> BadInput:
+    """The error for weights that lack parameters which nothing will train."""
+    head = missing[0] in architecture.output_names
+    tied = ', or set "tie_word_embeddings": true in config.json where the embeddings are the head too' if head else ""
+    return BadInput(
+        f"the model's weights lack {missing[0]}",
+        values={"architecture": type(architecture.model).__name__, "parameters missing": len(missing)},
+        hint=f"the weights are incomplete: get every file of the model again{tied}",
+    )
+
+
+def resolve(
+    model: PreTrainedModel,
+    checkpoint: WeightFiles,
+    *,
+    layer_prefix: str,
+    embedding: str,
+    any_shape: Collection[str] = (),
+) -> Names:
     """Sort every stored tensor into the part of `model` that it fills.
 
-    `layer_prefix` is the path of the layer list (`model.layers`), `embedding` the token embedding's parameter.
-    Raises `BadInput` where a layer or the embedding is not filled exactly.
+    `layer_prefix` is the path of the layer list (`model.layers`), `embedding` the token embedding's parameter;
+    parameters in `any_shape` may be stored in another shape than the model's.  Only headers are read.
+    Raises `BadInput` where the checkpoint is quantized, a layer or the embedding is not filled exactly, or a parameter
+    has another shape.
     """
+    refuse_quantized(model.config, checkpoint.tensors.values(), checkpoint.folder)
     loads, unused = _loads(model, checkpoint)
+    _fill_from_tied(model, loads)
     depth = layer_prefix.count(".") + 1
     layers: dict[int, list[Load]] = {}
     for load in loads.values():
@@ -110,6 +148,7 @@ def resolve(model: PreTrainedModel, checkpoint: WeightFiles, *, layer_prefix: st
     inner = {name for name in wanted if name.startswith(f"{layer_prefix}.")} | {embedding}
     _check_filled(inner, loads, _surplus(model, unused, layer_prefix), layer_prefix=layer_prefix)
     _check_floating(model, loads.values())
+    _check_shapes(model, [load for load in loads.values() if load.target not in any_shape])
     in_layers = {load.target for part in layers.values() for load in part}
     rest = tuple(load for name, load in sorted(loads.items()) if name not in in_layers and name != embedding)
     ordered = tuple(tuple(layers[index]) for index in sorted(layers))
@@ -135,6 +174,13 @@ def _loads(model: PreTrainedModel, checkpoint: WeightFiles) -> tuple[dict[str, L
             unused.append((name, tensor))
     loads = {name: Load(name, tuple(sources), by_pattern.get(sources[0][1])) for name, sources in collected.items()}
     return loads, unused
+
+
+def _fill_from_tied(model: PreTrainedModel, loads: dict[str, Load]) -> None:
+    """Where only the other of two tied parameters is stored, it is both, as in transformers."""
+    for target, source in model.all_tied_weights_keys.items():
+        if source not in loads and target in loads:
+            loads[source] = replace(loads.pop(target), target=source)
 
 
 def _surplus(model: PreTrainedModel, unused: list[tuple[str, StoredTensor]], layer_prefix: str) -> list[str]:
@@ -169,6 +215,49 @@ def _check_floating(model: PreTrainedModel, loads: Iterable[Load]) -> None:
                 values={"expected": "float32, bfloat16 or float16", "found": str(found.pop()).removeprefix("torch.")},
                 hint="use the model that it was made from, or import a GGUF file with 'chainctl model import'",
             )
+
+
+def _check_shapes(model: PreTrainedModel, loads: Iterable[Load]) -> None:
+    """Compare shapes as transformers does when it loads: after renaming and conversion, of everything that is used."""
+    wanted = model.state_dict()
+    for load in loads:
+        for target, found in _shapes(load, model).items():
+            if found != tuple(wanted[target].shape):
+                raise _another_shape(model.config, load, target, tuple(wanted[target].shape), found)
+
+
+def _shapes(load: Load, model: PreTrainedModel) -> dict[str, tuple[int, ...]]:
+    """Shapes of the parameters that a load fills.  Raises `BadInput` where its parts do not fit together."""
+    parts = {tensor.name: torch.empty(tensor.shape, dtype=tensor.dtype, device="meta") for tensor, _ in load.sources}
+    try:
+        return {target: tuple(value.shape) for target, value in load.convert(parts, model).items()}
+    except (RuntimeError, ValueError, LookupError) as error:
+        shapes = Counter(str(list(tensor.shape)) for tensor, _ in load.sources)
+        raise BadInput(
+            f"the parts of {load.target} do not fit together",
+            values={
+                "stored": some([f"{count} of shape {shape}" for shape, count in shapes.items()]),
+                "reason": type(error).__name__,
+            },
+            hint="config.json and the weights must come from the same model: copy both again",
+        ) from None
+
+
+def _another_shape(
+    config: PretrainedConfig, load: Load, target: str, wanted: tuple[int, ...], found: tuple[int, ...]
+) -> BadInput:
+    """The error for a parameter that is stored in another shape than the configuration gives it."""
+    of_vocabulary = len(found) == len(wanted) > 1 and wanted[0] == config.vocab_size and found[1:] == wanted[1:]
+    rows = f'"vocab_size": {found[0]} in config.json if the embeddings were resized; otherwise, '
+    return BadInput(
+        f"{target} is stored in another shape than config.json says",
+        values={
+            "config.json": list(wanted),
+            "stored": list(found),
+            "in": ", ".join(sorted({tensor.file.name for tensor, _ in load.sources})),
+        },
+        hint=f"{'set ' + rows if of_vocabulary else ''}copy config.json and the weights again from the same model",
+    )
 
 
 def _natural(key: str) -> list[tuple[int, int | str]]:

@@ -109,9 +109,13 @@ class Reader:
         converted = self._convert(self.names.layers[layer], raw, stored_names)
         return {name.removeprefix(prefix): value for name, value in converted.items()}
 
-    def rest(self) -> dict[str, Tensor]:
-        """Everything but the layers, the token embedding table and the language head, by parameter name."""
-        return self._whole(tuple(load for load in self.names.rest if load.target not in self.skeleton.output_names))
+    def rest(self, stored_names: frozenset[str] = frozenset()) -> dict[str, Tensor]:
+        """Everything but the layers, the token embedding table and the language head, by parameter name.
+
+        In the dtype that computes, except for `stored_names`, which are as stored.
+        """
+        loads = tuple(load for load in self.names.rest if load.target not in self.skeleton.output_names)
+        return self._whole(loads, stored_names)
 
     def output_rows(self) -> StoredTensor:
         """Where the rows (V, D) of the language head are stored: its own, or those of the embedding it is tied to.
@@ -158,13 +162,13 @@ class Reader:
         rows = torch.frombuffer(table_bytes, dtype=source.dtype).view(len(ids), source.shape[1])
         return ids, rows.to(self.skeleton.dtype)
 
-    def _whole(self, loads: tuple[Load, ...]) -> dict[str, Tensor]:
+    def _whole(self, loads: tuple[Load, ...], stored_names: frozenset[str] = frozenset()) -> dict[str, Tensor]:
         raw: dict[str, Tensor] = {}
         for tensor in stored(loads):
             data = bytearray(tensor.size)
             self.files.read_into(tensor, memoryview(data))
             raw[tensor.name] = torch.frombuffer(data, dtype=tensor.dtype).view(tensor.shape)
-        return self._convert(loads, raw)
+        return self._convert(loads, raw, stored_names)
 
     def _convert(
         self, loads: tuple[Load, ...], raw: Mapping[str, Tensor], stored_names: frozenset[str] = frozenset()

@@ -44,6 +44,7 @@ class OneDevice:
         compute: str = "float32",
         batch_size: int = 5,
         epochs: int = 2,
+        max_gradient_norm: float | str = "none",
         chain: dict[str, Any] | None = None,
         save: Callable[[Path, str], object] = save_model,
         **sections: Any,
@@ -55,7 +56,7 @@ class OneDevice:
         self.settings = settings(
             chain={"window_size": window_size, "start": 0} | (chain or {}),
             numerics={"micro_batch": micro_batch, "threads": 1, "compute": compute},
-            optimizer={"batch_size": batch_size, "epochs": epochs},
+            optimizer={"batch_size": batch_size, "epochs": epochs, "max_gradient_norm": max_gradient_norm},
             **sections,
         )
         self.plan, self.state = begin(folder, folder / "model", data, self.settings)

@@ -125,6 +125,8 @@ def test_rouge_reads_instructions_and_plain_prompts(tmp_path: Path) -> None:
     ]
     path.write_text("\n\n".join(map(json.dumps, rows)))
     bare, given, plain = opens(read_questions("rouge", path))
+    (tmp_path / "own.json").write_text(json.dumps(rows, indent=4))
+    assert opens(read_questions("rouge", tmp_path / "own.json")) == [bare, given, plain]
     assert bare.prompt.endswith("### Instruction:\nShorten.\n\n### Response:\n")
     assert given.prompt.endswith("### Instruction:\nShorten.\n\n### Input:\nA {text}.\n\n### Response:\n")
     assert (plain.prompt, plain.references) == ("Say it.", (("It.",),))

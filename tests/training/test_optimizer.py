@@ -14,6 +14,8 @@ from stages.training.optimizer import Optimizer
         OptimizerSettings(name="adamw", learning_rate=1e-2, weight_decay=0.1),
         OptimizerSettings(name="sgd", learning_rate=1e-1),
         OptimizerSettings(name="sgd", learning_rate=1e-1, momentum=0.9, weight_decay=0.01),
+        OptimizerSettings(name="adamw", learning_rate=1e-2, max_gradient_norm=0.5),
+        OptimizerSettings(name="sgd", learning_rate=1e-1, max_gradient_norm=4.0),
     ],
     ids=str,
 )
@@ -36,6 +38,9 @@ def test_steps_equal_those_of_torch_optim(settings: OptimizerSettings) -> None:
         for a, b in zip(ours, theirs, strict=True):
             a.grad = torch.randn(a.shape, generator=generator)
             b.grad = a.grad.clone()
+        if settings.max_gradient_norm != "none":
+            torch.nn.utils.clip_grad_norm_(theirs, settings.max_gradient_norm)
+        optimizer.complete(1)
         optimizer.step()
         oracle.step()
         oracle.zero_grad()

@@ -3,6 +3,7 @@
 import gc
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,7 +58,13 @@ def test_what_did_not_change_is_not_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [OptimizerSettings(weight_decay=0.1), OptimizerSettings(name="sgd", momentum=0.9), OptimizerSettings(name="sgd")],
+    [
+        OptimizerSettings(weight_decay=0.1),
+        OptimizerSettings(name="sgd", momentum=0.9),
+        OptimizerSettings(name="sgd"),
+        OptimizerSettings(max_gradient_norm=1.0),
+        OptimizerSettings(name="sgd", max_gradient_norm=1e6),
+    ],
     ids=str,
 )
 def test_an_optimizer_in_a_file_is_the_one_in_memory(settings: OptimizerSettings, tmp_path: Path) -> None:
@@ -76,15 +83,19 @@ def test_an_optimizer_in_a_file_is_the_one_in_memory(settings: OptimizerSettings
                     for index in optimizer._groups[group]:
                         parameter = optimizer._parameters[index]
                         parameter.grad = torch.randn(parameter.shape, generator=draw)
-                    optimizer.step(group)
+                    optimizer.complete(group)
+            optimizer.step()
     for optimizer in (filed, resumed):
         assert same(dict(kept.tensors()), dict(optimizer.tensors()))
 
 
+@pytest.mark.parametrize("clipping", [{}, {"max_gradient_norm": 0.1}], ids=["as they are", "clipped"])
 @pytest.mark.parametrize("family", ["bert", "llama", "mixtral", "mamba"])
-def test_ten_streamed_steps_of_full_adapters_are_those_of_resident_ones(family: str, tmp_path: Path) -> None:
+def test_ten_streamed_steps_of_full_adapters_are_those_of_resident_ones(
+    family: str, clipping: dict[str, Any], tmp_path: Path
+) -> None:
     """AdamW over every layer, one layer in memory at a time: the tensors of the update, to the bit."""
-    device = OneDevice(tmp_path, family, window_size=fleet.DEPTH, epochs=5)
+    device = OneDevice(tmp_path, family, window_size=fleet.DEPTH, epochs=5, **clipping)
     expected = device.train(PLACEMENTS[0])
     assert any(np.abs(value).max() > 0 for name, value in expected.items() if "up.weight" in name)
     assert same(device.train(SMALLEST), expected)
@@ -104,11 +115,12 @@ def test_adapters_of_a_state_are_those_that_are_read_at_once(tmp_path: Path) -> 
         lazy[9]
 
 
+@pytest.mark.parametrize("clipping", [{}, {"max_gradient_norm": 0.1}], ids=["as they are", "clipped"])
 def test_the_size_of_temporary_files_is_predicted_and_checked_before_the_work(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    clipping: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a step writes is what was predicted; a disk without room for it refuses the work, and nothing is written."""
-    device = OneDevice(tmp_path, "llama", window_size=fleet.DEPTH)
+    device = OneDevice(tmp_path, "llama", window_size=fleet.DEPTH, **clipping)
     written: list[int] = []
     for kind in (Pages, Boundaries):
         monkeypatch.setattr(kind, "close", lambda self: written.append(self._end))

@@ -223,7 +223,7 @@ def choose_start(
         return fixed, "fixed", (fixed, fixed)
     if not curve:
         raise BadInput(
-            "no device has enough texts for a CKA curve, so FOAT cannot choose the start layer",
+            "no device has enough texts that differ for a CKA curve, so FOAT cannot choose the start layer",
             values={"min_examples": min_examples},
             hint="lower similarity.min_examples, or fix the start with chain.start",
         )
