@@ -27,7 +27,7 @@ from benchmarks.attention_sinks import Sinks
 from benchmarks.harness import RESULTS, save
 from schemas.methods import ChainSettings
 from schemas.profile import LayerSimilarity
-from schemas.settings import NumericsSettings, Settings, SimilaritySettings, TaskSettings
+from schemas.settings import EncodingSettings, NumericsSettings, Settings, SimilaritySettings, TaskSettings
 from stages import import_model
 from stages.assets import ASSETS, get_asset
 from stages.data.load import Example, load_examples
@@ -53,7 +53,11 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "estimator": ("unbiased", "biased"),
 }
 PER_FEATURE = ("tokens", "scale", "pooling")  # what one Gram matrix depends on
-SETTINGS = Settings(task=TaskSettings(kind="causal-lm"), numerics=NumericsSettings(micro_batch=4, threads=1))
+SETTINGS = Settings(
+    task=TaskSettings(kind="causal-lm"),
+    encoding=EncodingSettings(max_length=128),
+    numerics=NumericsSettings(micro_batch=4, threads=1),
+)
 
 
 def every_setting(**fixed: Any) -> list[SimilaritySettings]:
@@ -155,7 +159,7 @@ def run(model_dir: Path | None, work: Path) -> dict[str, Any]:
         "fingerprint": model.backbone.reader.fingerprint().digest,
         "texts": len(texts.rows),
         "tokens": texts.token_count,
-        "max_length": SETTINGS.encoding.max_length,
+        "max_length": SETTINGS.encoding.most_tokens,
         "window_size": WINDOW_SIZE,
         "curves": [entry(setting, curve, precise=setting in precise) for setting, curve in curves.items()],
         "sinks": sinks.results(),

@@ -20,6 +20,7 @@ from typer.main import get_command
 import chainctl
 from chainctl.console import print_error
 from chainctl.options import CommandGroup, command_group
+from chainctl.streams import drop, prepare_streams
 from schemas.errors import BadInput, Bug, ChainError, DoesNotFit
 
 DEBUG = "CHAINCTL_DEBUG"
@@ -32,6 +33,7 @@ class Entry(NamedTuple):
     name: str
     target: str  # module:attribute below chainctl.commands
     summary: str  # the first line of the function's docstring or of the group's help
+    resumes: str = "it starts over"  # what the same command does after it was interrupted
 
     def load(self) -> Any:
         """Import the module and build the command."""
@@ -50,14 +52,28 @@ ARTIFACTS = "Artifacts"
 PREPARE = "Preparation"
 TRUST = "Trust"
 
+CONTINUES = "it continues from what is finished"
+
 COMMANDS = (
-    Entry(WHOLE, "demo", "demo:demo", "Adapt a real sentence encoder to BBC news on 20 simulated devices."),
-    Entry(WHOLE, "simulate", "simulate:simulate", "Run a whole federation on this machine, through the same stages."),
+    Entry(WHOLE, "demo", "demo:demo", "Adapt a real sentence encoder to BBC news on 20 simulated devices.", CONTINUES),
+    Entry(
+        WHOLE,
+        "simulate",
+        "simulate:simulate",
+        "Run a whole federation on this machine, through the same stages.",
+        CONTINUES,
+    ),
     Entry(WHOLE, "status", "status:status", "Show where a federation stands, and whose updates are missing."),
     Entry(WHOLE, "generate", "generate:generate", "Continue texts with a state of a language model."),
     Entry(STAGES, "profile", "profile:profile", "On a device: measure how far each layer moves its texts."),
     Entry(STAGES, "plan", "plan:plan", "On the coordinator: choose start layer and windows from all profiles."),
-    Entry(STAGES, "train-window", "train_window:train_window", "On a device: train the round's window on its texts."),
+    Entry(
+        STAGES,
+        "train-window",
+        "train_window:train_window",
+        "On a device: train the round's window on its texts.",
+        "it continues from its last checkpoint, with --checkpoint-every, and else starts over",
+    ),
     Entry(STAGES, "aggregate", "aggregate:aggregate", "On the coordinator: combine updates into the next state."),
     Entry(STAGES, "eval", "eval:evaluate", "Evaluate a state on labelled texts, plain texts or a benchmark."),
     Entry(PREPARE, "doctor", "doctor:doctor", "Predict which window sizes fit this device's memory."),
@@ -88,11 +104,25 @@ class LazyCommand(TyperCommand):
         return self.entry.load().make_context(info_name, args, parent=parent, **extra)
 
 
+class Interrupted(BaseException):
+    """Ctrl-C in a command.  Typer ends a process without a word where it sees a `KeyboardInterrupt`."""
+
+
 class Tree(CommandGroup):
     """All commands of the table."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{**options, "commands": {entry.name: LazyCommand(entry) for entry in COMMANDS}})
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command.  Raises `Interrupted`."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            resumes = next((entry.resumes for entry in COMMANDS if entry.name == ctx.invoked_subcommand), "")
+            raise Interrupted(
+                f"interrupted; nothing half-written was left; run the same command again: {resumes}"
+            ) from None
 
 
 app = command_group(
@@ -126,16 +156,18 @@ def root(version: Version = False) -> None:
 
 def main() -> None:
     """Run the command line."""
+    prepare_streams()
     try:
         app()
     except ChainError as error:
         sys.exit(refused(error))
     except BrokenPipeError:
+        drop(sys.stdout)
         sys.exit(141)  # the reader of our output has gone
     except OSError as error:
         sys.exit(refused(disk_problem(error)))
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to resume", file=sys.stderr)
+    except Interrupted as interrupted:
+        print(interrupted, file=sys.stderr)
         sys.exit(130)
     except MemoryError:
         sys.exit(refused(out_of_memory()))

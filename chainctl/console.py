@@ -7,6 +7,7 @@ none.  Progress bars appear on a terminal only.
 import functools
 import inspect
 import json
+import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from chainctl.streams import write_line, write_result
 from schemas.errors import ChainError
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ class Console:
     def say(self, text: str) -> None:
         """A line for people."""
         if not self.quiet:
-            print(text, file=sys.stderr if self.json else sys.stdout, flush=True)
+            write_line(text, sys.stderr if self.json else sys.stdout)
 
     def say_truncated(self, artifact: Any) -> dict[str, int]:
         """How many texts were longer than the plan allows, where `measured.json` counts them; the counts."""
@@ -63,7 +65,7 @@ class Console:
     def result(self, **fields: Any) -> None:
         """The command's outcome for machines: one JSON object on stdout, with `--json` only."""
         if self.json:
-            print(json.dumps(fields, default=str), flush=True)
+            write_result(json.dumps(fields, default=str))
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """Aligned columns for people, numbers to the right; wrapped on a narrow terminal and nowhere else."""
@@ -113,6 +115,7 @@ def with_console(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def wrapped(*, json: bool, quiet: bool, **arguments: Any) -> None:
+        logging.getLogger("stages").setLevel(logging.ERROR if quiet else logging.WARNING)
         command(**arguments, console=Console(json=json, quiet=quiet))
 
     flags = {"json": Json, "quiet": Quiet}
@@ -132,9 +135,11 @@ def print_error(error: ChainError, *, as_json: bool) -> None:
     from rich.console import Console as Terminal
 
     terminal = Terminal(stderr=True, highlight=False, soft_wrap=True)
-    terminal.print("error:", style="bold red", end=" ")
-    terminal.print(str(error), markup=False)
+    with terminal.capture() as captured:
+        terminal.print("error:", style="bold red", end=" ")
+        terminal.print(str(error), markup=False)
+    write_line(captured.get().removesuffix("\n"), sys.stderr)
     if as_json:
         values = {label: str(value) for label, value in error.values.items()}
         content = {"fact": error.fact, "values": values, "hint": error.hint, "exit_code": error.exit_code}
-        print(json.dumps({"error": content}), flush=True)
+        write_line(json.dumps({"error": content}), sys.stdout)

@@ -1,7 +1,10 @@
 """Options that commands share, and how their values are read."""
 
+import math
 import os
 import re
+import unicodedata
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -33,6 +36,47 @@ def parse_size(text: str | int) -> int:
     return int(size)
 
 
+def parse_name(text: str) -> str:
+    """A name of a device, a key or a coordinator, so that it is a file name everywhere.  Raises `UsageProblem`."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from schemas.refs import DeviceName
+
+    try:
+        return TypeAdapter(DeviceName).validate_python(text)
+    except ValidationError:
+        near = similar_name(text)
+        raise UsageProblem(
+            "this cannot be a name",
+            values={
+                "expected": "a-z, 0-9, dot, dash, underscore; the first and last a letter or digit; at most 64",
+                "found": ascii(text)[:80],
+            },
+            hint=f"{near} would do" if near else "device-00 would do",
+        ) from None
+
+
+def similar_name(text: str) -> str:
+    """What is left of a text as a name: `hospital-a` of `Hospital A`; empty where nothing is."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", errors="ignore").decode().lower()
+    return re.sub(r"[^a-z0-9._-]+", "-", plain)[:64].strip("._-")
+
+
+def parse_number(option: str, expected: str, holds: Callable[[float], bool]) -> Callable[[str | float], float]:
+    """A parser of finite numbers that keep a rule, which `expected` says; it raises `UsageProblem`."""
+
+    def parse(text: str | float) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number) or not holds(number):
+            raise UsageProblem(f"{option} is out of range", values={"expected": expected, "found": ascii(text)[:80]})
+        return number
+
+    return parse
+
+
 class Verify(StrEnum):
     """How often weights are compared with the fingerprint in the plan."""
 
@@ -59,7 +103,16 @@ class Dtype(StrEnum):
 
 # What every command may take.
 Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of everything that is drawn at random.")]
+LARGEST_SEED = 2**53 - 1  # as in `Settings`
+Seed = Annotated[
+    int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Seed of everything that is drawn at random.")
+]
+Alpha = typer.Option(
+    "--alpha",
+    metavar="A",
+    parser=parse_number("--alpha", "a number above 0", lambda number: number > 0),
+    help="Dirichlet concentration of the label skew.",
+)
 
 # Models, texts and artifacts.
 ModelDir = Annotated[
@@ -86,10 +139,19 @@ Out = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where the
 OutFolder = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where the folder goes.")]
 
 # Who runs a command, and with what settings.
-Device = Annotated[str, typer.Option("--device", metavar="NAME", help="Name of this device (a-z, 0-9, dot, dash).")]
+Device = Annotated[
+    str,
+    typer.Option("--device", metavar="NAME", parser=parse_name, help="Name of this device (a-z, 0-9, dot, dash)."),
+]
 Key = Annotated[
     str | None,
-    typer.Option("--key", metavar="NAME", envvar="CHAINCTL_KEY", help="Sign with this key; see 'chainctl keys'."),
+    typer.Option(
+        "--key",
+        metavar="NAME",
+        envvar="CHAINCTL_KEY",
+        parser=parse_name,
+        help="Sign with this key; see 'chainctl keys'.",
+    ),
 ]
 RecipeFile = Annotated[
     Path | None, typer.Option("--recipe", metavar="FILE", help="Settings; see 'chainctl recipe new'.")
@@ -187,7 +249,7 @@ def read_text(path: Path, what: str, *, hint: str = "") -> str:
     from stages.store.foreign import read_document
 
     try:
-        return read_document(path).decode("utf-8")
+        return read_document(path).decode("utf-8-sig")  # Windows' editors begin with a byte order mark
     except (ChainError, UnicodeDecodeError) as error:
         reason = error.values.get("found", error.fact) if isinstance(error, ChainError) else "it is not UTF-8"
         raise BadInput(f"the {what} {path} cannot be read", values={"reason": reason}, hint=hint) from None
@@ -206,10 +268,7 @@ def cache_directory(path: Path | None, limit_bytes: int) -> "CacheDirectory | No
 
 def open_key(name: str | None) -> "Signer | None":
     """The private key that `--key` names."""
-    if name is None:
-        return None
-    check_name(name)
-    return key_ring().open(name)
+    return None if name is None else key_ring().open(name)
 
 
 def key_ring() -> "KeyRing":
@@ -218,17 +277,3 @@ def key_ring() -> "KeyRing":
     from stages.store.trust import home_directory
 
     return KeyRing(home_directory())
-
-
-def check_name(name: str) -> None:
-    """A name of a key or a coordinator: as those of devices, so that it is a file name everywhere."""
-    from pydantic import TypeAdapter, ValidationError
-
-    from schemas.refs import DeviceName
-
-    try:
-        TypeAdapter(DeviceName).validate_python(name)
-    except ValidationError:
-        raise UsageProblem(
-            "this cannot be a name", values={"expected": "a-z, 0-9, dot, dash; at most 64", "found": ascii(name)[:80]}
-        ) from None

@@ -4,10 +4,10 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from schemas.base import Manifest, Many, Record
+from schemas.base import LARGE_MANIFEST_LIMIT_BYTES, Manifest, Many, Record
 from schemas.refs import Digest, Label
 
-MOST_LABELS = 175  # their confusion matrix takes 31,000 of the lines that a manifest may have
+MOST_LABELS = 175  # of a confusion matrix: it takes 31,000 of the lines that a manifest may have
 
 
 class Estimate(Record):
@@ -19,10 +19,14 @@ class Estimate(Record):
 
 
 class EvaluationManifest(Manifest):
-    """Metrics of one state on one data set.  `confusion[i][j]` counts texts of label i predicted as label j."""
+    """Metrics of one state on one data set.
+
+    `confusion[i][j]` counts texts of label i predicted as label j; empty where there are more than `MOST_LABELS`.
+    """
 
     KIND: ClassVar[str] = "evaluation"
-    SMALLER: ClassVar[str] = f"a confusion matrix has a line for each pair of labels: use at most {MOST_LABELS} labels"
+    LIMIT_BYTES: ClassVar[int] = LARGE_MANIFEST_LIMIT_BYTES  # as of the plan, which holds the labels too
+    SMALLER: ClassVar[str] = "an evaluation has a line for each label: use at most 30,000"
 
     kind: Literal["evaluation"] = "evaluation"
     version: Literal[1] = 1
@@ -39,6 +43,10 @@ class EvaluationManifest(Manifest):
 
     @model_validator(mode="after")
     def _confusion_counts_every_example_once(self) -> "EvaluationManifest":
+        if len(self.labels) > MOST_LABELS:
+            if self.confusion or len(self.labels) != len(set(self.labels)):
+                raise ValueError(f"the labels differ, and of more than {MOST_LABELS} no confusion matrix is kept")
+            return self
         square = len(self.confusion) == len(self.labels) == len(set(self.labels))
         if not square or any(len(row) != len(self.labels) for row in self.confusion):
             raise ValueError("the confusion matrix needs a row and a column for each label")

@@ -17,7 +17,7 @@ from schemas.devices import (
 )
 from schemas.head import HeadParameter
 from schemas.methods import ChosenDecisions
-from schemas.profile import LayerSimilarity
+from schemas.profile import LayerSimilarity, TextLengths
 from schemas.refs import FileReference, ModelFingerprint
 from schemas.settings import Settings
 from schemas.trust import TrustPolicy
@@ -46,6 +46,7 @@ class PlanManifest(Manifest):
     example_count: Annotated[int, Field(ge=0)]  # texts on all devices together
     smallest_budget: SmallestBudget
     emulating_count: Annotated[int, Field(ge=0)] = 0  # devices whose processors emulate `numerics.compute`
+    lengths: TextLengths | None  # of the texts of all devices, at most
     curve: Many[LayerSimilarity]  # mean over devices, weighted by their example counts
     decisions: ChosenDecisions  # of the method
     bottleneck: Annotated[int, Field(ge=1)]  # r of Eq. 1
@@ -88,6 +89,7 @@ class PlanManifest(Manifest):
             chosen.adapter.reduction_factor,
             chosen.numerics.micro_batch,
             chosen.numerics.compute,
+            chosen.encoding.max_length,
         )
         if "auto" in (*decided, chosen.prompt.template) or not chosen.chain.decided:
             raise ValueError("a plan holds decisions, not auto")

@@ -5,8 +5,10 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from schemas.base import Manifest, Many, Record
-from schemas.refs import DeviceName, Digest, Dtype, ModelFingerprint
+from schemas.refs import DeviceName, Digest, Dtype, ModelFingerprint, PositiveInt
 from schemas.settings import EncodingSettings, NumericsSettings, PromptSettings, SimilaritySettings
+
+LENGTH_STEP = 8
 
 
 class LayerSimilarity(Record):
@@ -26,6 +28,31 @@ class LayerSimilarity(Record):
         return self
 
 
+class TextLengths(Record):
+    """Percentiles of the lengths of texts in tokens, for `max_length = "auto"`.
+
+    Four numbers leave a device.  Longer texts count as `read` tokens, and lengths are rounded up to a multiple of
+    `LENGTH_STEP`, so that they tell little of a single text, the longest included.
+    """
+
+    read: Annotated[int, Field(ge=2)]  # tokens of a text that were read at most
+    median: PositiveInt  # half of the texts have at most so many tokens
+    p90: PositiveInt
+    p99: PositiveInt
+    longest: PositiveInt
+
+    @model_validator(mode="after")
+    def _percentiles_are_in_order(self) -> "TextLengths":
+        lengths = [*self.by_percentage().values(), self.read]
+        if lengths != sorted(lengths):
+            raise ValueError("percentiles are in order, and none is above what was read")
+        return self
+
+    def by_percentage(self) -> dict[int, int]:
+        """The length that so many percent of the texts do not exceed."""
+        return {50: self.median, 90: self.p90, 99: self.p99, 100: self.longest}
+
+
 class ProfileManifest(Manifest):
     """The result of `chainctl profile` on one device.  With too few texts there is no curve."""
 
@@ -41,6 +68,7 @@ class ProfileManifest(Manifest):
     memory_budget_bytes: Annotated[int, Field(ge=1)]
     prompt: PromptSettings
     encoding: EncodingSettings
+    lengths: TextLengths | None  # of the device's texts; None where it has none
     similarity: SimilaritySettings
     numerics: NumericsSettings
     native_dtypes: Many[Dtype] = ("float32",)  # what the device's processor multiplies in hardware
@@ -53,6 +81,13 @@ class ProfileManifest(Manifest):
         return self
 
     @model_validator(mode="after")
+    def _lengths_are_of_its_texts(self) -> "ProfileManifest":
+        read = self.lengths.read if self.lengths else None
+        if read != (self.encoding.max_length if self.example_count else None):
+            raise ValueError("the lengths are those of the texts, read up to max_length")
+        return self
+
+    @model_validator(mode="after")
     def _native_dtypes_are_distinct(self) -> "ProfileManifest":
         if "float32" not in self.native_dtypes or len(set(self.native_dtypes)) != len(self.native_dtypes):
             raise ValueError("native dtypes are listed once each, float32 among them")
@@ -60,8 +95,9 @@ class ProfileManifest(Manifest):
 
     @model_validator(mode="after")
     def _settings_are_decided(self) -> "ProfileManifest":
-        if "auto" in (self.similarity.scale, self.numerics.micro_batch, self.prompt.template):
-            raise ValueError("a profile must hold the scale, the micro-batch and the template that were used, not auto")
+        used = (self.similarity.scale, self.numerics.micro_batch, self.prompt.template, self.encoding.max_length)
+        if "auto" in used:
+            raise ValueError("a profile must hold the scale, micro-batch, template and length that were used, not auto")
         if self.numerics.compute != "float32":
             raise ValueError("a profile computes in float32")
         return self

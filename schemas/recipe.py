@@ -5,6 +5,7 @@ Settings come from flags, then the environment (`CHAINCTL_<SECTION>_<KEY>`), the
 
 import tomllib
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -30,7 +31,8 @@ def parse_recipe(
 
     Another `method` than the recipe's replaces its section `[chain]` by that method's defaults, before anything
     overrides them.  Raises `BadInput` for a recipe that is not TOML or has unknown, missing or wrong settings,
-    `UsageProblem` for an override that names no setting and for an unknown method.
+    `UsageProblem` for an override or a variable that names no setting, for a wrong value in either, and for an unknown
+    method.
     """
     try:
         document = tomllib.loads(text)
@@ -43,13 +45,16 @@ def parse_recipe(
         section = document.get("chain")
         if not isinstance(section, dict) or section.get("method", DEFAULT_METHOD) != method:
             document["chain"] = {"method": method}
-    for name, key, value in [*_from_environment(environment or {}), *map(_from_override, overrides)]:
+    given = [*_from_environment(environment or {}), *map(_from_override, overrides)]
+    for name, key, value in given:
         _set(document, name, key, value)
     try:
         return Settings.model_validate(_tuples(document))
     except ValidationError as error:
-        raise BadInput(
-            f"{source} has settings that cannot be used",
+        overridden = {(section, key) if section else (key,) for section, key, _ in given}
+        misused = all({problem["loc"][:1], problem["loc"][:2]} & overridden for problem in error.errors())
+        raise (UsageProblem if misused else BadInput)(
+            f"{'--set or the environment' if misused else source} has settings that cannot be used",
             values=describe_validation_error(error),
             hint=_renamed(".".join(map(str, problem["loc"])) for problem in error.errors())
             or "'chainctl recipe new' explains every setting; those of [chain] belong to its method, and may also "
@@ -97,8 +102,30 @@ def with_method(settings: Settings, method: str) -> Settings:
 
 
 def _from_environment(environment: Mapping[str, str]) -> list[tuple[str, str, Any]]:
-    names = {ENVIRONMENT_PREFIX + path.replace(".", "_").upper(): where for path, where in setting_paths().items()}
+    names = {_variable(path): where for path, where in setting_paths().items()}
+    sections = tuple(_variable(f"{section}.") for section, _ in names.values() if section)
+    for name in sorted(environment.keys() - names.keys()):
+        if name.startswith(sections):
+            raise _no_setting(name, names)
     return [(*names[name], _value(environment[name])) for name in sorted(names.keys() & environment.keys())]
+
+
+def _variable(path: str) -> str:
+    """The variable of the environment that sets a setting."""
+    return ENVIRONMENT_PREFIX + path.replace(".", "_").upper()
+
+
+def _no_setting(variable: str, known: Iterable[str]) -> UsageProblem:
+    """The error where a variable looks like that of a setting, and would be ignored."""
+    plain = variable.replace("__", "_")
+    renamed = {_variable(old): old for old in RENAMED}.get(plain)
+    close = [_variable(RENAMED[renamed])] if renamed else get_close_matches(plain, list(known), n=1)
+    near = next(iter(close), _variable("chain.window_size"))
+    return UsageProblem(
+        f"the environment variable {variable} names no setting",
+        values={"expected": f"{ENVIRONMENT_PREFIX}SECTION_KEY, such as {near}"},
+        hint=f"{_renamed([renamed]) if renamed else 'correct its name'}: set {near}, or unset {variable}",
+    )
 
 
 def _from_override(override: str) -> tuple[str, str, Any]:

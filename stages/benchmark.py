@@ -17,7 +17,7 @@ from stages.data.encode import Encoder
 from stages.inference.full_chain import FullChain, require_causal_lm
 from stages.process.progress import Progress, Say, silent, unsaid
 from stages.session import Machine, Session
-from stages.store.artifact import Artifact, existing, new_artifact
+from stages.store.artifact import Artifact, check_place, existing, new_artifact
 from stages.store.signing import Signer
 from stages.store.trust import open_trusted
 from stages.suites.questions import Choice, OpenQuestion, Question, questions_digest
@@ -55,6 +55,7 @@ def run(
     """
     planned, current = open_trusted(plan, state)
     settings = require_causal_lm(planned.manifest)
+    check_place(out, BenchmarkManifest, force=force)
     encoder = Encoder.load(machine.model_dir, settings.encoding, settings.prompt)
     template = ALPACA if settings.prompt.format == "plain" else encoder.template
     questions = read_questions(benchmark, data, shots=shots, limit=limit, template=template)

@@ -28,6 +28,7 @@ from stages.report.figure import curves_svg
 from stages.report.tables import format_bytes, markdown_table
 from stages.store.artifact import open_artifact
 from stages.store.files import write_file
+from stages.store.output import check_output
 
 DEVICES = 20
 PER_ROUND = 5
@@ -53,6 +54,7 @@ def run(out: Path, *, say: Say, progress: Progress, seed: int = 0) -> DemoSummar
     `seed` decides the shards, the devices of each round, the order of texts and the first adapters.
     """
     began = time.perf_counter()
+    check_output(RunFolder(out).summary, force=True)
     say("$ chainctl assets get minilm bbc-news")
     model, texts = (get_asset(ASSETS[name], say=say) for name in ("minilm", "bbc-news"))
     data = out / "data"

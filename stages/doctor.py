@@ -82,7 +82,7 @@ def examine(
         scratch_medium=medium,
         scratch_free_bytes=shutil.disk_usage(existing_folder(scratch)).free,
         micro_batch=numerics.rows,
-        max_length=settings.encoding.max_length,
+        max_length=memory.settings.encoding.most_tokens,
         compute=numerics.computes_in,
         threads=numerics.threads,
         processors=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,

@@ -7,7 +7,6 @@ Writes: an evaluation artifact: accuracy and macro-F1 with intervals, loss, conf
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from stages.intervals import ratio_with_interval
 from stages.memory.predict import MemoryModel
 from stages.process.progress import Progress, Say, silent, unsaid
 from stages.session import Machine, Session
-from stages.store.artifact import Artifact, existing, new_artifact
+from stages.store.artifact import Artifact, check_place, existing, new_artifact
 from stages.store.signing import Signer
 from stages.store.trust import open_trusted
 from stages.streaming.prefix_cache import prefix_cache
@@ -55,10 +54,10 @@ def run(
     """
     planned, current = open_trusted(plan, state)
     settings, task = planned.manifest.settings, planned.manifest.settings.task
-    check_label_count(task.labels)
+    kind: type[Evaluation] = PerplexityManifest if task.kind == "causal-lm" else EvaluationManifest
+    check_place(out, kind, force=force)
     examples = load_labelled(data, task, settings.prompt)
     subject = Subject(planned.digest, current, data_digest(examples))
-    kind: type[Evaluation] = PerplexityManifest if task.kind == "causal-lm" else EvaluationManifest
     found = existing(out, kind, same=subject.made, force=force, signer=signer)
     if found is not None:
         return found
@@ -74,16 +73,6 @@ def run(
     with new_artifact(out, force=force, signer=signer) as draft:
         draft.finish(manifest, session.measured(texts))
     return Artifact(out, manifest, manifest.digest)
-
-
-def check_label_count(labels: Sequence[str]) -> None:
-    """The confusion matrix of so many labels can be written and read.  Raises `BadInput` before any work."""
-    if len(labels) > MOST_LABELS:
-        raise BadInput(
-            "the task has too many labels for a confusion matrix",
-            values={"at most": MOST_LABELS, "found": len(labels)},
-            hint="evaluate with fewer labels: merge some of them in the data and in the recipe",
-        )
 
 
 def ask(
@@ -139,6 +128,7 @@ def judge_labels(
 ) -> EvaluationManifest:
     """Metrics of logits (N, labels) float32 against class indices (N,)."""
     confusion = confusion_matrix(truth, logits.argmax(1), len(labels))
+    kept = confusion if len(labels) <= MOST_LABELS else ()
     return EvaluationManifest(
         **subject.fields(),
         example_count=len(truth),
@@ -146,7 +136,7 @@ def judge_labels(
         accuracy=accuracy_with_interval(confusion),
         macro_f1=macro_f1_with_interval(confusion),
         loss=F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(truth)).item(),
-        confusion=tuple(tuple(int(count) for count in row) for row in confusion),
+        confusion=tuple(tuple(int(count) for count in row) for row in kept),
     )
 
 

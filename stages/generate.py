@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from schemas.errors import BadInput
+from schemas.errors import BadInput, UsageProblem
 from schemas.plan import PlanManifest
 from stages.data.load import Example
 from stages.data.template import question
-from stages.inference.full_chain import groups, require_causal_lm, stop_tokens
+from stages.inference.full_chain import groups, require_causal_lm
 from stages.inference.generate import Generator, Sampling
 from stages.process.progress import Progress, Say, silent, unsaid
 from stages.session import Machine, Session
@@ -63,17 +63,30 @@ def run(
     with opened as session:
         encoder = session.encoder()
         encoded = encoder.encode_prompts(prompts)
+        check_room(session.backbone.position_limit, max(len(row) for row, _ in encoded), sampling.max_new_tokens)
         chains = [session.tuning(planned.manifest, current), *([UNTUNED] if before else [])]
-        stops = stop_tokens(machine.model_dir)
         together = not any(chain.changes_layers for chain in chains)
-        written: list[list[list[int]]] = []
+        rows, written = [row for row, _ in encoded], list[list[list[int]]]()
         for passing in [chains] if together else [[chain] for chain in chains]:
-            written += _write(session, planned.manifest, passing, [row for row, _ in encoded], sampling, stops)
+            written += _write(session, planned.manifest, passing, rows, sampling, encoder.end_ids)
     said = [[encoder.decode(one) for one in chain] for chain in written]
     return [
         Answer(said[0][index], said[1][index] if before else None, truncated)
         for index, (_, truncated) in enumerate(encoded)
     ]
+
+
+def check_room(limit: int | None, longest: int, new: int) -> None:
+    """The longest prompt and its new tokens are not longer than the model's positions.  Raises `UsageProblem`."""
+    if limit is None or longest + new <= limit:
+        return
+    room = limit - longest
+    fewer = f"give at most --max-new-tokens {room}, or shorter prompts" if room else "give shorter prompts"
+    raise UsageProblem(
+        "the model does not have enough positions for the longest prompt and its continuation",
+        values={"limit in tokens": limit, "the prompt": longest, "--max-new-tokens": new},
+        hint=fewer,
+    )
 
 
 def _write(

@@ -23,7 +23,7 @@ from schemas.errors import BadInput, ChainError
 from stages.inference.full_chain import FullChain, require_causal_lm
 from stages.process.progress import Progress, Say, silent, unsaid
 from stages.session import Machine, Session
-from stages.store.artifact import Artifact, existing, new_artifact
+from stages.store.artifact import Artifact, check_place, existing, new_artifact
 from stages.store.signing import Signer
 from stages.store.trust import open_trusted
 from stages.suites.suite import Marked, summarise
@@ -61,6 +61,7 @@ def run(
     """
     planned, current = open_trusted(plan, state)
     settings = require_causal_lm(planned.manifest)
+    check_place(out, BenchmarkManifest, force=force)
     existing(out, BenchmarkManifest, same=lambda there: there.state == current.digest, force=force)
     out.parent.mkdir(parents=True, exist_ok=True)
     expected = planned.manifest.model

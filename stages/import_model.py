@@ -20,12 +20,16 @@ from transformers import AutoTokenizer, PreTrainedModel
 from schemas.errors import BadInput, UsageProblem, some
 from schemas.refs import ModelFingerprint
 from stages.data.model_folder import check_model_folder, check_there, without_weights
+from stages.data.template import chat_template
+from stages.data.tokenizer import ModelTokenizer
 from stages.model.architecture import load_config
 from stages.model.claims import check_gguf_claims
 from stages.process.measure import mebibytes
 from stages.process.progress import Progress
+from stages.store.debris import without_debris
 from stages.store.files import complete_directory
 from stages.store.foreign import check_document, read_document, read_json
+from stages.store.output import check_output
 from stages.streaming.whole import check_whole, published_model
 from stages.weights.files import FLOAT_DTYPES, WeightFiles, checkpoint_files, has_weights
 from stages.weights.importing.fp8 import plain_entries
@@ -41,6 +45,7 @@ COPIED = (
     "tokenizer.json",
     "tokenizer_config.json",
     "chat_template.jinja",
+    "chat_template.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "generation_config.json",
@@ -79,6 +84,8 @@ def run(
     _refuse_overlap(source, out)
     kind, path = find_source(source)
     stored = FLOAT_DTYPES[dtype] if dtype else None
+    weight_bytes = sum(file.stat().st_size for file in _weights(kind, path))
+    check_output(out, force=force, needed_bytes=weight_bytes // 2 if dtype else weight_bytes)  # float32 may be halved
     with complete_directory(out, force=force) as directory:
         if kind == "gguf":
             file = GgufFile.open(path)
@@ -126,7 +133,7 @@ def find_source(source: Path) -> tuple[Kind, Path]:
             return "safetensors", source
         if pickle_files(source):
             return "bin", source
-    files = sorted(source.glob("*.gguf"))
+    files = sorted(without_debris(source.glob("*.gguf")))
     if len(files) == 1:
         return "gguf", files[0]
     if not files:
@@ -140,6 +147,10 @@ def find_source(source: Path) -> tuple[Kind, Path]:
         },
         hint="name one of the files",
     )
+
+
+def _weights(kind: Kind, path: Path) -> list[Path]:
+    return [path] if kind == "gguf" else pickle_files(path) if kind == "bin" else checkpoint_files(path)
 
 
 def _unpack(file: GgufFile, directory: Path, dtype: torch.dtype) -> list[Shard]:
@@ -199,7 +210,10 @@ def _on_disk(checkpoint: WeightFiles, file: Path) -> Shard:
 
 
 def _copy_documents(folder: Path, directory: Path, dtype: torch.dtype | None) -> None:
-    """Copy configuration and tokenizer; if there is no fast tokenizer, transformers makes one."""
+    """Copy configuration and tokenizer; if there is no fast tokenizer, transformers makes one.
+
+    Raises `BadInput` where one of them cannot be read.
+    """
     (directory / "config.json").write_bytes(read_document(folder / "config.json"))
     if dtype:
         _set_dtype(directory / "config.json", name_of(dtype))
@@ -208,6 +222,8 @@ def _copy_documents(folder: Path, directory: Path, dtype: torch.dtype | None) ->
     for name in COPIED:
         if (folder / name).exists() and not (directory / name).exists():
             (directory / name).write_bytes(read_document(folder / name))
+    ModelTokenizer.load(directory)
+    chat_template(directory)
 
 
 def _set_dtype(path: Path, dtype: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from schemas.errors import some
 from schemas.head import described_head
 from schemas.settings import Settings
-from stages.data.template import chat_template, tokenizer_config
+from stages.data.template import chat_template
 from stages.memory.fits import Fit, Parts, fits, predictor
 from stages.methods.windows import peaks_of_windows
 from stages.model.architecture import is_decoder
@@ -92,15 +92,15 @@ def look(
         fingerprint=backbone.reader.fingerprint().digest if fingerprint else "",
         budget_bytes=budget,
         micro_batch=memory.settings.numerics.rows,
-        max_length=settings.encoding.max_length,
+        max_length=memory.settings.encoding.most_tokens,
         compute=memory.settings.numerics.computes_in,
         fits=fits(len(parts.layers), WINDOW_SIZES, budget, peaks_of_windows(memory)),
     )
 
 
 def has_chat_template(model_dir: Path) -> bool:
-    """Whether the tokenizer has a chat template that the stages can use."""
-    return chat_template(model_dir, tokenizer_config(model_dir)) is not None
+    """Whether the tokenizer has a chat template that the stages can use.  Raises `BadInput` where it cannot be read."""
+    return chat_template(model_dir) is not None
 
 
 def lines(info: ModelInfo) -> Sequence[str]:

@@ -17,7 +17,7 @@ from schemas.errors import BadInput
 from schemas.head import HeadParameter
 from schemas.plan import AssignmentMemory, PlanManifest
 from schemas.profile import ProfileManifest
-from schemas.settings import Settings
+from schemas.settings import EncodingSettings, Settings
 from schemas.state import StateManifest
 from schemas.trust import EnrolledDevice, TrustPolicy, check_keys
 from stages.federated.profiles import Profiles, gather
@@ -29,7 +29,8 @@ from stages.methods.server import Facts, PredictPeak, ServerMethod, Smallest, ov
 from stages.model.architecture import is_decoder
 from stages.model.backbone import Backbone
 from stages.model.loading import LoadedModel
-from stages.store.artifact import Artifact, existing, new_artifact, open_artifact
+from stages.store.artifact import Artifact, check_place, existing, new_artifact, open_artifact
+from stages.store.debris import without_debris
 from stages.store.ledger import Ledger
 from stages.store.lines import Lines, check_device_count, encode_lines
 from stages.store.signing import Signer
@@ -58,14 +59,17 @@ def run(
     profiles disagree with each other, the recipe or the model, `DoesNotFit` where nothing fits the smallest budget.
     """
     policy = policy or TrustPolicy()
+    check_place(out, PlanManifest, force=force)
+    check_place(state_out, StateManifest, force=force)
     check_signer(policy, policy.coordinator, signer, whose="the coordinator")
+    profiles = list(without_debris(profiles))
     check_device_count(len(profiles))
     keys = enrolled(policy, roster)
     check_architecture(model_dir, settings.head_form, packing=settings.encoding.packing)
     model = model or LoadedModel.open(model_dir, settings)
-    found = gather(open_profiles(profiles, keys), settings, keys)
+    found = gather(open_profiles(profiles, keys), model.reading(settings)[0], keys)
     model.backbone.reader.check_same(found.first.model, model.backbone.reader.fingerprint())
-    settings = decide_settings(settings, found.first, decoder=is_decoder(model.backbone.skeleton.config))
+    settings = decide_settings(settings, found, decoder=is_decoder(model.backbone.skeleton.config))
     settings, model = model.deciding_compute(settings, native=[one for one, few in found.emulating.items() if not few])
     plan = make_plan(
         found,
@@ -114,7 +118,7 @@ def open_profiles(paths: Sequence[Path], keys: Mapping[str, EnrolledDevice] | No
 def peak_predictor(backbone: Backbone, settings: Settings, profiles: Profiles) -> PredictPeak:
     """Predicts `train-window` on the device with the smallest budget, as it will place things to keep it."""
     budget = profiles.smallest_budget.memory_budget_bytes
-    tokens = profiles.most_examples * settings.encoding.max_length
+    tokens = profiles.most_examples * settings.encoding.most_tokens
     method = device_method(settings.chain.method)
 
     known: dict[tuple[str, int, int, int, bool], int] = {}
@@ -169,6 +173,7 @@ def make_plan(
         example_count=profiles.example_count,
         smallest_budget=smallest,
         emulating_count=profiles.emulating[settings.numerics.computes_in],
+        lengths=profiles.lengths,
         curve=profiles.curve,
         decisions=decisions,
         bottleneck=bottleneck,
@@ -200,16 +205,30 @@ def check_limits(plan: PlanManifest, method: ServerMethod) -> None:
             raise over_limit("bytes", limits.round_bytes, costs.bytes_up, what=what)
 
 
-def decide_settings(settings: Settings, profile: ProfileManifest, *, decoder: bool) -> Settings:
-    """Resolve what the model decides: activation by family, similarity and template as they were profiled."""
+def decide_settings(settings: Settings, profiles: Profiles, *, decoder: bool) -> Settings:
+    """Resolve what model and texts decide: activation by family, similarity and template as profiled, the length."""
     if settings.task.kind == "text-classification" and not settings.task.labels:
         raise BadInput(
             "the recipe names no labels",
             values={"expected": 'labels = ["…", "…"] in the [task] section'},
             hint="'chainctl recipe new recipe.toml --data FILE' takes them from labelled data",
         )
-    adapter = settings.adapter.decided(decoder=decoder)
-    return settings.model_copy(update={"adapter": adapter, "similarity": profile.similarity, "prompt": profile.prompt})
+    adapter, encoding = settings.adapter.decided(decoder=decoder), decide_length(settings.encoding, profiles)
+    first = profiles.first
+    decided = {"adapter": adapter, "similarity": first.similarity, "prompt": first.prompt, "encoding": encoding}
+    return settings.model_copy(update=decided)
+
+
+def decide_length(encoding: EncodingSettings, profiles: Profiles) -> EncodingSettings:
+    """Resolve `max_length = "auto"`: what 99 % of all devices' texts need.
+
+    Rows that several texts share are as long as what profiles read of a text, which is as much as the model can.
+    """
+    if encoding.max_length != "auto":
+        return encoding
+    if encoding.packing or profiles.lengths is None:
+        return profiles.first.encoding
+    return encoding.model_copy(update={"max_length": profiles.lengths.p99})
 
 
 def _write_plan(

@@ -19,7 +19,9 @@ from schemas.base import canonical_json, sha256_digest
 from schemas.errors import BadInput
 from schemas.profile import LayerSimilarity, ProfileManifest
 from schemas.refs import ModelFingerprint
-from schemas.settings import PromptSettings, Settings, SimilaritySettings
+from schemas.settings import Settings, SimilaritySettings
+from stages.data.encode import Encoder
+from stages.data.lengths import text_lengths
 from stages.data.load import Example, data_digest, load_examples
 from stages.memory.predict import MemoryModel
 from stages.model.architecture import is_decoder
@@ -30,7 +32,7 @@ from stages.process.progress import Progress, silent
 from stages.session import Machine, Session
 from stages.similarity.cka import cka_with_interval, gram
 from stages.similarity.pooling import draw_rows, features
-from stages.store.artifact import Artifact, existing, new_artifact
+from stages.store.artifact import Artifact, check_place, existing, new_artifact
 from stages.store.signing import Signer
 from stages.streaming.check import check_architecture
 from stages.streaming.hidden_states import HiddenStates
@@ -60,14 +62,14 @@ def run(
 
     Raises `BadInput` for data or a model that cannot be used, `UsageProblem` where `out` holds something else.
     """
+    check_place(out, ProfileManifest, force=force)
     examples = load_examples(data, text_column=settings.task.text_column, label_column=None, prompt=settings.prompt)
-    numerics = settings.numerics.decided(settings.encoding.max_length).computing_in("float32")
-    settings = settings.model_copy(update={"numerics": numerics})
+    settings = settings.model_copy(update={"numerics": settings.numerics.computing_in("float32")})
     with Session.open(machine, settings, expected=None, beside=out.parent, progress=progress) as session:
         check_architecture(machine.model_dir, settings.head_form, packing=settings.encoding.packing)
-        encoder = session.encoder()
+        encoder = session.read_up_to_the_limit()
         fingerprint = fingerprint or session.backbone.reader.fingerprint()
-        draft = _describe(fingerprint, examples, session, device=device, prompt=encoder.prompt)
+        draft = _describe(fingerprint, examples, session, encoder, device=device)
         found = existing(
             out, ProfileManifest, same=lambda there: _same_inputs(there, draft), force=force, signer=signer
         )
@@ -76,7 +78,7 @@ def run(
         sample = _sample(examples, draft.similarity, seed=settings.seed, device=device)
         measured = Measurement()
         if len(sample) >= draft.similarity.min_examples:
-            texts = EncodedTexts.encode(sample, encoder, settings.numerics.rows)
+            texts = EncodedTexts.encode(sample, encoder, session.settings.numerics.rows)
             if has_curve(texts, draft.similarity):
                 measured = measure(session, texts, draft.similarity, fingerprint)
     profiled = len(sample) if measured.layers else 0
@@ -218,9 +220,9 @@ def _describe(
     fingerprint: ModelFingerprint,
     examples: list[Example],
     session: Session,
+    encoder: Encoder,
     *,
     device: str,
-    prompt: PromptSettings,
 ) -> ProfileManifest:
     """The manifest before anything is measured."""
     # Salted with the model and the device, so that nobody can confirm a guess of the texts across federations.
@@ -233,8 +235,9 @@ def _describe(
         example_count=len(examples),
         profiled_count=0,
         memory_budget_bytes=session.machine.budget_bytes,
-        prompt=prompt,
+        prompt=encoder.prompt,
         encoding=settings.encoding,
+        lengths=text_lengths(examples, encoder),
         similarity=decide(settings.similarity, decoder=is_decoder(session.backbone.skeleton.config)),
         numerics=settings.numerics,
         native_dtypes=native_dtypes(),

@@ -26,7 +26,7 @@ from schemas.state import StateManifest
 from stages.data.encode import Encoder
 from stages.data.load import Example
 from stages.data.prompts import PromptEncoder
-from stages.inference.full_chain import FullChain, stop_tokens
+from stages.inference.full_chain import FullChain
 from stages.memory.placing import fit_with_files
 from stages.memory.predict import MemoryModel
 from stages.methods.registry import device_method
@@ -144,6 +144,17 @@ class Session:
         self.pad_id = encoder.pad_id
         return encoder
 
+    def read_up_to_the_limit(self) -> Encoder:
+        """Decide what depends on the length where that is `auto`, before a plan is; the encoder that reads so.
+
+        Raises `BadInput`.
+        """
+        encoder = self.encoder()
+        encoding = self.settings.encoding.reading(self.backbone.position_limit)
+        numerics = self.settings.numerics.decided(encoding.most_tokens)
+        self.settings = self.settings.model_copy(update={"encoding": encoding, "numerics": numerics})
+        return encoder.reading(encoding)
+
     def encode(self, examples: Sequence[Example]) -> EncodedTexts:
         """Token ids of the examples, in order.  Raises `BadInput`."""
         return EncodedTexts.encode(examples, self.encoder(), self.settings.numerics.rows)
@@ -203,7 +214,7 @@ class Session:
             tuning=self.tuning(plan, state),
             plan=plan,
             encoder=PromptEncoder.of(encoder),
-            stop_ids=stop_tokens(self.machine.model_dir),
+            stop_ids=encoder.end_ids,
             scratch=self.scratch,
             budget_bytes=self.machine.budget_bytes,
             progress=self.progress,

@@ -20,6 +20,7 @@ from schemas.state import StateManifest
 from stages.federated.intake import Intake
 from stages.methods.registry import server_method
 from stages.store.artifact import Artifact, open_artifact
+from stages.store.debris import without_debris
 from stages.store.devices import participants
 from stages.store.ledger import LEDGER_FILE, Ledger
 from stages.store.lineage import index
@@ -60,7 +61,8 @@ def run(run_directory: Path, *, inboxes: Sequence[Path] = ()) -> Status:
     newest = next((event for event in reversed(events) if isinstance(event, Planned | Closed)), None)
     if newest is None:
         raise BadInput(f"{ledger.path} is empty", hint="'chainctl plan' starts a federation")
-    found = index([run_directory, ledger.path.parent, *(one for one in run_directory.iterdir() if one.is_dir())])
+    below = [one for one in without_debris(run_directory.iterdir()) if one.is_dir()]
+    found = index([run_directory, ledger.path.parent, *below])
     state = open_artifact(_at_hand(found, newest.state, "state"), StateManifest)
     plan = open_artifact(_at_hand(found, newest.plan, "plan"), PlanManifest)
     method = server_method(plan.manifest.settings.chain.method)

@@ -21,7 +21,7 @@ from stages.methods.device import Work
 from stages.methods.registry import device_method
 from stages.process.progress import Progress, Say, silent, unsaid
 from stages.session import Machine, Session
-from stages.store.artifact import Artifact, existing, new_artifact
+from stages.store.artifact import Artifact, check_place, existing, new_artifact
 from stages.store.signing import Signer
 from stages.streaming.texts import EncodedTexts
 from stages.training.layers import DeviceTexts
@@ -55,6 +55,7 @@ def run(
     `DoesNotFit` if the budget is too small.
     """
     turn = Turn.open(plan, state, device, signer=signer, window_size=window_size)
+    check_place(out, UpdateManifest, force=force, needed_bytes=turn.update_bytes())
     examples = turn.read(data)
     inputs = turn.inputs(examples)
     checkpoint = turn.checkpoint(out, checkpoint_every, inputs)

@@ -23,6 +23,7 @@ from stages.methods.registry import server_method
 from stages.store.artifact import Artifact
 from stages.store.devices import find_device, participants, takes_part
 from stages.store.signing import Signer
+from stages.store.tensors import FLOAT32, elements
 from stages.store.trust import Trust, check_signer, open_trusted
 from stages.streaming.texts import training_batches
 from stages.training.resume import TrainingCheckpoint
@@ -133,6 +134,12 @@ class Turn:
         """The peak that the plan predicts for this assignment; None if it predicts none."""
         memory = self.plan.manifest.memory
         return next((one.predicted_peak_bytes for one in memory if one.assignment == self.assignment), None)
+
+    def update_bytes(self) -> int:
+        """Bytes of the tensors of this turn's update."""
+        plan, state = self.plan.manifest, self.state.manifest
+        shapes = server_method(plan.settings.chain.method).expected(plan, state, self.assignment).shapes
+        return FLOAT32.itemsize * sum(map(elements, shapes.values()))
 
     def update(self, inputs: str, facts: dict[str, Any]) -> UpdateManifest:
         """The manifest of this turn's update; `facts` are the fields that training decides."""

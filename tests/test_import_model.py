@@ -347,12 +347,27 @@ def test_a_missing_tensor_of_an_encoder_is_named(tmp_path: Path) -> None:
 
 def test_everything_that_belongs_to_the_tokenizer_comes_along_and_nothing_else(tmp_path: Path) -> None:
     language_model(tmp_path / "own")
-    for name in ("special_tokens_map.json", "generation_config.json", "chat_template.jinja", "added_tokens.json"):
+    for name in (
+        "special_tokens_map.json",
+        "generation_config.json",
+        "chat_template.jinja",
+        "added_tokens.json",
+        "chat_template.json",
+    ):
         (tmp_path / "own" / name).write_text("{}")
     (tmp_path / "own" / "modeling_own.py").write_text("raise SystemExit")
     import_model.run(tmp_path / "own", tmp_path / "model")
     names = {path.name for path in (tmp_path / "own").iterdir()}
     assert {path.name for path in (tmp_path / "model").iterdir()} == names - {"modeling_own.py"}
+
+
+@pytest.mark.parametrize(
+    "name", ["tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "chat_template.json"]
+)
+def test_what_belongs_to_the_tokenizer_is_refused_by_name_where_it_was_truncated(name: str, tmp_path: Path) -> None:
+    language_model(tmp_path / "own")
+    (tmp_path / "own" / name).write_text('{"eos_token": ')
+    refused(tmp_path / "own", BadInput, name.replace(".", r"\."))
 
 
 def test_code_of_the_models_own_is_not_run(tmp_path: Path) -> None:

@@ -162,3 +162,23 @@ def verify(artifact: Path) -> None:
     from stages.store.artifact import verify_artifact
 
     verify_artifact(artifact)
+
+
+def test_ctrl_c_says_what_the_same_command_will_do_and_it_does(command: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    many = [*command, "--out", str(out)]
+    many[many.index("--rounds") + 1] = "900"  # never finished
+    process = subprocess.Popen(many, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    while process.poll() is None and not (out / "states" / "0001").exists():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate()
+    assert process.returncode == 130
+    assert said == (
+        "interrupted; nothing half-written was left; run the same command again: it continues from what is finished\n"
+    )
+    rounds = len(list((out / "states").glob("[0-9]*")))
+    first = (out / "states" / "0001" / "manifest.json").stat()
+    many[many.index("900")] = str(rounds)  # the first of them are there
+    subprocess.run(many, capture_output=True, cwd=ROOT, check=True)
+    assert (out / "states" / "0001" / "manifest.json").stat().st_mtime_ns == first.st_mtime_ns

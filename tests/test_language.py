@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,14 @@ import torch
 import torch.nn.functional as F  # noqa: N812 -- torch's own convention
 from transformers import AutoModelForCausalLM
 
+from schemas.errors import BadInput
 from schemas.perplexity import PerplexityManifest
 from schemas.plan import PlanManifest
 from schemas.settings import Settings
 from stages.data.encode import Encoder
 from stages.data.load import load_labelled
+from stages.federation import simulate
+from stages.federation.prepare import Federation
 from stages.store.artifact import Artifact, open_artifact
 from tests import fleet
 
@@ -121,3 +125,57 @@ def test_chats_and_instructions_go_through_every_command(model_dir: Path, data: 
     (answer,) = json.loads(fleet.chainctl("generate", *model, *plan, *following, *asks).stdout)["texts"]
     assert answer["before"] != ""
     assert answer["after"] != ""
+
+
+def as_dialogues(data: Path) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in data.read_text().splitlines()]
+    turns = [[("user", row["instruction"]), ("assistant", row["output"])] for row in rows]
+    return [{"messages": [{"role": role, "content": content} for role, content in dialogue]} for dialogue in turns]
+
+
+def write(path: Path, records: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def test_questions_without_answers_are_prompts_in_every_format(model_dir: Path, data: Path, tmp_path: Path) -> None:
+    """With or without what follows them: the answer is the same."""
+    dialogues = as_dialogues(data)
+    asked = dialogues[0]["messages"][0]["content"]
+    questions: dict[str, list[Any]] = {
+        "alpaca": [{"instruction": asked}, {"instruction": asked, "input": "", "output": "wave"}],
+        "chat": [
+            {"messages": dialogues[0]["messages"][:1]},
+            dialogues[0],
+            {"conversations": [{"from": "human", "value": asked}]},
+        ],
+        "plain": [{"text": asked}],
+    }
+    chats = write(tmp_path / "chats.jsonl", dialogues)
+    for format, records in questions.items():
+        texts, chosen = chats if format == "chat" else data, language(prompt={"format": format})
+        world = World(tmp_path / format, model_dir, texts, chosen)
+        prompts = write(world.folder / "questions.jsonl", records)
+        chain = ("--model", model_dir, "--plan", world.folder / "plan", "--state", world.folder / "state")
+        said = fleet.chainctl("generate", *chain, "--prompts", prompts, "--max-new-tokens", 4, "--json").stdout
+        found = [one["after"] for one in json.loads(said)["texts"]]
+        assert len(found) == len(records)
+        assert len(set(found)) == 1
+
+
+def test_a_simulation_refuses_a_dialogue_by_the_line_of_its_file_and_begins_when_it_is_gone(
+    model_dir: Path, data: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(model_dir, model)
+    refuse = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    (model / "chat_template.jinja").write_text(refuse + TEMPLATE)
+    good = as_dialogues(data)[:16]
+    bad = {"messages": [{"role": "system", "content": "the"}, *good[0]["messages"]]}
+    texts = tmp_path / "data.jsonl"
+    chosen = Federation(model, texts, texts, language(prompt={"format": "chat"}), devices=2, rounds=1, alpha=None)
+    write(texts, [*good[:9], bad, *good[9:]])
+    with pytest.raises(BadInput, match=rf"{texts}, line 10: the chat template refuses this dialogue"):
+        simulate.run(chosen, out=tmp_path / "run")
+    write(texts, good)
+    assert simulate.run(chosen, out=tmp_path / "run").rounds

@@ -79,7 +79,9 @@ def test_a_chat_template_is_found_in_either_place(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
     assert has_chat_template(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text("[]")
-    assert not has_chat_template(tmp_path)
+    with pytest.raises(BadInput, match=r"tokenizer_config\.json cannot be read"):
+        has_chat_template(tmp_path)
+    (tmp_path / "tokenizer_config.json").unlink()
     (tmp_path / "chat_template.jinja").write_text("{{ messages }}")
     assert has_chat_template(tmp_path)
 

@@ -62,6 +62,15 @@ def test_windows_slide_by_one_and_end_at_the_last_layer(depth: int, data: st.Dat
     assert windows[-1].stop == depth
 
 
+def test_a_profile_with_another_date_is_refused() -> None:
+    """A template may show it: the texts of the profile would not be those that are trained on."""
+    recipe = fleet.decided()
+    other = recipe.model_copy(update={"prompt": recipe.prompt.model_copy(update={"date": "2025-03-09"})})
+    with pytest.raises(BadInput, match=r"prompt\.date differs") as caught:
+        gather([fleet.profile_manifest("a", [0.9] * 6)], other)
+    assert {"2025-03-09", "2024-07-26"} == set(caught.value.values.values())
+
+
 def test_the_curve_is_weighted_by_example_counts_and_leaves_out_who_has_none() -> None:
     curve = gather(
         [

@@ -8,6 +8,7 @@ import typer
 
 from chainctl.console import Console, with_console
 from chainctl.options import Force, Key, Out, Plan, State, open_key
+from chainctl.streams import write_line
 from schemas.errors import some
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def aggregate(
 
     def refuse(refused: "RefusedUpdate", place: Path | None) -> None:
         where = f"moved to {place}" if place else "left in place"
-        print(f"refused ({refused.reason}): {refused.error.fact}; {where}", file=sys.stderr)
+        write_line(f"refused ({refused.reason}): {refused.error.fact}; {where}", sys.stderr)
         refusals.append({"path": refused.path, "reason": refused.reason, "device": refused.device, "place": place})
 
     artifact = run(

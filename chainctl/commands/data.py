@@ -5,7 +5,19 @@ from typing import Annotated
 import typer
 
 from chainctl.console import Console, with_console
-from chainctl.options import DataArgument, Force, Format, OutFolder, Seed, TextColumn, TextFormat, command_group
+from chainctl.options import (
+    Alpha,
+    DataArgument,
+    Force,
+    Format,
+    OutFolder,
+    Seed,
+    TextColumn,
+    TextFormat,
+    command_group,
+    parse_number,
+)
+from schemas.devices import MOST_DEVICES
 from schemas.errors import UsageProblem
 
 app = command_group(help="Split labelled texts over devices, or hold some out for testing.")
@@ -36,8 +48,8 @@ def columns(data: DataArgument, *, console: Console) -> None:
 def split(
     data: DataArgument,
     out: OutFolder,
-    devices: Annotated[int, typer.Option(help="Number of devices.")],
-    alpha: Annotated[float | None, typer.Option(help="Dirichlet concentration of the label skew.")] = None,
+    devices: Annotated[int, typer.Option(min=1, max=MOST_DEVICES, help="Number of devices.")],
+    alpha: Annotated[float | None, Alpha] = None,
     iid: Annotated[bool, typer.Option("--iid", help="Split evenly at random.")] = False,
     seed: Seed = 0,
     text_column: TextColumn = "text",
@@ -79,7 +91,14 @@ def split(
 def holdout(
     data: DataArgument,
     out: OutFolder,
-    fraction: Annotated[float, typer.Option(help="Share of every class to hold out.")] = 0.2,
+    fraction: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE",
+            parser=parse_number("--fraction", "above 0, below 1", lambda number: 0 < number < 1),
+            help="Share of every class to hold out.",
+        ),
+    ] = 0.2,
     drop_duplicates: Annotated[bool, typer.Option("--drop-duplicates", help="Keep the first of equal texts.")] = False,
     seed: Seed = 0,
     text_column: TextColumn = "text",

@@ -6,13 +6,15 @@ from typing import Annotated
 import typer
 
 from chainctl.console import Console, with_console
+from chainctl.options import LARGEST_SEED
 
 
 @with_console
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Run folder.")] = Path("runs/demo"),
     seed: Annotated[
-        int, typer.Option("--seed", min=0, help="Another federation: shards, devices, order of texts.")
+        int,
+        typer.Option("--seed", min=0, max=LARGEST_SEED, help="Another federation: shards, devices, order of texts."),
     ] = 0,
     *,
     console: Console,

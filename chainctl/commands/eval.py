@@ -159,9 +159,11 @@ def say_evaluation(console: Console, artifact: "Artifact[EvaluationManifest | Pe
         return
     for name, estimate in (("accuracy", manifest.accuracy), ("macro-F1", manifest.macro_f1)):
         console.say(f"{name} {estimate.value:.4f} (95 %: {estimate.low:.4f} to {estimate.high:.4f})")
-    console.say(f"loss {manifest.loss:.4f} on {manifest.example_count} texts; rows true, columns predicted:")
-    rows = [(label, *counted) for label, counted in zip(manifest.labels, manifest.confusion, strict=True)]
-    console.table(("", *manifest.labels), rows)
+    behind = "rows true, columns predicted:" if manifest.confusion else "of so many labels no confusion matrix is kept"
+    console.say(f"loss {manifest.loss:.4f} on {manifest.example_count} texts; {behind}")
+    if manifest.confusion:
+        rows = [(label, *counted) for label, counted in zip(manifest.labels, manifest.confusion, strict=True)]
+        console.table(("", *manifest.labels), rows)
     console.result(
         **common,
         accuracy=manifest.accuracy.model_dump(),

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from chainctl.console import Console, with_console
-from chainctl.options import MemoryBudget, ModelDir, Plan, Seed, State, Verify, VerifyWeights
+from chainctl.options import MemoryBudget, ModelDir, Plan, Seed, State, Verify, VerifyWeights, parse_number
 from schemas.errors import UsageProblem
 
 
@@ -25,9 +25,23 @@ def generate(
     limit: Annotated[int | None, typer.Option(min=1, help="Most texts of --prompts.")] = None,
     before: Annotated[bool, typer.Option("--before", help="Also continue with the base model, side by side.")] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Most new tokens per text.")] = 64,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 always takes the likeliest token.")] = 0.0,
+    temperature: Annotated[
+        float,
+        typer.Option(
+            metavar="NUMBER",
+            parser=parse_number("--temperature", "0 or above", lambda number: number >= 0),
+            help="0 always takes the likeliest token.",
+        ),
+    ] = 0.0,
     top_k: Annotated[int, typer.Option(min=0, help="Sample from that many likeliest tokens; 0: all.")] = 0,
-    top_p: Annotated[float, typer.Option(help="Sample from the likeliest tokens with this total probability.")] = 1.0,
+    top_p: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE",
+            parser=parse_number("--top-p", "a probability: above 0, at most 1", lambda number: 0 < number <= 1),
+            help="Sample from the likeliest tokens with this total probability.",
+        ),
+    ] = 1.0,
     seed: Seed = 0,
     memory_budget: MemoryBudget = None,
     verify: VerifyWeights = Verify.ONCE,
@@ -42,13 +56,11 @@ def generate(
         raise UsageProblem(
             "there is nothing to continue, or too much", values={"expected": "either --prompt or --prompts"}
         )
-    if not 0 < top_p <= 1:
-        raise UsageProblem("top_p is a probability", values={"expected": "above 0, at most 1", "found": top_p})
     from stages.process.footprint import prepare_process
 
     prepare_process()
     from schemas.plan import PlanManifest
-    from stages.data.load import load_labelled
+    from stages.data.load import load_prompts
     from stages.generate import as_prompts, run
     from stages.inference.generate import Sampling
     from stages.session import Machine
@@ -56,7 +68,7 @@ def generate(
 
     chosen = open_artifact(plan, PlanManifest).manifest
     settings = chosen.settings
-    examples = load_labelled(prompts, settings.task, settings.prompt) if prompts else as_prompts(prompt or [], chosen)
+    examples = load_prompts(prompts, settings.task, settings.prompt) if prompts else as_prompts(prompt or [], chosen)
     with console.progress() as progress:
         answers = run(
             machine=Machine(model, memory_budget_bytes=memory_budget, verify=verify.value),

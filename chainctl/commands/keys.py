@@ -5,10 +5,13 @@ from typing import Annotated
 import typer
 
 from chainctl.console import Console, with_console
-from chainctl.options import check_name, command_group, key_ring
+from chainctl.options import command_group, key_ring, parse_name
 
 app = command_group(help="Make and list the Ed25519 keys that artifacts are signed with.")
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the key: a device's, or the coordinator's.")]
+Name = Annotated[
+    str,
+    typer.Argument(metavar="NAME", parser=parse_name, help="Name of the key: a device's, or the coordinator's."),
+]
 
 
 @app.command()
@@ -18,7 +21,6 @@ def new(name: Name, *, console: Console) -> None:
 
     The private part stays on this machine, readable by you alone.
     """
-    check_name(name)
     signer = key_ring().new(name)
     console.say(signer.public)
     console.result(name=name, key=signer.public)
@@ -40,7 +42,6 @@ def show(name: Name, *, console: Console) -> None:
 
     It is given to others: as a line of the coordinator's roster, or to 'chainctl trust add'.
     """
-    check_name(name)
     signer = key_ring().open(name)
     console.say(signer.public)
     console.result(name=name, key=signer.public)

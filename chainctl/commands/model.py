@@ -19,6 +19,7 @@ from chainctl.options import (
     command_group,
     load_settings,
 )
+from schemas.assignment import MOST_LAYERS
 
 app = command_group(help="Import base models, inspect them, or generate one with random weights.")
 
@@ -89,7 +90,9 @@ def info(
 def random(
     out: Out,
     like: Annotated[str, typer.Option("--like", metavar="NAME", help="Such as roberta-large or llama-2-7b.")],
-    layers: Annotated[int | None, typer.Option(min=1, help="Fewer layers, or more; default: the model's own.")] = None,
+    layers: Annotated[
+        int | None, typer.Option(min=1, max=MOST_LAYERS, help="Fewer layers, or more; default: the model's own.")
+    ] = None,
     dtype: Annotated[Dtype | None, typer.Option(help="Default: the published model's.")] = None,
     seed: Seed = 0,
     force: Force = False,

@@ -14,6 +14,13 @@ if TYPE_CHECKING:
     from stages.store.signing import Signer
 
 
+def parse_moment(text: str) -> str:
+    """A date or a time, as a plan holds it.  Raises `UsageProblem`."""
+    from stages.store.trust import read_moment
+
+    return read_moment(text)
+
+
 @with_console
 def plan(
     profiles: Annotated[list[Path], typer.Argument(metavar="PROFILE…", help="Profile artifacts, one per device.")],
@@ -31,7 +38,12 @@ def plan(
     ] = None,
     expires: Annotated[
         str | None,
-        typer.Option("--expires", metavar="DATE", help="The plan is refused from this date on: 2027-01-31, UTC."),
+        typer.Option(
+            "--expires",
+            metavar="DATE",
+            parser=parse_moment,
+            help="The plan is refused from this date on: 2027-01-31, UTC.",
+        ),
     ] = None,
     key: Key = None,
     force: Force = False,
@@ -48,7 +60,7 @@ def plan(
     prepare_process()
     from stages.methods.registry import server_method
     from stages.plan import alternatives, run
-    from stages.report.explain import explain_options, explain_plan, head_lines, plan_warnings
+    from stages.report.explain import chosen_length, explain_options, explain_plan, head_lines, plan_warnings
     from stages.store.devices import participants, planned_devices
 
     signer = open_key(key)
@@ -72,6 +84,8 @@ def plan(
         said = [explained, *explain_options(alternatives(manifest, model))]
     for line in said:
         console.say(line)
+    if settings.encoding.max_length == "auto":
+        console.say(chosen_length(manifest))
     if settings.numerics.compute == "auto" and not explain:
         console.say(f'numerics.compute = "auto" chose {manifest.settings.numerics.computes_in}')
     assignments = [entry.assignment for entry in manifest.memory]
@@ -87,6 +101,7 @@ def plan(
         decisions=manifest.decisions.model_dump(mode="json"),
         head={one.name: one.start for one in manifest.head_parameters},
         assignments=[assignment.layers for assignment in assignments],
+        max_length=manifest.settings.encoding.max_length,
         participants=participants(first),
     )
 
@@ -96,11 +111,9 @@ def trust_policy(
 ) -> "tuple[TrustPolicy, tuple[EnrolledDevice, ...]]":
     """Whose signatures the plan asks for: a roster and the coordinator's key go together."""
     from schemas.trust import TrustPolicy, parse_roster
-    from stages.store.trust import read_moment
 
-    until = read_moment(expires) if expires else None
     if roster is None and signer is None:
-        return TrustPolicy(expires=until), ()
+        return TrustPolicy(expires=expires), ()
     if roster is None or signer is None:
         raise UsageProblem(
             "a signed plan needs a roster and a key",
@@ -108,4 +121,4 @@ def trust_policy(
             hint="'chainctl keys show NAME' on each device prints its line for the roster",
         )
     devices = parse_roster(read_text(roster, "roster"), source=str(roster))
-    return TrustPolicy(signatures="required", coordinator=signer.public, expires=until), devices
+    return TrustPolicy(signatures="required", coordinator=signer.public, expires=expires), devices

@@ -42,6 +42,7 @@ def profile(
     prepare_process()
     from stages.process.arithmetic import price
     from stages.profile import run
+    from stages.report.explain import describe_lengths
     from stages.session import Machine
 
     with console.progress() as progress:
@@ -60,10 +61,18 @@ def profile(
         " ".join(f"{layer.cka:.3f}" for layer in manifest.layers) or "no curve: too few texts, or too few that differ"
     )
     console.say(f"{device}: {manifest.example_count} texts, CKA by layer: {curve}")
+    if manifest.lengths:
+        console.say(f"tokens: {describe_lengths(manifest.lengths)}")
     console.say_left_out(data)
     counts = console.say_truncated(artifact)
     emulated = price(settings.numerics.computes_in)
     if emulated:
         console.say(f'a plan of this recipe would compute in {emulated} (numerics.compute = "auto" avoids it)')
     console.say(f"profile {artifact.digest[:19]} -> {out}")
-    console.result(path=out, digest=artifact.digest, cka=[layer.cka for layer in manifest.layers], texts=counts)
+    console.result(
+        path=out,
+        digest=artifact.digest,
+        cka=[layer.cka for layer in manifest.layers],
+        lengths=manifest.lengths.model_dump() if manifest.lengths else None,
+        texts=counts,
+    )

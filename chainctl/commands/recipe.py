@@ -8,6 +8,7 @@ import typer
 
 from chainctl.console import Console, with_console
 from chainctl.options import Force, TextColumn, command_group
+from chainctl.streams import write_document
 from schemas.errors import UsageProblem
 
 app = command_group(help="Write recipes: the settings of a federation.")
@@ -45,6 +46,10 @@ def new(
     """Write a recipe with every setting, its default and what it means."""
     if data is not None and preset is Preset.INSTRUCTION:
         raise UsageProblem("instruction data has no label set", hint="leave --data out")
+    if str(out) != "-":
+        from stages.store.output import check_output
+
+        check_output(out, force=force)
     from chainctl.presets import PRESETS
     from stages.report.recipe import write_recipe
 
@@ -57,10 +62,8 @@ def new(
     columns = {"text_column": text_column, "label_column": label_column, "labels": labels}
     text = write_recipe(settings.model_copy(update={"task": settings.task.model_copy(update=columns)}))
     if str(out) == "-":
-        typer.echo(text, nl=False)
+        write_document(text)
         return
-    if out.exists() and not force:
-        raise UsageProblem(f"{out} exists already", hint="give another name, or replace it with --force")
     from stages.store.files import write_file
 
     write_file(out, text.encode())

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from chainctl.console import Console, with_console
-from chainctl.options import Data, MemoryBudget, ModelDir, Out, RecipeFile, ScratchDir, Set, load_settings
+from chainctl.options import Alpha, Data, MemoryBudget, ModelDir, Out, RecipeFile, ScratchDir, Set, load_settings
+from schemas.devices import MOST_DEVICES
 
 
 @with_console
@@ -17,10 +18,10 @@ def simulate(
     out: Out,
     recipe: RecipeFile = None,
     set_: Set = None,
-    devices: Annotated[int, typer.Option(min=1, help="Number of devices.")] = 20,
+    devices: Annotated[int, typer.Option(min=1, max=MOST_DEVICES, help="Number of devices.")] = 20,
     per_round: Annotated[int | None, typer.Option(min=1, help="Devices per round; default: the recipe's.")] = None,
     rounds: Annotated[int, typer.Option(min=0, help="Number of rounds.")] = 20,
-    alpha: Annotated[float, typer.Option(help="Dirichlet concentration of the label skew.")] = 1.0,
+    alpha: Annotated[float, Alpha] = 1.0,
     iid: Annotated[bool, typer.Option("--iid", help="Split evenly instead.")] = False,
     eval_every: Annotated[int, typer.Option(min=1, help="Rounds between evaluations.")] = 1,
     memory_budget: MemoryBudget = None,

@@ -5,10 +5,10 @@ from typing import Annotated
 import typer
 
 from chainctl.console import Console, with_console
-from chainctl.options import check_name, command_group
+from chainctl.options import command_group, parse_name
 
 app = command_group(help="Choose the coordinators whose signed plans this machine accepts.")
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Local name of the coordinator.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", parser=parse_name, help="Local name of the coordinator.")]
 
 
 @app.command()
@@ -25,7 +25,6 @@ def add(
 
     From then on this machine accepts only signed plans, from pinned coordinators.
     """
-    check_name(name)
     from stages.store.signing import check_key_text
     from stages.store.trust import Trust
 
@@ -50,7 +49,6 @@ def list_(*, console: Console) -> None:
 @with_console
 def remove(name: Name, *, console: Console) -> None:
     """Stop trusting a coordinator."""
-    check_name(name)
     from stages.store.trust import Trust
 
     Trust.of_this_machine().remove(name)

@@ -28,10 +28,12 @@ def verify(
 
     Manifests, file sets, sizes and hashes; with --plan, also who signed them.
     """
+    from stages.store.debris import without_debris
+
     planned = open_trusted(plan) if plan else None
     results: list[dict[str, object]] = []
     worst = 0
-    for directory in directories:
+    for directory in without_debris(directories):
         try:
             artifact, signer = examine(directory, planned)
         except ChainError as error:

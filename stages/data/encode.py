@@ -16,13 +16,14 @@ from schemas.base import canonical_json
 from schemas.errors import BadInput
 from schemas.settings import EncodingSettings, PromptSettings
 from stages.data.load import Example
-from stages.data.model_folder import check_model_folder, refuse_pointer
-from stages.data.rendering import prompt_all, render_all
-from stages.data.template import Span, Template, choose_template, read_object, special_token, tokenizer_config
-from stages.store.foreign import blamed_on, check_document
+from stages.data.rendering import render_each
+from stages.data.template import Rendered, Template, choose_template, placed
+from stages.data.tokenizer import ModelTokenizer
 
 REMEMBERED_BYTES = 64 * 2**20
 ENTRY_BYTES = 400  # two arrays, their record and its place
+
+Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -61,9 +62,9 @@ def _digest(example: Example) -> bytes:
 
 @dataclass(frozen=True)
 class Encoder:
-    """A tokenizer with the plan's length and padding, and a template.
+    """A tokenizer with the plan's length and padding, and a template.  It does not truncate where the length is `auto`.
 
-    `prompt` are the settings with `template` decided: never "auto".
+    `prompt` are the settings with `template` decided: never "auto".  `end_ids`: the tokens that end a text.
     """
 
     settings: EncodingSettings
@@ -72,32 +73,23 @@ class Encoder:
     template: Template
     prompt: PromptSettings
     remembered: "Remembered | None" = None
+    end_ids: frozenset[int] = frozenset()
 
     @classmethod
     def load(cls, model_dir: Path, settings: EncodingSettings, prompt: PromptSettings | None = None) -> "Encoder":
-        """Read `tokenizer.json`, and the template that `prompt` asks for.
+        """Read `tokenizer.json` and what is beside it, and the template that `prompt` asks for.
 
-        Raises `BadInput` where there is no tokenizer or it cannot be read, `NotTrusted` where the chat template is not
-        the one that the plan fixed.
+        Raises `BadInput` where there is no tokenizer or a file cannot be read, `NotTrusted` where the chat template is
+        not the one that the plan fixed.
         """
-        from tokenizers import Tokenizer
+        own = ModelTokenizer.load(model_dir)
+        own.tokenizer.no_padding()
+        template, decided = choose_template(own, prompt or PromptSettings())
+        return cls(settings, own.pad_id, own.tokenizer, template, decided, end_ids=own.end_ids)._truncating()
 
-        check_model_folder(model_dir)
-        path = model_dir / "tokenizer.json"
-        if not path.is_file():
-            raise BadInput(
-                f"{model_dir} has no tokenizer.json",
-                values={"expected": "a fast tokenizer"},
-                hint="save it once with AutoTokenizer.from_pretrained(…).save_pretrained(…)",
-            )
-        check_document(path)
-        refuse_pointer(path)
-        with blamed_on(path, "cannot be read", hint="copy it again"):
-            tokenizer = Tokenizer.from_file(str(path))
-        tokenizer.no_padding()
-        tokenizer.enable_truncation(settings.max_length)
-        template, decided = choose_template(model_dir, prompt or PromptSettings())
-        return cls(settings, _pad_id(model_dir, tokenizer), tokenizer, template, decided)
+    def reading(self, settings: EncodingSettings) -> "Encoder":
+        """The same with the length of `settings` decided; from now on the tokenizer truncates at it."""
+        return self if settings == self.settings else replace(self, settings=settings, remembered=None)._truncating()
 
     def encode_examples(self, examples: Sequence[Example]) -> list[Encoded]:
         """Examples rendered by the template and encoded: at most `max_length` tokens of each, and at least one.
@@ -118,31 +110,48 @@ class Encoder:
         alike = other is not None and (other.settings, other.prompt) == (self.settings, self.prompt)
         return replace(self, remembered=other.remembered if other is not None and alike else Remembered())
 
+    def _truncating(self) -> "Encoder":
+        if self.settings.max_length == "auto":  # what a text needs is not decided
+            self.tokenizer.no_truncation()
+        else:
+            self.tokenizer.enable_truncation(self.settings.max_length)
+        return self
+
     def _encode(self, examples: Sequence[Example]) -> list[Encoded]:
-        rendered = render_all(self.template, examples)
-        whole = self.prompt.learn == "all"
-        encodings = self.tokenizer.encode_batch(
-            [one.text for one in rendered], add_special_tokens=self.template.adds_special_tokens
-        )
-        return [
-            self._encoded(encoding, None if whole else one.responses)
-            for encoding, one in zip(encodings, rendered, strict=True)
-        ]
+        rendered = _rendered(self.template, self.prompt, examples)
+        encodings = self._tokens([one.text for one in rendered], examples)
+        return [self._encoded(encoding, one.responses) for encoding, one in zip(encodings, rendered, strict=True)]
+
+    def _tokens(self, texts: Sequence[str], examples: Sequence[Example]) -> list[Any]:
+        """The tokenizer's encodings.  Raises `BadInput`, which names the first text that has none."""
+        special = self.template.adds_special_tokens
+        try:
+            encodings: list[Any] = self.tokenizer.encode_batch(list(texts), add_special_tokens=special)
+            return encodings
+        except Exception as error:  # the library raises bare Exception
+            if len(texts) > 1:
+                return [self._tokens([text], [one])[0] for text, one in zip(texts, examples, strict=True)]
+            with placed(examples[0]):
+                raise BadInput(
+                    "the tokenizer cannot encode this text",
+                    values={"length": f"{len(texts[0])} characters", "reason": type(error).__name__},
+                    hint="it holds characters that the vocabulary lacks, and there is no unk_token: remove the text",
+                ) from None
 
     def encode_prompts(self, examples: Sequence[Example]) -> list[tuple[np.ndarray, bool]]:
         """Of each, token ids (S,) int64 of what precedes the response, the last `max_length`; whether there were more.
 
-        Raises `BadInput` where the template does not fit an example.
+        Raises `BadInput` as `encode_examples` does.
         """
-        prompts = prompt_all(self.template, examples)
+        texts = render_each(self.template, self.template.prompt, examples)
+        most = self.settings.most_tokens
         self.tokenizer.no_truncation()
         try:
-            encodings = self.tokenizer.encode_batch(prompts, add_special_tokens=self.template.adds_special_tokens)
+            encodings = self._tokens(texts, examples)
         finally:
-            self.tokenizer.enable_truncation(self.settings.max_length)
-        longest = self.settings.max_length
+            self._truncating()
         rows = [np.array(encoding.ids or [self.pad_id], dtype=np.int64) for encoding in encodings]
-        return [(ids[-longest:], len(ids) > longest) for ids in rows]
+        return [(ids[-most:], len(ids) > most) for ids in rows]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of some tokens, without special ones."""
@@ -156,6 +165,18 @@ class Encoder:
         return Encoded(ids, in_loss, bool(encoding.overflowing))
 
 
+def check_rendering(model_dir: Path, prompt: PromptSettings, examples: Sequence[Example]) -> None:
+    """Every example can be rendered, without encoding it.  Raises `BadInput`, which names the first that cannot."""
+    template, _ = choose_template(ModelTokenizer.load(model_dir), prompt)
+    _rendered(template, prompt, examples)
+
+
+def _rendered(template: Template, prompt: PromptSettings, examples: Sequence[Example]) -> list[Rendered]:
+    if prompt.learn == "all":
+        return [Rendered(text, None) for text in render_each(template, template.text, examples)]
+    return render_each(template, template.render, examples)
+
+
 def _within(offsets: Sequence[Span], spans: Sequence[Span]) -> np.ndarray:
     """Which tokens start inside one of the spans of characters, (S,) bool.  A token without characters is in none."""
     begins = np.array([begin if begin < end else -1 for begin, end in offsets] or [-1])
@@ -163,16 +184,3 @@ def _within(offsets: Sequence[Span], spans: Sequence[Span]) -> np.ndarray:
     for begin, end in spans:
         inside |= (begins >= begin) & (begins < end)
     return inside
-
-
-def _pad_id(model_dir: Path, tokenizer: Any) -> int:
-    """The model's padding token, else the tokenizer's, else the end-of-text token, as is common for decoders."""
-    config = read_object(model_dir / "config.json")
-    if isinstance(config.get("pad_token_id"), int):
-        return int(config["pad_token_id"])
-    token = special_token(tokenizer_config(model_dir).get("pad_token"))
-    if token and tokenizer.token_to_id(token) is not None:
-        return int(tokenizer.token_to_id(token))
-    end = config.get("eos_token_id")
-    end = end[0] if isinstance(end, list) and end else end
-    return end if isinstance(end, int) else 0

@@ -19,9 +19,9 @@ from schemas.errors import BadInput, some
 from stages.data.opening import COMPRESSED, first_byte
 from stages.data.readers import Format, format_of
 from stages.data.records import RECORD_BYTES, Columns, Record, decode, refuse_empty
+from stages.store.debris import is_debris
 from stages.store.foreign import read_document
 
-HIDDEN = ("thumbs.db", "desktop.ini", "__macosx")  # what systems leave behind, beside names that begin with a dot
 DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "state.json")  # of the library `datasets`
 SPLIT = re.compile(r"(?<![a-z])(train|test|validation|valid|val|dev|eval)(?![a-z])", re.IGNORECASE)
 SHARD = re.compile(r"(.*?)-?(\d+)-of-(\d+)\b.*")
@@ -125,7 +125,7 @@ def _identity(folder: Path) -> tuple[int, int]:
 
 
 def _is_hidden(path: Path) -> bool:
-    return path.name.startswith(".") or path.name.lower() in HIDDEN
+    return path.name.startswith(".") or is_debris(path.name)
 
 
 def _part_format(path: Path) -> Format | None:

@@ -6,32 +6,33 @@ because values must not leave the device.
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from schemas.base import canonical_json
 from schemas.errors import BadInput
 from schemas.settings import PromptSettings, TaskSettings
+from stages.data.dialogues import OTHER_COLUMN, Turn, alpaca_turns, chat_turns
 from stages.data.folder import left_out, parts_of, read_texts
 from stages.data.labels import LabelRule
 from stages.data.readers import FORMATS, format_of
-from stages.data.records import LABEL_OPTION, TEXT_OPTION, Columns, Record, as_text, refuse_empty
+from stages.data.records import LABEL_OPTION, TEXT_OPTION, Columns, Record, refuse_empty
 
-ROLES = ("system", "user", "assistant")
 PLAIN = PromptSettings()
-
-Turn = tuple[str, str]  # (role, or column of an Alpaca record; content)
 
 
 @dataclass(frozen=True)
 class Example:
-    """A text or a dialogue, and its label; the label is None where labels are not read."""
+    """A text or a dialogue, and its label; the label is None where labels are not read.
+
+    `where` is the place that it was read from, "file, line 3", for errors that are found later.
+    """
 
     text: str
     label: str | None
     turns: tuple[Turn, ...] = ()  # of instruction data; `text` is empty then
+    where: str = field(default="", compare=False)
 
     def __repr__(self) -> str:
         return (
@@ -52,13 +53,15 @@ def load_examples(
     With `label_column = None` labels are not read; `labels`, if given, are the only ones allowed.  Raises `BadInput`.
     """
     rule = None if label_column is None else LabelRule(label_column, labels)
-    reading = _Reading(text_column, rule, prompt.format)
-    examples = [reading.example(record) for record in _records(path, reading.columns)]
-    if not examples:
-        raise BadInput(
-            f"{path} holds no texts", values={"expected": "at least one text", "found": "none", **left_out(path)}
-        )
-    return examples
+    return _examples(path, _Reading(text_column, rule, prompt.format))
+
+
+def load_prompts(path: Path, task: TaskSettings, prompt: PromptSettings) -> list[Example]:
+    """Every record of `path` as a prompt: in the format that `prompt` names, with or without its response.
+
+    Labels and responses are not read.  Raises `BadInput`.
+    """
+    return _examples(path, _Reading(task.text_column, None, prompt.format, answered=False))
 
 
 def load_labelled(path: Path, task: TaskSettings, prompt: PromptSettings = PLAIN) -> list[Example]:
@@ -106,6 +109,15 @@ def column_names(path: Path) -> list[str]:
     return list(format.names(parts.files[0] if parts else path))
 
 
+def _examples(path: Path, reading: "_Reading") -> list[Example]:
+    examples = [reading.example(record) for record in _records(path, reading.columns)]
+    if not examples:
+        raise BadInput(
+            f"{path} holds no texts", values={"expected": "at least one text", "found": "none", **left_out(path)}
+        )
+    return examples
+
+
 def _records(path: Path, columns: Columns) -> Iterator[Record]:
     format = format_of(path)
     if path.is_dir():
@@ -140,6 +152,7 @@ class _Reading:
     text_column: str
     label: LabelRule | None  # None: labels are not read
     format: str
+    answered: bool = True  # False: prompts, whose responses are not read
 
     @property
     def columns(self) -> Columns:
@@ -147,65 +160,21 @@ class _Reading:
         label = (self.label.column,) if self.label else ()
         options = dict.fromkeys(label, LABEL_OPTION)
         if self.format == "alpaca":
-            return Columns(("instruction", "output", *label), ("input",), options)
+            answer = ("output",) if self.answered else ()
+            return Columns(("instruction", *answer, *label), ("input",), options)
         if self.format == "chat":
-            return Columns(("messages", *label), options=options)
+            return Columns(("messages", *label), options=options, instead=OTHER_COLUMN)
         return Columns((self.text_column, *label), options={self.text_column: TEXT_OPTION, **options})
 
     def example(self, record: Record) -> Example:
         """A record as an example.  Raises `BadInput`, which names the place and never a value."""
         if self.format == "alpaca":
-            return Example("", self._label(record), _alpaca_turns(record))
+            return Example("", self._label(record), alpaca_turns(record, answered=self.answered), record.where)
         if self.format == "chat":
-            return Example("", self._label(record), _chat_turns(record))
+            return Example("", self._label(record), chat_turns(record, answered=self.answered), record.where)
         text = record.text(self.text_column)
         refuse_empty(text, record.where, self.text_column)
-        return Example(text, self._label(record))
+        return Example(text, self._label(record), where=record.where)
 
     def _label(self, record: Record) -> str | None:
         return None if self.label is None else self.label.label(record.values[self.label.column], record.where)
-
-
-def _alpaca_turns(record: Record) -> tuple[Turn, ...]:
-    """Instruction, input where there is one, output."""
-    turns = [(column, record.text(column)) for column in ("instruction", "input", "output") if _has(record, column)]
-    for column, text in turns:
-        if column != "input":
-            refuse_empty(text, record.where, column)
-    return tuple(turns)
-
-
-def _chat_turns(record: Record) -> tuple[Turn, ...]:
-    """Roles and contents.  At least one message must be the assistant's, or there is nothing to train on."""
-    messages = record.values["messages"]
-    expected = "a list of objects with role and content"
-    if not isinstance(messages, list):
-        raise BadInput(
-            f"{record.where}: the dialogue is not a list",
-            values={"column": "messages", "expected": expected, "found": type(messages).__name__},
-        )
-    turns = tuple(_turn(record.where, number, message) for number, message in enumerate(messages, 1))
-    if not any(role == "assistant" for role, _ in turns):
-        raise BadInput(
-            f"{record.where}: the dialogue has no answer",
-            values={"expected": "a message of role assistant", "found": f"{len(turns)} messages of other roles"},
-        )
-    return turns
-
-
-def _turn(where: str, number: int, message: Any) -> Turn:
-    place = f"{where}, message {number}"
-    if not isinstance(message, dict) or not {"role", "content"} <= set(message):
-        raise BadInput(
-            f"{place}: not a message",
-            values={"expected": "an object with role and content", "found": type(message).__name__},
-        )
-    if message["role"] not in ROLES:
-        raise BadInput(f"{place}: the role is not known", values={"expected": ", ".join(ROLES)})
-    content = as_text(message["content"], place, "content")
-    refuse_empty(content, place, "content")
-    return message["role"], content
-
-
-def _has(record: Record, column: str) -> bool:
-    return record.values.get(column) is not None or column != "input"

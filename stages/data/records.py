@@ -24,12 +24,13 @@ UNWANTED = re.compile(r"[\x00\ud800-\udfff]")
 class Columns:
     """The columns that a record must have, and those that it may have; others are not read.
 
-    `options` are the options that name required columns, by column.
+    `options` are the options that name required columns, by column; `instead` is a second name of some.
     """
 
     required: tuple[str, ...]
     optional: tuple[str, ...] = ()
     options: Mapping[str, str] = field(default_factory=dict)
+    instead: Mapping[str, str] = field(default_factory=dict)
 
     def among(self, names: Sequence[str], where: str, path: Path, *, first: bool = True) -> dict[str, str]:
         """The wanted columns that are among `names`, each with its name there.  Raises `BadInput` for a missing one.
@@ -38,8 +39,9 @@ class Columns:
         in the data that they had read.  Where the names are not the `first` of a file, those before had all columns.
         """
         optional = {column: column for column in self.optional if column in names}
-        if set(self.required) <= set(names):
-            return {**{column: column for column in self.required}, **optional}
+        own = {column: column if column in names else self.instead.get(column, column) for column in self.required}
+        if set(own.values()) <= set(names):
+            return {**own, **optional}
         standard = {column: STANDARD.get(self.options.get(column, ""), column) for column in self.required}
         if set(standard.values()) <= set(names) <= {*standard.values(), *self.optional, STANDARD[LABEL_OPTION]}:
             return {**standard, **optional}
@@ -58,9 +60,12 @@ class Columns:
         missing = next(column for column in self.required if column not in names)
         return BadInput(
             f"{where}: there is no column {missing!r}",
-            values={"expected": ", ".join(self.required), "found": _count(names)},
+            values={"expected": ", ".join(map(self._names_of, self.required)), "found": _count(names)},
             hint=hint,
         )
+
+    def _names_of(self, column: str) -> str:
+        return f"{column} or {self.instead[column]}" if column in self.instead else column
 
     def _ways_out(self, names: Sequence[str], path: Path) -> str:
         missing = [column for column in self.required if column not in names]

@@ -7,9 +7,9 @@ from writing a text that fills the memory.
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from schemas.errors import BadInput, ChainError
+from schemas.errors import BadInput
 from stages.data.load import Example
-from stages.data.template import ChatTemplate, Rendered, Template
+from stages.data.template import ChatTemplate, Rendered, Template, placed
 from stages.process.confined import Limits, OverLimitError, map_confined
 
 LIMITS = Limits(seconds=2)  # a real template takes milliseconds, and no memory
@@ -17,44 +17,36 @@ MOST_ADDED = 2**16  # characters, beside eight times those of the dialogue: a to
 MOST_TIMES = 8
 HINT = 'set prompt.template = "alpaca", or get a model with another chat template'
 
-T = TypeVar("T")
+T = TypeVar("T", str, Rendered)
 
 
-def render_all(template: Template, examples: Sequence[Example]) -> list[Rendered]:
-    """The whole text of each example.  Raises `BadInput`."""
-    return _each(template, template.render, examples)
+def render_each(template: Template, render: Callable[[Example], T], examples: Sequence[Example]) -> list[T]:
+    """What `render`, one of the template's functions, makes of each example.
 
+    Raises `BadInput`, which names the place of the first that has none.
+    """
 
-def prompt_all(template: Template, examples: Sequence[Example]) -> list[str]:
-    """The text before the last response of each example.  Raises `BadInput`."""
-    return _each(template, template.prompt, examples)
+    def rendered(example: Example) -> T:
+        with placed(example):
+            return _bounded(render(example), example)
 
-
-def _each(template: Template, render: Callable[[Example], T], examples: Sequence[Example]) -> list[T]:
     if not isinstance(template, ChatTemplate):
-        return [render(example) for example in examples]
+        return [rendered(example) for example in examples]
     try:
-        return map_confined(lambda example: _bounded(render(example), example), examples, LIMITS)
+        return map_confined(rendered, examples, LIMITS)
     except OverLimitError as error:
-        raise BadInput(
-            "the model's chat template takes too much to render one dialogue",
-            values={"limits": LIMITS, "reached": error.resource, "dialogue": f"number {error.index + 1}"},
-            hint=HINT,
-        ) from None
-    except ChainError:
-        raise
-    except Exception as error:
-        raise BadInput(
-            "the model's chat template fails on a dialogue",
-            values={"reason": type(error).__name__},
-            hint=HINT,
-        ) from error
+        with placed(examples[error.index]):
+            raise BadInput(
+                "the model's chat template takes too much to render this dialogue",
+                values={"limits": LIMITS, "reached": error.resource},
+                hint=HINT,
+            ) from None
 
 
 def _bounded(rendered: T, example: Example) -> T:
     """The same, if it is about as long as what it renders.  Raises `BadInput`."""
-    length = len(rendered.text if isinstance(rendered, Rendered) else str(rendered))
-    content = sum(len(text) for _, text in example.turns)
+    length = len(rendered.text if isinstance(rendered, Rendered) else rendered)
+    content = len(example.text) + sum(len(text) for _, text in example.turns)
     if length > MOST_ADDED + MOST_TIMES * content:
         raise BadInput(
             "the model's chat template writes far more than the dialogue",

@@ -10,6 +10,7 @@ from stages.data.load import PLAIN, Example, load_examples
 from stages.data.partition import device_names, drop_duplicates, holdout, partition
 from stages.data.records import LABEL_OPTION, STANDARD, TEXT_OPTION
 from stages.store.files import complete_directory
+from stages.store.output import check_output
 
 
 def split_file(
@@ -33,6 +34,7 @@ def split_file(
         raise UsageProblem(
             "label skew needs labels", values={"alpha": alpha}, hint="split with --iid, or name the --label-column"
         )
+    check_output(out, force=force)
     examples = load_examples(data, text_column=text_column, label_column=label_column, prompt=prompt)
     labels = [example.label or "" for example in examples]
     shares = partition(labels, devices=devices, alpha=alpha, seed=seed, allow_empty=allow_empty)
@@ -56,6 +58,7 @@ def holdout_file(
     force: bool = False,
 ) -> dict[str, int]:
     """Write `out/train.jsonl` and `out/test.jsonl`; the number of texts in each.  Raises `BadInput`, `UsageProblem`."""
+    check_output(out, force=force)
     loaded = load_examples(data, text_column=text_column, label_column=label_column, prompt=prompt)
     examples = drop_duplicates(loaded) if deduplicate else loaded
     train, test = holdout([example.label or "" for example in examples], fraction=fraction, seed=seed)

@@ -1,24 +1,27 @@
 """Render instructions and dialogues as one text, and find the spans of the responses.
 
-A chat template is a Jinja program that comes with a tokenizer.  It runs in Jinja's sandbox, without a clock (so that
-a text is the same tomorrow), and is compared with the SHA-256 that the plan fixed.  A response is found by rendering
-the dialogue without it and with it.
+A chat template is a Jinja program that comes with a tokenizer (`chat`), and is compared with the SHA-256 that the plan
+fixed.  Where it marks what it generates (`{% generation %}`), that is the response; `responses` finds the others.
 """
 
-import json
-from collections.abc import Sequence
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from schemas.base import canonical_json, sha256_digest
-from schemas.errors import BadInput, NotTrusted
+from schemas.errors import BadInput, NotTrusted, some
 from schemas.settings import PromptSettings
-from stages.data.load import Example, Turn
-from stages.store.foreign import blamed_on, read_document, read_json
+from stages.data.dialogues import Turn
+from stages.data.load import Example
+from stages.data.tokenizer import COPY_AGAIN, ModelTokenizer, read_object
+from stages.process.confined import OverLimitError, run_confined
+from stages.store.foreign import blamed_on, read_document
 
-Message = dict[str, str]
-Span = tuple[int, int]
+if TYPE_CHECKING:
+    from stages.data.chat import Message, Span
 
 # Taori et al. 2023, Stanford Alpaca: the published prompts, with and without an input.
 ALPACA_PREFACE = "Below is an instruction that describes a task"
@@ -31,7 +34,8 @@ WITH_INPUT = (
     + "\n\n### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
 )
 TEMPLATE_BYTES = 2**20  # the largest that is published has 30 KB
-SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
+TEMPLATE = "chat_template.jinja"
+OLDER_TEMPLATE = "chat_template.json"  # of processors
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Rendered:
     """A text and the spans of characters that are responses; None: all of it is in the loss."""
 
     text: str
-    responses: tuple[Span, ...] | None
+    responses: "tuple[Span, ...] | None"
 
 
 class Template(Protocol):
@@ -51,7 +55,11 @@ class Template(Protocol):
         ...
 
     def render(self, example: Example) -> Rendered:
-        """The whole text.  Raises `BadInput`."""
+        """The whole text, and its responses.  Raises `BadInput`."""
+        ...
+
+    def text(self, example: Example) -> str:
+        """The whole text.  Raises `BadInput`, but not for responses that cannot be found."""
         ...
 
     def prompt(self, example: Example) -> str:
@@ -67,7 +75,11 @@ class PlainTemplate:
 
     def render(self, example: Example) -> Rendered:
         """See `Template`."""
-        return Rendered(example.text, None)
+        return Rendered(self.text(example), None)
+
+    def text(self, example: Example) -> str:
+        """See `Template`."""
+        return example.text
 
     def prompt(self, example: Example) -> str:
         """See `Template`."""
@@ -83,9 +95,12 @@ class AlpacaTemplate:
 
     def render(self, example: Example) -> Rendered:
         """See `Template`.  A dialogue must be one question and one answer, with or without a system message."""
-        prompt = self.prompt(example)
-        text = prompt + as_fields(example)["output"] + self.end
-        return Rendered(text, ((len(prompt), len(text)),))
+        text = self.text(example)
+        return Rendered(text, ((len(self.prompt(example)), len(text)),))
+
+    def text(self, example: Example) -> str:
+        """See `Template`."""
+        return self.prompt(example) + as_fields(example)["output"] + self.end
 
     def prompt(self, example: Example) -> str:
         """See `Template`."""
@@ -96,64 +111,55 @@ class AlpacaTemplate:
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """The model's own template, with the special tokens that it may use."""
+    """The model's own template, with the special tokens that it may use and the date that it may show."""
 
     source: str
-    special_tokens: tuple[tuple[str, str], ...]
+    special_tokens: Mapping[str, str | list[str]]
+    date: str
     adds_special_tokens: bool = False
 
     @property
     def digest(self) -> str:
-        """SHA-256 of everything that decides how a dialogue is rendered."""
-        return sha256_digest(canonical_json([self.source, *map(list, self.special_tokens)]))
+        """SHA-256 of what decides how a dialogue is rendered, but for the date."""
+        return sha256_digest(canonical_json([self.source, self.special_tokens]))
 
     def render(self, example: Example) -> Rendered:
         """See `Template`."""
+        from stages.data.responses import find_responses
+
         messages = as_messages(example)
-        text = self._apply(messages)
-        spans = []
-        for index, message in enumerate(messages):
-            if message["role"] == "assistant":
-                before = self._apply(messages[:index], asks=True) if index else ""
-                through = self._apply(messages[: index + 1])
-                if not (text.startswith(through) and through.startswith(before)):
-                    raise BadInput(
-                        "the chat template changes earlier turns, so responses cannot be told from the rest",
-                        values={"turns": len(messages), "first that changes": index + 1},
-                        hint='set prompt.learn = "all", or use dialogues of one question and one answer',
-                    )
-                spans.append((len(before), len(through.rstrip())))
-        return Rendered(text, tuple(spans))
+        text, generated = self._apply(messages)
+        return Rendered(text, tuple(generated) or find_responses(messages, text, self._attempt))
+
+    def text(self, example: Example) -> str:
+        """See `Template`."""
+        return self._apply(as_messages(example))[0]
 
     def prompt(self, example: Example) -> str:
         """See `Template`."""
         messages = as_messages(example)
         while messages and messages[-1]["role"] == "assistant":
             messages.pop()
-        return self._apply(messages, asks=True)
+        return self._apply(messages, asks=True)[0]
 
-    def _apply(self, messages: Sequence[Message], *, asks: bool = False) -> str:
-        from jinja2.exceptions import TemplateError
+    def _apply(self, messages: "Sequence[Message]", *, asks: bool = False) -> "tuple[str, list[Span]]":
+        from stages.data.chat import render_chat
 
+        return render_chat(self.source, messages, self.special_tokens, date=self.date, asks=asks)
+
+    def _attempt(self, messages: "Sequence[Message]", asks: bool) -> str | None:
+        """The text of a part of a dialogue, None where the template accepts only the whole."""
         try:
-            template = _compiled(self.source)
-            text: str = template.render(
-                messages=list(messages), add_generation_prompt=asks, **dict(self.special_tokens)
-            )
-        except TemplateError as error:
-            raise BadInput(
-                "the chat template does not accept this dialogue",
-                values={"turns": " ".join(message["role"] for message in messages), "reason": type(error).__name__},
-                hint="most templates expect user and assistant in turn, and a system message only at the start",
-            ) from None
-        return text
+            return self._apply(messages, asks=asks)[0]
+        except BadInput:
+            return None
 
 
-def choose_template(model_dir: Path, prompt: PromptSettings) -> tuple[Template, PromptSettings]:
+def choose_template(own: ModelTokenizer, prompt: PromptSettings) -> tuple[Template, PromptSettings]:
     """The template that `prompt` asks for, and `prompt` with the decision in it.
 
-    Raises `BadInput` where the settings exclude each other, `NotTrusted` where the model's template is not the one that
-    the plan fixed.
+    Raises `BadInput` where the settings exclude each other or the model's files cannot be read, `NotTrusted` where the
+    model's template is not the one that the plan fixed.
     """
     if prompt.format == "plain":
         return PlainTemplate(), prompt.model_copy(update={"template": "none"})
@@ -163,16 +169,16 @@ def choose_template(model_dir: Path, prompt: PromptSettings) -> tuple[Template, 
             values={"prompt.format": prompt.format, "prompt.template": "none"},
             hint="leave prompt.template at auto",
         )
-    config = tokenizer_config(model_dir)
-    chat = None if prompt.template == "alpaca" else chat_template(model_dir, config)
-    if chat is None and prompt.template not in ("auto", "alpaca"):
+    source = None if prompt.template == "alpaca" else chat_template(own.model_dir)
+    if source is None and prompt.template not in ("auto", "alpaca"):
         raise NotTrusted(
-            f"{model_dir} has no chat template",
+            f"{own.model_dir} has no chat template",
             values={"plan says": prompt.template, "model has": "none"},
             hint="get the same tokenizer files as everyone else: tokenizer_config.json and chat_template.jinja",
         )
-    if chat is None:
-        return AlpacaTemplate(special_token(config.get("eos_token"))), prompt.model_copy(update={"template": "alpaca"})
+    if source is None:
+        return AlpacaTemplate(_end_of(own)), prompt.model_copy(update={"template": "alpaca"})
+    chat = ChatTemplate(source, own.special_tokens, prompt.date)
     if prompt.template not in ("auto", chat.digest):
         raise NotTrusted(
             "the model's chat template is not the one that the plan fixed",
@@ -182,25 +188,75 @@ def choose_template(model_dir: Path, prompt: PromptSettings) -> tuple[Template, 
     return chat, prompt.model_copy(update={"template": chat.digest})
 
 
-def chat_template(model_dir: Path, config: dict[str, Any]) -> ChatTemplate | None:
-    """The template in `chat_template.jinja` or `tokenizer_config.json`, None where there is none."""
-    path = model_dir / "chat_template.jinja"
-    source: object = _source(path) if path.exists() else config.get("chat_template")
-    if isinstance(source, list):  # several, by name
-        named = [entry for entry in source if isinstance(entry, dict) and entry.get("name") == "default"]
-        source = named[0].get("template") if named else None
-    if not isinstance(source, str):
+def _end_of(own: ModelTokenizer) -> str:
+    if own.end is None:
+        raise BadInput(
+            f"{own.model_dir} does not say which token ends a text, so no response could end",
+            values={"expected": "eos_token in tokenizer_config.json, or eos_token_id in config.json", "found": "none"},
+            hint='add "eos_token" to tokenizer_config.json: a token that the vocabulary has',
+        )
+    return own.end
+
+
+def chat_template(model_dir: Path) -> str | None:
+    """The source in `chat_template.jinja`, `tokenizer_config.json` or `chat_template.json`, None where there is none.
+
+    Raises `BadInput` where it cannot be read or is not a template.
+    """
+    older = read_object(model_dir / OLDER_TEMPLATE).get("chat_template")
+    newer = read_object(model_dir / "tokenizer_config.json").get("chat_template")
+    for name, found in (
+        (TEMPLATE, _read_template(model_dir / TEMPLATE)),
+        ("tokenizer_config.json", newer),
+        (OLDER_TEMPLATE, older),
+    ):
+        if found is not None:
+            source = _default_of(model_dir / name, found)
+            _check_syntax(source, model_dir / name)
+            return source
+    return None
+
+
+def _check_syntax(source: str, path: Path) -> None:
+    """In a child: the compiler computes what is constant, however large it is.  Raises `BadInput`."""
+    from stages.data.chat import USE_ALPACA, check_syntax
+
+    try:
+        run_confined(lambda: check_syntax(source, str(path)))
+    except OverLimitError as error:
+        raise BadInput(
+            f"{path}: the chat template takes too much to compile", values={"reached": error.resource}, hint=USE_ALPACA
+        ) from None
+
+
+def _read_template(path: Path) -> str | None:
+    if not path.exists():
         return None
-    tokens = ((name, special_token(config.get(name))) for name in SPECIAL_TOKENS)
-    return ChatTemplate(source, tuple((name, token) for name, token in tokens if token))
+    with blamed_on(path, "cannot be read", hint=COPY_AGAIN):
+        data = read_document(path, at_most=TEMPLATE_BYTES)
+        source = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8").read()  # ends of lines as transformers reads them
+    if not source.strip():
+        raise BadInput(f"{path} is empty", values={"expected": "a chat template"}, hint=COPY_AGAIN)
+    return source
 
 
-def _source(path: Path) -> str:
-    with blamed_on(path, "is not UTF-8", hint="copy it again"):
-        return read_document(path, at_most=TEMPLATE_BYTES).decode("utf-8")
+def _default_of(path: Path, found: object) -> str:
+    """A template, or the one named `default` among several, as in transformers.  Raises `BadInput`."""
+    named: object = found
+    if isinstance(found, list):
+        named = {one.get("name"): one.get("template") for one in found if isinstance(one, dict)}
+    source = named.get("default") if isinstance(named, dict) else named
+    if not isinstance(source, str):
+        kind = f"{len(named)} by other names" if isinstance(named, dict) else type(found).__name__
+        raise BadInput(
+            f"{path}: the chat template is not a text",
+            values={"expected": "a text, or several by name with one named default", "found": kind},
+            hint='get the file again, or set prompt.template = "alpaca"',
+        )
+    return source
 
 
-def as_messages(example: Example) -> list[Message]:
+def as_messages(example: Example) -> "list[Message]":
     """An example as a dialogue; an Alpaca record is a question and an answer."""
     names = {name for name, _ in example.turns}
     if "instruction" not in names:
@@ -220,54 +276,24 @@ def as_fields(example: Example) -> dict[str, str]:
     if roles not in (["user", "assistant"], ["user"]):
         raise BadInput(
             "Alpaca's template needs exactly one question and one answer",
-            values={"turns": " ".join(roles)},
-            hint="use a model with a chat template",
+            values={"turns": some([role for role, _ in example.turns])},
+            hint="use dialogues of one question and one answer, or a model with a chat template",
         )
     question = "\n\n".join(content for role, content in example.turns if role != "assistant")
     return {"instruction": question, "output": fields.get("assistant", "")}
+
+
+@contextmanager
+def placed(example: Example) -> Iterator[None]:
+    """Errors inside name the file and line of the example."""
+    try:
+        yield
+    except BadInput as error:
+        where = f"{example.where}: " if example.where else ""
+        raise BadInput(where + error.fact, values=error.values, hint=error.hint) from None
 
 
 def question(text: str) -> Example:
     """An example with one question and no answer yet."""
     turns: tuple[Turn, ...] = (("user", text),)
     return Example(text, None, turns)
-
-
-def tokenizer_config(model_dir: Path) -> dict[str, Any]:
-    """`tokenizer_config.json`, as transformers writes it; empty where there is none.  Raises `BadInput`."""
-    return read_object(model_dir / "tokenizer_config.json")
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; empty where there is none.  Raises `BadInput` where it is not JSON."""
-    document = read_json(path) if path.exists() else {}
-    return document if isinstance(document, dict) else {}
-
-
-def special_token(named: object) -> str:
-    """A special token as transformers writes it: a string, or an object with its `content`."""
-    content = named.get("content") if isinstance(named, dict) else named
-    return content if isinstance(content, str) else ""
-
-
-_templates: dict[str, Any] = {}
-
-
-def _compiled(source: str) -> Any:
-    """As transformers compiles it (`chat_template_utils`), but without `strftime_now`."""
-    if source not in _templates:
-        from jinja2.exceptions import TemplateError
-        from jinja2.ext import loopcontrols
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-        def raise_exception(message: str) -> NoReturn:
-            raise TemplateError(message)
-
-        def to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None) -> str:
-            return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
-
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-        environment.filters["tojson"] = to_json
-        environment.globals["raise_exception"] = raise_exception
-        _templates[source] = environment.from_string(source)
-    return _templates[source]

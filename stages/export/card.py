@@ -104,7 +104,7 @@ def facts(subject: Subject) -> str:
         ("settings of the method", _settings(settings.chain)),
         ("adapters", f"bottleneck {plan.bottleneck}, {settings.adapter.activation}"),
         ("optimiser", f"{settings.optimizer.name}, {settings.optimizer.learning_rate:g}"),
-        ("longest text", f"{settings.encoding.max_length} tokens"),
+        ("longest text", f"{settings.encoding.most_tokens} tokens"),
         ("numbers", settings.numerics.computes_in),
         ("signed", "yes: every update by its device" if plan.trust.required else "no"),
     ]

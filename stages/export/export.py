@@ -23,10 +23,13 @@ from stages.methods.registry import device_method
 from stages.model.backbone import Backbone
 from stages.model.loading import LoadedModel
 from stages.store.artifact import Artifact, kind_and_version, open_artifact, read_tensors
+from stages.store.debris import without_debris
 from stages.store.files import complete_directory
 from stages.store.lineage import history
+from stages.store.output import check_output
 from stages.store.trust import open_trusted
 from stages.tuning.tuning import BottleneckTuning
+from stages.weights.files import checkpoint_files
 from stages.weights.reader import Verify
 
 Format = Literal["hf", "adapterhub", "onnx"]
@@ -87,13 +90,16 @@ def run(
     exists (with `force`: and is not an export) or an extra is missing.
     """
     check_target(out, force=force)
+    holds = [] if format == "adapterhub" else checkpoint_files(model_dir)
+    check_output(out, force=force, needed_bytes=sum(file.stat().st_size for file in holds) // 2)  # without its head
     source = Source.open(model_dir, plan, state, verify=verify)
     metrics = [open_evaluation(path, source.state.digest) for path in evaluations]
     subject = Subject(source.plan.digest, source.plan.manifest, history(state, [plan.parent]), metrics)
     out.parent.mkdir(parents=True, exist_ok=True)
     with complete_directory(out, force=force) as partial:
         loader, notes = write(source, partial, format)
-        (partial / CARD).write_text(model_card(subject, format=format, loader=loader, notes=notes))
+        card = model_card(subject, format=format, loader=loader, notes=notes)
+        (partial / CARD).write_text(card, encoding="utf-8")
     return Exported(out, sum(file.stat().st_size for file in out.iterdir()), notes)
 
 
@@ -116,7 +122,7 @@ def is_export(folder: Path) -> bool:
     card = folder / CARD
     if not folder.is_dir():
         return False
-    return TAGS.encode() in card.read_bytes()[:256] if card.is_file() else not any(folder.iterdir())
+    return TAGS.encode() in card.read_bytes()[:256] if card.is_file() else not any(without_debris(folder.iterdir()))
 
 
 def write(source: Source, folder: Path, format: Format) -> tuple[str, tuple[str, ...]]:

@@ -31,6 +31,7 @@ TOKENIZER_FILES = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "chat_template.jinja",
+    "chat_template.json",
     "generation_config.json",
 )
 LOADER = {"causal-lm": "AutoModelForCausalLM", "text-classification": "AutoModelForSequenceClassification"}
@@ -55,7 +56,7 @@ def write_folder(
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     mean_head = backbone.skeleton.head_form == "mean"
     code = modeling.source(type(backbone.skeleton.model).__name__, name, mean_head=mean_head)
-    (folder / modeling.FILE).write_text(code)
+    (folder / modeling.FILE).write_text(code, encoding="utf-8")
     for file in TOKENIZER_FILES:
         if (model_dir / file).exists():
             (folder / file).write_bytes(read_document(model_dir / file))

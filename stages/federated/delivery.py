@@ -11,6 +11,7 @@ from schemas.refusal import Reason
 from schemas.update import UpdateManifest
 from stages.federated.rules import Update
 from stages.store.artifact import MANIFEST_FILE, kind_and_version
+from stages.store.debris import is_debris, without_debris
 
 
 @dataclass(frozen=True)
@@ -37,16 +38,16 @@ class Delivery:
 def candidates(paths: Sequence[Path], ignored: list[Path]) -> Iterator[Path]:
     """Directories that hold a manifest: those given, and those in folders that were given, except hidden ones.
 
-    Raises `UsageProblem` for a path that does not exist.
+    What operating systems leave is neither that nor `ignored`.  Raises `UsageProblem` for a path that does not exist.
     """
-    for path in paths:
+    for path in without_debris(paths):
         if not os.path.lexists(path):
             raise UsageProblem(f"there is no {path}", values={"expected": "an update artifact, or a folder of them"})
         if path.is_symlink() or os.path.lexists(path / MANIFEST_FILE) or not path.is_dir():
             yield path
             continue
         with os.scandir(path) as entries:
-            below = sorted(entry.name for entry in entries if not entry.name.startswith("."))
+            below = sorted(entry.name for entry in entries if not (entry.name.startswith(".") or is_debris(entry.name)))
         for name in below:
             if (path / name).is_symlink() or os.path.lexists(path / name / MANIFEST_FILE):
                 yield path / name

@@ -15,10 +15,11 @@ import numpy as np
 from schemas.base import Record
 from schemas.devices import DEVICES_FILE, PlannedDevice, SmallestBudget
 from schemas.errors import BadInput, UsageProblem
-from schemas.profile import LayerSimilarity, ProfileManifest
+from schemas.profile import LayerSimilarity, ProfileManifest, TextLengths
 from schemas.refs import Dtype
 from schemas.settings import Settings
 from schemas.trust import EnrolledDevice
+from stages.data.lengths import PooledLengths
 from stages.store.lines import Lines, check_device_count, join_lines
 
 SHARED = ("model", "prompt", "encoding", "similarity", "numerics")  # what all profiles agree on
@@ -34,6 +35,7 @@ class Profiles:
     most_examples: int  # of one device
     smallest_budget: SmallestBudget
     emulating: Mapping[Dtype, int]  # how many devices do not multiply it in hardware
+    lengths: TextLengths | None  # of all devices' texts, at most; None where there are none
     curve: tuple[LayerSimilarity, ...]  # mean over the devices that have one
 
 
@@ -43,6 +45,7 @@ class _Kept:
 
     lines: dict[str, bytes] = field(default_factory=dict)
     curves: "dict[str, tuple[int, array[float]]]" = field(default_factory=dict)  # texts; CKA, low, high of each layer
+    lengths: PooledLengths = field(default_factory=PooledLengths)
     native: Counter[Dtype] = field(default_factory=Counter)  # how many devices multiply a dtype in hardware
 
 
@@ -77,6 +80,7 @@ def gather(
         most_examples=most,
         smallest_budget=smallest,
         emulating=emulating,
+        lengths=kept.lengths.percentiles(first.encoding.most_tokens),
         curve=mean_curve([kept.curves.pop(name) for name in names if name in kept.curves]),
     )
 
@@ -140,6 +144,8 @@ def _keep(kept: _Kept, profile: ProfileManifest, roster: Mapping[str, EnrolledDe
     )
     kept.lines[profile.device] = line.canonical_bytes()
     kept.native.update(profile.native_dtypes)
+    if profile.lengths is not None:
+        kept.lengths.join(profile.example_count, profile.lengths)
     if profile.layers:
         values = (value for layer in profile.layers for value in (layer.cka, layer.low, layer.high))
         kept.curves[profile.device] = (profile.example_count, array("d", values))

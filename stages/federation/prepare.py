@@ -9,6 +9,7 @@ from schemas.errors import UsageProblem
 from schemas.run import FederationManifest, SimulationSummary
 from schemas.settings import Settings
 from stages import profile
+from stages.data.encode import check_rendering
 from stages.data.load import data_digest, label_set, load_labelled
 from stages.data.split import split_file
 from stages.federation.folder import RunFolder
@@ -16,6 +17,7 @@ from stages.process.measure import device_memory_bytes
 from stages.process.progress import Progress
 from stages.session import Machine
 from stages.store.artifact import read_manifest
+from stages.store.debris import without_debris
 from stages.store.files import write_file
 
 
@@ -50,6 +52,17 @@ class Federation:
         )
 
 
+def check_texts(federation: Federation) -> None:
+    """The model's template accepts all instruction data: said before the run, by the line of the file that was given.
+
+    Raises `BadInput`.
+    """
+    settings = federation.settings
+    if settings.prompt.format != "plain":
+        for path in (federation.data, federation.test):
+            check_rendering(federation.model_dir, settings.prompt, load_labelled(path, settings.task, settings.prompt))
+
+
 def claim(federation: Federation, folder: RunFolder) -> None:
     """Record what this run is made of.  Raises `UsageProblem` where the folder holds something else."""
     wanted, path, out = federation.describe(), folder.federation, folder.path
@@ -64,7 +77,7 @@ def claim(federation: Federation, folder: RunFolder) -> None:
             f"{out} holds a run of another federation: {next(key for key in now if before[key] != now[key])} differs",
             hint="give another --out, or delete that folder",
         )
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and any(without_debris(out.iterdir())):
         raise UsageProblem(f"{out} is not empty and does not hold a run", hint="give another --out")
     write_file(path, wanted.readable_bytes())
 
@@ -97,7 +110,7 @@ def profiles(
     assert machine.shared is not None
     fingerprint = machine.shared.backbone.reader.fingerprint()
     budgets: Sequence[int] = federation.memory_budgets or (device_memory_bytes(),)
-    for index, shard in enumerate(sorted(folder.shards.glob("*.jsonl"))):
+    for index, shard in enumerate(sorted(without_debris(folder.shards.glob("*.jsonl")))):
         progress("profiles", index, federation.devices)
         target = folder.profiles / shard.stem
         profile.run(

@@ -4,7 +4,6 @@ Every step leaves an artifact that is complete or absent, and a step whose artif
 command resumes a run that was stopped.  `folder.py` says where things are.
 """
 
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +11,12 @@ from pathlib import Path
 from schemas.errors import UsageProblem
 from schemas.plan import PlanManifest
 from schemas.run import MOST_ROUNDS, FederationManifest, RoundLine, SimulationSummary, totals
+from schemas.settings import Settings
 from schemas.state import StateManifest
 from stages import plan
 from stages.federation.fleet import InThisProcess
 from stages.federation.folder import RunFolder
-from stages.federation.prepare import Federation, claim, profiles, with_labels
+from stages.federation.prepare import Federation, check_texts, claim, profiles, with_labels
 from stages.federation.rounds import Rounds, Score
 from stages.methods.registry import server_method
 from stages.model.loading import LoadedModel
@@ -24,7 +24,8 @@ from stages.process.progress import Progress, silent
 from stages.session import Machine
 from stages.store.artifact import Artifact, read_manifest
 from stages.store.cache_directory import CacheDirectory
-from stages.store.files import complete_directory, write_file
+from stages.store.files import complete_directory, copy_folder, write_file
+from stages.store.output import check_output
 from stages.store.trust import isolated_home
 
 RoundDone = Callable[[RoundLine], None]
@@ -52,12 +53,23 @@ def run(
             hint="simulate fewer rounds",
         )
     folder = RunFolder(out)
+    check_output(folder.federation, force=True)
+    if not folder.shards.exists():
+        check_texts(federation)
+    settings = with_labels(federation)
+    model = open_for_profiles(federation.model_dir, settings)  # refuses what cannot run before anything is written
     claim(federation, folder)
     if like is not None:
         borrow(RunFolder(like), folder, federation)
     with isolated_home(out / "home"):
         cache = CacheDirectory((like or out) / "cache")
-        return _simulate(federation, folder, cache, scratch_dir, on_round, progress)
+        return _simulate(federation, settings, model, folder, cache, scratch_dir, on_round, progress)
+
+
+def open_for_profiles(model_dir: Path, settings: Settings) -> LoadedModel:
+    """The model as profiles read it.  Raises `BadInput`."""
+    for_profiles = settings.model_copy(update={"numerics": settings.numerics.computing_in("float32")})
+    return LoadedModel.open(model_dir, for_profiles).reading(for_profiles)[1].remembering()
 
 
 def borrow(like: RunFolder, folder: RunFolder, federation: Federation) -> None:
@@ -71,20 +83,19 @@ def borrow(like: RunFolder, folder: RunFolder, federation: Federation) -> None:
     for theirs_of, ours_of in ((like.shards, folder.shards), (like.profiles, folder.profiles)):
         if not ours_of.exists():
             with complete_directory(ours_of, force=False) as partial:
-                shutil.copytree(theirs_of, partial, dirs_exist_ok=True)
+                copy_folder(theirs_of, partial)
 
 
 def _simulate(
     federation: Federation,
+    settings: Settings,
+    model: LoadedModel,
     folder: RunFolder,
     cache: CacheDirectory,
     scratch_dir: Path | None,
     on_round: RoundDone,
     progress: Progress,
 ) -> SimulationSummary:
-    settings = with_labels(federation)
-    for_profiles = settings.model_copy(update={"numerics": settings.numerics.computing_in("float32")})
-    model = LoadedModel.open(federation.model_dir, for_profiles).remembering()
     machine = Machine.simulating(federation.model_dir, model, cache, scratch_dir)
     planned, state = plan.run(
         list(profiles(federation, settings, machine, folder, progress)),

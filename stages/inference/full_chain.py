@@ -15,7 +15,6 @@ from schemas.errors import BadInput, DoesNotFit, UsageProblem
 from schemas.plan import PlanManifest
 from schemas.settings import Settings
 from stages.data.prompts import PromptEncoder
-from stages.data.template import read_object
 from stages.inference.generate import Generator, Sampling
 from stages.inference.likelihood import Likelihood, Request, Requests, Tokens, score, window_of
 from stages.memory.placing import fit_with_files
@@ -156,12 +155,3 @@ def groups(
             size = -(-size // 2)
         else:
             return [Group(prompts[first : first + size], placement, peak) for first in range(0, len(prompts), size)]
-
-
-def stop_tokens(model_dir: Path) -> frozenset[int]:
-    """The end-of-text tokens that the model's configuration names."""
-    found: set[int] = set()
-    for name in ("generation_config.json", "config.json"):
-        named = read_object(model_dir / name).get("eos_token_id")
-        found |= {token for token in (named if isinstance(named, list) else [named]) if isinstance(token, int)}
-    return frozenset(found)

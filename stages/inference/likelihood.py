@@ -91,8 +91,8 @@ def _check_fits(continuation: Tokens, window: int) -> None:
 
 
 def window_of(backbone: Backbone, *, default: int = 2048) -> int:
-    """The model's context window in tokens, from its configuration; `default` if it has no limit (Mamba)."""
-    limit = getattr(backbone.skeleton.config, "max_position_embeddings", None)
+    """The model's context window in tokens: its positions, else what its configuration says; `default` for Mamba."""
+    limit = backbone.position_limit or getattr(backbone.skeleton.config, "max_position_embeddings", None)
     return limit if isinstance(limit, int) else default
 
 

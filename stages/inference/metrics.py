@@ -23,16 +23,30 @@ def macro_f1(confusion: np.ndarray) -> np.ndarray:
 
     `confusion` (…, C, C) gives (…,).
     """
-    true = np.einsum("...ii->...i", confusion)
-    total = confusion.sum(-1) + confusion.sum(-2)
+    return _f1(np.einsum("...ii->...i", confusion), confusion.sum(-1) + confusion.sum(-2))
+
+
+def _f1(true: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """Mean F1 (…,) from how often each class was right (…, C), and how often it was the truth or predicted (…, C)."""
     return np.asarray((2 * true / np.maximum(total, 1)).mean(-1))
 
 
 def macro_f1_with_interval(confusion: np.ndarray) -> Estimate:
-    """Macro-F1 with a 95 % percentile bootstrap interval over texts: resamples the confusion matrix (C, C)."""
+    """Macro-F1 with a 95 % percentile bootstrap interval over texts: resamples the confusion matrix (C, C).
+
+    Only its K entries that are not zero are drawn, so that thousands of classes take no more memory than their texts.
+    """
     n, classes = int(confusion.sum()), len(confusion)
     random = np.random.Generator(np.random.PCG64(0))  # fixed seed: the same inputs give the same interval
-    drawn = random.multinomial(n, confusion.ravel() / n, size=REPLICATES).reshape(-1, classes, classes)
-    low, high = np.percentile(macro_f1(drawn), [2.5, 97.5])
+    counts = confusion.ravel()
+    cells_K = np.union1d(np.flatnonzero(counts), [counts.size - 1])  # the last one takes what the others leave
+    rows_K, columns_K = np.divmod(cells_K, classes)
+    shares_K, right_K = counts[cells_K] / n, rows_K == columns_K
+    scores = []
+    for _ in range(REPLICATES):
+        drawn_K = random.multinomial(n, shares_K)
+        total = np.bincount(rows_K, drawn_K, classes) + np.bincount(columns_K, drawn_K, classes)
+        scores.append(_f1(np.bincount(rows_K[right_K], drawn_K[right_K], classes), total))
+    low, high = np.percentile(scores, [2.5, 97.5])
     value = float(macro_f1(confusion))
     return Estimate(value=value, low=min(float(low), value), high=max(float(high), value))

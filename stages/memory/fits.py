@@ -56,14 +56,15 @@ class Fit:
 
 def predictor(model_dir: Path, settings: Settings) -> MemoryModel:
     """The memory model of `train-window`, as for a federation of this device alone.  Raises `BadInput`."""
-    numerics = settings.numerics.decided(settings.encoding.max_length)
+    settings, model = LoadedModel.open(model_dir, settings).reading(settings)
+    numerics = settings.numerics.decided(settings.encoding.most_tokens)
     settings = settings.model_copy(update={"numerics": numerics})
-    settings, model = LoadedModel.open(model_dir, settings).deciding_compute(settings, native=native_dtypes())
+    settings, model = model.deciding_compute(settings, native=native_dtypes())
     backbone = model.backbone
     adapter = settings.adapter.decided(decoder=is_decoder(backbone.skeleton.config)).choices(settings.task.kind)[0]
     settings = settings.model_copy(update={"adapter": adapter})
     bottleneck = adapter.bottleneck(backbone.hidden_size)
-    return MemoryModel(backbone, settings, bottleneck, TEXTS * settings.encoding.max_length, resident_bytes())
+    return MemoryModel(backbone, settings, bottleneck, TEXTS * settings.encoding.most_tokens, resident_bytes())
 
 
 def fits(depth: int, sizes: Sequence[int], budget_bytes: int, predict: Predict) -> tuple[Fit, ...]:

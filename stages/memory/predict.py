@@ -301,7 +301,7 @@ class MemoryModel:
         return self.settings.optimizer.batch_size * self._length() * self._token_bytes()
 
     def _length(self) -> int:
-        return self.longest or self.settings.encoding.max_length
+        return self.longest or self.settings.encoding.most_tokens
 
     def _hidden_bytes(self) -> int:
         wanted = self.tokens * self._token_bytes()

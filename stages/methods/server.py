@@ -80,7 +80,7 @@ class Facts:
     @property
     def micro_batch(self) -> int:
         """The recipe's micro-batch in rows; where it is `auto`, the one that fills a processor."""
-        return self.settings.numerics.decided(self.settings.encoding.max_length).rows
+        return self.settings.numerics.decided(self.settings.encoding.most_tokens).rows
 
     @property
     def micro_batches(self) -> list[int]:

@@ -22,6 +22,7 @@ from schemas.refs import ModelFingerprint
 from schemas.settings import Settings
 from stages.model.architecture import blamed_on_config, load_config
 from stages.model.label_rows import labels_by_row, row_order, rows_in_order
+from stages.model.positions import check_length
 from stages.model.skeleton import Batch, LayerArguments, Skeleton, build_skeleton
 from stages.model.slots import pass_on
 from stages.process.seeds import normal
@@ -82,6 +83,7 @@ class Backbone:
         dtype = FLOAT_DTYPES[numerics.computes_in]
         with blamed_on_config(model_dir / "config.json"):
             skeleton = build_skeleton(config, settings.head_form, dtype=dtype, threads=numerics.threads)
+            check_length(settings.encoding, config, lambda: skeleton.position_limit)
         checkpoint = WeightFiles.open(model_dir)
         where = {"layer_prefix": skeleton.layer_prefix, "embedding": skeleton.embedding_name}
         names = resolve(skeleton.model, checkpoint, **where, any_shape=skeleton.label_names)
@@ -101,6 +103,11 @@ class Backbone:
     def hidden_size(self) -> int:
         """D, the width of the hidden states."""
         return int(self.skeleton.config.hidden_size)
+
+    @property
+    def position_limit(self) -> int | None:
+        """How many tokens a text can have; None where no table of positions limits it."""
+        return self.skeleton.position_limit
 
     @property
     def dtype(self) -> torch.dtype:
@@ -181,7 +188,7 @@ class Backbone:
         """
         skeleton = self.skeleton
         loaded = self.reader.rest(skeleton.label_names)
-        rows = {name: loaded.pop(name) for name in skeleton.label_names & loaded.keys()}
+        rows = {name: loaded.pop(name) for name in sorted(skeleton.label_names & loaded.keys())}
         inner = f"{skeleton.layer_prefix}."
         outside = [
             name

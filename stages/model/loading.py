@@ -39,6 +39,14 @@ class LoadedModel:
         )
         return cls(backbone, encoder)
 
+    def reading(self, settings: Settings) -> "tuple[Settings, LoadedModel]":
+        """Settings with a number of tokens, for whoever reads texts before a plan decides, and the model that reads so.
+
+        `auto` becomes the model's limit.
+        """
+        encoding = settings.encoding.reading(self.backbone.position_limit)
+        return settings.model_copy(update={"encoding": encoding}), replace(self, encoder=self.encoder.reading(encoding))
+
     def deciding_compute(self, settings: Settings, *, native: Collection[Dtype]) -> "tuple[Settings, LoadedModel]":
         """Settings with the dtype that computes decided, and the model opened in it.
 

@@ -24,6 +24,7 @@ from stages.model.architecture import parameters_on_meta
 from stages.process import seeds
 from stages.process.progress import Progress, silent
 from stages.store.files import complete_directory
+from stages.store.output import check_output
 from stages.weights.files import FLOAT_DTYPES
 from stages.weights.writer import SHARD_BYTES, Entry, group, shard_name, write_index, write_shard
 
@@ -149,6 +150,8 @@ def write_random_model(
         Entry(name, stored, shape, partial(_values, name, shape, config.model_type, stored, seed))
         for name, shape in _parameters(model)
     ]
+    total = sum(entry.size for entry in entries)
+    check_output(out, force=force, needed_bytes=total)
     with complete_directory(out, force=force) as directory:
         config.save_pretrained(directory)
         save_word_tokenizer(directory, config.vocab_size)
@@ -156,7 +159,6 @@ def write_random_model(
         for index, shard in enumerate(shards):
             progress("shards", index, len(shards))
             write_shard(directory / shard_name(index, len(shards)), shard)
-        total = sum(entry.size for entry in entries)
         places = {entry.name: shard_name(index, len(shards)) for index, shard in enumerate(shards) for entry in shard}
         write_index(directory, places, total)
         return total

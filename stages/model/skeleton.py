@@ -23,10 +23,11 @@ from transformers import (
 
 from schemas.errors import BadInput
 from schemas.settings import HeadForm
-from stages.model.architecture import check_head, empty_model, find_layers, is_decoder
+from stages.model.architecture import FACTORIES, check_head, empty_model, find_layers, is_decoder
 from stages.model.held import Places
 from stages.model.label_rows import label_parameters
 from stages.model.passes import PassCounter
+from stages.model.positions import position_limit, possible_tables
 from stages.model.slots import KEPT_TYPES, GatheredEmbedding, Slot, Stop, Visit, VocabularySlot, pass_on
 
 
@@ -80,6 +81,7 @@ class Skeleton:
         self.embedding_name = _embedding_parameter(model)
         self.state_names = list(model.state_dict())
         self.label_names = label_parameters(model) if head_form == "transformers" else frozenset()
+        self.possible_tables = possible_tables(model)
         self.visit: Visit = pass_on
         self.recorded: list[tuple[Sequence[Any], Mapping[str, Any]]] | None = None
         # Encoders make their own (RoBERTa counts from 2); state space models have none.
@@ -118,6 +120,11 @@ class Skeleton:
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a parameter or buffer, real or not."""
         return tuple(self.model.get_parameter_or_buffer(name).shape)
+
+    @cached_property
+    def position_limit(self) -> int | None:
+        """How many tokens a text can have; None where no table of positions limits it."""
+        return position_limit(self.config, self.possible_tables, FACTORIES[self.head_form].from_config)
 
     @cached_property
     def _places(self) -> Places:

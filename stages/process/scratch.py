@@ -44,6 +44,8 @@ def scratch_folder(wanted: Path | None, *, beside: Path, cache: Path | None) -> 
     if wanted is not None:
         if wanted.exists() and not wanted.is_dir():
             raise UsageProblem(f"{wanted} is not a directory", hint="give another --scratch-dir")
+        if not _can_be_written(wanted):
+            raise UsageProblem(f"no temporary files can be put into {wanted}", hint="give another --scratch-dir")
         return wanted
     others = [user_cache(), Path(tempfile.gettempdir()), TEMPORARY]
     return choose(beside, others if cache is None else [cache, *others], medium_of)
@@ -59,7 +61,7 @@ def choose(beside: Path, others: Sequence[Path], medium: Callable[[Path], Medium
 def medium_of(folder: Path) -> Medium:
     """What a folder is on, which need not exist yet."""
     try:
-        mount = mount_of(folder.resolve(), read_mounts(MOUNTS.read_text()))
+        mount = mount_of(folder.resolve(), read_mounts(os.fsdecode(MOUNTS.read_bytes())))
     except OSError:
         return "disk"
     return "disk" if mount is None else medium_of_mount(mount, BLOCK_DEVICES)

@@ -14,7 +14,7 @@ from schemas.evaluation import EvaluationManifest
 from schemas.head import described_head
 from schemas.perplexity import PerplexityManifest
 from schemas.plan import PlanManifest
-from schemas.profile import ProfileManifest
+from schemas.profile import ProfileManifest, TextLengths
 from schemas.state import StateManifest
 from schemas.update import UpdateManifest
 from stages.methods.options import Option
@@ -47,6 +47,7 @@ def explain_plan(plan: PlanManifest, method: ServerMethod, devices: Iterable[Pla
     lines += [
         *method.explain(plan),
         *head_lines(plan),
+        explain_length(plan),
         f"Computes in {plan.settings.numerics.computes_in}; weights stay as they are stored.",
     ]
     lines += plan_warnings(plan, method)
@@ -71,6 +72,32 @@ def explain_plan(plan: PlanManifest, method: ServerMethod, devices: Iterable[Pla
 def head_lines(plan: PlanManifest) -> list[str]:
     """Where the head that trains begins."""
     return [f"Head: {line}." for line in described_head(plan.head_parameters)]
+
+
+def explain_length(plan: PlanManifest) -> str:
+    """At how many tokens texts are truncated, and how long the texts of all devices are."""
+    most, lengths = plan.settings.encoding.most_tokens, plan.lengths
+    if lengths is None:
+        return f"Texts are truncated at {most} tokens."
+    return f"Texts are truncated at {most} tokens: {describe_lengths(lengths)}."
+
+
+def describe_lengths(lengths: TextLengths) -> str:
+    """How many tokens so many percent of the texts have at most."""
+    shown = ", ".join(f"{percentage} % have at most {length}" for percentage, length in lengths.by_percentage().items())
+    return f"{shown} (of the first {lengths.read}, which were read)"
+
+
+def chosen_length(plan: PlanManifest) -> str:
+    """What `max_length = "auto"` became, and why."""
+    most, lengths = plan.settings.encoding.most_tokens, plan.lengths
+    if lengths is not None and most < lengths.read:
+        reason = "99 % of all texts have at most that many tokens"
+    elif plan.settings.encoding.packing:
+        reason = "rows that texts share are as long as what a profile reads of one"
+    else:
+        reason = "as much as a profile reads of a text, up to the model's limit, or 512 tokens where it has none"
+    return f'encoding.max_length = "auto" chose {most}: {reason}'
 
 
 def explain_options(options: Sequence[Option]) -> list[str]:
@@ -148,6 +175,7 @@ def _profile(manifest: ProfileManifest) -> Facts:
         ("device", f"{manifest.device}, budget {format_bytes(manifest.memory_budget_bytes)}"),
         ("model", f"{manifest.model.model_type}, {manifest.model.num_layers} layers, {manifest.model.digest}"),
         ("texts", f"{manifest.example_count}, {manifest.profiled_count} in the curve"),
+        ("tokens", describe_lengths(manifest.lengths) if manifest.lengths else "none"),
         ("CKA", curve),
     ]
 

@@ -5,7 +5,8 @@
     manifest.dsse.json    who signed the manifest, where somebody did
     tensors.safetensors   where the manifest lists it, and files of lines (`lines.py`)
 
-Nothing else may be in the directory.  Bytes are hashed and then parsed: the same bytes, read once.
+Nothing else may be in the directory, but for what operating systems leave (`debris.py`).  Bytes are hashed and then
+parsed: the same bytes, read once.
 """
 
 import os
@@ -25,14 +26,17 @@ from schemas.plan import PlanManifest
 from schemas.refs import FileReference, TensorReference
 from schemas.state import StateManifest
 from stages.process.measure import MeasuredFacts
+from stages.store.debris import is_debris
 from stages.store.files import complete_directory, write_file
 from stages.store.lines import Lines, read_lines
+from stages.store.output import check_output
 from stages.store.regular import file_digest, file_size, open_regular
 from stages.store.signing import SIGNATURE_FILE, Signer, check_signature
 from stages.store.tensors import TENSORS_FILE, LazyTensors, Shapes, TensorFile, TensorWriter
 
 MANIFEST_FILE = "manifest.json"
 MEASURED_FILE = "measured.json"
+IN_THE_WAY = "give another --out, or replace it with --force"
 UNLISTED_FILES = (MANIFEST_FILE, MEASURED_FILE, SIGNATURE_FILE)  # what may be beside the files of a manifest
 
 M = TypeVar("M", bound=Manifest)
@@ -68,7 +72,7 @@ class Artifact(Generic[M]):
 def artifact_bytes(artifact: Path) -> int:
     """Bytes of an artifact as it travels."""
     with os.scandir(artifact) as entries:
-        return sum(entry.stat().st_size for entry in entries)
+        return sum(entry.stat().st_size for entry in entries if not is_debris(entry.name))
 
 
 def read_manifest(path: Path, kind: type[M]) -> M:
@@ -153,9 +157,9 @@ def check_lines(artifact: Artifact[Any]) -> None:
             pass
 
 
-def tensor_file(artifact: Artifact[Any]) -> TensorFile:
-    """The artifact's tensor file, opened and its header checked."""
-    return TensorFile.open(artifact.path / TENSORS_FILE, artifact.manifest.tensors)
+def tensor_file(artifact: Artifact[Any], *, kept_open: bool = True) -> TensorFile:
+    """The artifact's tensor file, opened and its header checked; see `TensorFile`."""
+    return TensorFile.open(artifact.path / TENSORS_FILE, artifact.manifest.tensors, kept_open=kept_open)
 
 
 def verify_artifact(path: Path) -> Artifact[Any]:
@@ -199,19 +203,35 @@ def existing(
     """
     if force or not os.path.lexists(out):
         return None
-    hint = "give another --out, or replace it with --force"
-    try:
-        artifact = open_artifact(out, kind)
-    except BadInput as error:
-        raise UsageProblem(f"{out} exists already and is not a {kind.KIND} artifact: {error.fact}", hint=hint) from None
+    artifact = _open_existing(out, kind)
     if not same(artifact.manifest):
         raise UsageProblem(
-            f"{out} holds a {kind.KIND} made from other inputs", values={"it is": artifact.digest}, hint=hint
+            f"{out} holds a {kind.KIND} made from other inputs", values={"it is": artifact.digest}, hint=IN_THE_WAY
         )
     verify_artifact(out)
     if signer is not None:
         _sign(artifact, signer)
     return artifact
+
+
+def check_place(out: Path, kind: type[Manifest], *, force: bool, needed_bytes: int = 0) -> None:
+    """Check before any work that an artifact can be put at `out`, unless one of its kind is there to be found.
+
+    `needed_bytes`: of its files, as far as they are known.  Raises `UsageProblem` as `check_output` does.
+    """
+    if out.exists() and not force:
+        _open_existing(out, kind)
+    else:
+        check_output(out, force=force, needed_bytes=needed_bytes)
+
+
+def _open_existing(out: Path, kind: type[M]) -> Artifact[M]:
+    try:
+        return open_artifact(out, kind)
+    except BadInput as error:
+        raise UsageProblem(
+            f"{out} exists already and is not a {kind.KIND} artifact: {error.fact}", hint=IN_THE_WAY
+        ) from None
 
 
 def _sign(artifact: Artifact[Any], signer: Signer) -> None:
@@ -277,12 +297,12 @@ def new_artifact(out: Path, *, force: bool, signer: Signer | None = None) -> Ite
 
 
 def _check_files(artifact: Artifact[Any]) -> None:
-    """The directory holds what the manifest lists and nothing else, and every size is right."""
+    """The directory holds what the manifest lists and nothing else that counts, and every size is right."""
     references: dict[str, FileReference] = {file.name: file for file in getattr(artifact.manifest, "files", ())}
     allowed = {*UNLISTED_FILES, *references}
     with os.scandir(artifact.path) as entries:
         for entry in entries:
-            if entry.name not in allowed:
+            if entry.name not in allowed and not is_debris(entry.name):
                 raise NotTrusted(
                     f"{artifact.path} holds a file that its manifest does not list",
                     values={"manifest lists": ", ".join(sorted(allowed)), "found": ascii(entry.name)},

@@ -36,9 +36,11 @@ from schemas.bundle import (
     names_a_device,
 )
 from schemas.errors import BadInput, ChainError, NotTrusted, UsageProblem
-from stages.store.artifact import MANIFEST_FILE, Artifact, verify_artifact
+from stages.store.artifact import MANIFEST_FILE, Artifact, artifact_bytes, verify_artifact
 from stages.store.bundle_file import INDEX_LIMIT_BYTES, head_bytes, open_bundle, parts_of, total_bytes
+from stages.store.debris import is_debris, without_debris
 from stages.store.files import complete_entries
+from stages.store.output import check_output
 from stages.store.parts import CHUNK_BYTES, Part, cut, outputs, whole_path
 from stages.store.regular import file_digest, file_size, open_regular
 from stages.store.ustar import END, header, padding
@@ -75,10 +77,12 @@ def pack(directories: Sequence[Path], out: Path, *, part_bytes: int | None = Non
     if whole_path(out) != out:
         raise UsageProblem(f"{out} has the name of a part", hint="leave out the number; --split adds it")
     _check_folder(out.parent)
-    folders = entry_names(directories)
+    folders = entry_names(list(without_debris(directories)))
+    there = _outputs_in_the_way(out)
+    if force or not there:
+        check_output(out, force=True, needed_bytes=sum(map(artifact_bytes, filter(Path.is_dir, folders.values()))))
     index = _index(folders, part_bytes)
     parts = parts_of(out, index)
-    there = _outputs_in_the_way(out)
     if there and not force:
         if _is_whole(out, index):
             return Packed(tuple(part.path for part in parts), index, total_bytes(index), is_new=False)
@@ -103,6 +107,8 @@ def unpack(
     with open_bundle(path, limit_bytes=limit_bytes) as bundle, _full_media_explained(into):
         entries = bundle.index.artifacts
         there = {entry.name for entry in entries if not force and _is_there(into / entry.name, entry)}
+        new = (file for entry in entries if entry.name not in there for file in entry.files)
+        check_output(into / "bundle", force=True, needed_bytes=sum(file.size_bytes for file in new))
         found: dict[str, Artifact[Any]] = {}
         with complete_entries(into, "bundle", force=force) as hidden:
             bundle.read(hidden, leave_out=there)
@@ -157,7 +163,8 @@ def _holds(path: Path, entry: BundledArtifact) -> bool:
     if path.is_symlink() or not path.is_dir():
         return False
     with os.scandir(path) as there:
-        names = sorted(found.name for found in itertools.islice(there, len(entry.files) + 1))
+        own = (found.name for found in there if not is_debris(found.name))
+        names = sorted(itertools.islice(own, len(entry.files) + 1))
     if names != [file.name for file in entry.files]:
         return False
     try:
@@ -193,12 +200,12 @@ def _index(folders: Mapping[str, Path], part_bytes: int | None) -> BundleManifes
 
 
 def _files(path: Path) -> tuple[BundledFile, ...]:
-    """The files of a verified artifact: all that are in its directory, as `verify_artifact` allows no others."""
+    """The files of a verified artifact: all in its directory but debris, as `verify_artifact` allows no others."""
     manifest = verify_artifact(path).manifest
     known = {file.name: file.sha256 for file in getattr(manifest, "files", ())}
     return tuple(
         BundledFile(name=name, size_bytes=file_size(path / name), sha256=known.get(name) or file_digest(path / name))
-        for name in sorted(entry.name for entry in path.iterdir())
+        for name in sorted(entry.name for entry in without_debris(path.iterdir()))
     )
 
 

@@ -7,7 +7,6 @@ Entries appear complete (written under another name, then renamed), and the leas
 Hidden states are derived from private texts, so the directory is readable by its owner only and stays on the device.
 """
 
-import fcntl
 import hashlib
 import os
 import tempfile
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from schemas.base import canonical_json
+from stages.store.filesystem import lock, sync_file
 
 DEFAULT_LIMIT_BYTES = 4 * 2**30
 
@@ -55,10 +55,10 @@ class CacheDirectory:
         partial = Path(name)
         try:
             with os.fdopen(descriptor, "wb") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
+                lock(file.fileno(), self.prefixes, wait=True)
                 yield file
                 file.flush()
-                os.fsync(file.fileno())
+                sync_file(file.fileno(), self.prefixes)
                 partial.replace(path)
         except OSError:
             partial.unlink(missing_ok=True)
@@ -86,8 +86,8 @@ class CacheDirectory:
             return False
         try:
             self.prefixes.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with (self.prefixes / ".lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            with (self.prefixes / ".lock").open("w") as file:
+                lock(file.fileno(), self.prefixes, wait=True)
                 self._sweep()
                 entries = self.entries()
                 total = sum(stat.st_size for _, stat in entries)
@@ -101,8 +101,8 @@ class CacheDirectory:
         return True
 
     def _sweep(self) -> None:
-        """Remove what killed writers left; a live writer holds the lock of its file."""
+        """Remove what killed writers left; a live writer holds the lock of its file, or loses its entry."""
         for partial in self.prefixes.glob(".*.partial"):
             with suppress(BlockingIOError, FileNotFoundError), partial.open("rb") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock(file.fileno(), self.prefixes)
                 partial.unlink(missing_ok=True)

@@ -5,9 +5,7 @@ ends with the process, and is renamed when everything in it is on the disk.  Wha
 removed by the next writer of the same target.
 """
 
-import ctypes
 import errno
-import fcntl
 import glob
 import os
 import shutil
@@ -17,9 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from schemas.errors import UsageProblem
+from stages.store.debris import without_debris
+from stages.store.filesystem import exchange, lock, set_mode, sync_directory, sync_file
 
-AT_FDCWD = -100
-RENAME_EXCHANGE = 2
 OLD = ".old.partial"
 
 
@@ -30,9 +28,9 @@ def complete_directory(target: Path, *, force: bool) -> Iterator[Path]:
     With `force` an existing target is exchanged for the new one in a single step; without, `UsageProblem` is raised.
     """
     target = Path(os.path.abspath(target))  # noqa: PTH100 -- resolve() would follow a link at target itself
-    _refuse_existing(target, force=force)
+    refuse_existing(target, force=force)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _hidden_directory(target) as partial:
+    with hidden_directory(target) as partial:
         yield partial
         _sync_tree(partial)
         _put_in_place(partial, target, force=force)
@@ -49,7 +47,7 @@ def complete_entries(folder: Path, name: str, *, force: bool) -> Iterator[Path]:
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with _hidden_directory(folder / name) as partial:
+        with hidden_directory(folder / name) as partial:
             yield partial
             _sync_tree(partial)
             for entry in sorted(partial.iterdir(), reverse=True):
@@ -61,20 +59,44 @@ def complete_entries(folder: Path, name: str, *, force: bool) -> Iterator[Path]:
 
 
 def write_file(path: Path, data: bytes | memoryview, *, mode: int = 0o644) -> None:
-    """Write or replace a single file in one step, durably."""
+    """Write or replace a single file in one step, durably.
+
+    Raises `UsageProblem` where the file is private by its `mode` and the file system cannot keep it so.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(mode)
+            sync_file(file.fileno(), path.parent)
+        set_mode(Path(name), mode)
+        _check_private(Path(name), path, mode)
         Path(name).replace(path)
         sync_directory(path.parent)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def _check_private(partial: Path, path: Path, mode: int) -> None:
+    found = partial.stat().st_mode & 0o777
+    if not mode & 0o077 and found & 0o077:
+        raise UsageProblem(
+            f"the file system of {path.parent} would let others read {path.name}",
+            values={"expected": f"mode {mode:o}", "found": f"mode {found:o}"},
+            hint="set CHAINCTL_HOME to a folder on a disk of this machine that keeps permissions",
+        )
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    """Copy the files of a folder and of those in it, without permissions and times, which not every medium keeps."""
+    target.mkdir(exist_ok=True)
+    for entry in without_debris(source.iterdir()):
+        if entry.is_dir():
+            copy_folder(entry, target / entry.name)
+        else:
+            shutil.copyfile(entry, target / entry.name)
 
 
 def move(source: Path, target: Path) -> None:
@@ -86,16 +108,22 @@ def move(source: Path, target: Path) -> None:
 
 
 def sweep(target: Path) -> None:
-    """Remove what killed writers of `target` left; a live writer holds the lock of its directory."""
+    """Remove what killed writers of `target` left; a live writer holds the lock of its directory.
+
+    Where there are no locks nothing is removed, as it may be the work of a live writer; see `filesystem`.
+    """
     for partial in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
         if not partial.is_dir() or partial.is_symlink():
             continue
-        descriptor = os.open(partial, os.O_RDONLY)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            descriptor = os.open(partial, os.O_RDONLY)
+        except FileNotFoundError:
+            continue  # its writer has just finished
+        try:
+            is_left_over = lock(descriptor, target.parent)
             if partial.name.endswith(OLD) and not os.path.lexists(target):
                 partial.rename(target)  # killed between the two renames that stand for an exchange
-            else:
+            elif is_left_over:
                 shutil.rmtree(partial, ignore_errors=True)
         except BlockingIOError:
             pass  # another process is writing there
@@ -103,31 +131,23 @@ def sweep(target: Path) -> None:
             os.close(descriptor)
 
 
-def sync_directory(path: Path) -> None:
-    """Make renames in `path` durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 @contextmanager
-def _hidden_directory(target: Path) -> Iterator[Path]:
+def hidden_directory(target: Path) -> Iterator[Path]:
     """A locked directory beside `target`, gone after the block unless it was renamed."""
     sweep(target)
     partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
-    lock = os.open(partial, os.O_RDONLY)
+    descriptor = os.open(partial, os.O_RDONLY)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        partial.chmod(0o755)
+        lock(descriptor, target.parent)
+        set_mode(partial, 0o755)
         yield partial
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-        os.close(lock)
+        os.close(descriptor)
 
 
-def _refuse_existing(target: Path, *, force: bool) -> None:
+def refuse_existing(target: Path, *, force: bool) -> None:
+    """Nothing is replaced without `force`.  Raises `UsageProblem`."""
     if os.path.lexists(target) and not force:
         raise UsageProblem(f"{target} exists already", hint="give another --out, or replace it with --force")
 
@@ -137,24 +157,34 @@ def _sync_tree(directory: Path) -> None:
         for name in names:
             descriptor = os.open(Path(folder) / name, os.O_RDONLY)
             try:
-                os.fsync(descriptor)
+                sync_file(descriptor, Path(folder))
             finally:
                 os.close(descriptor)
         sync_directory(Path(folder))
 
 
 def _put_in_place(partial: Path, target: Path, *, force: bool) -> None:
-    _refuse_existing(target, force=force)
-    if not os.path.lexists(target):
-        partial.rename(target)
-    elif exchange(partial, target):
+    refuse_existing(target, force=force)
+    if not os.path.lexists(target) or not (partial.is_dir() or target.is_dir()):
+        partial.replace(target)  # a file takes the place of another, or of a link, in one step
+    elif exchange(partial, target, target.parent):
         _remove(partial)  # the old one, under the hidden name now
     else:
         aside = partial.with_suffix(OLD)
-        target.rename(aside)
+        _put_away(target, aside)
         partial.rename(target)
         shutil.rmtree(aside, ignore_errors=True)
     sync_directory(target.parent)
+
+
+def _put_away(target: Path, aside: Path) -> None:
+    """Make room at `target`, whose successor is on the disk."""
+    try:
+        target.rename(aside)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        _remove(target)  # a folder of an image's layer cannot be renamed in its container
 
 
 def _remove(path: Path) -> None:
@@ -162,15 +192,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink()
-
-
-def exchange(left: Path, right: Path) -> bool:
-    """Swap two paths in one step, where the system can (Linux `renameat2`)."""
-    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if rename is None:
-        return False
-    if rename(AT_FDCWD, os.fsencode(left), AT_FDCWD, os.fsencode(right), RENAME_EXCHANGE) == 0:
-        return True
-    if ctypes.get_errno() in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
-        return False
-    raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(right))

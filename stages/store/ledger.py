@@ -5,16 +5,15 @@ incomplete line that a power cut left is removed by the next writer; the event i
 writer checks first whether it was.
 """
 
-import fcntl
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from schemas.errors import NotTrusted
 from schemas.ledger import LINE_LIMIT_BYTES, Accepted, Closed, Event, Planned, line_bytes, line_digest, parse_line
-from stages.store.files import sync_directory
+from stages.store.filesystem import lock, lock_file, sync_directory, sync_file
 from stages.store.regular import open_regular
 
 LEDGER_FILE = "ledger.jsonl"
@@ -84,7 +83,7 @@ class Ledger:
                 return
             os.ftruncate(descriptor, end.size)
             os.pwrite(descriptor, new, end.size)
-            os.fsync(descriptor)
+            sync_file(descriptor, self.path.parent)
         sync_directory(self.path.parent)
 
     def planned(self, plan: str, state: str, participant_count: int) -> None:
@@ -113,9 +112,9 @@ class Ledger:
     def _locked(self) -> Iterator[int]:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(self.path, flags, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with ExitStack() as stack:
+            descriptor = os.open(self.path, flags, 0o644)
+            stack.callback(os.close, descriptor)
+            if not lock(descriptor, self.path.parent, wait=True):
+                stack.enter_context(lock_file(self.path.with_name(f".{self.path.name}.lock")))
             yield descriptor
-        finally:
-            os.close(descriptor)

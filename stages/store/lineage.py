@@ -13,6 +13,7 @@ from schemas.perplexity import PerplexityManifest
 from schemas.plan import PlanManifest
 from schemas.state import StateManifest
 from stages.store.artifact import MANIFEST_FILE, Artifact, kind_and_version, open_artifact, verify_artifact
+from stages.store.debris import without_debris
 from stages.store.regular import file_digest
 
 MOST_DIRECTORIES = MOST_DEVICES  # a folder of profiles has one for each device
@@ -94,7 +95,7 @@ def index(directories: Sequence[Path]) -> dict[str, Path]:
 
 def _candidates(directory: Path) -> Iterator[Path]:
     yield directory
-    for below in sorted(directory.iterdir()) if directory.is_dir() else ():
+    for below in sorted(without_debris(directory.iterdir())) if directory.is_dir() else ():
         if below.is_dir() and not below.name.startswith("."):
             yield below
 
@@ -102,7 +103,8 @@ def _candidates(directory: Path) -> Iterator[Path]:
 def _beside(state: Path) -> list[Path]:
     """The folders beside the state's own: `plan`, `evals`, …"""
     around = state.resolve().parent.parent
-    return [entry for entry in sorted(around.iterdir()) if entry.is_dir() and not entry.name.startswith(".")]
+    entries = sorted(without_debris(around.iterdir()))
+    return [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
 
 
 def _scores(found: dict[str, Path]) -> tuple[dict[str, float], dict[str, float]]:

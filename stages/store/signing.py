@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from schemas.base import LARGE_MANIFEST_LIMIT_BYTES, canonical_json
 from schemas.errors import NotTrusted, UsageProblem
 from schemas.trust import KEY_PATTERN, Envelope, Signature
+from stages.store.debris import without_debris
 from stages.store.files import write_file
 from stages.store.regular import open_regular
 
@@ -78,8 +79,8 @@ class KeyRing:
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
         self._private(name).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_file(self._private(name).with_suffix(".pub"), f"{signer.public}\n".encode())
         write_file(self._private(name), pem, mode=0o600)
+        write_file(self._private(name).with_suffix(".pub"), f"{signer.public}\n".encode())
         return signer
 
     def open(self, name: str) -> Signer:
@@ -112,7 +113,7 @@ class KeyRing:
 
     def names(self) -> list[str]:
         """Names of all private keys."""
-        return sorted(path.stem for path in (self.home / "keys").glob("*.pem"))
+        return sorted(path.stem for path in without_debris((self.home / "keys").glob("*.pem")))
 
     def public_keys(self) -> Iterator[tuple[str, str]]:
         """Name and public key of each, without opening a private one."""

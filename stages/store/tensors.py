@@ -10,6 +10,7 @@ import hashlib
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -58,11 +59,15 @@ def elements(shape: Sequence[int]) -> int:
 
 
 class TensorFile:
-    """An open tensor file whose header is exactly the one that `references` imply."""
+    """An open tensor file whose header is exactly the one that `references` imply.
 
-    def __init__(self, path: Path, descriptor: int, references: Sequence[TensorReference]) -> None:
+    One that is not `kept_open` is opened for each chunk: a process may have few files open, often 1,024 or 256.
+    """
+
+    def __init__(self, path: Path, references: Sequence[TensorReference], *, kept_open: bool = True) -> None:
         self.path = path
-        self._descriptor = descriptor
+        self._kept: int | None = None
+        self._kept_open = kept_open
         self.references = {reference.name: reference for reference in references}
         self._offsets: dict[str, int] = {}
         offset = len(header_bytes(self._shapes()))
@@ -72,9 +77,9 @@ class TensorFile:
         self.size_bytes = offset
 
     @classmethod
-    def open(cls, path: Path, references: Sequence[TensorReference]) -> Self:
+    def open(cls, path: Path, references: Sequence[TensorReference], *, kept_open: bool = True) -> Self:
         """Open `path` and check its size and header.  Raises `NotTrusted`; a link or a device is `BadInput`."""
-        file = cls(path, open_regular(path), references)
+        file = cls(path, references, kept_open=kept_open)
         try:
             file._check_header()
         except BaseException:
@@ -92,7 +97,9 @@ class TensorFile:
 
     def close(self) -> None:
         """Close the file."""
-        os.close(self._descriptor)
+        if self._kept is not None:
+            os.close(self._kept)
+            self._kept = None
 
     def chunk(self, name: str, start: int, count: int) -> np.ndarray:
         """`count` elements of a tensor from element `start` on, float32 (`count`,), as stored."""
@@ -100,11 +107,13 @@ class TensorFile:
         buffer = bytearray(size)
         view = memoryview(buffer)
         filled = 0
-        while filled < size:
-            got = os.preadv(self._descriptor, [view[filled:]], self._offsets[name] + start * FLOAT32.itemsize + filled)
-            if got <= 0:
-                raise self._altered(f"{size} bytes", f"{filled} bytes")
-            filled += got
+        begin = self._offsets[name] + start * FLOAT32.itemsize
+        with self._descriptor() as descriptor:
+            while filled < size:
+                got = os.preadv(descriptor, [view[filled:]], begin + filled)
+                if got <= 0:
+                    raise self._altered(f"{size} bytes", f"{filled} bytes")
+                filled += got
         return np.frombuffer(buffer, FLOAT32)
 
     def chunks(self, name: str, count: int) -> Iterator[np.ndarray]:
@@ -142,13 +151,25 @@ class TensorFile:
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         return {name: reference.shape for name, reference in self.references.items()}
 
+    @contextmanager
+    def _descriptor(self) -> Iterator[int]:
+        descriptor = open_regular(self.path) if self._kept is None else self._kept
+        if self._kept_open:
+            self._kept = descriptor
+        try:
+            yield descriptor
+        finally:
+            if not self._kept_open:
+                os.close(descriptor)
+
     def _check_header(self) -> None:
-        found_size = os.fstat(self._descriptor).st_size
-        if found_size != self.size_bytes:
-            raise self._altered(f"{self.size_bytes} bytes", f"{found_size} bytes")
-        expected = header_bytes(self._shapes())
-        if len(expected) > HEADER_LIMIT_BYTES or not has_header(self._descriptor, expected):
-            raise self._altered("the header that the manifest implies", "another header")
+        with self._descriptor() as descriptor:
+            found_size = os.fstat(descriptor).st_size
+            if found_size != self.size_bytes:
+                raise self._altered(f"{self.size_bytes} bytes", f"{found_size} bytes")
+            expected = header_bytes(self._shapes())
+            if len(expected) > HEADER_LIMIT_BYTES or not has_header(descriptor, expected):
+                raise self._altered("the header that the manifest implies", "another header")
 
     def _altered(self, expected: str, found: str, what: str = "") -> NotTrusted:
         return NotTrusted(

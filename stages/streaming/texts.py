@@ -50,7 +50,7 @@ class EncodedTexts:
             side=settings.padding_side,
             micro_batch=micro_batch,
             in_loss=tuple(one.in_loss for one in encoded),
-            row_length=settings.max_length if settings.packing else None,
+            row_length=settings.most_tokens if settings.packing else None,
             truncated=sum(one.truncated for one in encoded),
         )
 

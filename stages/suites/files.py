@@ -10,6 +10,7 @@ from typing import Any
 
 from schemas.errors import BadInput
 from stages.data.records import RECORD_BYTES, check_characters, decode
+from stages.store.debris import without_debris
 from stages.store.foreign import read_document
 
 FILE_BYTES = 2**30  # ten times the largest benchmark
@@ -46,7 +47,7 @@ def read_csv(path: Path, *, delimiter: str = ",") -> Iterator[tuple[str, list[st
 
 def files_of(folder: Path, pattern: str, *, expected: str) -> list[Path]:
     """The files of a folder that match `pattern`, by name.  Raises `BadInput` where there are none."""
-    found = sorted(path for path in folder.glob(pattern) if path.is_file())
+    found = sorted(path for path in without_debris(folder.glob(pattern)) if path.is_file())
     if not found:
         raise BadInput(
             f"{folder} does not hold the benchmark",

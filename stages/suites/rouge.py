@@ -1,5 +1,5 @@
-"""The user's own data, JSON lines or a list: `instruction`, `input` (optional) and `output`; or `messages`, the last
-of which is the answer; or `prompt` and `reference`.
+"""The user's own data, JSON lines or a list: `instruction`, `input` (optional) and `output`; or `messages` (or
+`conversations`), the last of which is the answer; or `prompt` and `reference`.
 
 A plain prompt is used as it is; the others are rendered by the template that the plan trained with, or Alpaca's.
 """
@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from schemas.errors import BadInput
-from stages.data.load import Example, Turn
+from stages.data.dialogues import OTHER_COLUMN, Turn, chat_turns
+from stages.data.load import Example
 from stages.data.readers import json_objects
-from stages.data.template import AlpacaTemplate, Template
-from stages.suites.files import a_list, a_text, an_object
+from stages.data.records import Record
+from stages.data.template import AlpacaTemplate, Template, placed
+from stages.suites.files import a_text
 from stages.suites.questions import OpenQuestion
 
 GROUP = "rouge"
@@ -39,21 +41,23 @@ def _question(record: dict[str, Any], where: str, template: Template) -> OpenQue
             ("instruction", a_text(record, "instruction", where)),
             ("input", a_text(record, "input", where, default="")),
         )
-        return _asked(asked, a_text(record, "output", where), template)
-    if "messages" in record:
-        messages = [an_object(message, where) for message in a_list(record, "messages", where)]
-        turns = tuple((a_text(one, "role", where), a_text(one, "content", where)) for one in messages)
+        return _asked(where, asked, a_text(record, "output", where), template)
+    messages = record.get("messages", record.get(OTHER_COLUMN["messages"]))
+    if messages is not None:
+        turns = chat_turns(Record(where, {"messages": messages}), answered=True)
         if len(turns) < 2 or turns[-1][0] != "assistant":
             raise BadInput(
                 f"{where}: no answer to compare with",
                 values={"messages": len(turns), "expected": "the last one from the assistant"},
             )
-        return _asked(turns[:-1], turns[-1][1], template)
+        return _asked(where, turns[:-1], turns[-1][1], template)
     reference = a_text(record, "reference", where)
     return OpenQuestion(a_text(record, "prompt", where), ((reference,),), GROUP, (), MOST_TOKENS)
 
 
-def _asked(turns: tuple[Turn, ...], answer: str, template: Template) -> OpenQuestion:
+def _asked(where: str, turns: tuple[Turn, ...], answer: str, template: Template) -> OpenQuestion:
     stop = INSTRUCTION_STOP if isinstance(template, AlpacaTemplate) else ()
-    prompt = template.prompt(Example("", None, turns))
+    example = Example("", None, turns, where)
+    with placed(example):
+        prompt = template.prompt(example)
     return OpenQuestion(prompt, ((answer,),), GROUP, stop, MOST_TOKENS, template.adds_special_tokens)

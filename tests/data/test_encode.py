@@ -140,6 +140,7 @@ def test_the_padding_token_is_the_models_else_the_tokenizers_else_the_end_of_tex
 
 
 def test_a_model_without_a_fast_tokenizer_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
     with pytest.raises(BadInput, match="has no tokenizer"):
         Encoder.load(tmp_path, EncodingSettings())
 

@@ -6,28 +6,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from schemas.errors import BadInput, NotTrusted
 from schemas.settings import EncodingSettings, PromptSettings
 from stages.data.encode import Encoder
-from stages.data.load import Example, load_examples
-from stages.data.split import to_jsonl
-from stages.data.template import AlpacaTemplate, ChatTemplate, choose_template, question
+from stages.data.load import Example
+from stages.data.template import AlpacaTemplate, ChatTemplate, Template, choose_template, question
+from stages.data.tokenizer import ModelTokenizer
+from tests.fleet.chat_templates import CHATML
 
 SECRET = "Patient-Nr-4711"
 CHAT = PromptSettings(format="chat")
 ALPACA = PromptSettings(format="alpaca")
-# As published with SmolLM2, Zephyr and Llama 2 (shortened to their form).
-CHATML = (
-    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
-    "{{ '<|im_start|>system\nYou are helpful<|im_end|>\n' }}{% endif %}"
-    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
+# As published with Zephyr and Llama 2 (shortened to their form).
 ZEPHYR = (
     "{% for message in messages %}\n{% if message['role'] == 'user' %}\n"
     "{{ '<|user|>\n' + message['content'] + eos_token }}\n{% elif message['role'] == 'system' %}\n"
@@ -40,10 +33,6 @@ LLAMA2 = (
     "{{ raise_exception('Conversation roles must alternate') }}{% endif %}"
     "{% if message['role'] == 'user' %}{{ bos_token + '[INST] ' + message['content'].strip() + ' [/INST]' }}"
     "{% else %}{{ ' ' + message['content'].strip() + ' ' + eos_token }}{% endif %}{% endfor %}"
-)
-FORGETFUL = (  # only the last answer is shown
-    "{% for m in messages %}{{ m['role'] + ': ' + (m['content'] if loop.last or m['role'] == 'user' else '…') + '\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
 )
 TEMPLATES = {"chatml": CHATML, "zephyr": ZEPHYR, "llama2": LLAMA2}
 SPECIAL = ["<s>", "</s>", "<|im_start|>", "<|im_end|>"]
@@ -82,13 +71,17 @@ def theirs(folder: Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
+def choose(model_dir: Path, prompt: PromptSettings) -> tuple[Template, PromptSettings]:
+    return choose_template(ModelTokenizer.load(model_dir), prompt)
+
+
 def as_chat(example: Example) -> list[dict[str, str]]:
     return [{"role": role, "content": content} for role, content in example.turns]
 
 
 @pytest.mark.parametrize("example", DIALOGUES, ids=["short", "long"])
 def test_a_dialogue_reads_as_transformers_renders_it(model_dir: Path, example: Example) -> None:
-    template, _ = choose_template(model_dir, CHAT)
+    template, _ = choose(model_dir, CHAT)
     expected = theirs(model_dir)
     assert template.render(example).text == expected.apply_chat_template(as_chat(example), tokenize=False)
     asked = as_chat(example)[:-1]
@@ -137,7 +130,7 @@ def test_an_alpaca_record_reads_as_published(tmp_path: Path) -> None:
 
 
 def test_alpaca_records_go_through_a_chat_template_too(tmp_path: Path) -> None:
-    template, _ = choose_template(save(tmp_path, CHATML), ALPACA)
+    template, _ = choose(save(tmp_path, CHATML), ALPACA)
     example = Example("", None, (("instruction", "Name it."), ("input", "A fish."), ("output", "Cod.")))
     same = Example("", None, (("user", "Name it.\n\nA fish."), ("assistant", "Cod.")))
     assert template.render(example) == template.render(same)
@@ -159,36 +152,21 @@ def test_what_is_longer_is_truncated_and_counted(tmp_path: Path) -> None:
     assert encoder.tokenizer.decode(ids.tolist()).endswith("assistant\n")  # a prompt keeps its end
 
 
-def test_a_template_that_forgets_is_refused_for_responses_only(tmp_path: Path) -> None:
-    model = save(tmp_path, FORGETFUL)
-    encoder = Encoder.load(model, EncodingSettings(), CHAT)
-    encoder.encode_examples(DIALOGUES[:1])
-    with pytest.raises(BadInput, match="changes earlier turns"):
-        encoder.encode_examples(DIALOGUES)
-
-
-def test_a_dialogue_that_the_template_refuses_is_an_error_without_its_text(tmp_path: Path) -> None:
-    encoder = Encoder.load(save(tmp_path, LLAMA2), EncodingSettings(), CHAT)
-    with pytest.raises(BadInput, match="does not accept this dialogue") as caught:
-        encoder.encode_examples([Example("", None, (("system", SECRET), ("user", SECRET), ("assistant", SECRET)))])
-    assert SECRET not in str(caught.value)
-
-
 def test_a_template_has_no_clock_and_cannot_leave_its_sandbox(tmp_path: Path) -> None:
-    clock = "{% if strftime_now is defined %}now{% else %}{{ messages[0].content }}{% endif %}"
-    assert choose_template(save(tmp_path, clock), CHAT)[0].prompt(question("then")) == "then"
-    hostile = "{{ messages.__class__.__mro__[1].__subclasses__() }}"
-    (tmp_path / "chat_template.jinja").write_text(hostile)
-    with pytest.raises(BadInput, match="does not accept this dialogue"):
-        choose_template(tmp_path, CHAT)[0].prompt(question("x"))
+    """It is always midnight of the plan's date."""
+    clock = "{{ strftime_now('%Y-%m-%d %H:%M:%S') }} {{ messages[0].content }}"
+    assert choose(save(tmp_path, clock), CHAT)[0].prompt(question("then")) == "2024-07-26 00:00:00 then"
+    (tmp_path / "chat_template.jinja").write_text("{{ messages.__class__.__mro__[1].__subclasses__() }}")
+    with pytest.raises(BadInput, match="leave its sandbox"):
+        choose(tmp_path, CHAT)[0].prompt(question("x"))
 
 
 def test_a_plan_fixes_the_template(tmp_path: Path) -> None:
     model = save(tmp_path, CHATML)
-    template, decided = choose_template(model, CHAT)
+    template, decided = choose(model, CHAT)
     assert isinstance(template, ChatTemplate)
     assert decided.template == template.digest
-    assert choose_template(model, decided)[1] == decided
+    assert choose(model, decided)[1] == decided
     for change in (
         lambda: (model / "chat_template.jinja").write_text(CHATML + " "),
         lambda: save(model, CHATML, eos_token="<|im_end|>"),
@@ -197,10 +175,10 @@ def test_a_plan_fixes_the_template(tmp_path: Path) -> None:
         save(model, CHATML)
         change()
         with pytest.raises(NotTrusted, match="chat template") as caught:
-            choose_template(model, decided)
+            choose(model, decided)
         assert decided.template in str(caught.value)
     save(model, CHATML)
-    forced, alpaca = choose_template(model, PromptSettings(format="chat", template="alpaca"))
+    forced, alpaca = choose(model, PromptSettings(format="chat", template="alpaca"))
     assert isinstance(forced, AlpacaTemplate)
     assert alpaca.template == "alpaca"
 
@@ -211,81 +189,5 @@ def test_a_template_may_stand_in_the_tokenizer_config_alone_or_among_others(tmp_
     for number, named in enumerate((CHATML, several)):
         folder = tmp_path / str(number)
         folder.mkdir()
-        digests.add(choose_template(save(folder, None, chat_template=named), CHAT)[1].template)
+        digests.add(choose(save(folder, None, chat_template=named), CHAT)[1].template)
     assert len(digests) == 1
-
-
-# Reading.
-
-
-def write(path: Path, *records: Any) -> Path:
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    return path
-
-
-@pytest.mark.parametrize(
-    ("prompt", "record", "says"),
-    [
-        (ALPACA, {"instruction": SECRET}, "no column 'output'"),
-        (ALPACA, {"instruction": SECRET, "output": " "}, "the text is empty"),
-        (ALPACA, {"instruction": SECRET, "input": 3, "output": SECRET}, "not a text"),
-        (CHAT, {"text": SECRET}, "no column 'messages'"),
-        (CHAT, {"messages": SECRET}, "not a list"),
-        (CHAT, {"messages": [SECRET]}, "line 1, message 1: not a message"),
-        (CHAT, {"messages": [{"role": SECRET, "content": "x"}]}, "the role is not known"),
-        (CHAT, {"messages": [{"role": "user", "content": None}]}, "not a text"),
-        (CHAT, {"messages": [{"role": "user", "content": ""}]}, "the text is empty"),
-        (CHAT, {"messages": [{"role": "user", "content": SECRET}]}, "has no answer"),
-        (CHAT, {"messages": [{"role": "user", "content": f"{SECRET}\0"}]}, "NUL"),
-    ],
-)
-def test_a_record_that_cannot_be_used_is_refused_with_its_place(
-    prompt: PromptSettings, record: Any, says: str, tmp_path: Path
-) -> None:
-    path = write(tmp_path / "d.jsonl", record)
-    with pytest.raises(BadInput) as caught:
-        load_examples(path, label_column=None, prompt=prompt)
-    assert says in str(caught.value)
-    assert "line 1" in str(caught.value)
-    assert SECRET not in str(caught.value)
-
-
-def test_a_folder_of_texts_is_no_instruction_data(tmp_path: Path) -> None:
-    (tmp_path / "tide").mkdir()
-    (tmp_path / "tide" / "1.txt").write_text("x")
-    with pytest.raises(BadInput, match="not data that can be read"):
-        load_examples(tmp_path, label_column=None, prompt=ALPACA)
-
-
-texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1).filter(str.strip)
-
-
-@settings(max_examples=60, deadline=None)
-@given(fields=st.lists(st.tuples(texts, texts, st.none() | texts), min_size=1, max_size=4))
-def test_records_survive_being_split_into_files(
-    fields: list[tuple[str, str, str | None]], tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    path = tmp_path_factory.mktemp("data") / "d.jsonl"
-    for prompt in (ALPACA, CHAT):
-        records: list[dict[str, Any]] = []
-        for one, two, three in fields:
-            extra = {} if three is None else {"input": three}
-            turns = [{"role": "user", "content": one}, {"role": "assistant", "content": two}]
-            alpaca = prompt.format == "alpaca"
-            records.append({"instruction": one, **extra, "output": two} if alpaca else {"messages": turns})
-        examples = load_examples(write(path, *records), label_column=None, prompt=prompt)
-        path.write_bytes(to_jsonl(examples))
-        assert load_examples(path, label_column=None, prompt=prompt) == examples
-        assert [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line] == records
-
-
-def test_parquet_holds_dialogues(tmp_path: Path) -> None:
-    import pyarrow
-    from pyarrow import parquet
-
-    rows = {"messages": [as_chat(example) for example in DIALOGUES], "source": ["a", "b"]}
-    parquet.write_table(pyarrow.table(rows), tmp_path / "d.parquet")
-    assert load_examples(tmp_path / "d.parquet", label_column=None, prompt=CHAT) == DIALOGUES
-    parquet.write_table(pyarrow.table({"instruction": ["i"], "output": ["o"]}), tmp_path / "e.parquet")
-    found = load_examples(tmp_path / "e.parquet", label_column=None, prompt=ALPACA)
-    assert found == [Example("", None, (("instruction", "i"), ("output", "o")))]

@@ -10,7 +10,7 @@ import numpy as np
 
 from schemas.assignment import Assignment
 from schemas.plan import PlanManifest
-from schemas.profile import LayerSimilarity, ProfileManifest
+from schemas.profile import LayerSimilarity, ProfileManifest, TextLengths
 from schemas.refs import ModelFingerprint
 from schemas.settings import Settings
 from schemas.state import StateManifest
@@ -47,6 +47,7 @@ def profile_manifest(
 ) -> ProfileManifest:
     """A profile with this similarity for each layer, or without any."""
     chosen = decided()
+    read = chosen.encoding.most_tokens
     return ProfileManifest(
         device=device,
         model=ModelFingerprint(
@@ -65,6 +66,7 @@ def profile_manifest(
         memory_budget_bytes=budget,
         prompt=chosen.prompt.model_copy(update={"template": "none"}),
         encoding=chosen.encoding,
+        lengths=TextLengths(read=read, median=8, p90=read, p99=read, longest=read) if texts else None,
         similarity=chosen.similarity,
         numerics=chosen.numerics,
         layers=tuple(LayerSimilarity(cka=value, low=value - 0.02, high=value + 0.02) for value in curve),

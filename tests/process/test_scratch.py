@@ -1,5 +1,6 @@
 """Where temporary files go: beside the output, but never unasked to a stick, and memory counts as memory."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -124,6 +125,19 @@ def test_a_folder_that_was_asked_for_is_taken_whatever_it_is_on(tmp_path: Path) 
 
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no /dev/shm")
+def test_a_stick_may_have_a_name_in_any_encoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mounts = tmp_path / "mountinfo"
+    mounts.write_bytes(b"22 1 8:1 / / rw - ext4 /dev/sda1 rw\n36 22 8:17 / /media/F\xf6to rw - vfat /dev/sdb1 rw\n")
+    monkeypatch.setattr(scratch, "MOUNTS", mounts)
+    assert scratch.medium_of(Path(os.fsdecode(b"/media/F\xf6to/updates"))) == "removable"
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageProblem, match="no temporary files can be put into"):
+        scratch_folder(tmp_path / "file" / "scratch", beside=tmp_path, cache=None)
+
+
 def test_this_machine(tmp_path: Path) -> None:
     """As its kernel says: /dev/shm is a tmpfs on Linux, whether or not a folder in it exists yet."""
     for folder in (Path("/dev/shm"), Path("/dev/shm/chainctl-that-is-not-there/x")):

@@ -80,6 +80,7 @@ def test_every_setting_can_come_from_each_source(path: str) -> None:
         "prompt.format": "plain",
         "prompt.template": "alpaca",
         "prompt.learn": "all",
+        "prompt.date": '"2025-01-02"',
         "optimizer.schedule": "cosine",
         "head.form": "mean",
         "similarity.estimator": "biased",
@@ -183,6 +184,21 @@ def test_a_setting_under_its_old_name_is_told_the_new_one() -> None:
     assert refused.value.hint == "numerics.dtype is now numerics.compute"
 
 
+@pytest.mark.parametrize("variable", ["CHAINCTL_NUMERICS_DTYPE", "CHAINCTL_NUMERICS__DTYPE"])
+def test_a_variable_of_an_old_name_is_told_the_new_one(variable: str) -> None:
+    with pytest.raises(UsageProblem, match=variable) as refused:
+        parse(environment={variable: "bfloat16"})
+    assert "numerics.dtype is now numerics.compute: set CHAINCTL_NUMERICS_COMPUTE" in refused.value.hint
+    assert parse(environment={"CHAINCTL_NUMERICS_COMPUTE": "bfloat16"}).numerics.compute == "bfloat16"
+
+
+@pytest.mark.parametrize("variable", ["CHAINCTL_CHAIN__WINDOW_SIZE", "CHAINCTL_CHAIN_WINDOWSIZE"])
+def test_a_variable_that_would_be_ignored_is_told_the_nearest_setting(variable: str) -> None:
+    with pytest.raises(UsageProblem, match=f"{variable} names no setting") as refused:
+        parse(environment={variable: "3"})
+    assert str(refused.value.values["expected"]).endswith("such as CHAINCTL_CHAIN_WINDOW_SIZE")
+
+
 @pytest.mark.parametrize("text", ["seed =", "seed = 1\nseed = 2", "[chain\n", "seed: 1", '{"seed": 1}', "\0"])
 def test_what_is_no_toml_is_refused(text: str) -> None:
     with pytest.raises(BadInput, match=r"recipe\.toml is not TOML: .+\(at (line \d+|end of document)"):
@@ -198,10 +214,16 @@ def test_an_override_that_names_no_setting_is_a_usage_problem(override: str) -> 
 
 @pytest.mark.parametrize("value", ["", "one", "1.5", "[1]", "-1", "true", "3\nepochs = 9", "3 4"])
 def test_an_override_of_a_wrong_type_is_refused(value: str) -> None:
-    with pytest.raises(BadInput):
+    with pytest.raises(UsageProblem, match="--set or the environment"):
         parse(overrides=[f"seed={value}"])
-    with pytest.raises(BadInput):
+    with pytest.raises(UsageProblem, match="--set or the environment"):
         parse(environment={"CHAINCTL_SEED": value})
+
+
+def test_a_wrong_value_is_the_recipes_where_the_recipe_has_one_too() -> None:
+    with pytest.raises(BadInput, match=r"recipe\.toml has settings") as caught:
+        parse("seed = -1", overrides=["optimizer.epochs=0"])
+    assert set(caught.value.values) == {"seed", "optimizer.epochs"}
 
 
 def test_an_override_reaches_no_section_that_is_no_table() -> None:
@@ -333,7 +355,7 @@ def test_another_method_replaces_the_section_before_it_is_overridden() -> None:
     recipe = "[chain]\nwindow_size = 3\nstart = 1\n"
     probe = parse_recipe(recipe, source="recipe", method="linear-probe")
     assert probe.chain == default_settings("linear-probe")
-    with pytest.raises(BadInput, match="cannot be used") as caught:
+    with pytest.raises(UsageProblem, match="cannot be used") as caught:
         parse_recipe(recipe, source="recipe", method="linear-probe", overrides=["chain.window_size=3"])
     assert "chain.window_size" in caught.value.values
     back = parse_recipe('[chain]\nmethod = "no-ft"\n', source="recipe", method="chain", overrides=["chain.start=2"])
@@ -344,3 +366,16 @@ def test_another_method_replaces_the_section_before_it_is_overridden() -> None:
     assert kept.chain.window_size == 3
     with pytest.raises(UsageProblem, match="unknown method"):
         parse_recipe(recipe, source="recipe", method="nonsense")
+
+
+@pytest.mark.parametrize("written", ["2025-01-02", '"2025-01-02"'])
+def test_a_date_may_be_a_date_of_toml_or_a_text(written: str) -> None:
+    chosen = parse(f"[prompt]\ndate = {written}\n")
+    assert chosen.prompt.date == "2025-01-02"
+    assert parse(write_recipe(chosen)) == chosen == parse(overrides=[f"prompt.date={written}"])
+
+
+@pytest.mark.parametrize("written", ["2025-01-02T10:00:00", '"2025-02-30"', '"soon"', "20250102", '""'])
+def test_a_date_is_a_day_of_the_calendar(written: str) -> None:
+    with pytest.raises(BadInput, match=r"prompt\.date"):
+        parse(f"[prompt]\ndate = {written}\n")

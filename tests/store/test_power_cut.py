@@ -22,7 +22,7 @@ import pytest
 from schemas.errors import NotTrusted
 from schemas.ledger import Planned
 from schemas.state import StateManifest
-from stages.store import files
+from stages.store import files, filesystem
 from stages.store.artifact import MANIFEST_FILE, verify_artifact
 from stages.store.files import complete_directory, write_file
 from stages.store.ledger import Ledger
@@ -103,7 +103,7 @@ def power_cuts(root: Path, scratch: Path, check: Check) -> Iterator[Disk]:
         patch.setattr(os, "fsync", synced)
         for name in ("rename", "replace"):
             patch.setattr(os, name, stepping(getattr(os, name)))
-        patch.setattr(files, "exchange", stepping(files.exchange))
+        patch.setattr(files, "exchange", stepping(filesystem.exchange))
         try:
             yield disk
             disk.step()
@@ -151,7 +151,7 @@ def test_without_exchange_a_kill_between_two_renames_is_mended_by_the_next_write
 ) -> None:
     """Where the system cannot swap two directories, the old one is out of its place for a moment; never lost."""
     old = make(root / "a").digest
-    monkeypatch.setattr(files, "exchange", lambda left, right: False)
+    monkeypatch.setattr(files, "exchange", lambda left, right, folder: False)
     rename, renames = os.rename, 0
 
     def killed(source: Any, target: Any, **options: Any) -> None:

@@ -137,7 +137,7 @@ class GgufFile:
         tokenizer.save_pretrained(directory)
         _drop_loading_facts(directory / "tokenizer_config.json")
         if self.template is not None:
-            (directory / "chat_template.jinja").write_text(self.template, newline="")
+            (directory / "chat_template.jinja").write_text(self.template, encoding="utf-8", newline="")
 
     def notes(self) -> list[str]:
         """What the user should know about the result."""
@@ -197,10 +197,10 @@ def entries_of(model: PreTrainedModel) -> list[Entry]:
 
 def _drop_loading_facts(path: Path) -> None:
     """Drop from a tokenizer's configuration what describes how it was loaded."""
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_bytes())
     for name in ("is_local", "local_files_only", "name_or_path", "gguf_file"):
         content.pop(name, None)
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _check_packages() -> None:
