@@ -9,7 +9,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from schemas.errors import BadInput, NotTrusted
+from schemas.errors import NotTrusted
 from schemas.settings import EncodingSettings, PromptSettings
 from stages.data.encode import Encoder
 from stages.data.load import Example
@@ -150,15 +150,6 @@ def test_what_is_longer_is_truncated_and_counted(tmp_path: Path) -> None:
     ((ids, truncated),) = encoder.encode_prompts([long_question])
     assert truncated
     assert encoder.tokenizer.decode(ids.tolist()).endswith("assistant\n")  # a prompt keeps its end
-
-
-def test_a_template_has_no_clock_and_cannot_leave_its_sandbox(tmp_path: Path) -> None:
-    """It is always midnight of the plan's date."""
-    clock = "{{ strftime_now('%Y-%m-%d %H:%M:%S') }} {{ messages[0].content }}"
-    assert choose(save(tmp_path, clock), CHAT)[0].prompt(question("then")) == "2024-07-26 00:00:00 then"
-    (tmp_path / "chat_template.jinja").write_text("{{ messages.__class__.__mro__[1].__subclasses__() }}")
-    with pytest.raises(BadInput, match="leave its sandbox"):
-        choose(tmp_path, CHAT)[0].prompt(question("x"))
 
 
 def test_a_plan_fixes_the_template(tmp_path: Path) -> None:
