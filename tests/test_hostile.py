@@ -6,6 +6,7 @@ it began with (which is torch and transformers, 320 MiB), or after two minutes o
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import pickle
@@ -317,7 +318,17 @@ def one_long_text(path: Path) -> None:
     parquet.write_table(table, path, compression="zstd", use_dictionary=False, write_statistics=False)
 
 
+def a_compressed_line(path: Path) -> None:
+    path.write_bytes(gzip.compress(b'{"text": "' + bytes(100 * 2**20), 1))
+
+
+def compressed_records(path: Path) -> None:
+    path.write_bytes(gzip.compress((b'{"text": "' + b"a" * 2000 + b'", "label": "b"}\n') * (50 * 2**10), 9))
+
+
 DATA: dict[str, tuple[str, Make]] = {
+    "a long line, compressed": ("jsonl.gz", a_compressed_line),
+    "100 MB of records, compressed": ("jsonl.gz", compressed_records),
     **{f"{make.__name__} of {suffix}": (suffix, make) for suffix in ("jsonl", "csv", "parquet") for make in NOT_FILES},
     "a line of 6 GiB": ("jsonl", a_giant_line),
     "a field of 40 MiB": ("csv", a_giant_field),
