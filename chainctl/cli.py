@@ -1,4 +1,4 @@
-"""The command tree, and the one place where a refusal becomes a message and an exit code.
+"""The command tree, and the one place where a refusal, or a bug of ours, becomes a message and an exit code.
 
 A command's module is imported when the command is used: `--help` prints the table below and `--version` not even
 that.  Help is plain text, because drawing it with rich takes longer than everything else that `--help` does
@@ -6,8 +6,10 @@ that.  Help is plain text, because drawing it with rich takes longer than everyt
 """
 
 import importlib
+import os
 import shutil
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -19,7 +21,9 @@ import chainctl
 from chainctl.console import print_error
 from chainctl.options import CommandGroup, command_group
 from chainctl.streams import drop, prepare_streams
-from schemas.errors import BadInput, ChainError
+from schemas.errors import BadInput, Bug, ChainError, DoesNotFit
+
+DEBUG = "CHAINCTL_DEBUG"
 
 
 class Entry(NamedTuple):
@@ -126,7 +130,7 @@ app = command_group(
     name="chainctl",
     epilog=(
         "Exit codes: 0 done, 2 usage, 3 bad input, 4 not trusted (altered, unsigned), 5 does not fit the memory "
-        "budget, 6 too few updates, 7 waiting."
+        "budget, 6 too few updates, 7 waiting, 70 a bug in chainctl."
     ),
     add_completion=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -165,12 +169,38 @@ def main() -> None:
     except Interrupted as interrupted:
         print(interrupted, file=sys.stderr)
         sys.exit(130)
+    except MemoryError:
+        sys.exit(refused(out_of_memory()))
+    except Exception as error:
+        sys.exit(refused(bug(error)))
 
 
 def refused(error: ChainError) -> int:
-    """Print an error; its exit code."""
+    """Print an error, with `CHAINCTL_DEBUG=1` after its traceback; its exit code."""
+    if os.environ.get(DEBUG) == "1":
+        traceback.print_exc()
     print_error(error, as_json="--json" in sys.argv)
     return error.exit_code
+
+
+def bug(error: Exception) -> ChainError:
+    """What nobody foresaw: where it was raised, and nothing of its message, which may quote a text."""
+    home = Path(chainctl.__file__).parent.parent
+    ours = tuple(str(home / package) + os.sep for package in ("chainctl", "stages", "schemas"))
+    # The command line's own frame is always there, so the list is never empty.
+    last = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(ours)][-1]
+    where = f"{Path(last.filename).relative_to(home)}, line {last.lineno}"
+    return Bug(
+        "this is a bug in chainctl: please report it",
+        values={"raised": type(error).__name__, "where": where, "version": chainctl.__version__},
+        hint=f"run the same command with {DEBUG}=1 to see the traceback; it may quote your texts, so read it before "
+        "you send it",
+    )
+
+
+def out_of_memory() -> ChainError:
+    """Memory that the system did not give."""
+    return DoesNotFit("this machine has too little memory for this", hint="nothing half-written was left; free some")
 
 
 def disk_problem(error: OSError) -> ChainError:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from schemas.errors import BadInput, UsageProblem
+from schemas.errors import BadInput, ChainError, UsageProblem
 
 if TYPE_CHECKING:
     from schemas.settings import Settings
@@ -246,12 +246,13 @@ def load_settings(recipe: Path | None, overrides: list[str] | None = None, *, me
 
 def read_text(path: Path, what: str, *, hint: str = "") -> str:
     """A small file that a person wrote.  Raises `BadInput`, which calls it `what`."""
+    from stages.store.foreign import read_document
+
     try:
-        return path.read_text(encoding="utf-8-sig")  # Windows' editors begin with a byte order mark
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(
-            f"the {what} {path} cannot be read", values={"reason": type(error).__name__}, hint=hint
-        ) from None
+        return read_document(path).decode("utf-8-sig")  # Windows' editors begin with a byte order mark
+    except (ChainError, UnicodeDecodeError) as error:
+        reason = error.values.get("found", error.fact) if isinstance(error, ChainError) else "it is not UTF-8"
+        raise BadInput(f"the {what} {path} cannot be read", values={"reason": reason}, hint=hint) from None
 
 
 def cache_directory(path: Path | None, limit_bytes: int) -> "CacheDirectory | None":

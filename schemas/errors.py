@@ -73,3 +73,9 @@ class Waiting(ChainError):
     """Nothing is wrong; something has not arrived yet."""
 
     exit_code = 7
+
+
+class Bug(ChainError):
+    """Something that chainctl did not foresee.  Only the command line makes one, of whatever reaches it."""
+
+    exit_code = 70  # EX_SOFTWARE of sysexits.h

@@ -38,6 +38,8 @@ def parse_recipe(
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise BadInput(f"{source} is not TOML: {error}") from None
+    except RecursionError:
+        raise BadInput(f"{source} is not a recipe: it is nested too deeply") from None
     if method is not None:
         check_method(method)
         section = document.get("chain")
@@ -154,7 +156,7 @@ def _value(text: str) -> Any:
     """A TOML value where `text` is one, otherwise the text itself (so that `sgd` needs no quotes)."""
     try:
         parsed = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         return text
     return parsed["value"] if len(parsed) == 1 else text  # several lines are not a value
 

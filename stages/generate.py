@@ -62,7 +62,7 @@ def run(
     opened = Session.open(machine, settings, expected=expected, beside=plan.parent, progress=progress, say=say)
     with opened as session:
         encoder = session.encoder()
-        encoded = [encoder.encode_prompt(prompt) for prompt in prompts]
+        encoded = encoder.encode_prompts(prompts)
         check_room(session.backbone.position_limit, max(len(row) for row, _ in encoded), sampling.max_new_tokens)
         chains = [session.tuning(planned.manifest, current), *([UNTUNED] if before else [])]
         together = not any(chain.changes_layers for chain in chains)

@@ -9,7 +9,6 @@ must hold every parameter of the architecture.  No code of the model is run, and
 """
 
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +23,12 @@ from stages.data.model_folder import check_model_folder, check_there, without_we
 from stages.data.template import chat_template
 from stages.data.tokenizer import ModelTokenizer
 from stages.model.architecture import load_config
+from stages.model.claims import check_gguf_claims
 from stages.process.measure import mebibytes
 from stages.process.progress import Progress
 from stages.store.debris import without_debris
 from stages.store.files import complete_directory
+from stages.store.foreign import check_document, read_document, read_json
 from stages.store.output import check_output
 from stages.streaming.whole import check_whole, published_model
 from stages.weights.files import FLOAT_DTYPES, WeightFiles, checkpoint_files, has_weights
@@ -49,6 +50,7 @@ COPIED = (
     "added_tokens.json",
     "generation_config.json",
 )
+VOCABULARIES = (".txt", ".model", ".vocab", ".tiktoken", ".spm", ".bpe")  # how their files end
 
 
 class Header(NamedTuple):
@@ -93,7 +95,7 @@ def run(
             shards, dequantized = _dequantized(path, _open_folder(path, kind), stored)
             notes = [f"8-bit floats dequantized to {name_of(dequantized)}"] if dequantized else []
             _copy_documents(path, directory, stored or dequantized)
-        left_out = _doubled(published_model(load_config(directory)), shards)
+        left_out = _doubled(published_model(directory), shards)
         count, size = _write(directory, shards, stored, left_out, progress)
         fingerprint = check_whole(directory)
     return Imported(kind, fingerprint, count, size, tuple(sorted(left_out)), tuple(notes))
@@ -153,6 +155,7 @@ def _weights(kind: Kind, path: Path) -> list[Path]:
 
 def _unpack(file: GgufFile, directory: Path, dtype: torch.dtype) -> list[Shard]:
     """Write a GGUF file's configuration and tokenizer to `directory`; its weights, in memory."""
+    check_gguf_claims(file.path, file.values)
     model = file.read_model(dtype)
     config = model.config
     config.architectures = [type(model).__name__]
@@ -211,20 +214,20 @@ def _copy_documents(folder: Path, directory: Path, dtype: torch.dtype | None) ->
 
     Raises `BadInput` where one of them cannot be read.
     """
-    shutil.copyfile(folder / "config.json", directory / "config.json")
+    (directory / "config.json").write_bytes(read_document(folder / "config.json"))
     if dtype:
         _set_dtype(directory / "config.json", name_of(dtype))
     if not (folder / TOKENIZER).is_file():
         _convert_tokenizer(folder, directory)
     for name in COPIED:
-        if (folder / name).is_file() and not (directory / name).exists():
-            shutil.copyfile(folder / name, directory / name)
+        if (folder / name).exists() and not (directory / name).exists():
+            (directory / name).write_bytes(read_document(folder / name))
     ModelTokenizer.load(directory)
     chat_template(directory)
 
 
 def _set_dtype(path: Path, dtype: str) -> None:
-    content = json.loads(path.read_bytes())
+    content = read_json(path)
     content.pop("torch_dtype", None)  # the name in older configurations
     content.pop("quantization_config", None)
     path.write_text(json.dumps(content | {"dtype": dtype}, indent=2) + "\n")
@@ -232,6 +235,9 @@ def _set_dtype(path: Path, dtype: str) -> None:
 
 def _convert_tokenizer(folder: Path, directory: Path) -> None:
     """Make a fast tokenizer from tokenizer.model or vocabulary files.  Raises `BadInput`."""
+    for path in folder.iterdir():
+        if path.suffix in VOCABULARIES or path.name in (*COPIED, "vocab.json"):  # what the library opens itself
+            check_document(path)
     reason = "no vocabulary was found"
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

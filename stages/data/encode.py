@@ -16,6 +16,7 @@ from schemas.base import canonical_json
 from schemas.errors import BadInput
 from schemas.settings import EncodingSettings, PromptSettings
 from stages.data.load import Example
+from stages.data.rendering import render_each
 from stages.data.template import Rendered, Template, choose_template, placed
 from stages.data.tokenizer import ModelTokenizer
 
@@ -117,7 +118,7 @@ class Encoder:
         return self
 
     def _encode(self, examples: Sequence[Example]) -> list[Encoded]:
-        rendered = [_rendered(self.template, self.prompt, example) for example in examples]
+        rendered = _rendered(self.template, self.prompt, examples)
         encodings = self._tokens([one.text for one in rendered], examples)
         return [self._encoded(encoding, one.responses) for encoding, one in zip(encodings, rendered, strict=True)]
 
@@ -137,21 +138,20 @@ class Encoder:
                     hint="it holds characters that the vocabulary lacks, and there is no unk_token: remove the text",
                 ) from None
 
-    def encode_prompt(self, example: Example) -> tuple[np.ndarray, bool]:
-        """Token ids (S,) int64 of what precedes the response, the last `max_length`; whether there were more.
+    def encode_prompts(self, examples: Sequence[Example]) -> list[tuple[np.ndarray, bool]]:
+        """Of each, token ids (S,) int64 of what precedes the response, the last `max_length`; whether there were more.
 
         Raises `BadInput` as `encode_examples` does.
         """
-        with placed(example):
-            text = self.template.prompt(example)
+        texts = render_each(self.template, self.template.prompt, examples)
+        most = self.settings.most_tokens
         self.tokenizer.no_truncation()
         try:
-            (encoding,) = self._tokens([text], [example])
+            encodings = self._tokens(texts, examples)
         finally:
             self._truncating()
-        ids = np.array(encoding.ids or [self.pad_id], dtype=np.int64)
-        most = self.settings.most_tokens
-        return ids[-most:], len(ids) > most
+        rows = [np.array(encoding.ids or [self.pad_id], dtype=np.int64) for encoding in encodings]
+        return [(ids[-most:], len(ids) > most) for ids in rows]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of some tokens, without special ones."""
@@ -168,13 +168,13 @@ class Encoder:
 def check_rendering(model_dir: Path, prompt: PromptSettings, examples: Sequence[Example]) -> None:
     """Every example can be rendered, without encoding it.  Raises `BadInput`, which names the first that cannot."""
     template, _ = choose_template(ModelTokenizer.load(model_dir), prompt)
-    for example in examples:
-        _rendered(template, prompt, example)
+    _rendered(template, prompt, examples)
 
 
-def _rendered(template: Template, prompt: PromptSettings, example: Example) -> Rendered:
-    with placed(example):
-        return Rendered(template.text(example), None) if prompt.learn == "all" else template.render(example)
+def _rendered(template: Template, prompt: PromptSettings, examples: Sequence[Example]) -> list[Rendered]:
+    if prompt.learn == "all":
+        return [Rendered(text, None) for text in render_each(template, template.text, examples)]
+    return render_each(template, template.render, examples)
 
 
 def _within(offsets: Sequence[Span], spans: Sequence[Span]) -> np.ndarray:

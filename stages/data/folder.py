@@ -18,8 +18,9 @@ from pathlib import Path
 from schemas.errors import BadInput, some
 from stages.data.opening import COMPRESSED, first_byte
 from stages.data.readers import Format, format_of
-from stages.data.records import Columns, Record, decode, refuse_empty
+from stages.data.records import RECORD_BYTES, Columns, Record, decode, refuse_empty
 from stages.store.debris import is_debris
+from stages.store.foreign import read_document
 
 DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "state.json")  # of the library `datasets`
 SPLIT = re.compile(r"(?<![a-z])(train|test|validation|valid|val|dev|eval)(?![a-z])", re.IGNORECASE)
@@ -97,7 +98,7 @@ def texts_of(root: Path) -> Texts:
 def read_texts(folder: Path, columns: Columns) -> Iterator[Record]:
     """A folder per class as records: the first of the columns is the text; the second, if any, is the label."""
     for label, path in texts_of(folder).files:
-        text = decode(path.read_bytes().removeprefix(codecs.BOM_UTF8), str(path))
+        text = decode(read_document(path, at_most=RECORD_BYTES).removeprefix(codecs.BOM_UTF8), str(path))
         refuse_empty(text, str(path), "the file's text")
         yield Record(str(path), dict(zip(columns.required, (text, label), strict=False)))
 

@@ -9,12 +9,15 @@
 import json
 import re
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 from schemas.errors import BadInput
+from stages.data.records import RECORD_BYTES
+from stages.process.confined import limited_memory
 
+LONG_VALUE = 2**22  # characters held, of which a piece is a quarter
 BLANKS = re.compile(r"[ \t\r\n]*")
-LARGEST_RECORD = 2**26  # characters; a record is held as a whole
 
 
 def json_list(pieces: Iterator[str], name: str, decoder: json.JSONDecoder) -> Iterator[tuple[str, Any]]:
@@ -70,15 +73,16 @@ class _Text:
         """Read the JSON value that begins here.  Raises `BadInput`."""
         while True:
             try:
-                value, end = decoder.raw_decode(self.held, self.at)
-            except (ValueError, RecursionError) as error:
-                small = len(self.held) - self.at <= LARGEST_RECORD
+                with limited_memory() if len(self.held) > LONG_VALUE else nullcontext():
+                    value, end = decoder.raw_decode(self.held, self.at)
+            except (ValueError, RecursionError, MemoryError) as error:
+                small = len(self.held) - self.at <= RECORD_BYTES
                 if isinstance(error, json.JSONDecodeError) and small and self._more():
                     continue
                 raise BadInput(
                     f"{where}: not a JSON object",
-                    values={"expected": f"an object of at most {LARGEST_RECORD} characters"},
-                    hint="" if isinstance(error, json.JSONDecodeError | RecursionError) else str(error),
+                    values={"expected": f"an object of at most {RECORD_BYTES} characters"},
+                    hint="" if isinstance(error, json.JSONDecodeError | RecursionError | MemoryError) else str(error),
                 ) from None
             self._read_to(end)
             return value

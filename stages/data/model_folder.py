@@ -4,15 +4,18 @@ People give the name of a model on the Hugging Face hub, a quoted `~`, the folde
 its large files.  Only names and first bytes are read.
 """
 
-import json
+import os
 import re
 from pathlib import Path
 
 from schemas.errors import BadInput, some
+from stages.store.foreign import read_json
+from stages.store.regular import open_regular
 
 EXPECTED = "a folder with config.json, tokenizer.json and safetensors weights"
 HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
 SHARD = re.compile(r"model-\d{5}-of-(\d{5})\.safetensors")
+CONFIG_BYTES = 8 * 2**20  # names of 131,072 labels, twice
 LFS = b"version https://git-lfs"
 ADAPTER = "adapter_config.json"
 FOREIGN = {  # weights that are not read, by the end of their names
@@ -36,17 +39,10 @@ def check_model_folder(model_dir: Path) -> None:
             hint=_import_of(model_dir) if importable else f"give its folder: {model_dir.parent}",
         )
     config = model_dir / "config.json"
-    if not config.is_file():
+    if not config.exists():
         raise _without_config(model_dir)
-    try:
-        json.loads(config.read_bytes())
-    except json.JSONDecodeError as error:
-        refuse_pointer(config)
-        raise BadInput(
-            f"{config} is not JSON",
-            values={"line": error.lineno, "column": error.colno, "reason": error.msg},
-            hint="correct it there, or copy it again",
-        ) from None
+    refuse_pointer(config)
+    read_json(config, at_most=CONFIG_BYTES)
 
 
 def check_there(path: Path) -> None:
@@ -105,7 +101,7 @@ def _way_out(model_dir: Path, names: list[str]) -> str:
 
 def refuse_pointer(path: Path) -> None:
     """Refuse a file that a clone without Git LFS has in place of a large one.  Raises `BadInput`."""
-    with path.open("rb") as file:
+    with os.fdopen(open_regular(path, follow_links=True), "rb") as file:
         if file.read(len(LFS)) != LFS:
             return
     raise BadInput(

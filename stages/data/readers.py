@@ -3,20 +3,26 @@
 import csv
 import itertools
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from schemas.errors import BadInput
 from stages.data.json_list import json_list
-from stages.data.opening import COMPRESSED, first_byte, import_pyarrow, utf8_lines, utf8_pieces
-from stages.data.records import Columns, Record, refuse_twice
+from stages.data.opening import COMPRESSED, Unpacked, first_byte, import_pyarrow, too_large, utf8_lines, utf8_pieces
+from stages.data.records import RECORD_BYTES, Columns, Record, refuse_twice
+from stages.process.confined import limited_memory
+from stages.store.regular import open_regular
 
-CSV_FIELD_LIMIT = 2**31 - 1  # the csv module's own default is 131,072 characters
+T = TypeVar("T")
+
+LONG_LINE = 2**20  # characters of JSON that may become far more memory
+BATCH_ROWS = 32  # of Parquet: as many records are in memory at once
 DELIMITERS = (",", ";", "\t")
 SEPARATOR = re.compile(r'"?sep=([,;\t])"?')
 NOTHING = Columns(())
@@ -63,10 +69,24 @@ def read_parquet(path: Path, columns: Columns) -> Iterator[Record]:
         refuse_twice(file.schema_arrow.names, str(path))
         names = columns.among(file.schema_arrow.names, str(path), path)
         number = 0
-        for batch in file.iter_batches(batch_size=1024, columns=list(names.values())):
-            for values in batch.to_pylist():
+        unpacked = Unpacked(path)
+        batches = file.iter_batches(batch_size=BATCH_ROWS, columns=list(names.values()), use_threads=False)
+        for records in _limited(batch.to_pylist() for batch in batches):
+            for values in records:
                 number += 1
+                unpacked.add(sum(len(value) for value in values.values() if isinstance(value, str)))
                 yield Record(f"{path}, row {number}", {column: values[name] for column, name in names.items()})
+
+
+def _limited(parts: Iterator[T]) -> Iterator[T]:
+    """The same parts, each made in limited memory.  Raises `MemoryError`."""
+    while True:
+        with limited_memory():
+            try:
+                part = next(parts)
+            except StopIteration:
+                return
+        yield part
 
 
 def format_of(path: Path) -> Format | None:
@@ -91,7 +111,7 @@ class _Table:
     @classmethod
     def open(cls, path: Path, columns: Columns, usual: str) -> "_Table":
         """Raises `BadInput` for a first line that is not CSV."""
-        csv.field_size_limit(CSV_FIELD_LIMIT)
+        csv.field_size_limit(RECORD_BYTES)  # the module's own default is 131,072 characters
         lines = (line for _, line in utf8_lines(path))
         before, header, said = _header(lines)
         delimiter = said or delimiter_of(header, columns, usual)
@@ -172,8 +192,9 @@ def _json_lines(path: Path, decoder: json.JSONDecoder) -> Iterator[tuple[str, An
             continue
         where = f"{path}, line {number}"
         try:
-            value = decoder.decode(line)
-        except (ValueError, RecursionError) as error:
+            with limited_memory() if len(line) > LONG_LINE else nullcontext():
+                value = decoder.decode(line)
+        except (ValueError, RecursionError, MemoryError) as error:
             raise BadInput(
                 f"{where}: not a JSON object",
                 values={"expected": "one JSON object per line, or one list", "length": f"{len(line)} characters"},
@@ -241,7 +262,10 @@ def _parquet_names(path: Path) -> list[str]:
 def _parquet_file(path: Path) -> Iterator[Any]:
     pyarrow, parquet = import_pyarrow(path)
     try:
-        yield parquet.ParquetFile(path)
+        with os.fdopen(open_regular(path, follow_links=True), "rb") as file:
+            yield parquet.ParquetFile(file)
+    except MemoryError:
+        raise too_large(path) from None
     except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
         raise BadInput(
             f"{path} is not a Parquet file that can be read", values={"reason": type(error).__name__}

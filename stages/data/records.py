@@ -16,6 +16,7 @@ from schemas.errors import BadInput
 TEXT_OPTION, LABEL_OPTION = "--text-column", "--label-column"
 STANDARD = {TEXT_OPTION: "text", LABEL_OPTION: "label"}  # what `data split` and `data holdout` write
 COMPLETE = "the records before this one have it: add it to this one, or remove the record"
+RECORD_BYTES = 16 * 2**20  # a line, a field or a file of one text: five times War and Peace
 UNWANTED = re.compile(r"[\x00\ud800-\udfff]")
 
 

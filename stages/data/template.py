@@ -4,6 +4,7 @@ A chat template is a Jinja program that comes with a tokenizer (`chat`), and is 
 fixed.  Where it marks what it generates (`{% generation %}`), that is the response; `responses` finds the others.
 """
 
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from schemas.settings import PromptSettings
 from stages.data.dialogues import Turn
 from stages.data.load import Example
 from stages.data.tokenizer import COPY_AGAIN, ModelTokenizer, read_object
+from stages.process.confined import OverLimitError, run_confined
+from stages.store.foreign import blamed_on, read_document
 
 if TYPE_CHECKING:
     from stages.data.chat import Message, Span
@@ -30,6 +33,7 @@ WITH_INPUT = (
     + ALPACA_ASKS
     + "\n\n### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
 )
+TEMPLATE_BYTES = 2**20  # the largest that is published has 30 KB
 TEMPLATE = "chat_template.jinja"
 OLDER_TEMPLATE = "chat_template.json"  # of processors
 
@@ -199,8 +203,6 @@ def chat_template(model_dir: Path) -> str | None:
 
     Raises `BadInput` where it cannot be read or is not a template.
     """
-    from stages.data.chat import check_syntax
-
     older = read_object(model_dir / OLDER_TEMPLATE).get("chat_template")
     newer = read_object(model_dir / "tokenizer_config.json").get("chat_template")
     for name, found in (
@@ -210,18 +212,29 @@ def chat_template(model_dir: Path) -> str | None:
     ):
         if found is not None:
             source = _default_of(model_dir / name, found)
-            check_syntax(source, str(model_dir / name))
+            _check_syntax(source, model_dir / name)
             return source
     return None
 
 
-def _read_template(path: Path) -> str | None:
+def _check_syntax(source: str, path: Path) -> None:
+    """In a child: the compiler computes what is constant, however large it is.  Raises `BadInput`."""
+    from stages.data.chat import USE_ALPACA, check_syntax
+
     try:
-        source = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+        run_confined(lambda: check_syntax(source, str(path)))
+    except OverLimitError as error:
+        raise BadInput(
+            f"{path}: the chat template takes too much to compile", values={"reached": error.resource}, hint=USE_ALPACA
+        ) from None
+
+
+def _read_template(path: Path) -> str | None:
+    if not path.exists():
         return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path} cannot be read", values={"reason": type(error).__name__}, hint=COPY_AGAIN) from None
+    with blamed_on(path, "cannot be read", hint=COPY_AGAIN):
+        data = read_document(path, at_most=TEMPLATE_BYTES)
+        source = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8").read()  # ends of lines as transformers reads them
     if not source.strip():
         raise BadInput(f"{path} is empty", values={"expected": "a chat template"}, hint=COPY_AGAIN)
     return source

@@ -14,6 +14,8 @@ from typing import Any
 
 from schemas.errors import BadInput
 from stages.data.model_folder import check_model_folder, refuse_pointer
+from stages.process.confined import limited_memory
+from stages.store.foreign import blamed_on, check_document, read_document
 
 TOKENIZER = "tokenizer.json"
 CONFIG = "tokenizer_config.json"
@@ -38,6 +40,8 @@ class ModelTokenizer:
     @classmethod
     def load(cls, model_dir: Path) -> "ModelTokenizer":
         """Read them all.  Raises `BadInput` where there is no tokenizer, or a file cannot be read."""
+        if (model_dir / "config.json").exists():
+            check_model_folder(model_dir)
         files = (CONFIG, OLDER, "config.json", "generation_config.json")
         loaded = cls(model_dir, _read_tokenizer(model_dir), *(read_object(model_dir / name) for name in files))
         known = loaded.tokenizer.get_added_tokens_decoder().values()
@@ -143,17 +147,15 @@ def read_object(path: Path) -> dict[str, Any]:
 
     Raises `BadInput` where it cannot be read, also for halves of surrogate pairs, which no UTF-8 text can hold.
     """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
+    if not path.exists():
         return {}
-    except OSError as error:
-        raise BadInput(f"{path} cannot be read", values={"reason": error.strerror}) from None
+    data = read_document(path)
     try:
-        document = json.loads(data)
-        json.dumps(document, ensure_ascii=False).encode()
+        with limited_memory():
+            document = json.loads(data)
+            json.dumps(document, ensure_ascii=False).encode()
         found = type(document).__name__
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError, MemoryError):
         document, found = None, f"{len(data)} bytes that are not JSON"
     if not isinstance(document, dict):
         refuse_pointer(path)
@@ -171,18 +173,17 @@ def _read_tokenizer(model_dir: Path) -> Any:
     from tokenizers import Tokenizer
 
     path = model_dir / TOKENIZER
-    if not path.is_file():
+    if not path.exists():
         check_model_folder(model_dir)
         raise BadInput(
             f"{model_dir} has no tokenizer.json",
             values={"expected": "a fast tokenizer"},
             hint="save it once with AutoTokenizer.from_pretrained(…).save_pretrained(…)",
         )
-    try:
+    check_document(path)
+    refuse_pointer(path)
+    with blamed_on(path, "cannot be read", hint=COPY_AGAIN):
         return Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception
-        refuse_pointer(path)
-        raise BadInput(f"{path} cannot be read", values={"reason": type(error).__name__}, hint=COPY_AGAIN) from None
 
 
 def _is_own(setting: str) -> bool:

@@ -8,7 +8,6 @@ same values as the stages, to the bit but where a processor's library splits sum
 """
 
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from torch import Tensor
 from schemas.plan import PlanManifest
 from stages.export import modeling
 from stages.model.backbone import Backbone
+from stages.store.foreign import read_document, read_json
 from stages.tuning.tensors import SUFFIXES
 from stages.tuning.tuning import BottleneckTuning
 from stages.weights.files import StoredTensor
@@ -58,15 +58,15 @@ def write_folder(
     code = modeling.source(type(backbone.skeleton.model).__name__, name, mean_head=mean_head)
     (folder / modeling.FILE).write_text(code, encoding="utf-8")
     for file in TOKENIZER_FILES:
-        if (model_dir / file).is_file():
-            shutil.copyfile(model_dir / file, folder / file)
+        if (model_dir / file).exists():
+            (folder / file).write_bytes(read_document(model_dir / file))
     write_weights(folder, list(entries(backbone, tuning)))
 
 
 def configuration(model_dir: Path, backbone: Backbone, plan: PlanManifest, *, name: str, pad_id: int) -> dict[str, Any]:
     """The base model's configuration, with what the adapters need."""
     task = plan.settings.task
-    config: dict[str, Any] = json.loads((model_dir / "config.json").read_bytes())
+    config: dict[str, Any] = read_json(model_dir / "config.json")
     for gone in ("torch_dtype", "quantization_config", "auto_map", "num_labels", "problem_type"):
         config.pop(gone, None)
     config |= {

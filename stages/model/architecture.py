@@ -4,7 +4,7 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import torch
@@ -18,6 +18,7 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.initialization import no_init_weights
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
@@ -28,6 +29,8 @@ from transformers.utils import logging
 from schemas.errors import BadInput
 from schemas.settings import HeadForm
 from stages.data.model_folder import check_model_folder
+from stages.model.claims import check_claims
+from stages.store.foreign import blamed_on, read_json
 
 logging.set_verbosity(logging.CRITICAL)  # what is wrong with a model is said in our own errors
 logging.disable_progress_bar()
@@ -36,15 +39,44 @@ logging.disable_progress_bar()
 def load_config(model_dir: Path) -> PretrainedConfig:
     """The model's configuration.  Never runs code of the model's own.  Raises `BadInput`."""
     check_model_folder(model_dir)
-    try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
-    except (ValueError, KeyError, OSError) as error:
+    path = model_dir / "config.json"
+    check_claims(path)
+    with blamed_on_config(path):
+        try:
+            config: PretrainedConfig = AutoConfig.from_pretrained(
+                model_dir, local_files_only=True, trust_remote_code=False
+            )
+        except (ValueError, KeyError, OSError) as error:
+            if _is_known(path):
+                raise
+            raise BadInput(
+                f"{path} names an architecture that the installed transformers does not have",
+                values={"reason": type(error).__name__},
+                hint="upgrade transformers; architectures with code of their own are not run",
+            ) from None
+    if not hasattr(config, "num_hidden_layers"):
         raise BadInput(
-            f"{model_dir / 'config.json'} names an architecture that the installed transformers does not have",
-            values={"reason": type(error).__name__},
-            hint="upgrade transformers; architectures with code of their own are not run",
-        ) from None
+            f"{path} describes several models in one",
+            values={"parts": ", ".join(config.sub_configs), "expected": "a model of texts alone"},
+            hint="save its language model alone: AutoModelForCausalLM.from_pretrained(DIR).get_decoder()"
+            ".save_pretrained(OUT), then AutoTokenizer.from_pretrained(DIR).save_pretrained(OUT)",
+        )
     return config
+
+
+def blamed_on_config(path: Path) -> AbstractContextManager[None]:
+    """Whatever transformers raises in the block is the configuration's doing; see `blamed_on`."""
+    return blamed_on(
+        path,
+        "describes a model that the installed transformers cannot build",
+        hint="copy it again, or upgrade transformers",
+        quotes=True,
+    )
+
+
+def _is_known(path: Path) -> bool:
+    """Whether transformers has the architecture that a configuration names."""
+    return read_json(path).get("model_type") in list(CONFIG_MAPPING)
 
 
 def is_decoder(config: PretrainedConfig) -> bool:

@@ -20,7 +20,7 @@ from schemas.errors import BadInput
 from schemas.head import HeadParameter, HeadStart
 from schemas.refs import ModelFingerprint
 from schemas.settings import Settings
-from stages.model.architecture import load_config
+from stages.model.architecture import blamed_on_config, load_config
 from stages.model.label_rows import labels_by_row, row_order, rows_in_order
 from stages.model.positions import check_length
 from stages.model.skeleton import Batch, LayerArguments, Skeleton, build_skeleton
@@ -81,8 +81,9 @@ class Backbone:
         config.pad_token_id = pad_id  # decoders' heads use it to find the last real token
         numerics = settings.numerics
         dtype = FLOAT_DTYPES[numerics.computes_in]
-        skeleton = build_skeleton(config, settings.head_form, dtype=dtype, threads=numerics.threads)
-        check_length(settings.encoding, config, lambda: skeleton.position_limit)
+        with blamed_on_config(model_dir / "config.json"):
+            skeleton = build_skeleton(config, settings.head_form, dtype=dtype, threads=numerics.threads)
+            check_length(settings.encoding, config, lambda: skeleton.position_limit)
         checkpoint = WeightFiles.open(model_dir)
         where = {"layer_prefix": skeleton.layer_prefix, "embedding": skeleton.embedding_name}
         names = resolve(skeleton.model, checkpoint, **where, any_shape=skeleton.label_names)

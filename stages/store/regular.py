@@ -1,5 +1,6 @@
 """Regular files: opened without following links unless that is asked for, measured and hashed a chunk at a time."""
 
+import errno
 import hashlib
 import os
 import stat
@@ -19,20 +20,24 @@ def open_regular(path: Path, *, follow_links: bool = False) -> int:
     try:
         descriptor = os.open(path, flags)
     except OSError as error:
+        by_link = error.errno == errno.ELOOP
         raise BadInput(
-            f"{path} cannot be opened as a regular file",
+            f"{path} cannot be {'opened as a regular file' if by_link else 'read'}",
             values={"expected": "a regular file", "found": os.strerror(error.errno or 0)},
-            hint="copy it again, without links",
+            hint="copy it again, without links" if by_link else "give the path of a file that is there",
         ) from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise BadInput(f"{path} is not a regular file", hint="copy it again")
+        raise BadInput(
+            f"{path} is not a regular file",
+            hint="a folder, a pipe or a device cannot be read here: write its content to a file, and give that",
+        )
     return descriptor
 
 
-def file_size(path: Path) -> int:
+def file_size(path: Path, *, follow_links: bool = False) -> int:
     """Bytes of a regular file.  Raises `BadInput` as `open_regular` does."""
-    descriptor = open_regular(path)
+    descriptor = open_regular(path, follow_links=follow_links)
     try:
         return os.fstat(descriptor).st_size
     finally:

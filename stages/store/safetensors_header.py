@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from stages.process.confined import limited_memory
+
 HEADER_LIMIT_BYTES = 100 * 2**20  # the safetensors library's own limit
 ITEM_BYTES = {
     **{"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "BOOL": 1},
@@ -64,24 +66,27 @@ def has_header(descriptor: int, expected: bytes) -> bool:
 def read_header(descriptor: int) -> list[Place]:
     """Every tensor of an open file, in the order of its header.
 
-    Raises `ValueError` with the reason where the header cannot be read, or a tensor is not inside the file, and
-    `UnknownDtype`.
+    Raises `ValueError` with the reason where the header cannot be read, a tensor is not inside the file, or the file
+    goes on behind the last one, and `UnknownDtype`.
     """
     file_bytes = os.fstat(descriptor).st_size
     length = int.from_bytes(os.pread(descriptor, 8, 0), "little")
     if file_bytes < 8 or length > min(HEADER_LIMIT_BYTES, file_bytes - 8):
         raise ValueError("the header is longer than the file")
     try:
-        header = json.loads(os.pread(descriptor, length, 8))
+        with limited_memory():
+            header = json.loads(os.pread(descriptor, length, 8))
         entries = [(name, entry) for name, entry in header.items() if name != "__metadata__"]
         found = [_parse_entry(name, entry, 8 + length) for name, entry in entries]
     except UnknownDtype:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, MemoryError):
         raise ValueError("the header cannot be read") from None
     for place, end in found:
         if place.spec.size_bytes != end - place.offset or end > file_bytes:
             raise ValueError(f"tensor {place.spec.name} is not inside it")
+    if max((end for _, end in found), default=8 + length) != file_bytes:
+        raise ValueError("there is more in it than its tensors")
     return [place for place, _ in found]
 
 

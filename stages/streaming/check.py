@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from schemas.errors import BadInput
+from schemas.errors import BadInput, ChainError
 from schemas.settings import HeadForm, HeadSettings, Settings, TaskSettings
 from stages.model.architecture import (
     FACTORIES,
@@ -115,10 +115,12 @@ def _check(
     try:
         # In a child: what it imports and allocates would stay with a stage that has a budget.
         return run_in_fork(lambda: compare(tiny_config(config), form, packing=packing, stored=stored))
-    except (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+    except ChainError:
+        raise
+    except Exception as error:
         raise BadInput(
             f"a small {config.model_type} cannot be run block by block",
-            values={"reason": f"{type(error).__name__}"},
+            values={"configuration": model_dir / "config.json", "reason": type(error).__name__},
             hint="this architecture is not supported; please report it",
         ) from error
 

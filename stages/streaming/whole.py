@@ -14,7 +14,7 @@ from transformers.initialization import no_init_weights
 from schemas.refs import ModelFingerprint
 from schemas.settings import EncodingSettings
 from stages.data.encode import Encoder
-from stages.model.architecture import is_decoder, load_config, parameters_on_meta
+from stages.model.architecture import blamed_on_config, is_decoder, load_config, parameters_on_meta
 from stages.model.backbone import Backbone
 from stages.model.skeleton import Skeleton
 from stages.streaming.check import SETTINGS
@@ -22,12 +22,18 @@ from stages.weights.files import WeightFiles
 from stages.weights.names import Names, lacking, missing_parameters, resolve
 
 
-def published_model(config: PretrainedConfig) -> PreTrainedModel:
+def published_model(model_dir: Path) -> PreTrainedModel:
     """The model that the weights were saved from, by `architectures`, on the meta device.
 
     Where that names no class of transformers for this configuration: the language model of a decoder, else the bare
-    encoder.
+    encoder.  Raises `BadInput`.
     """
+    config = load_config(model_dir)
+    with blamed_on_config(model_dir / "config.json"):
+        return _built(config)
+
+
+def _built(config: PretrainedConfig) -> PreTrainedModel:
     named: list[Any] = [getattr(transformers, str(name), None) for name in config.architectures or ()]
     fitting = [entry for entry in named if _is_model_of(entry, config)]
     with parameters_on_meta(), no_init_weights():
@@ -49,8 +55,9 @@ def read_names(model_dir: Path) -> tuple[Skeleton, Names]:
 
     Raises `BadInput` where a layer or the embedding is not filled exactly.
     """
-    model = published_model(load_config(model_dir))
-    skeleton = Skeleton(model, "language-model" if model.get_output_embeddings() is not None else "mean")
+    model = published_model(model_dir)
+    with blamed_on_config(model_dir / "config.json"):
+        skeleton = Skeleton(model, "language-model" if model.get_output_embeddings() is not None else "mean")
     where = {"layer_prefix": skeleton.layer_prefix, "embedding": skeleton.embedding_name}
     return skeleton, resolve(skeleton.model, WeightFiles.open(model_dir), **where)
 

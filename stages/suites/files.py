@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from schemas.errors import BadInput
-from stages.data.readers import CSV_FIELD_LIMIT
-from stages.data.records import check_characters, decode
+from stages.data.records import RECORD_BYTES, check_characters, decode
 from stages.store.debris import without_debris
+from stages.store.foreign import read_document
+
+FILE_BYTES = 2**30  # ten times the largest benchmark
 
 
 def read_text(path: Path) -> str:
     """A UTF-8 file, without its byte order mark.  Raises `BadInput`."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise BadInput(f"{path} cannot be read", values={"reason": error.strerror}) from None
+    data = read_document(path, at_most=FILE_BYTES)
     return decode(data.removeprefix(codecs.BOM_UTF8), str(path))
 
 
@@ -28,7 +27,7 @@ def read_json(path: Path) -> Any:
     text = read_text(path)
     try:
         return json.loads(text)
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError, MemoryError):
         raise BadInput(
             f"{path} is not JSON", values={"expected": "one JSON document", "length": f"{len(text)} characters"}
         ) from None
@@ -36,7 +35,7 @@ def read_json(path: Path) -> Any:
 
 def read_csv(path: Path, *, delimiter: str = ",") -> Iterator[tuple[str, list[str]]]:
     """("file, line 3", fields) of each record that is not empty.  Raises `BadInput`."""
-    csv.field_size_limit(CSV_FIELD_LIMIT)
+    csv.field_size_limit(RECORD_BYTES)
     reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, strict=True)
     try:
         for fields in reader:

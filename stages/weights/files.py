@@ -5,7 +5,6 @@ and where to put their bytes.  `WeightFiles` knows nothing of layers; `names.py`
 """
 
 import hashlib
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable
@@ -19,7 +18,8 @@ from torch import Tensor
 from schemas.base import sha256_digest
 from schemas.errors import BadInput, NotTrusted
 from stages.data.model_folder import refuse_pointer, without_weights
-from stages.store.regular import file_digest
+from stages.store.foreign import read_json
+from stages.store.regular import file_digest, open_regular
 from stages.store.safetensors_header import Place, UnknownDtype, read_header
 
 CHUNK_BYTES = 2**20
@@ -85,7 +85,7 @@ class WeightFiles:
         tensors: dict[str, StoredTensor] = {}
         descriptors: dict[Path, int] = {}
         for file in checkpoint_files(model_dir):
-            descriptors[file] = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+            descriptors[file] = open_regular(file, follow_links=True)
             for tensor in stored_tensors(file, descriptors[file]):
                 if tensor.name in tensors:
                     raise BadInput(
@@ -176,9 +176,10 @@ def checkpoint_files(model_dir: Path) -> list[Path]:
 def files_of_index(index: Path) -> list[Path]:
     """The files beside an index of weights that it names, in order of name.  Raises `BadInput` where one is missing."""
     model_dir = index.parent
+    document = read_json(index)
     try:
-        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError):
+        names = sorted({str(name) for name in document["weight_map"].values()})
+    except (KeyError, AttributeError, TypeError):
         raise BadInput(f"{index} is not an index of weights", hint="copy the model again") from None
     missing = [name for name in names if Path(name).name != name or not (model_dir / name).is_file()]
     if missing:

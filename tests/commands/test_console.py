@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from chainctl.console import Console, print_error
 from chainctl.options import parse_size
-from schemas.errors import BadInput, ChainError, DoesNotFit, NotTrusted, TooFewUpdates, UsageProblem, Waiting
+from schemas.errors import BadInput, Bug, ChainError, DoesNotFit, NotTrusted, TooFewUpdates, UsageProblem, Waiting
 
 Capture = pytest.CaptureFixture[str]
 ROOT = Path(__file__).parents[2]
@@ -179,7 +180,7 @@ def test_a_long_value_is_not_broken_over_lines(capsys: Capture) -> None:
 
 @pytest.mark.parametrize(
     ("error", "code"),
-    [(UsageProblem, 2), (BadInput, 3), (NotTrusted, 4), (DoesNotFit, 5), (TooFewUpdates, 6), (Waiting, 7)],
+    [(UsageProblem, 2), (BadInput, 3), (NotTrusted, 4), (DoesNotFit, 5), (TooFewUpdates, 6), (Waiting, 7), (Bug, 70)],
 )
 def test_exit_codes_are_those_of_the_contract(error: type[ChainError], code: int, capsys: Capture) -> None:
     print_error(error("no"), as_json=True)
@@ -257,3 +258,45 @@ def test_what_is_not_a_size_is_refused(text: str) -> None:
 def test_a_whole_number_of_any_unit_is_exact(count: int, unit: str) -> None:
     power = {"": 0, "B": 0, "K": 1, "M": 2, "G": 3}[unit[:1].upper()]
     assert parse_size(f"{count}{unit}") == count * (1024 if "i" in unit else 1000) ** power
+
+
+# Bugs.
+
+BROKEN = (
+    "import sys, stages.store.artifact\n"
+    "def broken(*arguments, **options): raise KeyError('a text of the user')\n"
+    "stages.store.artifact.verify_artifact = broken\n"
+    "from chainctl.cli import main\n"
+    "sys.argv = ['chainctl', 'inspect', 'anything', *sys.argv[1:]]\n"
+    "main()\n"
+)
+
+
+def test_a_bug_asks_to_be_reported_and_shows_no_traceback_and_no_text() -> None:
+    done = python("-c", BROKEN)
+    said = done.stderr.decode()
+    assert done.returncode == 70
+    assert "this is a bug in chainctl: please report it" in said
+    assert re.search(r"where +chainctl/commands/inspect\.py, line \d+", said)
+    assert "KeyError" in said
+    assert "CHAINCTL_DEBUG=1" in said
+    assert "Traceback" not in said
+    assert "user" not in said
+
+
+def test_the_hint_of_a_bug_shows_the_traceback() -> None:
+    said = python("-c", BROKEN, CHAINCTL_DEBUG="1").stderr.decode()
+    assert "KeyError: 'a text of the user'" in said
+    assert "Traceback" in said
+    assert "please report it" in said
+
+
+def test_a_bug_is_an_object_with_json() -> None:
+    done = python("-c", BROKEN, "--json")
+    assert json.loads(done.stdout)["error"]["exit_code"] == 70
+
+
+def test_memory_that_the_system_does_not_give_is_not_a_bug() -> None:
+    done = python("-c", BROKEN.replace("KeyError('a text of the user')", "MemoryError"))
+    assert done.returncode == 5
+    assert "too little memory" in done.stderr.decode()

@@ -254,7 +254,7 @@ def test_one_bad_dialogue_among_many_is_named(tmp_path: Path) -> None:
             ours.encode_examples(examples)
         assert caught.value.fact == f"{path}, line 21: the chat template refuses this dialogue"
     with pytest.raises(BadInput, match="line 21"):
-        ours.encode_prompt(examples[20])
+        ours.encode_prompts([examples[20]])
     assert len(ours.encode_examples(examples[:20] + examples[21:])) == 40
 
 

@@ -147,7 +147,7 @@ def test_what_is_longer_is_truncated_and_counted(tmp_path: Path) -> None:
     assert [len(one.ids) for one in found][1:] == [60, 60]
     assert found[1].in_loss.any()
     assert not found[2].in_loss.any()
-    ids, truncated = encoder.encode_prompt(long_question)
+    ((ids, truncated),) = encoder.encode_prompts([long_question])
     assert truncated
     assert encoder.tokenizer.decode(ids.tolist()).endswith("assistant\n")  # a prompt keeps its end
 

@@ -19,13 +19,13 @@ import torch
 from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from schemas.errors import BadInput, DoesNotFit
+from schemas.errors import BadInput, ChainError, DoesNotFit
 from stages.process.measure import device_memory_bytes, mebibytes, resident_bytes
 from stages.weights.files import incomplete
+from stages.weights.importing.gguf_header import check_header
 from stages.weights.writer import Entry, entry_of
 
 NEEDED = ("gguf", "accelerate")
-MAGIC = b"GGUF"
 # llama.cpp's names of ways to split texts that split digits one by one; transformers' reader treats them as GPT-2's.
 SINGLE_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")
 LIKE_GPT2 = ("", "default", "gpt-2", "gpt2", "mpt", "olmo", "jais", "phi-2", "trillion", "granite-docling")
@@ -51,22 +51,30 @@ class GgufFile:
         from gguf import GGUFReader
 
         try:
-            if path.open("rb").read(4) != MAGIC:
-                raise ValueError("not a GGUF file")
-            reader: Any = GGUFReader(path)
-        except (ValueError, OSError, IndexError, KeyError) as error:
-            raise incomplete(path, "GGUF file", type(error).__name__) from None
+            check_header(path)
+            return cls._read(path, GGUFReader(path))
+        except ChainError:
+            raise
+        except Exception as error:  # the library checks nothing, and so raises anything
+            raise incomplete(
+                path, "GGUF file", str(error) if type(error) is ValueError else type(error).__name__
+            ) from None
 
+    @classmethod
+    def _read(cls, path: Path, reader: Any) -> "GgufFile":
         def field(name: str, otherwise: Any) -> Any:
             return reader.fields[name].contents() if name in reader.fields else otherwise
 
         _refuse_parts(path, int(field("split.count", 1)))
         architecture = str(field("general.architecture", ""))
+        layers = int(field(f"{architecture}.block_count", 0))
+        if layers > len(reader.tensors):
+            raise ValueError(f"{layers} layers of {len(reader.tensors)} tensors")
         rotary = [tensor for tensor in reader.tensors if tensor.name.startswith("rope_")]
         return cls(
             path=path,
             architecture=architecture,
-            layers=int(field(f"{architecture}.block_count", 0)),
+            layers=layers,
             template=field("tokenizer.chat_template", None),
             splitting=str(field("tokenizer.ggml.pre", "")) if field("tokenizer.ggml.model", "") == "gpt2" else "",
             scaling=str(field(f"{architecture}.rope.scaling.type", "none")),
@@ -74,9 +82,14 @@ class GgufFile:
             frequencies=any(bool((tensor.data != 1).any()) for tensor in rotary),
         )
 
+    @property
+    def values(self) -> int:
+        """Number of values of all tensors."""
+        return sum(self.tensors.values())
+
     def memory_bytes(self, dtype: torch.dtype) -> int:
         """What unpacking takes, beside what this process is already."""
-        return sum(self.tensors.values()) * dtype.itemsize + 2 * 4 * max(self.tensors.values(), default=0)
+        return self.values * dtype.itemsize + 2 * 4 * max(self.tensors.values(), default=0)
 
     def read_model(self, dtype: torch.dtype) -> PreTrainedModel:
         """The whole model in memory.  Raises `DoesNotFit`, and `BadInput` where a tensor is missing or left over."""
@@ -92,7 +105,7 @@ class GgufFile:
                     output_loading_info=True,
                     **_unpacked(),
                 )
-        except (ValueError, KeyError, NotImplementedError, RuntimeError, OSError, TypeError, AttributeError) as error:
+        except Exception as error:  # the header decides what it builds, and what of it fails
             raise BadInput(
                 f"transformers cannot read {self.path.name}",
                 values={"architecture": self.architecture, "reason": f"{type(error).__name__}: {error}"[:200]},
