@@ -16,7 +16,7 @@ from schemas.settings import PromptSettings, TaskSettings
 from stages.data.dialogues import OTHER_COLUMN, Turn, alpaca_turns, chat_turns
 from stages.data.folder import folder_of_parts, left_out, parts_of, read_texts
 from stages.data.labels import LabelRule
-from stages.data.model_folder import refuse_pointer
+from stages.data.model_folder import TILDE, refuse_pointer
 from stages.data.readers import FORMATS, Format, format_of
 from stages.data.records import LABEL_OPTION, TEXT_OPTION, Columns, Record, refuse_empty
 
@@ -142,13 +142,14 @@ def _read(format: Format, file: Path, columns: Columns) -> Iterator[Record]:
 
 
 def _unreadable(path: Path) -> BadInput:
-    found = ("a folder" if path.is_dir() else "a file of another kind") if path.exists() else "nothing"
+    if not path.exists():
+        return BadInput(f"{path} does not exist", hint=TILDE if str(path).startswith("~") else "check the path")
     return BadInput(
         f"{path} is not data that can be read",
         values={
             "expected": f"a file ending in {', '.join(FORMATS)} (.gz and .zst too), a folder of such files, "
             "or one with a folder per class",
-            "found": found,
+            "found": "a folder" if path.is_dir() else "a file of another kind",
         },
         hint="unpack archives, and save sheets as CSV" if path.is_file() else "",
     )

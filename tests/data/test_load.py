@@ -416,7 +416,8 @@ def test_a_file_of_another_kind_is_refused_with_what_can_be_read(tmp_path: Path)
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     for name in ("absent.jsonl", "absent.csv", "absent.parquet", "absent"):
-        assert "nothing" in refusal(tmp_path / name)
+        assert refusal(tmp_path / name).startswith(f"{tmp_path / name} does not exist")
+    assert "$HOME" in refusal(Path("~/texts.jsonl"))
 
 
 def test_a_file_that_only_claims_to_be_parquet_is_refused(tmp_path: Path) -> None:
