@@ -77,7 +77,8 @@ class Columns:
         given = [f"{self.options[column]} {shlex.quote(alike[column])}" for column in missing if column in alike]
         given += [f"{self.options[column]} NAME" for column in missing if given and column not in alike]
         named = f"give {' '.join(given)}" if given else "name them with --text-column and --label-column"
-        return f"{named}, or in [task] of the recipe; for instruction data set prompt.format; {listing}"
+        recipe = "in [task] of the recipe where a command has no such option"
+        return f"{named}, or {recipe}; for instruction data set prompt.format; {listing}"
 
 
 @dataclass(frozen=True)

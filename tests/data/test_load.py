@@ -7,6 +7,8 @@ traceback may hold it.
 import csv
 import io
 import json
+import re
+import subprocess
 import tempfile
 import traceback
 from collections.abc import Sequence
@@ -384,6 +386,16 @@ def test_a_csv_line_with_another_number_of_fields_is_refused(line: str, found: i
 def test_a_csv_quote_out_of_place_is_refused(line: str, tmp_path: Path) -> None:
     path = put(tmp_path, "d.csv", f"text,label\none,a\n{line}\n".encode())
     assert f"{path}, line " in refusal(path)
+
+
+def test_line_ends_of_an_old_macintosh_are_named_and_the_way_out_works(tmp_path: Path) -> None:
+    old = put(tmp_path, "old.csv", b"text,label\rone,a\r")
+    message = refusal(old)
+    command = re.search(r"tr \S+ \S+ < OLD > NEW", message)
+    assert command is not None
+    line = command[0].replace("OLD", str(old)).replace("NEW", str(tmp_path / "new.csv"))
+    subprocess.run(["sh", "-c", line], check=True)
+    assert load_examples(tmp_path / "new.csv") == [Example("one", "a")]
 
 
 def test_a_nul_character_is_refused_with_its_line(tmp_path: Path) -> None:
