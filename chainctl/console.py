@@ -6,6 +6,7 @@ none.  Progress bars appear on a terminal only.
 
 import functools
 import inspect
+import io
 import json
 import logging
 import sys
@@ -82,10 +83,10 @@ class Console:
             table.add_column(Text(column), justify="right" if numeric else "left", overflow="fold")
         for row in rows:
             table.add_row(*(Text(str(cell)) for cell in row))
-        terminal = Terminal(file=stream, width=None if stream.isatty() else PIPED_WIDTH)
-        with terminal.capture() as captured:
-            terminal.print(table)
-        for line in captured.get().splitlines():
+        drawn = io.StringIO()  # `capture()` of rich writes to the stream too, which may be full
+        terminal = Terminal(file=drawn, force_terminal=stream.isatty(), width=None if stream.isatty() else PIPED_WIDTH)
+        terminal.print(table)
+        for line in drawn.getvalue().splitlines():
             self.say(line.rstrip())
 
     @contextmanager
@@ -134,11 +135,11 @@ def print_error(error: ChainError, *, as_json: bool) -> None:
     """The fact, both values and the way out, on stderr; with `--json` the same as an object on stdout."""
     from rich.console import Console as Terminal
 
-    terminal = Terminal(stderr=True, highlight=False, soft_wrap=True)
-    with terminal.capture() as captured:
-        terminal.print("error:", style="bold red", end=" ")
-        terminal.print(str(error), markup=False)
-    write_line(captured.get().removesuffix("\n"), sys.stderr)
+    drawn = io.StringIO()
+    terminal = Terminal(file=drawn, force_terminal=sys.stderr.isatty(), highlight=False, soft_wrap=True)
+    terminal.print("error:", style="bold red", end=" ")
+    terminal.print(str(error), markup=False)
+    write_line(drawn.getvalue().removesuffix("\n"), sys.stderr)
     if as_json:
         values = {label: str(value) for label, value in error.values.items()}
         content = {"fact": error.fact, "values": values, "hint": error.hint, "exit_code": error.exit_code}

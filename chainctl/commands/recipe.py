@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from chainctl.console import Console, with_console
-from chainctl.options import Force, TextColumn, command_group
+from chainctl.options import Force, Set, TextColumn, command_group
 from chainctl.streams import write_document
 from schemas.errors import UsageProblem
 
@@ -39,6 +39,7 @@ def new(
     preset: Annotated[
         Preset, typer.Option(help="instruction: Alpaca records, as in the paper; chainfed: the paper's chain.")
     ] = Preset.DEFAULT,
+    set_: Set = None,
     force: Force = False,
     *,
     console: Console,
@@ -51,6 +52,7 @@ def new(
 
         check_output(out, force=force)
     from chainctl.presets import PRESETS
+    from schemas.recipe import parse_recipe
     from stages.report.recipe import write_recipe
 
     labels: tuple[str, ...] = ()
@@ -61,6 +63,8 @@ def new(
     settings = PRESETS[preset.value]
     columns = {"text_column": text_column, "label_column": label_column, "labels": labels}
     text = write_recipe(settings.model_copy(update={"task": settings.task.model_copy(update=columns)}))
+    if set_:
+        text = write_recipe(parse_recipe(text, source=f"the preset {preset.value}", overrides=set_))
     if str(out) == "-":
         write_document(text)
         return

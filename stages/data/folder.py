@@ -23,7 +23,7 @@ from stages.store.debris import is_debris
 from stages.store.foreign import read_document
 
 DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "state.json")  # of the library `datasets`
-SPLIT = re.compile(r"(?<![a-z])(train|test|validation|valid|val|dev|eval)(?![a-z])", re.IGNORECASE)
+SPLIT = re.compile(r"(?<![a-z])(train|test|validation|valid|val|dev|eval)(?:ing|set)?(?![a-z])", re.IGNORECASE)
 SHARD = re.compile(r"(.*?)-?(\d+)-of-(\d+)\b.*")
 REASONS = OUTSIDE, HIDDEN_ENTRIES, OTHERS, EMPTY = "outside class folders", "hidden", "of other kinds", "empty"
 
@@ -68,6 +68,11 @@ def parts_of(folder: Path) -> Parts | None:
     files = [path for path in entries if path not in formats]
     hidden = sum(map(_is_hidden, files))
     return Parts(tuple(formats), next(iter(formats.values())), {HIDDEN_ENTRIES: hidden, OTHERS: len(files) - hidden})
+
+
+def folder_of_parts(root: Path) -> Path | None:
+    """The first folder below `root` that holds data files, as a clone of a data set does in `data`."""
+    return next((path.parent for path in sorted(_walk(root, Counter())) if _part_format(path)), None)
 
 
 def texts_of(root: Path) -> Texts:
@@ -183,7 +188,7 @@ def _refuse_missing(folder: Path, files: Sequence[Path]) -> None:
 def _refuse_splits(root: Path, texts: Sequence[tuple[str, ...]]) -> None:
     """`train/sport/1.txt`: the first folder is not the class."""
     names = {parts[0] for parts in texts}
-    if texts and all(SPLIT.fullmatch(name) for name in names) and all(len(parts) > 2 for parts in texts):
+    if all(SPLIT.fullmatch(name) for name in names) and any(len(parts) > 2 for parts in texts):
         raise BadInput(
             f"{root} holds a folder per split, not per class",
             values={"expected": "a folder per class", "found": some(sorted(names))},

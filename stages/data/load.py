@@ -14,9 +14,10 @@ from schemas.base import canonical_json
 from schemas.errors import BadInput
 from schemas.settings import PromptSettings, TaskSettings
 from stages.data.dialogues import OTHER_COLUMN, Turn, alpaca_turns, chat_turns
-from stages.data.folder import left_out, parts_of, read_texts
+from stages.data.folder import folder_of_parts, left_out, parts_of, read_texts
 from stages.data.labels import LabelRule
-from stages.data.readers import FORMATS, format_of
+from stages.data.model_folder import TILDE, refuse_pointer
+from stages.data.readers import FORMATS, Format, format_of
 from stages.data.records import LABEL_OPTION, TEXT_OPTION, Columns, Record, refuse_empty
 
 PLAIN = PromptSettings()
@@ -112,8 +113,11 @@ def column_names(path: Path) -> list[str]:
 def _examples(path: Path, reading: "_Reading") -> list[Example]:
     examples = [reading.example(record) for record in _records(path, reading.columns)]
     if not examples:
+        below = folder_of_parts(path) if path.is_dir() else None
         raise BadInput(
-            f"{path} holds no texts", values={"expected": "at least one text", "found": "none", **left_out(path)}
+            f"{path} holds no texts",
+            values={"expected": "at least one text", "found": "none", **left_out(path)},
+            hint=f"data files are in {below}: give that folder" if below not in (None, path) else "",
         )
     return examples
 
@@ -123,23 +127,29 @@ def _records(path: Path, columns: Columns) -> Iterator[Record]:
     if path.is_dir():
         parts = parts_of(path)
         if parts:
-            return chain.from_iterable(parts.format.read(file, columns) for file in parts.files)
+            return chain.from_iterable(_read(parts.format, file, columns) for file in parts.files)
         if TEXT_OPTION in columns.options.values():  # not instruction data
             return read_texts(path, columns)
         format = None
     if not path.exists() or format is None:
         raise _unreadable(path)
-    return format.read(path, columns)
+    return _read(format, path, columns)
+
+
+def _read(format: Format, file: Path, columns: Columns) -> Iterator[Record]:
+    refuse_pointer(file)
+    return format.read(file, columns)
 
 
 def _unreadable(path: Path) -> BadInput:
-    found = ("a folder" if path.is_dir() else "a file of another kind") if path.exists() else "nothing"
+    if not path.exists():
+        return BadInput(f"{path} does not exist", hint=TILDE if str(path).startswith("~") else "check the path")
     return BadInput(
         f"{path} is not data that can be read",
         values={
             "expected": f"a file ending in {', '.join(FORMATS)} (.gz and .zst too), a folder of such files, "
             "or one with a folder per class",
-            "found": found,
+            "found": "a folder" if path.is_dir() else "a file of another kind",
         },
         hint="unpack archives, and save sheets as CSV" if path.is_file() else "",
     )
@@ -173,7 +183,8 @@ class _Reading:
         if self.format == "chat":
             return Example("", self._label(record), chat_turns(record, answered=self.answered), record.where)
         text = record.text(self.text_column)
-        refuse_empty(text, record.where, self.text_column)
+        hint = f"remove empty texts, or name another column with {TEXT_OPTION}"
+        refuse_empty(text, record.where, self.text_column, hint=hint)
         return Example(text, self._label(record), where=record.where)
 
     def _label(self, record: Record) -> str | None:

@@ -17,6 +17,7 @@ HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
 SHARD = re.compile(r"model-\d{5}-of-(\d{5})\.safetensors")
 CONFIG_BYTES = 8 * 2**20  # names of 131,072 labels, twice
 LFS = b"version https://git-lfs"
+TILDE = "write the path without quotes, or use $HOME in place of ~"  # which the shell does not replace inside them
 ADAPTER = "adapter_config.json"
 FOREIGN = {  # weights that are not read, by the end of their names
     ".onnx": "an ONNX export does not train: get the model that it was exported from",
@@ -52,7 +53,7 @@ def check_there(path: Path) -> None:
     fact, hint = f"{path} is not a model directory: it does not exist", "check the path"
     if str(path).startswith("~"):
         fact = f"{path} does not exist: the shell does not replace ~ inside quotes"
-        hint = "write the path without quotes, or use $HOME in place of ~"
+        hint = TILDE
     elif HUB_ID.fullmatch(str(path)) and (len(path.parts) == 1 or not path.parent.exists()):
         fact += " here, and models of the Hugging Face hub are not fetched"
         hint += f"; to fetch a model of that name from the hub: hf download {path} --local-dir {path}"

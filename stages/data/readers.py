@@ -233,6 +233,12 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _not_csv(path: Path, line: int, error: csv.Error) -> BadInput:
+    if str(error).startswith("new-line character"):
+        return BadInput(
+            f"{path}, line {line}: a carriage return outside quotation marks",
+            values={"expected": "lines that end in LF or CR LF"},
+            hint="of a file of an old Macintosh: tr '\\r' '\\n' < OLD > NEW; else put the field in quotation marks",
+        )
     return BadInput(
         f"{path}, line {line}: not CSV",
         values={"reason": error},

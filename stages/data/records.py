@@ -70,13 +70,15 @@ class Columns:
     def _ways_out(self, names: Sequence[str], path: Path) -> str:
         missing = [column for column in self.required if column not in names]
         alike = self.like(names)
+        listing = f"to list the columns: chainctl data columns {shlex.quote(str(path))}"
+        if not all(column in self.options for column in missing):
+            renamed = "".join(f"rename {shlex.quote(name)} to {column}; " for column, name in alike.items())
+            return f"{renamed}--format, or prompt.format of the recipe, says which columns are needed; {listing}"
         given = [f"{self.options[column]} {shlex.quote(alike[column])}" for column in missing if column in alike]
         given += [f"{self.options[column]} NAME" for column in missing if given and column not in alike]
-        listing = f"to list the columns: chainctl data columns {shlex.quote(str(path))}"
         named = f"give {' '.join(given)}" if given else "name them with --text-column and --label-column"
-        if not all(column in self.options for column in missing):
-            return f"--format, or prompt.format of the recipe, says which columns are needed; {listing}"
-        return f"{named}, or in [task] of the recipe; for instruction data set prompt.format; {listing}"
+        recipe = "in [task] of the recipe where a command has no such option"
+        return f"{named}, or {recipe}; for instruction data set prompt.format; {listing}"
 
 
 @dataclass(frozen=True)
@@ -115,13 +117,13 @@ def as_text(value: object, where: str, column: str) -> str:
     return check_characters(value, where)
 
 
-def refuse_empty(text: str, where: str, column: str) -> None:
+def refuse_empty(text: str, where: str, column: str, *, hint: str = "remove empty texts") -> None:
     """Refuse a text of white space alone.  Raises `BadInput`."""
     if not text.strip():
         raise BadInput(
             f"{where}: the text is empty",
             values={"column": column, "length": f"{len(text)} characters", "expected": "some text"},
-            hint="remove empty texts, or name another column with --text-column",
+            hint=hint,
         )
 
 

@@ -93,6 +93,16 @@ def test_every_preset_is_a_recipe_that_parses_back(preset: str, tmp_path: Path) 
     assert parse_recipe(path.read_text(), source="recipe") == PRESETS[preset]
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_recipe_is_written_with_the_settings_that_are_set(preset: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    command = ["recipe", "new", str(path), "--preset", preset, "--set", "encoding.max_length=128"]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    encoding = PRESETS[preset].encoding.model_copy(update={"max_length": 128})
+    expected = PRESETS[preset].model_copy(update={"encoding": encoding})
+    assert parse_recipe(path.read_text(), source="recipe") == expected
+
+
 def test_ablations_are_of_the_papers_chain() -> None:
     papers = ablated(ChainSettings(), dlct=True, gpo=True, foat=False)
     assert papers == ChainSettings(foresight="adapters", start=0)

@@ -149,3 +149,14 @@ def test_a_full_stdout_is_said_and_only_a_result_for_programs_is_an_error(data: 
     assert "Traceback" not in done.stderr
     assert outputs(data) == ["device-00.jsonl", "device-01.jsonl"]
     assert json.loads(shell('"$@" --json', splitting(data, "--force")).stdout)  # the hint: another stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a device that is always full")
+def test_a_full_stream_changes_no_exit_code(data: Path) -> None:
+    table = "from chainctl.console import Console; Console().table(['a'], [['b']])"
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-c", table]
+        done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (0, 1)
+    assert done.stderr.startswith("warning: standard output cannot be written: No space left")
+    assert shell('"$@" 2>/dev/full', ["data", "columns", str(data.parent / "absent")]).returncode == 3

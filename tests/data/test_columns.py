@@ -141,3 +141,25 @@ def test_a_missing_column_of_instruction_data_is_not_to_be_named_with_an_option(
         load_examples(path, label_column=None, prompt=PromptSettings(format="alpaca"))
     assert "--text-column" not in caught.value.hint
     assert "data columns" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("format", "header", "offer"),
+    [
+        (
+            "alpaca",
+            {"Instruction": "a", "Input": "b", "Output": "c"},
+            "rename Instruction to instruction; rename Output",
+        ),
+        ("alpaca", {"instruction": "a", "Output": "c"}, "rename Output to output; "),
+        ("chat", {"Messages": []}, "rename Messages to messages; "),
+    ],
+)
+def test_columns_of_instruction_data_that_differ_by_case_are_to_be_renamed(
+    format: str, header: dict[str, object], offer: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "d.jsonl"
+    path.write_text(json.dumps(header))
+    with pytest.raises(BadInput) as caught:
+        load_examples(path, label_column=None, prompt=PromptSettings.model_validate({"format": format}))
+    assert caught.value.hint.startswith(offer)

@@ -69,6 +69,12 @@ def test_a_system_message_of_sharegpt_is_one(tmp_path: Path) -> None:
     assert found.turns == (("system", "be kind"), *TURNS)
 
 
+def test_a_system_message_may_be_empty(tmp_path: Path) -> None:
+    system = {"role": "system", "content": ""}
+    path = write(tmp_path / "d.jsonl", {"messages": [system, ASKED, {"role": "assistant", "content": "a"}]})
+    assert load(path, CHAT)[0].turns[0] == ("system", "")
+
+
 def test_parquet_holds_dialogues_of_each_shape(tmp_path: Path) -> None:
     import pyarrow
     from pyarrow import parquet

@@ -122,6 +122,7 @@ def test_a_link_to_a_class_is_followed_and_a_circle_of_links_ends(tmp_path: Path
 def test_a_folder_per_split_is_refused_and_one_of_them_is_read(tmp_path: Path) -> None:
     for split in ("train", "test"):
         put(tmp_path / split / "pos" / "1.txt", SECRET)
+    put(tmp_path / "train" / "urls_pos.txt", SECRET)  # as in the reviews of IMDB
     assert str(tmp_path / "test") in refusal(tmp_path)
     assert [example.label for example in load_examples(tmp_path / "test")] == ["pos"]
 
@@ -131,6 +132,21 @@ def test_a_folder_without_texts_says_what_it_skipped(tmp_path: Path) -> None:
     message = refusal(tmp_path)
     assert "holds no texts" in message
     assert "empty     1" in message
+
+
+def test_a_clone_of_a_data_set_is_told_which_of_its_folders_to_give(tmp_path: Path) -> None:
+    rows(tmp_path / "data/train-00000-of-00001.parquet", ["one"])
+    put(tmp_path / "README.md", SECRET)
+    assert f"hint: data files are in {tmp_path / 'data'}: give that folder" in refusal(tmp_path)
+    assert len(load_examples(tmp_path / "data")) == 1
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.parquet", "parts/a.jsonl"])
+def test_what_git_lfs_left_in_place_of_data_is_named(name: str, tmp_path: Path) -> None:
+    put(tmp_path / name, "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    message = refusal(tmp_path / name.partition("/")[0])
+    assert "is a pointer of Git LFS, not the file itself" in message
+    assert "git lfs pull" in message
 
 
 @pytest.mark.parametrize("ending", ["parquet", "jsonl", "csv"])
@@ -163,6 +179,8 @@ def test_parts_may_be_compressed(tmp_path: Path) -> None:
         (("a.parquet", "b.jsonl"), "several formats"),
         (("train.jsonl", "test.jsonl"), "several splits"),
         (("reviews_train.csv", "reviews_test.csv"), "several splits"),
+        (("training.csv", "testing.csv"), "several splits"),
+        (("trainset.csv", "testset.csv"), "several splits"),
         (("train-00000-of-00001.parquet", "validation-00000-of-00001.parquet"), "several splits"),
         (("train-00001-of-00002.parquet",), "does not hold the parts of one data set"),
         (("train-00000-of-00001-aa.parquet", "train-00000-of-00001-bb.parquet"), "the parts of one data set"),

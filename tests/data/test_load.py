@@ -7,6 +7,8 @@ traceback may hold it.
 import csv
 import io
 import json
+import re
+import subprocess
 import tempfile
 import traceback
 from collections.abc import Sequence
@@ -386,6 +388,16 @@ def test_a_csv_quote_out_of_place_is_refused(line: str, tmp_path: Path) -> None:
     assert f"{path}, line " in refusal(path)
 
 
+def test_line_ends_of_an_old_macintosh_are_named_and_the_way_out_works(tmp_path: Path) -> None:
+    old = put(tmp_path, "old.csv", b"text,label\rone,a\r")
+    message = refusal(old)
+    command = re.search(r"tr \S+ \S+ < OLD > NEW", message)
+    assert command is not None
+    line = command[0].replace("OLD", str(old)).replace("NEW", str(tmp_path / "new.csv"))
+    subprocess.run(["sh", "-c", line], check=True)
+    assert load_examples(tmp_path / "new.csv") == [Example("one", "a")]
+
+
 def test_a_nul_character_is_refused_with_its_line(tmp_path: Path) -> None:
     secret = SECRET.encode()
     table = put(tmp_path, "d.csv", b"text,label\n" + secret + b"\0,a\n")
@@ -416,7 +428,8 @@ def test_a_file_of_another_kind_is_refused_with_what_can_be_read(tmp_path: Path)
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     for name in ("absent.jsonl", "absent.csv", "absent.parquet", "absent"):
-        assert "nothing" in refusal(tmp_path / name)
+        assert refusal(tmp_path / name).startswith(f"{tmp_path / name} does not exist")
+    assert "$HOME" in refusal(Path("~/texts.jsonl"))
 
 
 def test_a_file_that_only_claims_to_be_parquet_is_refused(tmp_path: Path) -> None:
