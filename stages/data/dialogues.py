@@ -17,6 +17,7 @@ SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", *
 TOOL_ROLES = ("tool", "function", "function_call", "observation", "ipython")
 TOOL_KEYS = ("tool_calls", "tool_call_id", "function_call")
 OTHER_COLUMN = {"messages": "conversations"}  # what ShareGPT calls it
+BESIDE = ("system", "tools")  # what many data sets write beside the messages, if anything
 SHAPE = "objects with role (system, user, assistant) and content (a text, or a list of text parts)"
 SHAREGPT_SHAPE = "objects with from (system, human, gpt) and value (a text)"
 ONLY_TEXTS = "remove dialogues with tools or images, or write what was called and seen as text of user and assistant"
@@ -43,6 +44,8 @@ def chat_turns(record: Record, *, answered: bool) -> tuple[Turn, ...]:
     the end are left out, and a question must remain.  Raises `BadInput`.
     """
     messages = record.values["messages"]
+    if record.values.get("tools") not in (None, "", "[]", []):
+        raise BadInput(f"{record.where}: the dialogue has tools", values={"expected": SHAPE}, hint=ONLY_TEXTS)
     if not isinstance(messages, list):
         raise BadInput(
             f"{record.where}: the dialogue is not a list",
@@ -52,6 +55,8 @@ def chat_turns(record: Record, *, answered: bool) -> tuple[Turn, ...]:
                 "found": type(messages).__name__,
             },
         )
+    if record.values.get("system"):
+        messages = [{"role": "system", "content": record.text("system")}, *messages]
     return _asked(record.where, messages) if not answered else _answered(record.where, messages)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from schemas.base import canonical_json
 from schemas.errors import BadInput
 from schemas.settings import PromptSettings, TaskSettings
-from stages.data.dialogues import OTHER_COLUMN, Turn, alpaca_turns, chat_turns
+from stages.data.dialogues import BESIDE, OTHER_COLUMN, Turn, alpaca_turns, chat_turns
 from stages.data.folder import folder_of_parts, left_out, parts_of, read_texts
 from stages.data.labels import LabelRule
 from stages.data.model_folder import TILDE, refuse_pointer
@@ -173,7 +173,7 @@ class _Reading:
             answer = ("output",) if self.answered else ()
             return Columns(("instruction", *answer, *label), ("input",), options)
         if self.format == "chat":
-            return Columns(("messages", *label), options=options, instead=OTHER_COLUMN)
+            return Columns(("messages", *label), BESIDE, options, instead=OTHER_COLUMN)
         return Columns((self.text_column, *label), options={self.text_column: TEXT_OPTION, **options})
 
     def example(self, record: Record) -> Example:
