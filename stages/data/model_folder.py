@@ -4,12 +4,13 @@ People give the name of a model on the Hugging Face hub, a quoted `~`, the folde
 its large files.  Only names and first bytes are read.
 """
 
+import codecs
 import os
 import re
 from pathlib import Path
 
 from schemas.errors import BadInput, some
-from stages.store.foreign import read_json
+from stages.store.foreign import read_document, read_json
 from stages.store.regular import open_regular
 
 EXPECTED = "a folder with config.json, tokenizer.json and safetensors weights"
@@ -41,9 +42,16 @@ def check_model_folder(model_dir: Path) -> None:
         )
     config = model_dir / "config.json"
     if not config.exists():
+        refuse_broken_links(model_dir)
         raise _without_config(model_dir)
     refuse_pointer(config)
     read_json(config, at_most=CONFIG_BYTES)
+    if not _is_plain_utf8(config):
+        raise BadInput(
+            f"{config} is not UTF-8 without a byte order mark, as transformers reads it",
+            values={"expected": "UTF-8", "found": "another encoding, or a mark before the first character"},
+            hint='save it as "UTF-8", not as "UTF-8 with BOM" or "Unicode"',
+        )
 
 
 def check_there(path: Path) -> None:
@@ -63,7 +71,11 @@ def check_there(path: Path) -> None:
 
 
 def without_weights(model_dir: Path) -> BadInput:
-    """The error for a model directory without `model.safetensors` or its index, by what it holds instead."""
+    """The error for a model directory without `model.safetensors` or its index, by what it holds instead.
+
+    Raises `BadInput` itself where they are links that lead nowhere.
+    """
+    refuse_broken_links(model_dir)
     names = sorted(path.name for path in model_dir.iterdir())
     shards = [(name, match) for name in names if (match := SHARD.fullmatch(name))]
     if shards:
@@ -110,6 +122,29 @@ def refuse_pointer(path: Path) -> None:
         values={"file has": f"{path.stat().st_size} bytes"},
         hint="in the clone: git lfs install && git lfs pull",
     )
+
+
+def refuse_broken_links(model_dir: Path) -> None:
+    """Refuse what is left of a snapshot of the hub's cache that was copied without what it links to.
+
+    Raises `BadInput`.
+    """
+    broken = sorted(path.name for path in model_dir.iterdir() if path.is_symlink() and not path.exists())
+    if broken:
+        raise BadInput(
+            f"{model_dir / broken[0]} is a link to a file that is not there",
+            values={"broken links": some(broken, most=6)},
+            hint="copy the model again with the files that it links to: cp -rL FROM TO, or rsync -L",
+        )
+
+
+def _is_plain_utf8(path: Path) -> bool:
+    data = read_document(path, at_most=CONFIG_BYTES)
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return not data.startswith(codecs.BOM_UTF8)
 
 
 def _without_config(model_dir: Path) -> BadInput:

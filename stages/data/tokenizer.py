@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from schemas.errors import BadInput
-from stages.data.model_folder import check_model_folder, refuse_pointer
+from stages.data.model_folder import check_model_folder, refuse_broken_links, refuse_pointer
 from stages.process.confined import limited_memory
 from stages.store.foreign import blamed_on, check_document, read_document
 
@@ -100,8 +100,9 @@ class ModelTokenizer:
     @property
     def pad_id(self) -> int:
         """The model's padding token, else the tokenizer's, else the end-of-text token, as is common for decoders."""
-        if isinstance(self.model.get("pad_token_id"), int):
-            return int(self.model["pad_token_id"])
+        own = self.model.get("pad_token_id")
+        if isinstance(own, int) and own >= 0:  # the first LLaMA says -1 for none
+            return int(own)
         token = self._named("pad_token")
         if token and self.tokenizer.token_to_id(token) is not None:
             return int(self.tokenizer.token_to_id(token))
@@ -175,6 +176,7 @@ def _read_tokenizer(model_dir: Path) -> Any:
     path = model_dir / TOKENIZER
     if not path.exists():
         check_model_folder(model_dir)
+        refuse_broken_links(model_dir)
         raise BadInput(
             f"{model_dir} has no tokenizer.json",
             values={"expected": "a fast tokenizer"},

@@ -160,4 +160,11 @@ def returns_tuple(layer: nn.Module) -> bool:
     """Whether a layer's forward returns a tuple, according to its source; `check.py` detects where this is wrong."""
     source = textwrap.dedent(inspect.getsource(inspect.unwrap(type(layer).forward)))
     returned = [node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Return) and node.value]
-    return bool(returned) and (isinstance(returned[-1], ast.Tuple) or ast.unparse(returned[-1]) == "outputs")
+    return bool(returned) and _is_tuple(returned[-1])
+
+
+def _is_tuple(value: ast.expr) -> bool:
+    """Whether an expression is a tuple: one that is written out, `(hidden,) + outputs`, or `outputs`."""
+    if isinstance(value, ast.BinOp):
+        return _is_tuple(value.left)
+    return isinstance(value, ast.Tuple) or ast.unparse(value) == "outputs"

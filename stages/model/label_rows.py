@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from schemas.errors import BadInput
+from stages.data.labels import canonical
 from stages.model.architecture import empty_model
 
 
@@ -30,9 +31,13 @@ def labels_by_row(config: PretrainedConfig) -> tuple[str, ...]:
 
 
 def row_order(stored_labels: Sequence[str], labels: Sequence[str]) -> list[int] | None:
-    """For each label its row among `stored_labels`; None unless both are the same set of two or more, by exact name."""
-    same = len(labels) > 1 and sorted(stored_labels) == sorted(labels)
-    return [stored_labels.index(label) for label in labels] if same else None
+    """For each label its row among `stored_labels`; None unless both are the same set of two or more.
+
+    Names are compared as those of data are: in NFC, without blanks around them.
+    """
+    stored, wanted = [canonical(label) for label in stored_labels], [canonical(label) for label in labels]
+    same = len(wanted) > 1 and len(set(wanted)) == len(wanted) and sorted(stored) == sorted(wanted)
+    return [stored.index(label) for label in wanted] if same else None
 
 
 def rows_in_order(name: str, stored: Tensor, order: Sequence[int], shape: Sequence[int]) -> Tensor:

@@ -129,6 +129,7 @@ def tiny_config(config: PretrainedConfig) -> PretrainedConfig:
     """The same architecture, small: only settings that the architecture has are changed."""
     known = set(config.to_dict()) | set(config.attribute_map)
     values: dict[str, object] = {name: value for name, value in TINY.items() if name in known}
+    values |= dict.fromkeys(_as_wide(config), TINY["hidden_size"])
     if getattr(config, "num_key_value_heads", None) == getattr(config, "num_attention_heads", 0):
         values["num_key_value_heads"] = TINY["num_attention_heads"]
     depth = min(config.num_hidden_layers, LAYERS)
@@ -147,6 +148,15 @@ def tiny_config(config: PretrainedConfig) -> PretrainedConfig:
     )
     small.use_cache = False
     return small
+
+
+def _as_wide(config: PretrainedConfig) -> list[str]:
+    """Settings that repeat the hidden size under a name of their own, such as `pooler_hidden_size`."""
+    return [
+        name
+        for name, value in config.to_dict().items()
+        if name.endswith("_hidden_size") and value == config.hidden_size
+    ]
 
 
 def compare(

@@ -187,8 +187,18 @@ def _surplus(model: PreTrainedModel, unused: list[tuple[str, StoredTensor]], lay
     """Stored tensors inside the layers that no parameter uses, without those that transformers ignores too."""
     tail = layer_prefix.removeprefix(f"{model.base_model_prefix}.")  # checkpoints of base models have no prefix
     ignored = [r"rotary_emb\.inv_freq$", *(model._keys_to_ignore_on_load_unexpected or ())]
-    inside = [name for name, _ in unused if f".{tail}." in f".{name}"]
+    inside = [name for name, tensor in unused if f".{tail}." in f".{name}" and not _is_causal_mask(tensor)]
     return sorted(name for name in inside if not any(re.search(pattern, name) for pattern in ignored))
+
+
+def _is_causal_mask(tensor: StoredTensor) -> bool:
+    """Whether it is a buffer of older GPTs, which the library now computes: a mask (1, 1, S, S), or what it masks with.
+
+    Not every family lists them (`_keys_to_ignore_on_load_unexpected`), though published files have them.
+    """
+    shape = tuple(tensor.shape)
+    mask = len(shape) == 4 and shape[:2] == (1, 1) and shape[2] == shape[3]
+    return tensor.name.endswith(".masked_bias") if shape == () else mask and tensor.name.endswith(".bias")
 
 
 def _check_filled(inner: set[str], loads: Mapping[str, Load], surplus: list[str], *, layer_prefix: str) -> None:

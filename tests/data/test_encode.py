@@ -119,6 +119,7 @@ def test_a_text_that_no_token_stands_for_still_has_one_position(tmp_path: Path) 
         ({"pad_token_id": 7, "eos_token_id": 9}, {"pad_token": "[MASK]"}, 7),
         ({"pad_token_id": 0, "eos_token_id": 9}, {"pad_token": "[MASK]"}, 0),
         ({"pad_token_id": None, "eos_token_id": 9}, {"pad_token": "[MASK]"}, 4),
+        ({"pad_token_id": -1, "eos_token_id": 9}, {"pad_token": None}, 9),  # the first LLaMA
         ({"eos_token_id": 9}, {"pad_token": {"content": "[MASK]", "lstrip": False}}, 4),
         ({"eos_token_id": 9}, {"pad_token": "no such token"}, 9),
         ({"eos_token_id": 9}, {"pad_token": None}, 9),

@@ -87,6 +87,31 @@ def test_a_comma_too_much(tmp_path: Path) -> None:
     assert (caught.value.values["line"], caught.value.values["column"]) == (expected.value.lineno, expected.value.colno)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_configuration_saved_by_an_editor_in_another_encoding(encoding: str, tmp_path: Path) -> None:
+    path = save(tmp_path / "own") / "config.json"
+    text = path.read_text()
+    path.write_text(text, encoding=encoding)
+    assert 'save it as "UTF-8"' in refusal(tmp_path / "own", "byte order mark")
+    path.write_text(text, encoding="utf-8")
+    opens(tmp_path / "own")
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_snapshot_copied_without_what_it_links_to(name: str, tmp_path: Path) -> None:
+    snapshot = save(tmp_path / "snapshot")
+    (tmp_path / "blobs").mkdir()
+    (snapshot / name).rename(tmp_path / "blobs" / "0")
+    (snapshot / name).symlink_to(Path("..", "blobs", "0"))
+    opens(snapshot)
+    shutil.copytree(snapshot, tmp_path / "deep" / "copy", symlinks=True)
+    copied, broken = tmp_path / "deep" / "copy", f"{name} is a link to a file that is not there"
+    hint = refusal(copied, broken, importable=name == "tokenizer.json")  # which import names itself
+    assert "cp -rL FROM TO" in hint
+    shutil.copytree(snapshot, tmp_path / "whole")
+    opens(tmp_path / "whole")
+
+
 def test_shards_without_their_index(tmp_path: Path) -> None:
     index = save(tmp_path / "own", shard_size="60KB") / "model.safetensors.index.json"
     kept = index.read_bytes()

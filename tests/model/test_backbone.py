@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForSequenceClassification
 
@@ -218,6 +219,21 @@ def test_an_architecture_without_a_classification_head_is_checked_with_the_mean(
     with pytest.raises(BadInput, match="no sequence classification head") as caught:
         check_architecture(tmp_path, "transformers")
     assert 'form = "mean"' in caught.value.hint
+
+
+@pytest.mark.parametrize("family", ["Deberta", "DebertaV2"])
+def test_a_pooler_with_a_width_of_its_own_is_made_small_too(family: str, tmp_path: Path) -> None:
+    relative = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "max_relative_positions": -1}
+    config = getattr(transformers, f"{family}Config")(hidden_size=96, vocab_size=96, type_vocab_size=0, **relative)
+    config.save_pretrained(tmp_path)
+    assert config.pooler_hidden_size == 96
+    assert check_model(tmp_path).head_form == "transformers"
+
+
+@pytest.mark.parametrize("family", ["MegatronBert", "RoFormer"])
+def test_a_layer_that_adds_to_a_tuple_returns_one(family: str, tmp_path: Path) -> None:
+    getattr(transformers, f"{family}Config")(hidden_size=64, vocab_size=96).save_pretrained(tmp_path)
+    assert check_model(tmp_path).difference == 0
 
 
 def test_an_architecture_without_a_layer_list_is_refused(tmp_path: Path) -> None:

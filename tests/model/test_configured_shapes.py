@@ -119,6 +119,16 @@ def test_a_head_that_is_not_of_the_labels_is_compared(tmp_path: Path) -> None:
         fleet.open_backbone(tmp_path, SETTINGS["transformers"])
 
 
+def test_masks_that_older_files_hold_are_left_out(tmp_path: Path) -> None:
+    tensors = save(tmp_path, "gpt2", AutoModelForCausalLM)
+    mask = {"transformer.h.0.attn.bias": torch.ones(1, 1, 8, 8), "transformer.h.0.attn.masked_bias": torch.tensor(-1e4)}
+    store(tmp_path, tensors | mask)
+    fleet.open_backbone(tmp_path, SETTINGS["language-model"])
+    store(tmp_path, tensors | mask | {"transformer.h.0.attn.other_bias": torch.ones(8)})
+    with pytest.raises(BadInput, match="does not know"):
+        fleet.open_backbone(tmp_path, SETTINGS["language-model"])
+
+
 def test_a_language_head_that_is_missing_is_not_the_embeddings(tmp_path: Path) -> None:
     tensors = save(tmp_path, "llama", AutoModelForCausalLM, tie_word_embeddings=False)
     del tensors["lm_head.weight"]

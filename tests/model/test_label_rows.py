@@ -175,6 +175,9 @@ def test_they_are_found_by_their_shape(family: str) -> None:
         (("a", "b", "c"), ("c", "a", "b"), [2, 0, 1]),
         (("a", "b"), ("a", "b", "c"), None),
         (("a", "a"), ("a", "b"), None),
+        (("cafe\u0301", "b "), ("b", "caf\u00e9"), [1, 0]),  # labels of data are in NFC, without blanks around them
+        (("True", "False"), ("false", "true"), [1, 0]),
+        (("a", "a "), ("a", "a "), None),
         (("a",), ("a",), None),  # a head has at least two rows
         ((), (), None),
     ],
