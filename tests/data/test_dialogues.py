@@ -69,6 +69,15 @@ def test_a_system_message_of_sharegpt_is_one(tmp_path: Path) -> None:
     assert found.turns == (("system", "be kind"), *TURNS)
 
 
+def test_a_system_message_beside_the_messages_is_the_first(tmp_path: Path) -> None:
+    said = [{"from": "human", "value": "say"}, {"from": "gpt", "value": "hello"}]
+    path = write(tmp_path / "d.jsonl", {"system": "be kind", "tools": "[]", "conversations": said})
+    assert load(path, CHAT)[0].turns == (("system", "be kind"), *TURNS)
+    with_tools = write(tmp_path / "e.jsonl", {"system": "", "tools": [{"name": "find"}], "conversations": said})
+    with pytest.raises(BadInput, match="the dialogue has tools"):
+        load(with_tools, CHAT)
+
+
 def test_a_system_message_may_be_empty(tmp_path: Path) -> None:
     system = {"role": "system", "content": ""}
     path = write(tmp_path / "d.jsonl", {"messages": [system, ASKED, {"role": "assistant", "content": "a"}]})
