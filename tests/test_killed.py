@@ -168,7 +168,11 @@ def test_ctrl_c_says_what_the_same_command_will_do_and_it_does(command: list[str
     out = tmp_path / "run"
     many = [*command, "--out", str(out)]
     many[many.index("--rounds") + 1] = "900"  # never finished
-    process = subprocess.Popen(many, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is not
+    try:
+        process = subprocess.Popen(many, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    finally:
+        signal.signal(signal.SIGINT, heard)
     while process.poll() is None and not (out / "states" / "0001").exists():
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
