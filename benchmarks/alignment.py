@@ -144,7 +144,7 @@ def headlines(out: Path, count: int) -> Learner:
     model = LoadedModel.open(bench.model, settings)
     examples = load_labelled(bench.out / "train.jsonl", settings.task, settings.prompt)[:count]
     texts = EncodedTexts.encode(examples, model.encoder, GROUP)
-    groups = [Group(*one) for one in embedded(model.backbone, texts, texts.targets)]
+    groups = list(grouped(model.backbone, texts, texts.targets))
     criterion = TokenCriterion(LanguageHead.of(model.backbone, resident=True))
     return Learner(model.backbone, groups, sum(texts.target_counts), criterion, "silu")
 
@@ -164,7 +164,7 @@ def classes(out: Path, count: int) -> Learner:
         name.removeprefix("head."): torch.from_numpy(np.array(values)).requires_grad_()
         for name, values in read_tensors(state, "head.").items()
     }
-    groups = [Group(*one) for one in embedded(model.backbone, texts, lambda indices: labels[indices])]
+    groups = list(grouped(model.backbone, texts, lambda indices: labels[indices]))
     return Learner(model.backbone, groups, len(rows), ClassCriterion(model.backbone, head), "gelu")
 
 
@@ -174,13 +174,11 @@ def in_float32(settings: Settings) -> Settings:
     return settings.model_copy(update={"numerics": numerics})
 
 
-def embedded(
-    backbone: Backbone, texts: EncodedTexts, targets: Callable[[list[int]], Tensor]
-) -> Iterator[tuple[Batch, Tensor, Tensor]]:
+def grouped(backbone: Backbone, texts: EncodedTexts, targets: Callable[[list[int]], Tensor]) -> Iterator[Group]:
     """Groups in front of the first layer."""
     for indices in texts.micro_batches(range(len(texts.rows))):
         batch = texts.batch(indices)
-        yield batch, targets(indices), backbone.embed(batch)
+        yield Group(batch, targets(indices), backbone.embed(batch))
 
 
 def draw(measured: dict[str, list[Row]]) -> bytes:

@@ -184,6 +184,11 @@ class OptimizerSettings(Record):
         return self
 
     @property
+    def clips(self) -> bool:
+        """Whether a gradient waits for the norm of all before its step."""
+        return self.max_gradient_norm != "none"
+
+    @property
     def moments(self) -> int:
         """How many values of optimizer state a parameter has."""
         return {"adamw": 2, "sgd": 1 if self.momentum else 0}[self.name]

@@ -102,7 +102,7 @@ class MemoryModel:
             span_phase += frozen * (depth - span.start)
         else:
             prefix += frozen + one  # as it computes, and as it is read
-            span_phase += one if self.settings.optimizer.max_gradient_norm != "none" else 0  # the gradient that waited
+            span_phase += one if self.settings.optimizer.clips else 0  # the gradient that waited
             span_phase += frozen * max(1, depth - span.stop)  # those above the span run together
         prefix += self._prefix_bytes(placement) if span.start > 0 else 0
         span_phase += (1 + moments) * self._head_bytes() + self._table_bytes(placement)
@@ -119,8 +119,8 @@ class MemoryModel:
         if not (placement.hidden_in_memory or placement.window_resident):
             between = self._batch_bytes() * len(span.layers)
         if not placement.adapters_in_memory:
-            clips = self.settings.optimizer.max_gradient_norm != "none"  # then gradients wait for their norm
-            pages = (1 + self.settings.optimizer.moments + clips) * self._adapter_bytes(FLOAT32_BYTES) * trained
+            waiting = int(self.settings.optimizer.clips)
+            pages = (1 + self.settings.optimizer.moments + waiting) * self._adapter_bytes(FLOAT32_BYTES) * trained
             pages += self._adapter_bytes(self.backbone.dtype.itemsize) * (len(span.layers) - trained)
         return self.forward_scratch(placement) + between + pages
 

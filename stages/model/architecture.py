@@ -116,7 +116,7 @@ FACTORIES = {
 
 @contextmanager
 def parameters_on_meta() -> Iterator[None]:
-    """Modules that are created meanwhile have parameters without memory; their buffers are real."""
+    """Models that are built meanwhile have parameters without memory or initial values; their buffers are real."""
     register = nn.Module.register_parameter
 
     def register_on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
@@ -126,7 +126,8 @@ def parameters_on_meta() -> Iterator[None]:
 
     nn.Module.register_parameter = register_on_meta  # type: ignore[method-assign, assignment]
     try:
-        yield
+        with no_init_weights():
+            yield
     finally:
         nn.Module.register_parameter = register  # type: ignore[method-assign]
 
@@ -134,7 +135,7 @@ def parameters_on_meta() -> Iterator[None]:
 def empty_model(config: PretrainedConfig, form: HeadForm, dtype: torch.dtype | None = None) -> PreTrainedModel:
     """The model of `config` on the meta device, buffers real.  Takes milliseconds at any size."""
     # Parameters only: buffers that no checkpoint holds (rotary frequencies, position ids) are real from the start.
-    with parameters_on_meta(), no_init_weights():
+    with parameters_on_meta():
         model: PreTrainedModel = FACTORIES[form].from_config(config, dtype=dtype)
     return model
 

@@ -5,6 +5,7 @@ much are bounded first.  Then a child with limits builds the model on the meta d
 nothing is built here that the system would have to stop, or that is larger than the weights beside it.
 """
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -15,11 +16,10 @@ from transformers import AutoConfig, AutoModel
 from transformers.initialization import no_init_weights
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from schemas.base import sha256_digest
 from schemas.errors import BadInput
 from stages.data.model_folder import CONFIG_BYTES
 from stages.process.confined import Limits, OverLimitError, run_confined
-from stages.store.foreign import read_document, read_json
+from stages.store.foreign import read_json
 
 MOST_LAYERS = 2048
 MOST_LABELS = 2**17
@@ -53,7 +53,7 @@ def check_claims(path: Path) -> None:
     for part in _parts(document):
         _check_sizes(path, part)
     stored = sum(file.stat().st_size for file in path.parent.iterdir() if file.suffix in WEIGHTS and file.is_file())
-    _check_built(path, sha256_digest(read_document(path, at_most=CONFIG_BYTES)), stored)
+    _check_built(path, json.dumps(document), stored)
 
 
 def _parts(document: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -93,7 +93,7 @@ def _impossible(path: Path, name: str, expected: str, value: object) -> BadInput
 
 
 @lru_cache(maxsize=32)
-def _check_built(path: Path, digest: str, stored: int) -> None:  # noqa: ARG001 -- cache key
+def _check_built(path: Path, document: str, stored: int) -> None:  # noqa: ARG001 -- cache key
     """Build it in a child; `stored`: bytes of all weights beside it, each a value or more."""
     _check_claim(path, lambda: _claim(path.parent), stored, BUILDING)
 

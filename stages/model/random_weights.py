@@ -17,7 +17,6 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
-from transformers.initialization import no_init_weights
 
 from schemas.errors import UsageProblem
 from stages.model.architecture import parameters_on_meta
@@ -142,7 +141,7 @@ def write_random_model(
     stored = FLOAT_DTYPES[dtype or preset.dtype]
     config.dtype = stored
     factory = AutoModelForCausalLM if preset.language_model else AutoModel
-    with parameters_on_meta(), no_init_weights():
+    with parameters_on_meta():
         model = factory.from_config(config)
     model.tie_weights()
     config.architectures = [type(model).__name__]

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 import transformers
 from transformers import AutoModel, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
-from transformers.initialization import no_init_weights
 
 from schemas.refs import ModelFingerprint
 from schemas.settings import EncodingSettings
@@ -36,7 +35,7 @@ def published_model(model_dir: Path) -> PreTrainedModel:
 def _built(config: PretrainedConfig) -> PreTrainedModel:
     named: list[Any] = [getattr(transformers, str(name), None) for name in config.architectures or ()]
     fitting = [entry for entry in named if _is_model_of(entry, config)]
-    with parameters_on_meta(), no_init_weights():
+    with parameters_on_meta():
         if fitting:
             model: PreTrainedModel = fitting[0](config)
         else:

@@ -52,7 +52,7 @@ class Optimizer:
         self._step_counts += [torch.zeros(()) for _ in parameters]
         if group != HEAD:
             moments_of = [kind[index] for kind in self._moments for index in self._groups[group]]
-            if self.pages.puts_away and self.settings.max_gradient_norm != "none":
+            if self.pages.puts_away and self.settings.clips:
                 self._waiting |= {first + place: torch.zeros_like(value) for place, value in enumerate(parameters)}
             waiting = [self._waiting[index] for index in self._groups[group] if index in self._waiting]
             self.pages.add(group, [*parameters, *moments_of, *waiting])
@@ -69,7 +69,7 @@ class Optimizer:
         arrived = [gradient for gradient in gradients if gradient is not None]
         assert len(arrived) == len(chosen), "a trained parameter has no gradient"
         self._complete.add(group)
-        if self.settings.max_gradient_norm == "none":
+        if not self.settings.clips:
             self._update(group)
             return
         self._squares += [float(gradient.double().square().sum()) for gradient in arrived]
