@@ -24,9 +24,9 @@ from pyarrow import parquet
 
 from schemas.errors import Bug
 from tests import fleet
+from tests.fleet.confined import chainctl_confined
 from tests.fleet.gguf_file import write_gguf
 from tests.fleet.labelled_texts import FILLER
-from tests.fleet.processes import chainctl_confined
 
 GIANT = 6 * 2**30
 DEEP = 100_000

@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
 import transformers
 from transformers import AutoModel, AutoModelForCausalLM
 
@@ -107,17 +106,19 @@ def write_hollow(directory: Path, like: str) -> None:
 
 
 def test_a_model_of_seven_billion_parameters_is_looked_at_without_reading_it(tmp_path: Path) -> None:
-    write_hollow(tmp_path, "llama-2-7b")
-    settings = Settings.model_validate({"task": {"kind": "causal-lm"}, "numerics": {"compute": "bfloat16"}})
-    torch.set_num_threads(2)
-    info = look(tmp_path, settings, budget_bytes=2 * 2**30)
-    assert info.parameters == 6_738_415_616
-    assert info.dtypes == ("bfloat16",)
-    assert info.largest_layer_bytes == 202_383_360 * 2
-    assert info.largest_window == len(info.fits) == 4
-    assert all(fit.smallest_bytes < 2 * 2**30 < info.parameters for fit in info.fits)
-    assert [fit.fastest_bytes for fit in info.fits] == sorted(fit.fastest_bytes for fit in info.fits)
-    assert torch.get_num_threads() == 2
+    write_hollow(tmp_path / "model", "llama-2-7b")
+    values = {"task": {"kind": "causal-lm"}, "numerics": {"compute": "bfloat16"}}
+    recipe = fleet.write_recipe(tmp_path / "recipe.toml", Settings.model_validate(values))
+    # In a process of its own: what it predicts includes the memory that the process has now.
+    arguments = ("--recipe", recipe, "--memory-budget", "2GiB", "--json")
+    info = json.loads(fleet.chainctl_process("model", "info", tmp_path / "model", *arguments).stdout)
+    assert info["parameters"] == 6_738_415_616
+    assert info["dtypes"] == ["bfloat16"]
+    assert info["largest_layer_bytes"] == 202_383_360 * 2
+    assert info["largest_window"] == len(info["fits"]) == 4
+    assert all(fit["smallest_bytes"] < 2 * 2**30 < info["parameters"] for fit in info["fits"])
+    fastest = [fit["fastest_bytes"] for fit in info["fits"]]
+    assert fastest == sorted(fastest)
 
 
 def test_on_the_command_line(tmp_path: Path) -> None:

@@ -174,7 +174,7 @@ def _limit_time(seconds: int) -> None:
 
 def _limit_memory(extra_bytes: int) -> None:
     """From now on.  Counted are writable pages of this process alone, whether they are resident or not."""
-    data = _data_bytes()
+    data = data_bytes()
     if data is not None:
         _lower(resource.RLIMIT_DATA, data + extra_bytes)
 
@@ -185,7 +185,7 @@ def _lower(limit: int, value: int) -> None:
     resource.setrlimit(limit, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
 
 
-def _data_bytes() -> int | None:
+def data_bytes() -> int | None:
     """Writable memory of this process, as the system counts it against `RLIMIT_DATA`; None where it does not say."""
     try:
         lines = STATUS.read_text().splitlines()

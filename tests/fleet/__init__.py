@@ -10,9 +10,9 @@ them.  No test imports another test.
     damage      files with one bit altered
     processes   the command line, in this process or in one of its own
 
-What only a few tests need is imported by its module: `device` (one device trains), `federation` (a state to export),
-`speaker` (a model that answers questions), `benchmark_files`, `gguf_file`, `fork_server` (`chainctl` for shell
-scripts).
+What only a few tests need is imported by its module: `confined` (the command line within limits of the system),
+`device` (one device trains), `federation` (a state to export), `speaker` (a model that answers questions),
+`benchmark_files`, `gguf_file`, `fork_server` (`chainctl` for shell scripts).
 
 A device here is a folder; what it sees of the world are the files carried to it.
 """
