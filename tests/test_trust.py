@@ -224,6 +224,44 @@ def test_a_device_works_for_nobody_else(pinned: tuple[str, ...], world: World, m
     assert caught.value.exit_code == 4
 
 
+@pytest.mark.parametrize("pinned", [(), (COORDINATOR,)])
+def test_a_devices_own_key_does_not_count_as_a_coordinators(
+    pinned: tuple[str, ...], world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has the device sign something must not have it sign its own orders."""
+    on_device(world, monkeypatch, *pinned)
+    manifest = json.loads((world.path("plan") / "manifest.json").read_bytes())
+    own = world.public("device-00")
+    resign(world.path("plan"), world, "device-00", trust=manifest["trust"] | {"coordinator": own})
+    with pytest.raises(NotTrusted, match="not pinned") as caught:
+        world.train("device-00", "again")
+    assert "own key device-00: only if you coordinate with it" in caught.value.hint
+
+
+def test_a_coordinator_pins_its_own_key_and_only_that(world: World) -> None:
+    """`plan` says so once; on another machine a person pins it, as the hint says."""
+    assert [(pin.name, pin.key) for pin in Trust(world.keys.home).pins()] == [(COORDINATOR, world.public(COORDINATOR))]
+    arguments = (
+        *("plan", *sorted(world.path("profiles").iterdir()), "--model", world.model),
+        *("--recipe", world.path("recipe.toml"), "--roster", world.path("roster.toml"), "--key", COORDINATOR),
+        *("--expires", "2090-01-01", "--out", world.path("plan"), "--state", world.path("states/0000")),
+    )
+    assert "pinned" not in world.chainctl(*arguments).stdout
+    shutil.rmtree(world.keys.home / "trust")
+    close = (
+        *("aggregate", world.path("updates"), "--plan", world.path("plan"), "--state", world.path("states/0000")),
+        *("--key", COORDINATOR, "--out", world.path("states/0001")),
+    )
+    refused = world.chainctl(*close, check=False)
+    assert refused.returncode == 4
+    command = f"trust add {COORDINATOR} {world.public(COORDINATOR)}"
+    assert f"'chainctl {command}'" in refused.stderr.replace("\n", " ")
+    world.chainctl(*command.split())
+    world.chainctl(*close)
+    shutil.rmtree(world.keys.home / "trust")
+    assert f"{COORDINATOR} {world.public(COORDINATOR)} is pinned here" in world.chainctl(*arguments).stdout
+
+
 def test_a_plan_resigned_by_a_stranger_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The stranger puts his key into the plan and signs it: the plan is not the root of trust."""
     on_device(world, monkeypatch, COORDINATOR)

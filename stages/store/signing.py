@@ -25,6 +25,7 @@ from schemas.errors import NotTrusted, UsageProblem
 from schemas.trust import KEY_PATTERN, Envelope, Signature
 from stages.store.debris import without_debris
 from stages.store.files import write_file
+from stages.store.home import locked_home
 from stages.store.regular import open_regular
 
 if TYPE_CHECKING:
@@ -67,20 +68,28 @@ class KeyRing:
     home: Path
 
     def new(self, name: str) -> Signer:
-        """Make a key.  Raises `UsageProblem` where the name is taken: a key is never overwritten."""
+        """Make a key.  Raises `UsageProblem` where the name is taken: a key is never overwritten.
+
+        The private part is there first: the public one follows from it, where a kill left no other.
+        """
         with_cryptography()
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-        if os.path.lexists(self._private(name)):
-            raise UsageProblem(f"a key {name} exists already", hint="choose another name")
+        private, public = self._private(name), self._public(name)
         signer = Signer(name, Ed25519PrivateKey.generate())
         pem = signer.private.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
-        self._private(name).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_file(self._private(name), pem, mode=0o600)
-        write_file(self._private(name).with_suffix(".pub"), f"{signer.public}\n".encode())
+        with locked_home(self.home):
+            for path in (private, public):
+                if os.path.lexists(path):
+                    raise UsageProblem(
+                        f"a key {name} exists already", values={"found": path}, hint="choose another name"
+                    )
+            private.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            write_file(private, pem, mode=0o600)
+            write_file(public, f"{signer.public}\n".encode())
         return signer
 
     def open(self, name: str) -> Signer:
@@ -118,11 +127,14 @@ class KeyRing:
     def public_keys(self) -> Iterator[tuple[str, str]]:
         """Name and public key of each, without opening a private one."""
         for name in self.names():
-            public = self._private(name).with_suffix(".pub")
+            public = self._public(name)
             yield name, public.read_text(encoding="ascii").strip() if public.is_file() else self.open(name).public
 
     def _private(self, name: str) -> Path:
         return self.home / "keys" / f"{name}.pem"
+
+    def _public(self, name: str) -> Path:
+        return self.home / "keys" / f"{name}.pub"
 
 
 def pre_authentication_encoding(payload_type: str, payload: bytes) -> bytes:
