@@ -4,6 +4,7 @@ One signed federation of the tiny BERT by real commands; every test attacks a co
 tests.
 """
 
+import base64
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ import pytest
 from securesystemslib.dsse import Envelope
 from securesystemslib.signer import SSlibKey
 
-from schemas.base import canonical_json
+from schemas.base import canonical_json, sha256_digest
 from schemas.errors import ChainError, NotTrusted, TooFewUpdates, UsageProblem
 from schemas.plan import PlanManifest
 from schemas.state import StateManifest
@@ -381,6 +382,25 @@ def test_one_update_under_two_names_counts_once(world: World) -> None:
     shutil.copytree(world.path("updates/device-00"), world.path("updates/device-01"))
     resign(world.path("updates/device-01"), world, "device-01", device="device-01")
     assert world.refusal(world.path("updates")) == ["copy"]
+
+
+def test_an_update_under_a_key_that_anybody_can_sign_for_does_not_count(world: World) -> None:
+    """A plan of before such keys were refused: the roster takes none of them today."""
+    weak = "ed25519:01" + "00" * 31
+    lines = world.path("plan") / "devices.jsonl"
+    lines.write_bytes(lines.read_bytes().replace(world.public("device-01").encode(), weak.encode()))
+    files = [{"name": lines.name, "size_bytes": lines.stat().st_size, "sha256": sha256_digest(lines.read_bytes())}]
+    resign(world.path("plan"), world, COORDINATOR, files=files)
+    plan = open_artifact(world.path("plan"), PlanManifest).digest
+    resign(world.path("states/0000"), world, COORDINATOR, plan=plan)
+    state = open_artifact(world.path("states/0000"), StateManifest).digest
+    for device in DEVICES:
+        resign(world.path(f"updates/{device}"), world, device, plan=plan, state=state)
+    envelope = json.loads((world.path("updates/device-01") / SIGNATURE_FILE).read_bytes())
+    forged = base64.b64encode(bytes.fromhex(weak.removeprefix("ed25519:")) + bytes(32)).decode()
+    envelope["signatures"] = [{"keyid": key_id(weak), "sig": forged}]
+    (world.path("updates/device-01") / SIGNATURE_FILE).write_bytes(canonical_json(envelope))
+    assert world.refusal(world.path("updates")) == ["signature"]
 
 
 def test_a_lie_about_the_number_of_texts_does_not_count(world: World) -> None:

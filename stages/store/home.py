@@ -1,7 +1,5 @@
 """The lock of a chainctl home: everything below it is changed by one process at a time.
 
-    HOME/.lock      locked while something below HOME is read, decided upon and written
-
 What is read there and then written back must be read inside the block.  The lock is not taken twice: a block inside
 another would wait for itself.
 """
@@ -13,7 +11,7 @@ from pathlib import Path
 
 from stages.store.filesystem import lock, lock_file
 
-LOCK_FILE = ".lock"
+LOCK_FILE = ".lock"  # where the file system cannot lock the folder itself
 
 
 @contextmanager
@@ -23,10 +21,9 @@ def locked_home(home: Path) -> Iterator[None]:
     Raises `UsageProblem` where the file system has no locks and another process is writing there.
     """
     home.mkdir(parents=True, exist_ok=True)
-    path = home / LOCK_FILE
     with ExitStack() as stack:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         stack.callback(os.close, descriptor)
         if not lock(descriptor, home, wait=True):
-            stack.enter_context(lock_file(path.with_suffix(".held")))
+            stack.enter_context(lock_file(home / LOCK_FILE))
         yield

@@ -120,7 +120,7 @@ def test_without_locks_no_change_is_lost_without_a_word(tmp_path: Path) -> None:
     public = KeyRing(tmp_path / "elsewhere").new("office").public
     home = tmp_path / "home"
     home.mkdir()
-    held = home / f"{LOCK_FILE}.held"
+    held = home / LOCK_FILE
     held.touch()
     for command in (["keys", "new", "a"], ["trust", "add", "office", public]):
         held.touch()
