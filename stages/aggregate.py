@@ -70,7 +70,7 @@ def run(
     policy = planned.manifest.trust
     check_signer(policy, policy.coordinator, signer, whose="the coordinator")
     needed_bytes = sum(file.size_bytes for file in parent.manifest.files)
-    check_place(out, StateManifest, force=force, needed_bytes=needed_bytes)
+    check_place(out, StateManifest, force=force, signer=signer, needed_bytes=needed_bytes)
     ledger = Ledger.beside(out)
     method = server_method(planned.manifest.settings.chain.method)
     delivery = Intake(planned, parent, ledger.counted(before=parent.digest), method).take(updates)

@@ -29,12 +29,13 @@ from stages.methods.server import Facts, PredictPeak, ServerMethod, Smallest, ov
 from stages.model.architecture import is_decoder
 from stages.model.backbone import Backbone
 from stages.model.loading import LoadedModel
+from stages.process.progress import Say, unsaid
 from stages.store.artifact import Artifact, check_place, existing, new_artifact, open_artifact
 from stages.store.debris import without_debris
 from stages.store.ledger import Ledger
 from stages.store.lines import Lines, check_device_count, encode_lines
 from stages.store.signing import Signer
-from stages.store.trust import check_device_signature, check_signer
+from stages.store.trust import Trust, check_device_signature, check_signer
 from stages.streaming.check import check_architecture
 from stages.streaming.placement import PLACEMENTS
 
@@ -51,16 +52,18 @@ def run(
     signer: Signer | None = None,
     force: bool = False,
     model: LoadedModel | None = None,
+    say: Say = unsaid,
 ) -> tuple[Artifact[PlanManifest], Artifact[StateManifest]]:
     """Agree on a plan and write it with state 0.
 
-    Under a `policy` that asks for signatures every profile must be signed by a device of the `roster`; `model` spares a
-    caller opening the base model again.  Raises `NotTrusted` where a signature is missing or wrong, `BadInput` where
-    profiles disagree with each other, the recipe or the model, `DoesNotFit` where nothing fits the smallest budget.
+    Under a `policy` that asks for signatures every profile must be signed by a device of the `roster`, and the signer's
+    key is pinned on this machine, which `say` is told once; `model` spares a caller opening the base model again.
+    Raises `NotTrusted` where a signature is missing or wrong, `BadInput` where profiles disagree with each other, the
+    recipe or the model, `DoesNotFit` where nothing fits the smallest budget.
     """
     policy = policy or TrustPolicy()
-    check_place(out, PlanManifest, force=force)
-    check_place(state_out, StateManifest, force=force)
+    check_place(out, PlanManifest, force=force, signer=signer)
+    check_place(state_out, StateManifest, force=force, signer=signer)
     check_signer(policy, policy.coordinator, signer, whose="the coordinator")
     profiles = list(without_debris(profiles))
     check_device_count(len(profiles))
@@ -78,6 +81,10 @@ def run(
         predict_peak=peak_predictor(model.backbone, settings, found),
         policy=policy,
     )
+    if policy.required and signer is not None and Trust.of_this_machine().add_own(signer):
+        say(
+            f"{signer.name} {signer.public} is pinned here as a coordinator; only signed plans are accepted from now on"
+        )
     planned = _write_plan(plan, found.devices, out, force=force, signer=signer)
     first = _write_state(planned, model.backbone, state_out, force=force, signer=signer)
     Ledger.beside(state_out).planned(planned.digest, first.digest, first.manifest.participant_count)

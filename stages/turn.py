@@ -118,7 +118,9 @@ class Turn:
         place = {index: position for position, index in enumerate(seen)}
         return [[place[index] for index in batch] for batch in order], seen
 
-    def checkpoint(self, out: Path, every: int | None, inputs: str) -> TrainingCheckpoint:
+    def checkpoint(
+        self, out: Path, every: int | None, inputs: str, *, signer: Signer | None = None
+    ) -> TrainingCheckpoint:
         """The checkpoint of the update at `out`, written after every `every` steps (None: never)."""
         return TrainingCheckpoint.beside(
             out,
@@ -128,6 +130,7 @@ class Turn:
             assignment=self.assignment,
             device=self.device,
             inputs=inputs,
+            signer=signer,
         )
 
     def predicted_peak_bytes(self) -> int | None:

@@ -126,7 +126,7 @@ def test_a_device_with_less_memory_trains_the_last_layers_of_the_window(world: d
 
 
 def test_a_machine_that_pinned_somebody_can_still_simulate(world: dict[str, Path], home: Path, tmp_path: Path) -> None:
-    fleet.chainctl("trust", "add", "office", "ed25519:" + "ab" * 32)
+    fleet.chainctl("trust", "add", "office", "ed25519:" + "fe" * 32)
     inputs = (world["model"], world["train"], world["test"], world["recipe"], tmp_path / "run")
     fleet.chainctl(*simulate_arguments(*inputs), "--rounds", 1)
     refused = fleet.chainctl(

@@ -4,6 +4,7 @@ One signed federation of the tiny BERT by real commands; every test attacks a co
 tests.
 """
 
+import base64
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ import pytest
 from securesystemslib.dsse import Envelope
 from securesystemslib.signer import SSlibKey
 
-from schemas.base import canonical_json
+from schemas.base import canonical_json, sha256_digest
 from schemas.errors import ChainError, NotTrusted, TooFewUpdates, UsageProblem
 from schemas.plan import PlanManifest
 from schemas.state import StateManifest
@@ -224,6 +225,44 @@ def test_a_device_works_for_nobody_else(pinned: tuple[str, ...], world: World, m
     assert caught.value.exit_code == 4
 
 
+@pytest.mark.parametrize("pinned", [(), (COORDINATOR,)])
+def test_a_devices_own_key_does_not_count_as_a_coordinators(
+    pinned: tuple[str, ...], world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has the device sign something must not have it sign its own orders."""
+    on_device(world, monkeypatch, *pinned)
+    manifest = json.loads((world.path("plan") / "manifest.json").read_bytes())
+    own = world.public("device-00")
+    resign(world.path("plan"), world, "device-00", trust=manifest["trust"] | {"coordinator": own})
+    with pytest.raises(NotTrusted, match="not pinned") as caught:
+        world.train("device-00", "again")
+    assert "own key device-00: only if you coordinate with it" in caught.value.hint
+
+
+def test_a_coordinator_pins_its_own_key_and_only_that(world: World) -> None:
+    """`plan` says so once; on another machine a person pins it, as the hint says."""
+    assert [(pin.name, pin.key) for pin in Trust(world.keys.home).pins()] == [(COORDINATOR, world.public(COORDINATOR))]
+    arguments = (
+        *("plan", *sorted(world.path("profiles").iterdir()), "--model", world.model),
+        *("--recipe", world.path("recipe.toml"), "--roster", world.path("roster.toml"), "--key", COORDINATOR),
+        *("--expires", "2090-01-01", "--out", world.path("plan"), "--state", world.path("states/0000")),
+    )
+    assert "pinned" not in world.chainctl(*arguments).stdout
+    shutil.rmtree(world.keys.home / "trust")
+    close = (
+        *("aggregate", world.path("updates"), "--plan", world.path("plan"), "--state", world.path("states/0000")),
+        *("--key", COORDINATOR, "--out", world.path("states/0001")),
+    )
+    refused = world.chainctl(*close, check=False)
+    assert refused.returncode == 4
+    command = f"trust add {COORDINATOR} {world.public(COORDINATOR)}"
+    assert f"'chainctl {command}'" in refused.stderr.replace("\n", " ")
+    world.chainctl(*command.split())
+    world.chainctl(*close)
+    shutil.rmtree(world.keys.home / "trust")
+    assert f"{COORDINATOR} {world.public(COORDINATOR)} is pinned here" in world.chainctl(*arguments).stdout
+
+
 def test_a_plan_resigned_by_a_stranger_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The stranger puts his key into the plan and signs it: the plan is not the root of trust."""
     on_device(world, monkeypatch, COORDINATOR)
@@ -343,6 +382,25 @@ def test_one_update_under_two_names_counts_once(world: World) -> None:
     shutil.copytree(world.path("updates/device-00"), world.path("updates/device-01"))
     resign(world.path("updates/device-01"), world, "device-01", device="device-01")
     assert world.refusal(world.path("updates")) == ["copy"]
+
+
+def test_an_update_under_a_key_that_anybody_can_sign_for_does_not_count(world: World) -> None:
+    """A plan of before such keys were refused: the roster takes none of them today."""
+    weak = "ed25519:01" + "00" * 31
+    lines = world.path("plan") / "devices.jsonl"
+    lines.write_bytes(lines.read_bytes().replace(world.public("device-01").encode(), weak.encode()))
+    files = [{"name": lines.name, "size_bytes": lines.stat().st_size, "sha256": sha256_digest(lines.read_bytes())}]
+    resign(world.path("plan"), world, COORDINATOR, files=files)
+    plan = open_artifact(world.path("plan"), PlanManifest).digest
+    resign(world.path("states/0000"), world, COORDINATOR, plan=plan)
+    state = open_artifact(world.path("states/0000"), StateManifest).digest
+    for device in DEVICES:
+        resign(world.path(f"updates/{device}"), world, device, plan=plan, state=state)
+    envelope = json.loads((world.path("updates/device-01") / SIGNATURE_FILE).read_bytes())
+    forged = base64.b64encode(bytes.fromhex(weak.removeprefix("ed25519:")) + bytes(32)).decode()
+    envelope["signatures"] = [{"keyid": key_id(weak), "sig": forged}]
+    (world.path("updates/device-01") / SIGNATURE_FILE).write_bytes(canonical_json(envelope))
+    assert world.refusal(world.path("updates")) == ["signature"]
 
 
 def test_a_lie_about_the_number_of_texts_does_not_count(world: World) -> None:

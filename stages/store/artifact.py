@@ -27,7 +27,7 @@ from schemas.refs import FileReference, TensorReference
 from schemas.state import StateManifest
 from stages.process.measure import MeasuredFacts
 from stages.store.debris import is_debris
-from stages.store.files import complete_directory, write_file
+from stages.store.files import complete_directory
 from stages.store.lines import Lines, read_lines
 from stages.store.output import check_output
 from stages.store.regular import file_digest, file_size, open_regular
@@ -198,52 +198,68 @@ def existing(
 ) -> Artifact[M] | None:
     """The artifact at `out` if it was made from the same inputs; None where there is nothing, or with `force`.
 
-    With a `signer` it is signed if it is not.  Raises `UsageProblem` where something else is there: nothing is
-    overwritten without `force`.
+    With a `signer` only one that it has signed counts: whoever can write there can put one there that fits.  Raises
+    `UsageProblem` where something else is there, since nothing is overwritten without `force`, and `NotTrusted` where
+    it is signed with another key or was altered.
     """
     if force or not os.path.lexists(out):
         return None
-    artifact = _open_existing(out, kind)
+    artifact = _open_existing(out, kind, signer)
     if not same(artifact.manifest):
         raise UsageProblem(
             f"{out} holds a {kind.KIND} made from other inputs", values={"it is": artifact.digest}, hint=IN_THE_WAY
         )
     verify_artifact(out)
-    if signer is not None:
-        _sign(artifact, signer)
     return artifact
 
 
-def check_place(out: Path, kind: type[Manifest], *, force: bool, needed_bytes: int = 0) -> None:
+def check_place(
+    out: Path, kind: type[Manifest], *, force: bool, signer: Signer | None = None, needed_bytes: int = 0
+) -> None:
     """Check before any work that an artifact can be put at `out`, unless one of its kind is there to be found.
 
-    `needed_bytes`: of its files, as far as they are known.  Raises `UsageProblem` as `check_output` does.
+    `needed_bytes`: of its files, as far as they are known.  Raises as `check_output` and `existing` do.
     """
     if out.exists() and not force:
-        _open_existing(out, kind)
+        _open_existing(out, kind, signer)
     else:
         check_output(out, force=force, needed_bytes=needed_bytes)
 
 
-def _open_existing(out: Path, kind: type[M]) -> Artifact[M]:
+def _open_existing(out: Path, kind: type[M], signer: Signer | None) -> Artifact[M]:
     try:
-        return open_artifact(out, kind)
+        artifact = open_artifact(out, kind)
     except BadInput as error:
         raise UsageProblem(
             f"{out} exists already and is not a {kind.KIND} artifact: {error.fact}", hint=IN_THE_WAY
         ) from None
+    if signer is not None:
+        _check_own(artifact, signer)
+    return artifact
 
 
-def _sign(artifact: Artifact[Any], signer: Signer) -> None:
-    manifest = artifact.bytes()
-    if os.path.lexists(artifact.path / SIGNATURE_FILE):
-        check_signature(artifact.path, manifest, signer.public, whose=signer.name)
-    else:
-        write_file(artifact.path / SIGNATURE_FILE, signer.envelope(manifest))
+def _check_own(artifact: Artifact[Any], signer: Signer) -> None:
+    """Check that the signer has signed an artifact.
+
+    Raises `UsageProblem` where nobody has, `NotTrusted` where another has, `BadInput` for what is not a file.
+    """
+    if not os.path.lexists(artifact.path / SIGNATURE_FILE):
+        raise UsageProblem(
+            f"{artifact.path} holds an unsigned {artifact.manifest.KIND}; chainctl signs only what it makes itself",
+            values={"expected": f"a signature by {signer.name} {signer.public}", "found": "none"},
+            hint=f"{IN_THE_WAY}, which does the work again",
+        )
+    try:
+        check_signature(artifact.path, artifact.bytes(), signer.public, whose=signer.name)
+    except (BadInput, NotTrusted) as error:
+        raise type(error)(error.fact, values=error.values, hint=IN_THE_WAY) from None
 
 
 class Draft:
-    """An artifact in the making, in a hidden directory."""
+    """An artifact in the making, in a hidden directory.
+
+    Its `signer` signs what this process wrote, hashed as it was written: never what lies in a directory.
+    """
 
     def __init__(self, path: Path, signer: Signer | None = None) -> None:
         self.path = path

@@ -21,10 +21,12 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from schemas.base import LARGE_MANIFEST_LIMIT_BYTES, canonical_json
+from schemas.ed25519 import weakness
 from schemas.errors import NotTrusted, UsageProblem
-from schemas.trust import KEY_PATTERN, Envelope, Signature
+from schemas.trust import KEY_PATTERN, KEY_PREFIX, Envelope, Signature, key_bytes
 from stages.store.debris import without_debris
 from stages.store.files import write_file
+from stages.store.home import locked_home
 from stages.store.regular import open_regular
 
 if TYPE_CHECKING:
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
 
 SIGNATURE_FILE = "manifest.dsse.json"
 PAYLOAD_TYPE = "application/vnd.chainctl.manifest+json"
-PREFIX = "ed25519:"
 # Base64 takes four bytes for three.
 ENVELOPE_LIMIT_BYTES = LARGE_MANIFEST_LIMIT_BYTES * 4 // 3 + 2**12
 
@@ -47,7 +48,7 @@ class Signer:
     @property
     def public(self) -> str:
         """`ed25519:<64 hex digits>`."""
-        return PREFIX + self.private.public_key().public_bytes_raw().hex()
+        return KEY_PREFIX + self.private.public_key().public_bytes_raw().hex()
 
     def envelope(self, payload: bytes) -> bytes:
         """The DSSE envelope of `payload`.  Ed25519 is deterministic: the same bytes each time."""
@@ -67,20 +68,28 @@ class KeyRing:
     home: Path
 
     def new(self, name: str) -> Signer:
-        """Make a key.  Raises `UsageProblem` where the name is taken: a key is never overwritten."""
+        """Make a key.  Raises `UsageProblem` where the name is taken: a key is never overwritten.
+
+        The private part is there first: the public one follows from it, where a kill left no other.
+        """
         with_cryptography()
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-        if os.path.lexists(self._private(name)):
-            raise UsageProblem(f"a key {name} exists already", hint="choose another name")
+        private, public = self._private(name), self._public(name)
         signer = Signer(name, Ed25519PrivateKey.generate())
         pem = signer.private.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
-        self._private(name).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_file(self._private(name), pem, mode=0o600)
-        write_file(self._private(name).with_suffix(".pub"), f"{signer.public}\n".encode())
+        with locked_home(self.home):
+            for path in (private, public):
+                if os.path.lexists(path):
+                    raise UsageProblem(
+                        f"a key {name} exists already", values={"found": path}, hint="choose another name"
+                    )
+            private.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            write_file(private, pem, mode=0o600)
+            write_file(public, f"{signer.public}\n".encode())
         return signer
 
     def open(self, name: str) -> Signer:
@@ -118,11 +127,14 @@ class KeyRing:
     def public_keys(self) -> Iterator[tuple[str, str]]:
         """Name and public key of each, without opening a private one."""
         for name in self.names():
-            public = self._private(name).with_suffix(".pub")
+            public = self._public(name)
             yield name, public.read_text(encoding="ascii").strip() if public.is_file() else self.open(name).public
 
     def _private(self, name: str) -> Path:
         return self.home / "keys" / f"{name}.pem"
+
+    def _public(self, name: str) -> Path:
+        return self.home / "keys" / f"{name}.pub"
 
 
 def pre_authentication_encoding(payload_type: str, payload: bytes) -> bytes:
@@ -133,7 +145,7 @@ def pre_authentication_encoding(payload_type: str, payload: bytes) -> bytes:
 
 def key_id(public: str) -> str:
     """SHA-256 of the raw public key, hex: names a key in envelopes, and proves nothing."""
-    return hashlib.sha256(bytes.fromhex(public.removeprefix(PREFIX))).hexdigest()
+    return hashlib.sha256(key_bytes(public)).hexdigest()
 
 
 def check_signature(directory: Path, manifest: bytes, public: str, *, whose: str) -> None:
@@ -149,6 +161,13 @@ def check_signature(directory: Path, manifest: bytes, public: str, *, whose: str
             values={"expected": f"a signature by {whose} {public}", "found": "none"},
             hint="make it again with --key: this federation accepts only signed artifacts",
         )
+    weak = weakness(key_bytes(public))
+    if weak:
+        raise NotTrusted(
+            f"the key of {whose} proves nothing, so {directory} is not trusted",
+            values={"expected": "an Ed25519 key of 'chainctl keys new'", "found": f"{public}, {weak}"},
+            hint="make a key with 'chainctl keys new', and a new plan with it",
+        )
     envelope = _read_envelope(path)
     signature = envelope.signatures[0]
     if signature.keyid != key_id(public):
@@ -161,7 +180,7 @@ def check_signature(directory: Path, manifest: bytes, public: str, *, whose: str
     try:
         if envelope.payload != payload or envelope.payloadType != PAYLOAD_TYPE:
             raise InvalidSignature
-        key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public.removeprefix(PREFIX)))
+        key = Ed25519PublicKey.from_public_bytes(key_bytes(public))
         key.verify(base64.b64decode(signature.sig), pre_authentication_encoding(PAYLOAD_TYPE, manifest))
     except InvalidSignature:
         raise NotTrusted(
@@ -178,19 +197,29 @@ def signed_by(directory: Path) -> str | None:
 
 
 def check_key_text(text: str) -> str:
-    """A public key as a person types it: the key itself, or the path of a `.pub` file."""
-    if KEY_PATTERN.fullmatch(text):
-        return text
-    path = Path(text)
-    if path.is_file() and path.stat().st_size < 2**10:
-        found = path.read_bytes().strip().decode("ascii", errors="replace")
-        if KEY_PATTERN.fullmatch(found):
-            return found
-    raise UsageProblem(
-        "this is not a public key",
-        values={"expected": "ed25519:<64 hex digits>, or a .pub file", "found": f"{len(text)} other characters"},
-        hint="'chainctl keys show NAME' prints one",
-    )
+    """A public key as a person types it: the key itself, or the path of a `.pub` file.  Raises `UsageProblem`."""
+    key = text if KEY_PATTERN.fullmatch(text) else _read_public(Path(text))
+    if key is None:
+        raise UsageProblem(
+            "this is not a public key",
+            values={"expected": "ed25519:<64 hex digits>, or a .pub file", "found": f"{len(text)} other characters"},
+            hint="'chainctl keys show NAME' prints one",
+        )
+    weak = weakness(key_bytes(key))
+    if weak:
+        raise UsageProblem(
+            "this public key proves nothing",
+            values={"expected": "an Ed25519 key of 'chainctl keys new'", "found": f"{key}, {weak}"},
+            hint="ask whose key it is for the line that 'chainctl keys show NAME' prints",
+        )
+    return key
+
+
+def _read_public(path: Path) -> str | None:
+    if not path.is_file() or path.stat().st_size >= 2**10:
+        return None
+    found = path.read_bytes().strip().decode("ascii", errors="replace")
+    return found if KEY_PATTERN.fullmatch(found) else None
 
 
 def with_cryptography() -> None:

@@ -4,7 +4,8 @@
     HOME/trust/newest/<plan>.json     round and digest
 
 The root of trust is not the plan: a plan says who signs, a pin says which coordinator to trust.  Once anything is
-pinned, only signed plans are accepted.  A coordinator trusts its own keys.
+pinned, only signed plans are accepted.  A key of this machine's own is no exception: a device's key must not count as a
+coordinator's, so the coordinator's is pinned on its own machine when that makes a plan with it.
 """
 
 import os
@@ -27,6 +28,7 @@ from schemas.update import UpdateManifest
 from stages.store.artifact import Artifact, check_same_plan, open_artifact
 from stages.store.devices import find_device
 from stages.store.files import write_file
+from stages.store.home import locked_home
 from stages.store.signing import KeyRing, Signer, check_signature
 
 HOME_VARIABLE = "CHAINCTL_HOME"
@@ -80,33 +82,41 @@ class Trust:
 
     def add(self, name: str, key: str) -> None:
         """Pin a coordinator's key.  Raises `UsageProblem` where the name is pinned with another key."""
-        pins = {pin.name: pin for pin in self.pins()}
-        if name in pins and pins[name].key != key:
-            raise UsageProblem(
-                f"coordinator {name} is pinned with another key",
-                values={"pinned": pins[name].key, "given": key},
-                hint=f"if the change is real, 'chainctl trust remove {name}' first",
-            )
-        self._write({**pins, name: Pin(name=name, key=key)})
+        with self._changing() as pins:
+            if name in pins and pins[name].key != key:
+                raise UsageProblem(
+                    f"coordinator {name} is pinned with another key",
+                    values={"pinned": pins[name].key, "given": key},
+                    hint=f"if the change is real, 'chainctl trust remove {name}' first",
+                )
+            pins[name] = Pin(name=name, key=key)
+
+    def add_own(self, signer: Signer) -> bool:
+        """Pin the key that this machine coordinates with, unless it is pinned; whether it was not.
+
+        Raises `UsageProblem` where its name is pinned with another key.
+        """
+        if any(pin.key == signer.public for pin in self.pins()):
+            return False
+        self.add(signer.name, signer.public)
+        return True
 
     def remove(self, name: str) -> None:
         """Remove a coordinator's pin.  Raises `UsageProblem` where there is none."""
-        pins = {pin.name: pin for pin in self.pins()}
-        if pins.pop(name, None) is None:
-            raise UsageProblem(f"no coordinator {name} is pinned", values={"pinned": ", ".join(pins) or "none"})
-        self._write(pins)
+        with self._changing() as pins:
+            if pins.pop(name, None) is None:
+                raise UsageProblem(f"no coordinator {name} is pinned", values={"pinned": ", ".join(pins) or "none"})
 
     def check_plan(self, plan: Artifact[PlanManifest]) -> None:
         """Check that a plan may be used here.  Raises `NotTrusted`: unsigned, by an untrusted coordinator, expired."""
         policy, pins = plan.manifest.trust, self.pins()
         if policy.required:
-            trusted = {pin.key for pin in pins} | {key for _, key in KeyRing(self.home).public_keys()}
             assert policy.coordinator is not None
-            if policy.coordinator not in trusted:
+            if policy.coordinator not in {pin.key for pin in pins}:
                 raise NotTrusted(
                     f"{plan.path} is by a coordinator whose key is not pinned here",
                     values={"plan names": policy.coordinator, "pinned": ", ".join(pin.name for pin in pins) or "none"},
-                    hint="get the key from the coordinator, but not along with the plan, then 'chainctl trust add'",
+                    hint=self._how_to_pin(policy.coordinator),
                 )
             check_signature(plan.path, plan.bytes(), policy.coordinator, whose="the coordinator")
         elif pins:
@@ -157,9 +167,20 @@ class Trust:
                 hint="an old state was delivered again, or there are two histories: ask the coordinator",
             )
 
-    def _write(self, pins: dict[str, Pin]) -> None:
-        document = Pins(coordinators=tuple(pins[name] for name in sorted(pins)))
-        write_file(self._pins, canonical_json(document.model_dump(mode="json")))
+    def _how_to_pin(self, key: str) -> str:
+        own = next((name for name, public in KeyRing(self.home).public_keys() if public == key), None)
+        if own is None:
+            return "get the key from the coordinator, but not along with the plan, then 'chainctl trust add'"
+        return f"that is this machine's own key {own}: only if you coordinate with it, 'chainctl trust add {own} {key}'"
+
+    @contextmanager
+    def _changing(self) -> Iterator[dict[str, Pin]]:
+        """The pins by name, which nobody else changes meanwhile; they are written when the block succeeds."""
+        with locked_home(self.home):
+            pins = {pin.name: pin for pin in self.pins()}
+            yield pins
+            document = Pins(coordinators=tuple(pins[name] for name in sorted(pins)))
+            write_file(self._pins, canonical_json(document.model_dump(mode="json")))
 
     @property
     def _pins(self) -> Path:
