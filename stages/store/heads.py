@@ -3,9 +3,10 @@
     HOME/trust/ledgers/<plan>.dsse.json     a `LedgerHead`, signed with the coordinator's key
 
 The ledger is beside the state that a round starts from, or where it was last written to, or in a folder around that
-state: the next state may go anywhere, and the ledger stays.  What it said once it must say for ever: lines may have come since, so that a power cut between a line and its being remembered does no harm, but
-the remembered line must be one of them.  A machine without a memory of the federation takes the ledger as it is, and
-so does a federation without signatures.
+state: the next state may go anywhere, and the ledger stays.  What it said once it must say for ever: lines may have
+come since, so that a power cut between a line and its being remembered does no harm, but the remembered line must be
+one of them.  A machine without a memory of the federation takes the ledger as it is, and so does a federation without
+signatures.
 """
 
 import os

@@ -8,6 +8,7 @@ word.  A machine that has trained on nothing accepts any signed state.
 """
 
 import os
+import shlex
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -62,7 +63,8 @@ def _check(plan: Artifact[PlanManifest], state: Artifact[StateManifest], seen: N
         "newest here": f"round {seen.round}, {seen.state}",
         "given": f"round {found}, {state.digest}",
     }
-    accepting = f"'chainctl trust accept --plan {plan.path} --state {state.path}'"
+    paths = (shlex.quote(str(path)) for path in (plan.path, state.path))
+    accepting = "'chainctl trust accept --plan {} --state {}'".format(*paths)
     if found < seen.round or (found == seen.round and state.digest != seen.state):
         raise NotTrusted(
             f"{state.path} is not newer than what this machine has trained on",
