@@ -7,12 +7,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, StringConstraints, ValidationError, model_validator
 
-from schemas.base import Many, Record, describe_validation_error
+from schemas.base import LARGE_MANIFEST_LIMIT_BYTES, Many, Record, describe_validation_error
 from schemas.ed25519 import weakness
 from schemas.errors import BadInput
 from schemas.refs import DeviceName, Digest, PublicKey
 
 Moment = Annotated[str, StringConstraints(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]  # UTC
+ENVELOPE_LIMIT_BYTES = LARGE_MANIFEST_LIMIT_BYTES * 4 // 3 + 2**12  # base64 takes four bytes for three
 KEY_PATTERN = re.compile(r"ed25519:[0-9a-f]{64}")
 KEY_PREFIX = "ed25519:"
 
@@ -80,6 +81,17 @@ class NewestState(Record):
     plan: Digest
     round: Annotated[int, Field(ge=0)]
     state: Digest
+
+
+class LedgerHead(Record):
+    """How far the ledger of a plan went when this machine last wrote to it, and where it was."""
+
+    version: Literal[1] = 1
+    plan: Digest
+    ledger: str  # its path, percent-encoded
+    line_count: Annotated[int, Field(ge=1)]
+    size_bytes: Annotated[int, Field(ge=1, le=2**53)]
+    line: Digest  # of the last of these lines
 
 
 class Signature(Record):

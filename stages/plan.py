@@ -32,7 +32,7 @@ from stages.model.loading import LoadedModel
 from stages.process.progress import Say, unsaid
 from stages.store.artifact import Artifact, check_place, existing, new_artifact, open_artifact
 from stages.store.debris import without_debris
-from stages.store.ledger import Ledger
+from stages.store.heads import open_ledger
 from stages.store.lines import Lines, check_device_count, encode_lines
 from stages.store.signing import Signer
 from stages.store.trust import Trust, check_device_signature, check_signer
@@ -87,7 +87,8 @@ def run(
         )
     planned = _write_plan(plan, found.devices, out, force=force, signer=signer)
     first = _write_state(planned, model.backbone, state_out, force=force, signer=signer)
-    Ledger.beside(state_out).planned(planned.digest, first.digest, first.manifest.participant_count)
+    with open_ledger(first, planned, signer) as ledger:
+        ledger.planned(planned.digest, first.digest, first.manifest.participant_count)
     return planned, first
 
 

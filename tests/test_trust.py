@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,8 +56,11 @@ class World:
         made = fleet.run_train(self.folder, self.model, data, self.path(out), device=device, state=state, signer=signer)
         return made.manifest
 
-    def aggregate(self, *updates: Path, out: str = "states/0001", state: str = "states/0000") -> StateManifest:
-        return fleet.combine(self.folder, updates, out, state, signer=self.keys.open(COORDINATOR)).manifest
+    def aggregate(
+        self, *updates: Path, out: str = "states/0001", state: str = "states/0000", **options: Any
+    ) -> StateManifest:
+        signer = self.keys.open(COORDINATOR)
+        return fleet.combine(self.folder, updates, out, state, signer=signer, **options).manifest
 
     def refusal(self, *updates: Path) -> list[str]:
         """Reasons for which a round with these updates does not close."""
@@ -342,7 +346,7 @@ def test_an_older_state_is_refused_by_a_device_that_has_seen_a_newer(
 def test_a_second_history_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The coordinator's key signs two different states of one round."""
     world.aggregate(world.path("updates"))
-    world.aggregate(world.path("updates/device-00"), out="fork/0001")
+    world.aggregate(world.path("updates/device-00"), out="fork/0001", force=True)
     on_device(world, monkeypatch, COORDINATOR)
     world.train("device-00", "second", state="states/0001")
     with pytest.raises(NotTrusted, match="not newer"):
@@ -516,9 +520,17 @@ def test_a_base_model_with_one_changed_weight_or_word_is_refused(file: str, worl
     assert len(caught.value.values) >= 2
 
 
+def remembered_head(world: World) -> Path:
+    """Where the coordinator remembers how far its ledger went."""
+    (path,) = world.path("home/trust/ledgers").glob("*.dsse.json")
+    return path
+
+
 def test_the_ledger_says_what_happened_and_cannot_be_altered(world: World) -> None:
     (world.path("updates/device-01") / SIGNATURE_FILE).unlink()
     world.refusal(world.path("updates"))
+    remembered = remembered_head(world)
+    before = remembered.read_bytes()
     world.aggregate(world.path("updates"))
     ledger = world.path("states/ledger.jsonl")
     lines = ledger.read_bytes().splitlines(keepends=True)
@@ -529,6 +541,9 @@ def test_the_ledger_says_what_happened_and_cannot_be_altered(world: World) -> No
         ledger.write_bytes(b"".join(attack))
         with pytest.raises(NotTrusted, match="line"):
             world.aggregate(world.path("updates"))
-    ledger.write_bytes(b"".join(lines)[:-7])  # a power cut: said again
+    ledger.write_bytes(b"".join(lines)[:-7])
+    with pytest.raises(NotTrusted, match="removed"):
+        world.aggregate(world.path("updates"))
+    remembered.write_bytes(before)  # a power cut: a line is remembered only when it is whole, and said again
     world.aggregate(world.path("updates"))
     assert ledger.read_bytes() == b"".join(lines)

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from schemas.base import LARGE_MANIFEST_LIMIT_BYTES, canonical_json
+from schemas.base import canonical_json
 from schemas.ed25519 import weakness
 from schemas.errors import NotTrusted, UsageProblem
-from schemas.trust import KEY_PATTERN, KEY_PREFIX, Envelope, Signature, key_bytes
+from schemas.trust import ENVELOPE_LIMIT_BYTES, KEY_PATTERN, KEY_PREFIX, Envelope, Signature, key_bytes
 from stages.store.debris import without_debris
 from stages.store.files import write_file
 from stages.store.home import locked_home
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 SIGNATURE_FILE = "manifest.dsse.json"
 PAYLOAD_TYPE = "application/vnd.chainctl.manifest+json"
-# Base64 takes four bytes for three.
-ENVELOPE_LIMIT_BYTES = LARGE_MANIFEST_LIMIT_BYTES * 4 // 3 + 2**12
 
 
 @dataclass(frozen=True)
@@ -50,12 +48,12 @@ class Signer:
         """`ed25519:<64 hex digits>`."""
         return KEY_PREFIX + self.private.public_key().public_bytes_raw().hex()
 
-    def envelope(self, payload: bytes) -> bytes:
+    def envelope(self, payload: bytes, payload_type: str = PAYLOAD_TYPE) -> bytes:
         """The DSSE envelope of `payload`.  Ed25519 is deterministic: the same bytes each time."""
-        signature = self.private.sign(pre_authentication_encoding(PAYLOAD_TYPE, payload))
+        signature = self.private.sign(pre_authentication_encoding(payload_type, payload))
         envelope = Envelope(
             payload=base64.b64encode(payload).decode(),
-            payloadType=PAYLOAD_TYPE,
+            payloadType=payload_type,
             signatures=(Signature(keyid=key_id(self.public), sig=base64.b64encode(signature).decode()),),
         )
         return canonical_json(envelope.model_dump(mode="json"))
@@ -150,10 +148,6 @@ def key_id(public: str) -> str:
 
 def check_signature(directory: Path, manifest: bytes, public: str, *, whose: str) -> None:
     """The manifest with these bytes is signed by `public`.  Raises `NotTrusted`: unsigned, another key, altered."""
-    with_cryptography()
-    from cryptography.exceptions import InvalidSignature
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
     path = directory / SIGNATURE_FILE
     if not os.path.lexists(path):
         raise NotTrusted(
@@ -161,30 +155,58 @@ def check_signature(directory: Path, manifest: bytes, public: str, *, whose: str
             values={"expected": f"a signature by {whose} {public}", "found": "none"},
             hint="make it again with --key: this federation accepts only signed artifacts",
         )
+    _check_envelope(_read_envelope(path), manifest, PAYLOAD_TYPE, public, subject=str(directory), whose=whose)
+
+
+def signed_payload(path: Path, public: str, payload_type: str = PAYLOAD_TYPE, *, whose: str) -> bytes:
+    """What the envelope in a file holds, signed by `public`.  Raises `NotTrusted` as `check_signature` does."""
+    envelope = _read_envelope(path)
+    payload = _payload(envelope)
+    _check_envelope(envelope, payload, payload_type, public, subject=str(path), whose=whose)
+    return payload
+
+
+def claimed_payload(path: Path) -> bytes:
+    """What the envelope in a file holds, whoever signed it.  A claim, not a check."""
+    return _payload(_read_envelope(path))
+
+
+def _payload(envelope: Envelope) -> bytes:
+    try:
+        return base64.b64decode(envelope.payload, validate=True)
+    except ValueError:
+        return b""  # which is not what the envelope says
+
+
+def _check_envelope(
+    envelope: Envelope, payload: bytes, payload_type: str, public: str, *, subject: str, whose: str
+) -> None:
+    with_cryptography()
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
     weak = weakness(key_bytes(public))
     if weak:
         raise NotTrusted(
-            f"the key of {whose} proves nothing, so {directory} is not trusted",
+            f"the key of {whose} proves nothing, so {subject} is not trusted",
             values={"expected": "an Ed25519 key of 'chainctl keys new'", "found": f"{public}, {weak}"},
             hint="make a key with 'chainctl keys new', and a new plan with it",
         )
-    envelope = _read_envelope(path)
     signature = envelope.signatures[0]
     if signature.keyid != key_id(public):
         raise NotTrusted(
-            f"{directory} is signed with another key",
+            f"{subject} is signed with another key",
             values={f"{whose} has": f"{public}, id {key_id(public)[:16]}", "signed by": f"id {signature.keyid[:16]}"},
             hint="the artifact was renamed or is another's: ask for the right one",
         )
-    payload = base64.b64encode(manifest).decode()
     try:
-        if envelope.payload != payload or envelope.payloadType != PAYLOAD_TYPE:
+        if envelope.payload != base64.b64encode(payload).decode() or envelope.payloadType != payload_type:
             raise InvalidSignature
         key = Ed25519PublicKey.from_public_bytes(key_bytes(public))
-        key.verify(base64.b64decode(signature.sig), pre_authentication_encoding(PAYLOAD_TYPE, manifest))
+        key.verify(base64.b64decode(signature.sig), pre_authentication_encoding(payload_type, payload))
     except InvalidSignature:
         raise NotTrusted(
-            f"the signature of {directory} is not of its manifest",
+            f"the signature of {subject} is not of its manifest",
             values={"expected": f"a signature by {whose} {public}", "found": "a signature of other bytes"},
             hint="the manifest or its signature was altered or swapped: copy the artifact again",
         ) from None

@@ -1,7 +1,6 @@
-"""What this machine trusts: coordinators whose keys were pinned by hand, and the newest state it has trained on.
+"""What this machine trusts: coordinators whose keys were pinned by hand.
 
     HOME/trust/coordinators.json      names and public keys
-    HOME/trust/newest/<plan>.json     round and digest
 
 The root of trust is not the plan: a plan says who signs, a pin says which coordinator to trust.  Once anything is
 pinned, only signed plans are accepted.  A key of this machine's own is no exception: a device's key must not count as a
@@ -23,7 +22,7 @@ from schemas.errors import BadInput, NotTrusted, UsageProblem
 from schemas.plan import PlanManifest
 from schemas.profile import ProfileManifest
 from schemas.state import StateManifest
-from schemas.trust import NewestState, Pin, Pins, TrustPolicy
+from schemas.trust import Pin, Pins, TrustPolicy
 from schemas.update import UpdateManifest
 from stages.store.artifact import Artifact, check_same_plan, open_artifact
 from stages.store.devices import find_device
@@ -127,8 +126,8 @@ class Trust:
             )
         check_not_expired(plan)
 
-    def check_state(self, plan: Artifact[PlanManifest], state: Artifact[StateManifest], *, newest: bool) -> None:
-        """A state is of the plan, signed where the plan asks for it, and with `newest` none older was seen.
+    def check_state(self, plan: Artifact[PlanManifest], state: Artifact[StateManifest]) -> None:
+        """A state is of the plan, and signed where the plan asks for it.
 
         Raises `BadInput` for another plan's, `NotTrusted` otherwise.
         """
@@ -138,34 +137,6 @@ class Trust:
             return
         assert policy.coordinator is not None
         check_signature(state.path, state.bytes(), policy.coordinator, whose="the coordinator")
-        if newest:
-            self._check_newest(plan, state)
-
-    def remember(self, plan: Artifact[PlanManifest], state: Artifact[StateManifest]) -> None:
-        """Remember this state as the newest of its plan that was trained on here."""
-        if not plan.manifest.trust.required:
-            return
-        seen = NewestState(plan=plan.digest, round=state.manifest.round, state=state.digest)
-        write_file(self._newest(plan), canonical_json(seen.model_dump(mode="json")))
-
-    def _check_newest(self, plan: Artifact[PlanManifest], state: Artifact[StateManifest]) -> None:
-        path = self._newest(plan)
-        if not os.path.lexists(path):
-            return
-        try:
-            seen = NewestState.model_validate_json(path.read_bytes())
-        except ValidationError:
-            raise BadInput(f"{path} is damaged", hint="remove it if you are sure that the state is new") from None
-        found = state.manifest.round
-        if found < seen.round or (found == seen.round and state.digest != seen.state):
-            raise NotTrusted(
-                f"{state.path} is not newer than what this machine has trained on",
-                values={
-                    "newest here": f"round {seen.round}, {seen.state}",
-                    "given": f"round {found}, {state.digest}",
-                },
-                hint="an old state was delivered again, or there are two histories: ask the coordinator",
-            )
 
     def _how_to_pin(self, key: str) -> str:
         own = next((name for name, public in KeyRing(self.home).public_keys() if public == key), None)
@@ -186,19 +157,14 @@ class Trust:
     def _pins(self) -> Path:
         return self.home / "trust" / "coordinators.json"
 
-    def _newest(self, plan: Artifact[PlanManifest]) -> Path:
-        return self.home / "trust" / "newest" / f"{plan.digest.removeprefix('sha256:')}.json"
 
-
-def open_trusted(
-    plan: Path, state: Path, *, newest: bool = False
-) -> tuple[Artifact[PlanManifest], Artifact[StateManifest]]:
+def open_trusted(plan: Path, state: Path) -> tuple[Artifact[PlanManifest], Artifact[StateManifest]]:
     """Open a plan and a state of it, and check that this machine may use them.  Raises `BadInput`, `NotTrusted`."""
     trust = Trust.of_this_machine()
     planned = open_artifact(plan, PlanManifest)
     trust.check_plan(planned)
     current = open_artifact(state, StateManifest)
-    trust.check_state(planned, current, newest=newest)
+    trust.check_state(planned, current)
     return planned, current
 
 

@@ -249,7 +249,7 @@ def test_a_file_altered_while_it_is_packed_is_refused(artifacts: list[Path], tmp
     from stages.store import bundle as module
 
     with pytest.raises(NotTrusted, match="while it was packed"):
-        module._write(index, {"a": artifacts[0]}, [tmp_path / "x"])
+        module._write(index, {f"a/{path.name}": path for path in artifacts[0].iterdir()}, [tmp_path / "x"])
 
 
 def test_nothing_is_put_inside_an_artifact(artifacts: list[Path], bundle: bytes, tmp_path: Path) -> None:
@@ -557,7 +557,7 @@ def test_a_file_that_no_artifact_may_hold_is_refused(artifacts: list[Path], tmp_
     extra = BundledFile(name="run.sh", size_bytes=4, sha256=f"sha256:{hashlib.sha256(b'evil').hexdigest()}")
     entry = BundledArtifact(name="a", files=tuple(sorted((*files, extra), key=lambda file: file.name)))
     index = BundleManifest(artifacts=(entry,), part_bytes=None, parts=())
-    module._write(index, {"a": folder}, [tmp_path / "x.tar"])
+    module._write(index, {f"a/{path.name}": path for path in folder.iterdir()}, [tmp_path / "x.tar"])
     refused = outcome(tmp_path / "x.tar", tmp_path / "into")
     assert isinstance(refused, NotTrusted)
     assert "does not list" in refused.fact
