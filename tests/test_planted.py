@@ -184,3 +184,12 @@ def test_without_a_key_what_fits_is_taken_as_it_is(make: Make, world: World, tmp
     there = files(out)
     assert make(world, out).digest == made.digest
     assert files(out) == there
+
+
+def test_a_signed_plan_whose_state_a_kill_prevented_is_completed(world: World, tmp_path: Path, signer: Signer) -> None:
+    out = tmp_path / "plan"
+    made, first = plan(world, out, signer=signer), verify_artifact(beside(out)).digest
+    shutil.rmtree(beside(out))
+    assert plan(world, out, signer=signer).digest == made.digest
+    assert verify_artifact(beside(out)).digest == first
+    check_signature(beside(out), verify_artifact(beside(out)).bytes(), signer.public, whose="office")

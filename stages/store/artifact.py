@@ -284,7 +284,7 @@ class Draft:
     def write_lines(self, *files: Lines) -> None:
         """Write files of lines; the manifest lists their references."""
         for lines in files:
-            (self.path / lines.reference.name).write_bytes(lines.data)
+            self._write(lines.reference.name, lines.data)
 
     def finish(self, manifest: Manifest, measured: MeasuredFacts | None) -> None:
         """Write `measured.json` and the signature, then the manifest, last; and read it all back.
@@ -295,12 +295,16 @@ class Draft:
         data = manifest.readable_bytes()
         if measured is not None:
             facts = measured.to_measured(sha256_digest(data))
-            (self.path / MEASURED_FILE).write_bytes(facts.readable_bytes())
+            self._write(MEASURED_FILE, facts.readable_bytes())
         if self.signer is not None:
-            (self.path / SIGNATURE_FILE).write_bytes(self.signer.envelope(data))
-        (self.path / MANIFEST_FILE).write_bytes(data)
+            self._write(SIGNATURE_FILE, self.signer.envelope(data))
+        self._write(MANIFEST_FILE, data)
         check_lines(open_artifact(self.path, type(manifest)))
         self.finished = True
+
+    def _write(self, name: str, data: bytes) -> None:
+        with (self.path / name).open("xb") as file:  # never through a link that somebody put there
+            file.write(data)
 
 
 @contextmanager
