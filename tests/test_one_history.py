@@ -508,7 +508,8 @@ def test_what_is_remembered_is_signed(attack: str, world: World) -> None:
         )
         remembered.write_bytes(KeyRing(world.home(who)).open(who).envelope(canonical_json(payload), PAYLOAD_TYPE))
     assert remembered.read_bytes() != data
-    refused(world.aggregate("updates/0000", state="states/0000", out="states/0001", check=False), str(remembered))
+    said = world.aggregate("updates/0000", state="states/0000", out="states/0001", check=False)
+    refused(said, f"removing {remembered}")
     assert not world.path("states/0001").exists()
 
 

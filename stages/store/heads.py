@@ -83,11 +83,13 @@ class Memory:
             return None
         coordinator = self.plan.manifest.trust.coordinator
         assert coordinator is not None
-        payload = signed_payload(self.path, coordinator, PAYLOAD_TYPE, whose="the coordinator")
         try:
+            payload = signed_payload(self.path, coordinator, PAYLOAD_TYPE, whose="the coordinator")
             head = LedgerHead.model_validate_json(payload)
+        except (BadInput, NotTrusted) as error:
+            raise type(error)(error.fact, values=error.values, hint=self._way_out()) from None
         except ValidationError:
-            raise BadInput(f"{self.path} is damaged", hint=f"{self._way_out()}") from None
+            raise BadInput(f"{self.path} is damaged", hint=self._way_out()) from None
         if head.plan != self.plan.digest:
             raise NotTrusted(
                 f"{self.path} is of another plan",
@@ -117,7 +119,7 @@ class Memory:
                     "of": _path_of(head),
                     "found": found,
                 },
-                hint=f"restore it, or take the state beside the right one; {self._way_out()}",
+                hint=f"restore that ledger, or give the state beside it; {self._way_out()}",
             )
 
     def remember(self, path: Path, end: End, signer: Signer) -> None:
@@ -136,7 +138,7 @@ class Memory:
         write_file(self.path, signer.envelope(canonical_json(head.model_dump(mode="json")), PAYLOAD_TYPE))
 
     def _way_out(self) -> str:
-        return f"if it is lost for good, removing {self.path} lets this machine take whatever ledger it finds"
+        return f"where the right one is lost for good, removing {self.path} lets this machine take whichever it finds"
 
 
 def _path_of(head: LedgerHead) -> Path:

@@ -203,7 +203,7 @@ def test_names_that_cannot_be_told_apart_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["bundle.json", "NUL", "con.old", "a b", "ä", ".a", "a.", "a:b", "-a", "n" * 65, "a\\b"]
+    "name", ["bundle.json", "History", "NUL", "con.old", "a b", "ä", ".a", "a.", "a:b", "-a", "n" * 65, "a\\b"]
 )
 def test_a_name_that_a_stick_cannot_hold_is_refused(name: str, artifacts: list[Path], tmp_path: Path) -> None:
     with pytest.raises(UsageProblem, match="stick"):
@@ -481,6 +481,10 @@ def an_entry(name: str) -> dict[str, Any]:
     return {"name": name, "files": [{"name": "manifest.json", "size_bytes": 0, "sha256": ZERO}]}
 
 
+def an_earlier_state(number: int) -> dict[str, Any]:
+    return {"state": f"sha256:{number:064x}", "size_bytes": 512, "sha256": ZERO}
+
+
 INDEXES: dict[str, Callable[[dict[str, Any]], None]] = {
     "traversal": lambda index: index["artifacts"][0].update(name=".."),
     "path": lambda index: index["artifacts"][0].update(name="a/b"),
@@ -516,6 +520,12 @@ INDEXES: dict[str, Callable[[dict[str, Any]], None]] = {
     "another version": lambda index: index.update(version=2),
     "another kind": lambda index: index.update(kind="update"),
     "unknown field": lambda index: index.update(more=1),
+    "an artifact in the place of the history": lambda index: index["artifacts"].append(an_entry("history")),
+    "a history that is not there": lambda index: index.update(history=[an_earlier_state(0)]),
+    "a history of petabytes": lambda index: index.update(history=[an_earlier_state(0) | {"size_bytes": 2**50}]),
+    "1,025 earlier states": lambda index: index.update(history=[an_earlier_state(n) for n in range(1025)]),
+    "an earlier state twice": lambda index: index.update(history=[an_earlier_state(0)] * 2),
+    "an earlier state by a path": lambda index: index.update(history=[an_earlier_state(0) | {"state": "../x"}]),
 }
 
 
