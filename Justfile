@@ -25,7 +25,7 @@ setup:
         touch "{{stamp}}"; \
     fi
 
-# everything of a release but the upload, in dist/; with `--rehearsal` before there is a tag (a quarter of an hour)
+# everything of a release but the upload, in dist/; with `--rehearsal` before there is a tag (half an hour on two cores)
 release *flags: setup-release
     .venv-release/bin/python -m release {{flags}}
 
