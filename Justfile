@@ -25,6 +25,23 @@ setup:
         touch "{{stamp}}"; \
     fi
 
+# everything of a release but the upload, in dist/; with `--rehearsal` before there is a tag (half an hour on two cores)
+release *flags: setup-release
+    .venv-release/bin/python -m release {{flags}}
+
+# the steps of the Dockerfile in a chroot: as root, on Debian, with debootstrap installed (ten minutes)
+image-check: setup-release
+    .venv-release/bin/python -m release.image
+
+# the tools of a release, without torch
+setup-release:
+    @if [ ! -e ".venv-release/.chainctl-{{sha256_file("pyproject.toml")}}" ]; then \
+        {{python}} -m venv .venv-release && \
+        .venv-release/bin/python -m pip install --quiet --upgrade pip && \
+        .venv-release/bin/python -m pip install --quiet --group release && \
+        touch ".venv-release/.chainctl-{{sha256_file("pyproject.toml")}}"; \
+    fi
+
 # 20 devices adapt a real model to real texts (three to eight minutes on two cores)
 demo: setup
     {{bin}}/chainctl demo --out runs/demo
