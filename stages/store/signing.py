@@ -25,7 +25,7 @@ from schemas.errors import NotTrusted, UsageProblem
 from schemas.trust import KEY_PATTERN, Envelope, Signature
 from stages.store.debris import without_debris
 from stages.store.files import write_file
-from stages.store.regular import open_regular
+from stages.store.regular import read_regular
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 SIGNATURE_FILE = "manifest.dsse.json"
 PAYLOAD_TYPE = "application/vnd.chainctl.manifest+json"
 PREFIX = "ed25519:"
+KEY_FILE_BYTES = 2**16
 # Base64 takes four bytes for three.
 ENVELOPE_LIMIT_BYTES = LARGE_MANIFEST_LIMIT_BYTES * 4 // 3 + 2**12
 
@@ -104,7 +105,7 @@ class KeyRing:
                 hint=f"chmod 600 {path} if nobody else has read it; otherwise make a new key",
             )
         try:
-            private = serialization.load_pem_private_key(path.read_bytes(), password=None)
+            private = serialization.load_pem_private_key(read_regular(path, at_most=KEY_FILE_BYTES), password=None)
         except (ValueError, TypeError):
             raise UsageProblem(f"{path} does not hold a private key", hint="restore it from a copy") from None
         if not isinstance(private, Ed25519PrivateKey):
@@ -119,7 +120,7 @@ class KeyRing:
         """Name and public key of each, without opening a private one."""
         for name in self.names():
             public = self._private(name).with_suffix(".pub")
-            yield name, public.read_text(encoding="ascii").strip() if public.is_file() else self.open(name).public
+            yield name, read_public_key(public) if public.is_file() else self.open(name).public
 
     def _private(self, name: str) -> Path:
         return self.home / "keys" / f"{name}.pem"
@@ -182,15 +183,18 @@ def check_key_text(text: str) -> str:
     if KEY_PATTERN.fullmatch(text):
         return text
     path = Path(text)
-    if path.is_file() and path.stat().st_size < 2**10:
-        found = path.read_bytes().strip().decode("ascii", errors="replace")
-        if KEY_PATTERN.fullmatch(found):
-            return found
+    if path.is_file() and KEY_PATTERN.fullmatch(found := read_public_key(path)):
+        return found
     raise UsageProblem(
         "this is not a public key",
         values={"expected": "ed25519:<64 hex digits>, or a .pub file", "found": f"{len(text)} other characters"},
         hint="'chainctl keys show NAME' prints one",
     )
+
+
+def read_public_key(path: Path) -> str:
+    """The line of a `.pub` file, whatever it says.  Raises `BadInput` where it is too large for one."""
+    return read_regular(path, at_most=KEY_FILE_BYTES, follow_links=True).strip().decode("ascii", errors="replace")
 
 
 def with_cryptography() -> None:
@@ -202,15 +206,12 @@ def with_cryptography() -> None:
 
 
 def _read_envelope(path: Path) -> Envelope:
-    with os.fdopen(open_regular(path), "rb") as file:
-        data = file.read(ENVELOPE_LIMIT_BYTES + 1)
+    data = read_regular(path, at_most=ENVELOPE_LIMIT_BYTES)
     problem = NotTrusted(
         f"{path} is not a DSSE envelope with one signature",
         values={"expected": "payload, payloadType, signatures", "found": f"{len(data)} other bytes"},
         hint="copy the artifact again",
     )
-    if len(data) > ENVELOPE_LIMIT_BYTES:
-        raise problem
     try:
         envelope = Envelope.model_validate_json(data)
     except ValidationError:

@@ -236,7 +236,7 @@ def test_an_evaluation_applies_what_the_method_says(ran: Path) -> None:
 def test_everything_verifies_and_the_log_goes_back_to_the_start(ran: Path) -> None:
     for manifest in (ran / "run").rglob("manifest.json"):
         verify_artifact(manifest.parent)
-    lines = history(ran / "run" / "states" / "0003", [])
+    lines = history(ran / "run" / "states" / "0003", []).lines
     assert [line.round for line in lines] == [3, 2, 1, 0]
     assert lines[0].trained == "by device"
     assert all(line.accuracy is not None for line in lines)
