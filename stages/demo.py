@@ -85,8 +85,10 @@ def run(out: Path, *, say: Say, progress: Progress, seed: int = 0) -> DemoSummar
     )
     write_file(RunFolder(out).summary, summary.readable_bytes())
     say("")
-    say(_table(chain, probe))
-    say(f"\n{summary.seconds:.0f} s; picture: {out / 'curves.svg'}")
+    for line in _table(chain, probe).split("\n"):
+        say(line)
+    say("")
+    say(f"{summary.seconds:.0f} s; picture: {out / 'curves.svg'}")
     say(f"history: chainctl log {out}/chain/states/{len(chain.rounds):04d}")
     return summary
 

@@ -5,26 +5,27 @@ Writes: nothing.
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from schemas.assignment import described
 from schemas.errors import BadInput, ChainError
 from schemas.evaluation import EvaluationManifest
-from schemas.ledger import Accepted, Closed, Planned, Refused
+from schemas.ledger import Accepted, Closed, Event, Planned, Refused
 from schemas.measured import Cost
-from schemas.perplexity import PerplexityManifest
-from schemas.plan import PlanManifest
 from schemas.state import StateManifest
 from stages.federated.intake import Intake
 from stages.methods.registry import server_method
-from stages.store.artifact import Artifact, open_artifact
+from stages.store.artifact import open_artifact
 from stages.store.debris import without_debris
 from stages.store.devices import participants
 from stages.store.heads import check_ledger
 from stages.store.ledger import LEDGER_FILE, Ledger
-from stages.store.lineage import index
+from stages.store.lineage import Found, Scored, evaluations, find_plan, find_state, first_whole, index
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Status:
     updates_counted: int
     updates_refused: int
     metric: str
+    left_out: int  # evaluations of this plan that the right key did not sign
     cost: Cost  # of all closed rounds whose states are here, as the devices measured it
     free_bytes: int
     used_bytes: int
@@ -55,7 +57,8 @@ class Status:
 def run(run_directory: Path, *, inboxes: Sequence[Path] = ()) -> Status:
     """The status of the federation in `run_directory`; updates are in its `updates/` and in `inboxes`.
 
-    Raises `BadInput` if there is no ledger, `NotTrusted` if it was altered or lacks what it said before.
+    Raises `BadInput` if there is no ledger, `NotTrusted` if it was altered or lacks what it said before, or if plan or
+    state are not trusted here.
     """
     ledger = _ledger(run_directory)
     events = list(ledger.events())
@@ -64,9 +67,9 @@ def run(run_directory: Path, *, inboxes: Sequence[Path] = ()) -> Status:
         raise BadInput(f"{ledger.path} is empty", hint="'chainctl plan' starts a federation")
     below = [one for one in without_debris(run_directory.iterdir()) if one.is_dir()]
     found = index([run_directory, ledger.path.parent, *below])
-    state = open_artifact(_at_hand(found, newest.state, "state"), StateManifest)
-    plan = open_artifact(_at_hand(found, newest.plan, "plan"), PlanManifest)
+    plan = _at_hand(found, newest.plan, "plan", find_plan(found, newest.plan))
     check_ledger(ledger, plan)
+    state = _at_hand(found, newest.state, "state", find_state(found, newest.state, plan))
     method = server_method(plan.manifest.settings.chain.method)
     delivery = Intake(plan, state, ledger.counted(before=state.digest), method).take(
         [path for path in (*_updates(run_directory, state.manifest.round), *inboxes) if path.exists()]
@@ -75,6 +78,7 @@ def run(run_directory: Path, *, inboxes: Sequence[Path] = ()) -> Status:
     refusals = [event for event in events if isinstance(event, Refused)]
     said = {(event.device or "unknown", event.reason) for event in refusals if event.state == state.digest}
     said |= {(one.device or one.path.name, one.reason) for one in delivery.refused}
+    believed, left_out = evaluations(found, plan)
     return Status(
         plan=plan.digest,
         state=state.digest,
@@ -86,7 +90,8 @@ def run(run_directory: Path, *, inboxes: Sequence[Path] = ()) -> Status:
         rounds_closed=sum(isinstance(event, Closed) for event in events),
         updates_counted=sum(isinstance(event, Accepted) for event in events),
         updates_refused=len(refusals),
-        metric=_metric(found, state),
+        metric=_metric(believed, _rounds(events)),
+        left_out=left_out,
         cost=_cost(found, [event.state for event in events if isinstance(event, Closed)]),
         free_bytes=shutil.disk_usage(run_directory).free,
         used_bytes=sum(path.stat().st_size for path in run_directory.rglob("*") if path.is_file()),
@@ -105,14 +110,14 @@ def _ledger(run_directory: Path) -> Ledger:
     return Ledger(path)
 
 
-def _at_hand(found: dict[str, Path], digest: str, kind: str) -> Path:
-    if digest not in found:
+def _at_hand(found: Found, digest: str, kind: str, opened: T | None) -> T:
+    if opened is None:
         raise BadInput(
             f"the ledger's newest {kind} is not here",
             values={"expected": digest, "found": f"{len(found)} other artifacts"},
             hint="restore it, or run the last 'chainctl aggregate' again",
         )
-    return found[digest]
+    return opened
 
 
 def _updates(run_directory: Path, round_number: int) -> list[Path]:
@@ -121,12 +126,12 @@ def _updates(run_directory: Path, round_number: int) -> list[Path]:
     return [folder / f"{round_number:04d}"] if any(folder.glob("[0-9][0-9][0-9][0-9]")) else [folder]
 
 
-def _cost(found: dict[str, Path], closed: Sequence[str]) -> Cost:
+def _cost(found: Found, closed: Sequence[str]) -> Cost:
     """What the rounds that became these states cost, as far as the states are here."""
     costs: list[Cost] = []
     for digest in dict.fromkeys(closed):
         try:
-            measured = open_artifact(found[digest], StateManifest).measured() if digest in found else None
+            measured = first_whole(found, digest, lambda path: open_artifact(path, StateManifest).measured())
         except ChainError:
             continue
         if measured is not None and measured.updates is not None:
@@ -134,27 +139,22 @@ def _cost(found: dict[str, Path], closed: Sequence[str]) -> Cost:
     return Cost.sum(costs)
 
 
-def _metric(found: dict[str, Path], state: Artifact[StateManifest]) -> str:
-    """The metric of the newest evaluated state of the run, with its round; empty if there is none."""
-    best: tuple[int, str] = (-1, "")
-    for path in found.values():
-        manifest = _evaluation(path)
-        if manifest is not None and manifest.plan == state.manifest.plan and manifest.round > best[0]:
-            best = (manifest.round, _describe(manifest))
-    return f"{best[1]} after round {best[0]}" if best[1] else ""
+def _rounds(events: Sequence[Event]) -> dict[str, int]:
+    """The round of each state that the ledger names."""
+    planned = {event.state: 0 for event in events if isinstance(event, Planned)}
+    return planned | {event.state: event.round + 1 for event in events if isinstance(event, Closed)}
 
 
-def _evaluation(path: Path) -> EvaluationManifest | PerplexityManifest | None:
-    kind: type[EvaluationManifest] | type[PerplexityManifest]
-    for kind in (EvaluationManifest, PerplexityManifest):
-        try:
-            return open_artifact(path, kind).manifest
-        except ChainError:
-            continue
-    return None
+def _metric(believed: Sequence[Scored], rounds: Mapping[str, int]) -> str:
+    """The metric of the newest evaluated state of the ledger, with its round there; empty if there is none."""
+    of_these = [one for one in believed if one.state in rounds]
+    if not of_these:
+        return ""
+    newest = max(of_these, key=lambda one: rounds[one.state])
+    return f"{_describe(newest)} after round {rounds[newest.state]}"
 
 
-def _describe(manifest: EvaluationManifest | PerplexityManifest) -> str:
+def _describe(manifest: Scored) -> str:
     if isinstance(manifest, EvaluationManifest):
         return f"accuracy {manifest.accuracy.value:.4f}"
     return f"perplexity {manifest.perplexity.value:.4f}"

@@ -481,7 +481,7 @@ def test_the_history_goes_back_to_round_zero_and_names_a_parent_that_is_gone(tmp
     following = combine(
         folder, [make_update(folder / name, state, name, seed=seed) for seed, name in enumerate(DEVICES)]
     )
-    lines = history(folder / "next", [])
+    lines = history(folder / "next", []).lines
     assert [(line.round, line.state, line.devices, line.texts) for line in lines] == [
         (1, following.digest, 3, 15),
         (0, state.digest, 0, 0),
@@ -489,7 +489,7 @@ def test_the_history_goes_back_to_round_zero_and_names_a_parent_that_is_gone(tmp
     assert lines[0].trained == str(fleet.windows_of(plan.manifest)[0])
     assert [line.profiles for line in lines] == [plan.manifest.device_count] * 2
     shutil.rmtree(folder / "state")
-    assert [line.missing_parent for line in history(folder / "next", [])] == [state.digest]
+    assert [line.missing_parent for line in history(folder / "next", []).lines] == [state.digest]
 
 
 def test_a_loss_too_large_for_a_mean_is_refused_and_the_others_count(tmp_path: Path) -> None:

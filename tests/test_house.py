@@ -71,7 +71,7 @@ def test_an_impostor_package_is_refused_with_the_way_out(tmp_path: Path) -> None
 
 def test_every_asset_is_pinned() -> None:
     for asset in ASSETS.values():
-        assert len(asset.sha256) == 64
+        assert len(asset.sha256) == len(asset.contents) == 64
         assert "==" in asset.requirement
 
 
@@ -153,6 +153,18 @@ def test_no_test_imports_another() -> None:
             imported = {module, *(f"{module}.{name.strip()}" for name in names.split(",") if module == "tests")}
             allowed = all(name == "tests" or name.split(".")[1] == "fleet" for name in imported)
             assert allowed, f"{path.relative_to(ROOT)} imports {', '.join(sorted(imported))}"
+
+
+def test_what_is_not_streamed_is_read_through_one_door() -> None:
+    """`read_regular` bounds a file before it reads it.  What the kernel says of this machine comes from nobody else."""
+    whole = r"\.read_text\(|\.read_bytes\(|json\.load\(|tomllib\.load\("
+    opened = r"(?<!def )(?<![\w.])open\((?!number|path, \"wb\")"  # but for descriptors, and for writing
+    reads = re.compile(f"{whole}|{opened}")
+    for top in ("chainctl", "schemas", "stages"):
+        for path in sorted((ROOT / top).rglob("*.py")):
+            name = path.relative_to(ROOT).as_posix()
+            if not name.startswith("stages/process/"):
+                assert not reads.search(path.read_text()), name
 
 
 def test_whatever_writes_goes_through_the_store() -> None:

@@ -54,7 +54,7 @@ plan.run(
 del roster
 planned, first = verify_artifact(folder / "plan"), verify_artifact(folder / "states" / "0000")
 Trust(folder / "home").check_plan(planned)
-said = describe_artifact(planned) + describe_artifact(first)
+said = " ".join(describe_artifact(planned) + describe_artifact(first))
 assert f"{len(profiles)}: d00000, d00001" in said, said
 for artifact in (planned, first, open_artifact(profiles[-1], ProfileManifest)):
     check_signed(artifact, planned)

@@ -24,7 +24,7 @@ DEPTH = 6
 
 
 def explained(plan: PlanManifest) -> str:
-    return explain_plan(plan, server_method(plan.settings.chain.method))
+    return "\n".join(explain_plan(plan, server_method(plan.settings.chain.method)))
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def test_costs_are_counted_in_each_update_and_summed(run: tuple[Path, Simulation
         lines[0].bytes_down,
     )
     assert (summary.passes, summary.bytes_read) == (sum(line.passes for line in lines), summary.cost.bytes_read)
-    assert [line.cost for line in history(second.path, [])] == [costs[1], costs[0], None]
+    assert [line.cost for line in history(second.path, []).lines] == [costs[1], costs[0], None]
     assert status.run(folder / "run").cost == Cost.sum(costs)
 
 

@@ -26,6 +26,7 @@ def list_(*, console: Console) -> None:
 @with_console
 def get(
     names: Annotated[list[str], typer.Argument(metavar="NAME…", help="See 'chainctl assets list'.")],
+    force: Annotated[bool, typer.Option("--force", help="Fetch them again, whatever is in the cache.")] = False,
     *,
     console: Console,
 ) -> None:
@@ -33,7 +34,7 @@ def get(
     from stages.assets import find_asset, get_asset
 
     assets = [find_asset(name) for name in names]
-    paths = {asset.name: str(get_asset(asset, say=console.say)) for asset in assets}
+    paths = {asset.name: str(get_asset(asset, force=force, say=console.say)) for asset in assets}
     for name, path in paths.items():
         console.say(f"{name}  {path}")
     console.result(**paths)

@@ -39,7 +39,7 @@ def columns(data: DataArgument, *, console: Console) -> None:
 
     names = column_names(data)
     for name in names:
-        console.say(name if name.isprintable() else ascii(name))
+        console.say(name)
     console.result(path=data, columns=names)
 
 

@@ -90,6 +90,6 @@ def generate(
         )
         console.say(f"[{number}]{truncated}")
         if answer.before is not None:
-            console.say(f"  before  {answer.before}")
-        console.say(f"  after   {answer.after}" if before else f"  {answer.after}")
+            console.say_text(answer.before, before="  before  ")
+        console.say_text(answer.after, before="  after   " if before else "  ")
     console.result(texts=[{"before": one.before, "after": one.after, "truncated": one.truncated} for one in answers])

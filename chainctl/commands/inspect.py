@@ -19,7 +19,8 @@ def inspect(
     from stages.store.artifact import verify_artifact
 
     artifact = verify_artifact(directory)
-    console.say(describe_artifact(artifact))
+    for line in describe_artifact(artifact):
+        console.say(line)
     measured = artifact.measured()
     console.result(
         path=directory,

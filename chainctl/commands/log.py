@@ -28,18 +28,23 @@ def log(
     from stages.report.tables import describe_cost
     from stages.store.lineage import history
 
-    lines = history(state, search or [])
+    found = history(state, search or [])
+    lines = found.lines
     score = "perplexity" if any(line.perplexity is not None for line in lines) else "accuracy"
     columns = ("round", "state", "trained", "devices", "texts", "loss", score, "passes per text", "sent")
     console.table(columns, [line.cells() for line in lines])
     if lines[-1].missing_parent:
         console.say(f"… older states were not found: {lines[-1].missing_parent}")
-    else:
+    elif lines[-1].profiles is not None:
         console.say(f"plan {lines[-1].plan} with {lines[-1].profiles} profiles")
+    for note in found.notes():
+        console.say(note)
     total = Cost.sum(line.cost for line in lines if line.cost)
     if total.updates:
         console.say(f"cost {describe_cost(total)}")
     console.result(
         history=[line.__dict__ | {"cost": line.cost and line.cost.model_dump()} for line in lines],
         cost=total.model_dump(),
+        signed=found.signed,
+        left_out=found.left_out,
     )

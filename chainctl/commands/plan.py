@@ -81,8 +81,10 @@ def plan(
     method = server_method(manifest.settings.chain.method)
     said = [*method.explain(manifest), *head_lines(manifest), *plan_warnings(manifest, method)]
     if explain:
-        explained = explain_plan(manifest, method, planned_devices(planned))
-        said = [explained, *explain_options(alternatives(manifest, model))]
+        said = [
+            *explain_plan(manifest, method, planned_devices(planned)),
+            *explain_options(alternatives(manifest, model)),
+        ]
     for line in said:
         console.say(line)
     if settings.encoding.max_length == "auto":

@@ -25,6 +25,7 @@ def status(
     """
     from stages.report.tables import describe_cost
     from stages.status import run as read_status
+    from stages.store.lineage import left_out_note
 
     found = read_status(run, inboxes=inbox or [])
     console.say(f"round {found.round}, layers {found.assignment}, state {found.state[:19]}")
@@ -34,6 +35,8 @@ def status(
         console.say(f"refused    {', '.join(found.refused)}")
     if found.metric:
         console.say(f"last       {found.metric}")
+    if found.left_out:
+        console.say(f"left out   {left_out_note(found.left_out)}")
     console.say(
         f"so far     {found.rounds_closed} rounds, {found.updates_counted} updates counted, "
         f"{found.updates_refused} refused"

@@ -12,6 +12,7 @@ from schemas.evaluation import Estimate, EvaluationManifest
 from schemas.methods import MethodSettings
 from schemas.perplexity import PerplexityManifest
 from schemas.plan import PlanManifest
+from schemas.visible import visible
 from stages.report.tables import markdown_table
 from stages.store.lineage import HistoryLine
 
@@ -55,7 +56,7 @@ def model_card(subject: Subject, *, format: str, loader: str, notes: Sequence[st
     """README.md of an export.  `notes` are printed after the format's own warning."""
     parts = [
         front_matter(subject.plan),
-        f"# {subject.plan.model.model_type} tuned by a federation\n",
+        f"# {plain(subject.plan.model.model_type)} tuned by a federation\n",
         "Bottleneck adapters in a frozen base model, tuned by chainctl (ChainFed, arXiv 2604.06819) on data that "
         "never left the devices.\n",
         "## What it is\n",
@@ -87,7 +88,7 @@ def facts(subject: Subject) -> str:
     rows: list[tuple[str, object]] = [
         (
             "base model",
-            f"{model.model_type}, {model.num_layers} layers, hidden size {model.hidden_size}",
+            f"{plain(model.model_type)}, {model.num_layers} layers, hidden size {model.hidden_size}",
         ),
         ("fingerprint of the base model", model.digest),
         ("plan", subject.plan_digest),
@@ -118,8 +119,8 @@ def _settings(chosen: MethodSettings) -> str:
 
 
 def plain(label: str) -> str:
-    """A label with the characters escaped that mean something in Markdown, on one line."""
-    return re.sub(r"([\\`*_{}\[\]<>#|~!&])", r"\\\1", " ".join(label.split()))
+    """A name from outside with the characters escaped that mean something in Markdown, on one line."""
+    return re.sub(r"([\\`*_{}\[\]<>#|~!&])", r"\\\1", visible(" ".join(label.split())))
 
 
 def metrics(evaluations: Sequence[Evaluated]) -> str:
@@ -137,6 +138,6 @@ def _metrics_of(evaluation: Evaluated) -> list[tuple[str, ...]]:
     elif isinstance(evaluation, PerplexityManifest):
         found = [("perplexity", evaluation.perplexity)]
     else:
-        found = [(f"{evaluation.benchmark}: {score.metric}", score.overall) for score in evaluation.scores]
+        found = [(plain(f"{evaluation.benchmark}: {score.metric}"), score.overall) for score in evaluation.scores]
     count, data = str(evaluation.example_count), evaluation.data[:19]
     return [(name, f"{value.value:.4f}", f"{value.low:.4f} to {value.high:.4f}", count, data) for name, value in found]

@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -27,7 +27,8 @@ from stages.store.debris import without_debris
 from stages.store.files import complete_directory
 from stages.store.lineage import history
 from stages.store.output import check_output
-from stages.store.trust import open_trusted
+from stages.store.regular import read_start
+from stages.store.trust import check_signed, open_trusted
 from stages.tuning.tuning import BottleneckTuning
 from stages.weights.files import checkpoint_files
 from stages.weights.reader import Verify
@@ -93,8 +94,8 @@ def run(
     holds = [] if format == "adapterhub" else checkpoint_files(model_dir)
     check_output(out, force=force, needed_bytes=sum(file.stat().st_size for file in holds) // 2)  # without its head
     source = Source.open(model_dir, plan, state, verify=verify)
-    metrics = [open_evaluation(path, source.state.digest) for path in evaluations]
-    subject = Subject(source.plan.digest, source.plan.manifest, history(state, [plan.parent]), metrics)
+    metrics = [open_evaluation(path, source.plan, source.state.digest) for path in evaluations]
+    subject = Subject(source.plan.digest, source.plan.manifest, history(state, [plan, plan.parent]).lines, metrics)
     out.parent.mkdir(parents=True, exist_ok=True)
     with complete_directory(out, force=force) as partial:
         loader, notes = write(source, partial, format)
@@ -122,7 +123,9 @@ def is_export(folder: Path) -> bool:
     card = folder / CARD
     if not folder.is_dir():
         return False
-    return TAGS.encode() in card.read_bytes()[:256] if card.is_file() else not any(without_debris(folder.iterdir()))
+    if not os.path.lexists(card):
+        return not any(without_debris(folder.iterdir()))
+    return card.is_file() and not card.is_symlink() and TAGS.encode() in read_start(card, 256)
 
 
 def write(source: Source, folder: Path, format: Format) -> tuple[str, tuple[str, ...]]:
@@ -151,8 +154,12 @@ def _write_hf(source: Source, folder: Path) -> None:
     )
 
 
-def open_evaluation(path: Path, state: str) -> Evaluated:
-    """An evaluation of that state.  Raises `BadInput` for anything else."""
+def open_evaluation(path: Path, plan: Artifact[PlanManifest], state: str) -> Evaluated:
+    """An evaluation of that state of that plan.
+
+    Raises `BadInput` for anything else, `NotTrusted` where the plan asks for signatures and the coordinator's is not
+    on it.
+    """
     kind, _ = kind_and_version(path)
     if kind not in EVALUATIONS:
         raise BadInput(
@@ -160,7 +167,9 @@ def open_evaluation(path: Path, state: str) -> Evaluated:
             values={"expected": ", ".join(EVALUATIONS), "found": str(kind)[:32]},
             hint="'chainctl eval' writes them",
         )
-    found: Evaluated = open_artifact(path, artifact_model(str(kind))).manifest  # type: ignore[assignment]
+    artifact: Artifact[Any] = open_artifact(path, artifact_model(str(kind)))
+    check_signed(artifact, plan)
+    found: Evaluated = artifact.manifest
     if found.state != state:
         raise BadInput(
             f"{path} evaluates another state",

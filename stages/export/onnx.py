@@ -5,7 +5,6 @@ file must agree with the model in onnxruntime on three other shapes.
 """
 
 import importlib.util
-import json
 import logging
 import sys
 import tempfile
@@ -21,6 +20,7 @@ import torch
 from schemas.errors import BadInput, UsageProblem
 from schemas.plan import PlanManifest
 from stages.export import modeling
+from stages.store.foreign import read_json
 
 TRACED = (2, 12)  # batch and sequence
 OTHERS = ((1, 5), (3, 17), (2, 31))
@@ -74,7 +74,7 @@ def _loaded(folder: Path) -> Iterator["LogitsOnly"]:
     module = sys.modules[name] = importlib.util.module_from_spec(spec)  # where transformers looks for it
     try:
         spec.loader.exec_module(module)
-        (chosen,) = json.loads((folder / "config.json").read_bytes())["architectures"]
+        (chosen,) = read_json(folder / "config.json")["architectures"]
         # Eager attention: the exporter supports every operation in it.
         options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "eager", "local_files_only": True}
         yield LogitsOnly(getattr(module, chosen).from_pretrained(folder, **options)).eval()

@@ -34,7 +34,7 @@ MOST_NAMED = 8
 Facts = list[tuple[str, object]]  # label and value
 
 
-def explain_plan(plan: PlanManifest, method: ServerMethod, devices: Iterable[PlannedDevice] = ()) -> str:
+def explain_plan(plan: PlanManifest, method: ServerMethod, devices: Iterable[PlannedDevice] = ()) -> list[str]:
     """The curve, what the method decided and why, and for each assignment its memory, passes and bytes.
 
     `devices`: those of the plan, all of them.
@@ -66,7 +66,7 @@ def explain_plan(plan: PlanManifest, method: ServerMethod, devices: Iterable[Pla
         travels = f"{format_bytes(costs.bytes_up)} up, {format_bytes(costs.bytes_down)} down"
         peak = format_bytes(entry.predicted_peak_bytes)
         lines.append(f"  layers {entry.assignment!s:<7} predicted peak {peak}, passes {passes}, {travels}")
-    return "\n".join(lines)
+    return lines
 
 
 def head_lines(plan: PlanManifest) -> list[str]:
@@ -119,7 +119,7 @@ def explain_options(options: Sequence[Option]) -> list[str]:
                 *(format_bytes(one.sent[width]) for width in widths),
             )
         )
-    return ["What a device's round would cost, at most:", markdown_table(columns, rows), CHOICE]
+    return ["What a device's round would cost, at most:", *markdown_table(columns, rows).split("\n"), CHOICE]
 
 
 def plan_warnings(plan: PlanManifest, method: ServerMethod) -> list[str]:
@@ -134,8 +134,8 @@ def plan_warnings(plan: PlanManifest, method: ServerMethod) -> list[str]:
     return warnings
 
 
-def describe_artifact(artifact: Artifact[Any]) -> str:
-    """A few lines on an artifact of any kind."""
+def describe_artifact(artifact: Artifact[Any]) -> list[str]:
+    """Lines on an artifact of any kind."""
     manifest = artifact.manifest
     lines = [f"{manifest.KIND} v{manifest.version}  {artifact.digest}"]
     lines += [f"  {label:<13} {value}" for label, value in [*facts(manifest), *listed(artifact)]]
@@ -150,7 +150,7 @@ def describe_artifact(artifact: Artifact[Any]) -> str:
             lines.append(f"  {'passes':<13} {measured.passes.per_text:.1f} through a layer for each text and step")
         if measured.updates is not None and measured.updates.updates:
             lines.append(f"  {'its updates':<13} {describe_cost(measured.updates)}")
-    return "\n".join(lines)
+    return lines
 
 
 def listed(artifact: Artifact[Any]) -> Facts:

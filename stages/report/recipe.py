@@ -94,6 +94,6 @@ def _line(path: str, key: str, value: Any) -> str:
 
 
 def to_toml(value: Any) -> str:
-    """Strings, numbers and lists of strings look the same in TOML as in JSON, but for DEL, which TOML escapes."""
+    """Strings, numbers and lists of strings look the same in TOML as in JSON; what is not printable is escaped."""
     text = json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
-    return text.replace("\x7f", "\\u007f")
+    return "".join(one if one.isprintable() else f"\\U{ord(one):08x}" for one in text)

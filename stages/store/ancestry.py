@@ -6,7 +6,7 @@
 Both are looked for beside a state.  An envelope holds the whole manifest, and the manifest names the parent.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -50,11 +50,11 @@ class Nearby:
 
     def _places(self, digest: str) -> Iterator[Path]:
         yield self.state.parent / HISTORY_FOLDER / history_file(digest)
-        if digest in self._states:
-            yield self._states[digest] / SIGNATURE_FILE
+        for folder in self._states.get(digest, ()):
+            yield folder / SIGNATURE_FILE
 
     @cached_property
-    def _states(self) -> dict[str, Path]:
+    def _states(self) -> Mapping[str, Sequence[Path]]:
         return index([self.state.parent])
 
 

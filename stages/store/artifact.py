@@ -30,7 +30,7 @@ from stages.store.debris import is_debris
 from stages.store.files import complete_directory
 from stages.store.lines import Lines, read_lines
 from stages.store.output import check_output
-from stages.store.regular import file_digest, file_size, open_regular
+from stages.store.regular import file_digest, file_size, read_regular
 from stages.store.signing import SIGNATURE_FILE, Signer, check_signature
 from stages.store.tensors import TENSORS_FILE, LazyTensors, Shapes, TensorFile, TensorWriter
 
@@ -52,7 +52,7 @@ class Artifact(Generic[M]):
 
     def bytes(self) -> bytes:
         """The manifest's bytes on disk, whatever its version.  Raises `NotTrusted` if they have changed since."""
-        data = _read_bounded(self.path / MANIFEST_FILE, LARGE_MANIFEST_LIMIT_BYTES)
+        data = read_regular(self.path / MANIFEST_FILE, at_most=LARGE_MANIFEST_LIMIT_BYTES)
         if sha256_digest(data) != self.digest:
             raise NotTrusted(
                 f"{self.path / MANIFEST_FILE} was altered while it was used",
@@ -66,7 +66,7 @@ class Artifact(Generic[M]):
         path = self.path / MEASURED_FILE
         if not os.path.lexists(path):
             return None
-        return Measured.from_bytes(_read_bounded(path, Measured.LIMIT_BYTES), source=str(path))
+        return Measured.from_bytes(read_regular(path, at_most=Measured.LIMIT_BYTES), source=str(path))
 
 
 def artifact_bytes(artifact: Path) -> int:
@@ -77,7 +77,7 @@ def artifact_bytes(artifact: Path) -> int:
 
 def read_manifest(path: Path, kind: type[M]) -> M:
     """A document in a file of its own.  Raises `BadInput` for what is not one, or was altered."""
-    return kind.from_bytes(_read_bounded(path, kind.LIMIT_BYTES), source=str(path))
+    return kind.from_bytes(read_regular(path, at_most=kind.LIMIT_BYTES), source=str(path))
 
 
 def open_artifact(path: Path, kind: type[M]) -> Artifact[M]:
@@ -98,7 +98,7 @@ def open_artifact(path: Path, kind: type[M]) -> Artifact[M]:
             values={"expected": f"a {kind.KIND} artifact"},
             hint="the copy was interrupted, or this is another directory",
         )
-    data = _read_bounded(manifest_path, kind.LIMIT_BYTES)
+    data = read_regular(manifest_path, at_most=kind.LIMIT_BYTES)
     manifest = kind.from_bytes(data, source=str(manifest_path))
     artifact = Artifact(path, manifest, sha256_digest(data))
     _check_files(artifact)
@@ -189,7 +189,7 @@ def verify_artifact(path: Path) -> Artifact[Any]:
 def kind_and_version(path: Path) -> tuple[object, object]:
     """Of the manifest in a directory.  Raises `BadInput` where it is not a JSON object."""
     manifest_path = path / MANIFEST_FILE
-    data = _read_bounded(manifest_path, LARGE_MANIFEST_LIMIT_BYTES)
+    data = read_regular(manifest_path, at_most=LARGE_MANIFEST_LIMIT_BYTES)
     return read_kind_and_version(data, source=str(manifest_path))
 
 
@@ -357,19 +357,6 @@ def _check_hash(path: Path, reference: FileReference) -> None:
             values={"manifest says": reference.sha256, "file has": found},
             hint="copy the artifact again",
         )
-
-
-def _read_bounded(path: Path, limit: int) -> bytes:
-    with os.fdopen(open_regular(path), "rb") as file:
-        # read() allocates what it is asked for
-        data = file.read(min(os.fstat(file.fileno()).st_size, limit) + 1)
-    if len(data) > limit:
-        raise BadInput(
-            f"{path} is too large",
-            values={"limit": f"{limit} bytes", "found": "more"},
-            hint="manifests are never that large: copy the artifact again",
-        )
-    return data
 
 
 def _shapes(tensors: Mapping[str, np.ndarray]) -> Shapes:

@@ -6,7 +6,6 @@ the file.  Weights and texts, which are streamed, pass the same door without the
 """
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 from schemas.errors import BadInput, ChainError
 from stages.process.confined import limited_memory
-from stages.store.regular import file_size, open_regular
+from stages.store.regular import check_size, file_size, read_regular
 
 DOCUMENT_BYTES = 64 * 2**20  # twice the largest tokenizer that is in use
 REASON_CHARACTERS = 160
@@ -25,16 +24,12 @@ def read_document(path: Path, *, at_most: int = DOCUMENT_BYTES) -> bytes:
 
     Raises `BadInput` where it is not a regular file, or larger than `at_most` bytes.
     """
-    check_document(path, at_most=at_most)
-    with os.fdopen(open_regular(path, follow_links=True), "rb") as file:
-        data = file.read(at_most + 1)
-    _check_size(path, len(data), at_most)  # some systems' files say that they have no size
-    return data
+    return read_regular(path, at_most=at_most, follow_links=True)
 
 
 def check_document(path: Path, *, at_most: int = DOCUMENT_BYTES) -> None:
     """The same for a file that a library opens itself.  Raises `BadInput` as `read_document` does."""
-    _check_size(path, file_size(path, follow_links=True), at_most)
+    check_size(path, file_size(path, follow_links=True), at_most=at_most)
 
 
 def read_json(path: Path, *, at_most: int = DOCUMENT_BYTES) -> Any:
@@ -59,15 +54,6 @@ def blamed_on(path: Path, fact: str, *, hint: str, quotes: bool = False) -> Iter
         raise
     except Exception as error:
         raise BadInput(f"{path} {fact}", values={"reason": _reason(error, quotes)}, hint=hint) from error
-
-
-def _check_size(path: Path, size: int, at_most: int) -> None:
-    if size > at_most:
-        raise BadInput(
-            f"{path} is too large for a file of its kind",
-            values={"at most": f"{at_most} bytes", "found": f"{size} bytes"},
-            hint="copy it again",
-        )
 
 
 def _reason(error: Exception, quotes: bool) -> str:

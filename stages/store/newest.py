@@ -22,7 +22,7 @@ from stages.store.ancestry import Nearby
 from stages.store.artifact import Artifact
 from stages.store.files import write_file
 from stages.store.home import locked_home
-from stages.store.regular import open_regular
+from stages.store.regular import read_regular
 from stages.store.trust import home_directory
 
 LIMIT_BYTES = 2**12
@@ -118,10 +118,8 @@ def _seen(plan: Artifact[PlanManifest]) -> NewestState | None:
     path = _path(plan)
     if not os.path.lexists(path):
         return None
-    with os.fdopen(open_regular(path), "rb") as file:
-        data = file.read(LIMIT_BYTES)
     try:
-        return NewestState.model_validate_json(data)
+        return NewestState.model_validate_json(read_regular(path, at_most=LIMIT_BYTES))
     except ValidationError:
         raise BadInput(f"{path} is damaged", hint="remove it if you are sure that the state is new") from None
 

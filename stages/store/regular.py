@@ -1,4 +1,7 @@
-"""Regular files: opened without following links unless that is asked for, measured and hashed a chunk at a time."""
+"""Regular files: opened without following links unless that is asked for, read whole within a bound, hashed in chunks.
+
+Whatever is not streamed is read here and nowhere else (a test looks for it): a file of terabytes costs nothing.
+"""
 
 import errno
 import hashlib
@@ -33,6 +36,37 @@ def open_regular(path: Path, *, follow_links: bool = False) -> int:
             hint="a folder, a pipe or a device cannot be read here: write its content to a file, and give that",
         )
     return descriptor
+
+
+def read_regular(path: Path, *, at_most: int, follow_links: bool = False) -> bytes:
+    """The bytes of a regular file of at most `at_most` bytes; of a larger one nothing is read.
+
+    Raises `BadInput`, also as `open_regular` does.
+    """
+    with os.fdopen(open_regular(path, follow_links=follow_links), "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        check_size(path, size, at_most=at_most)
+        data = file.read(size + 1)  # read() allocates what it is asked for
+        if len(data) > size:  # it grew, or is one of those that say that they have no size
+            data += file.read(at_most + 1 - len(data))
+    check_size(path, len(data), at_most=at_most)
+    return data
+
+
+def read_start(path: Path, count: int) -> bytes:
+    """The first `count` bytes of a regular file, or all of a smaller one.  Raises `BadInput` as `open_regular` does."""
+    with os.fdopen(open_regular(path), "rb") as file:
+        return file.read(count)
+
+
+def check_size(path: Path, size: int, *, at_most: int) -> None:
+    """Check that a file is no larger than files of its kind may be.  Raises `BadInput` with both sizes."""
+    if size > at_most:
+        raise BadInput(
+            f"{path} is too large for a file of its kind",
+            values={"at most": f"{at_most} bytes", "found": f"{size} bytes"},
+            hint="it was damaged or is another file: copy it again, or remove it",
+        )
 
 
 def file_size(path: Path, *, follow_links: bool = False) -> int:

@@ -27,13 +27,14 @@ from schemas.trust import ENVELOPE_LIMIT_BYTES, KEY_PATTERN, KEY_PREFIX, Envelop
 from stages.store.debris import without_debris
 from stages.store.files import write_file
 from stages.store.home import locked_home
-from stages.store.regular import open_regular
+from stages.store.regular import read_regular
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 SIGNATURE_FILE = "manifest.dsse.json"
 PAYLOAD_TYPE = "application/vnd.chainctl.manifest+json"
+KEY_FILE_BYTES = 2**16
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ class KeyRing:
                 hint=f"chmod 600 {path} if nobody else has read it; otherwise make a new key",
             )
         try:
-            private = serialization.load_pem_private_key(path.read_bytes(), password=None)
+            private = serialization.load_pem_private_key(read_regular(path, at_most=KEY_FILE_BYTES), password=None)
         except (ValueError, TypeError):
             raise UsageProblem(f"{path} does not hold a private key", hint="restore it from a copy") from None
         if not isinstance(private, Ed25519PrivateKey):
@@ -126,7 +127,7 @@ class KeyRing:
         """Name and public key of each, without opening a private one."""
         for name in self.names():
             public = self._public(name)
-            yield name, public.read_text(encoding="ascii").strip() if public.is_file() else self.open(name).public
+            yield name, read_public_key(public) if public.is_file() else self.open(name).public
 
     def _private(self, name: str) -> Path:
         return self.home / "keys" / f"{name}.pem"
@@ -219,9 +220,14 @@ def signed_by(directory: Path) -> str | None:
 
 
 def check_key_text(text: str) -> str:
-    """A public key as a person types it: the key itself, or the path of a `.pub` file.  Raises `UsageProblem`."""
-    key = text if KEY_PATTERN.fullmatch(text) else _read_public(Path(text))
-    if key is None:
+    """A public key as a person types it: the key itself, or the path of a `.pub` file.
+
+    Raises `UsageProblem`, and `BadInput` as `read_public_key` does.
+    """
+    key = text if KEY_PATTERN.fullmatch(text) else ""
+    if not key and Path(text).is_file():
+        key = read_public_key(Path(text))
+    if not KEY_PATTERN.fullmatch(key):
         raise UsageProblem(
             "this is not a public key",
             values={"expected": "ed25519:<64 hex digits>, or a .pub file", "found": f"{len(text)} other characters"},
@@ -237,11 +243,9 @@ def check_key_text(text: str) -> str:
     return key
 
 
-def _read_public(path: Path) -> str | None:
-    if not path.is_file() or path.stat().st_size >= 2**10:
-        return None
-    found = path.read_bytes().strip().decode("ascii", errors="replace")
-    return found if KEY_PATTERN.fullmatch(found) else None
+def read_public_key(path: Path) -> str:
+    """The line of a `.pub` file, whatever it says.  Raises `BadInput` where it is too large for one."""
+    return read_regular(path, at_most=KEY_FILE_BYTES, follow_links=True).strip().decode("ascii", errors="replace")
 
 
 def with_cryptography() -> None:
@@ -253,15 +257,12 @@ def with_cryptography() -> None:
 
 
 def _read_envelope(path: Path) -> Envelope:
-    with os.fdopen(open_regular(path), "rb") as file:
-        data = file.read(ENVELOPE_LIMIT_BYTES + 1)
+    data = read_regular(path, at_most=ENVELOPE_LIMIT_BYTES)
     problem = NotTrusted(
         f"{path} is not a DSSE envelope with one signature",
         values={"expected": "payload, payloadType, signatures", "found": f"{len(data)} other bytes"},
         hint="copy the artifact again",
     )
-    if len(data) > ENVELOPE_LIMIT_BYTES:
-        raise problem
     try:
         envelope = Envelope.model_validate_json(data)
     except ValidationError:

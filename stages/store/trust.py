@@ -28,9 +28,11 @@ from stages.store.artifact import Artifact, check_same_plan, open_artifact
 from stages.store.devices import find_device
 from stages.store.files import write_file
 from stages.store.home import locked_home
+from stages.store.regular import read_regular
 from stages.store.signing import KeyRing, Signer, check_signature
 
 HOME_VARIABLE = "CHAINCTL_HOME"
+STORE_FILE_BYTES = 2**20
 
 
 def home_directory(environment: Mapping[str, str] = os.environ) -> Path:
@@ -71,7 +73,7 @@ class Trust:
         if not os.path.lexists(path):
             return ()
         try:
-            return Pins.model_validate_json(path.read_bytes()).coordinators
+            return Pins.model_validate_json(read_regular(path, at_most=STORE_FILE_BYTES)).coordinators
         except ValidationError as error:
             raise BadInput(
                 f"{path} is damaged",
@@ -108,6 +110,11 @@ class Trust:
 
     def check_plan(self, plan: Artifact[PlanManifest]) -> None:
         """Check that a plan may be used here.  Raises `NotTrusted`: unsigned, by an untrusted coordinator, expired."""
+        self.check_planner(plan)
+        check_not_expired(plan)
+
+    def check_planner(self, plan: Artifact[PlanManifest]) -> None:
+        """Check who made a plan, which may have expired.  Raises `NotTrusted`: unsigned, or by an untrusted one."""
         policy, pins = plan.manifest.trust, self.pins()
         if policy.required:
             assert policy.coordinator is not None
@@ -124,7 +131,6 @@ class Trust:
                 values={"pinned": ", ".join(pin.name for pin in pins), "plan": "unsigned"},
                 hint="ask for a signed plan, or 'chainctl trust remove' every coordinator to accept unsigned ones",
             )
-        check_not_expired(plan)
 
     def check_state(self, plan: Artifact[PlanManifest], state: Artifact[StateManifest]) -> None:
         """A state is of the plan, and signed where the plan asks for it.

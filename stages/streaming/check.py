@@ -29,6 +29,7 @@ from stages.model.backbone import Backbone
 from stages.model.language_head import LanguageHead
 from stages.model.skeleton import Batch
 from stages.process.fork import run_in_fork
+from stages.store.foreign import read_document
 from stages.streaming.stream import stream_layers
 from stages.streaming.texts import EncodedTexts
 from stages.tuning.tuning import UNTUNED
@@ -95,7 +96,7 @@ def check_architecture(model_dir: Path, form: HeadForm, *, packing: bool = False
     Raises `BadInput` where block-wise execution differs.
     """
     check_head(load_config(model_dir), form)
-    return _check((model_dir / "config.json").read_bytes(), model_dir, form, packing, _stored_dtype(model_dir))
+    return _check(read_document(model_dir / "config.json"), model_dir, form, packing, _stored_dtype(model_dir))
 
 
 def _stored_dtype(model_dir: Path) -> torch.dtype:

@@ -122,7 +122,7 @@ def test_columns_of_any_table_are_aligned(rows: list[tuple[str, int, str]]) -> N
     lines: list[str] = []
 
     class Kept(Console):
-        def say(self, text: str) -> None:
+        def say_drawn(self, text: str) -> None:
             lines.append(text)
 
     Kept().table(["first", "second", "third"], rows)

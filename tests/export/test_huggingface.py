@@ -1,6 +1,7 @@
 """An exported folder loads in transformers, offline, and gives the values of the streamed model: difference 0.0."""
 
 import json
+import re
 import socket
 from pathlib import Path
 from typing import Any
@@ -196,6 +197,15 @@ def test_only_an_export_is_replaced(tmp_path: Path) -> None:
 
 def test_a_label_stays_in_its_place_on_the_card() -> None:
     assert plain("a|b\n# <c>") == r"a\|b \# \<c\>"
+
+
+@pytest.mark.parametrize(
+    "name", ["<script>x</script>", "a | b", "`a`", "a\n# b", "\x1b[2J\u202ex", "[a](javascript:b)"]
+)
+def test_a_name_from_outside_is_a_name_on_the_card(name: str) -> None:
+    shown = plain(name)
+    assert shown.isprintable()
+    assert not re.search(r"(?<!\\)[<>|`\[\]#]", shown)
 
 
 @pytest.mark.parametrize(("family", "form"), [("bert", "mean"), ("roberta", "transformers"), ("gemma3", "mean")])

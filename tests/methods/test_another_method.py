@@ -237,7 +237,7 @@ def test_an_evaluation_applies_what_the_method_says(ran: Path) -> None:
 def test_everything_verifies_and_the_log_goes_back_to_the_start(ran: Path) -> None:
     for manifest in (ran / "run").rglob("manifest.json"):
         verify_artifact(manifest.parent)
-    lines = history(ran / "run" / "states" / "0003", [])
+    lines = history(ran / "run" / "states" / "0003", []).lines
     assert [line.round for line in lines] == [3, 2, 1, 0]
     assert lines[0].trained == "by device"
     assert all(line.accuracy is not None for line in lines)
@@ -246,7 +246,7 @@ def test_everything_verifies_and_the_log_goes_back_to_the_start(ran: Path) -> No
 def test_the_plan_says_what_it_costs(ran: Path) -> None:
     plan = open_artifact(ran / "run" / "plan", PlanManifest).manifest
     assert json.loads(plan.canonical_bytes())["settings"]["chain"] == {"method": "scattered", "layers_per_device": 2}
-    assert "1000 backward" in explain_plan(plan, registry.server_method("scattered"))
+    assert "1000 backward" in "\n".join(explain_plan(plan, registry.server_method("scattered")))
 
 
 @pytest.mark.parametrize(

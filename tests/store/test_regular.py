@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from schemas.errors import BadInput
-from stages.store.regular import CHUNK_BYTES, file_digest, file_size, open_regular
+from stages.store.regular import CHUNK_BYTES, file_digest, file_size, open_regular, read_regular, read_start
 
 
 @pytest.mark.parametrize("size", [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1])
@@ -34,3 +34,28 @@ def test_pipes_folders_and_nothing_are_refused_at_once(follow_links: bool, tmp_p
     for name in ("pipe", "folder", "nothing"):
         with pytest.raises(BadInput, match="regular file"):
             open_regular(tmp_path / name, follow_links=follow_links)
+
+
+@pytest.mark.parametrize("size", [0, 1, 9, 10])
+def test_a_file_within_its_bound_is_read_whole(size: int, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x" * size)
+    assert read_regular(tmp_path / "file", at_most=10) == b"x" * size
+    assert read_start(tmp_path / "file", 4) == b"x" * min(size, 4)
+
+
+@pytest.mark.parametrize("size", [11, 2**40])
+def test_a_larger_one_is_refused_with_both_sizes(size: int, tmp_path: Path) -> None:
+    with (tmp_path / "file").open("wb") as file:
+        file.truncate(size)
+    with pytest.raises(BadInput, match="too large") as caught:
+        read_regular(tmp_path / "file", at_most=10)
+    assert caught.value.values == {"at most": "10 bytes", "found": f"{size} bytes"}
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux has files that say they are empty")
+def test_a_file_that_says_it_is_empty_is_read_whole_and_bounded() -> None:
+    whole = read_regular(Path("/proc/self/status"), at_most=2**16)
+    assert whole.startswith(b"Name:")
+    assert b"Threads:" in whole
+    with pytest.raises(BadInput, match="too large"):
+        read_regular(Path("/proc/self/status"), at_most=10)

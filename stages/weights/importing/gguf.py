@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from schemas.errors import BadInput, ChainError, DoesNotFit
 from stages.process.measure import device_memory_bytes, mebibytes, resident_bytes
+from stages.store.foreign import read_json
 from stages.weights.files import incomplete
 from stages.weights.importing.gguf_header import check_header
 from stages.weights.writer import Entry, entry_of
@@ -197,7 +198,7 @@ def entries_of(model: PreTrainedModel) -> list[Entry]:
 
 def _drop_loading_facts(path: Path) -> None:
     """Drop from a tokenizer's configuration what describes how it was loaded."""
-    content = json.loads(path.read_bytes())
+    content = read_json(path)
     for name in ("is_local", "local_files_only", "name_or_path", "gguf_file"):
         content.pop(name, None)
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
