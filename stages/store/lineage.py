@@ -6,7 +6,7 @@ from pathlib import Path
 
 from schemas.assignment import described
 from schemas.devices import MOST_DEVICES
-from schemas.errors import ChainError
+from schemas.errors import ChainError, some
 from schemas.evaluation import EvaluationManifest
 from schemas.measured import Cost
 from schemas.perplexity import PerplexityManifest
@@ -26,6 +26,7 @@ class HistoryLine:
     round: int
     state: str
     trained: str  # layers of the round that made it
+    kept: tuple[int, ...]  # layers among them that too few devices trained: they stayed as they were
     devices: int
     texts: int
     train_loss: float | None
@@ -42,7 +43,8 @@ class HistoryLine:
         scores = [f"{score:.4f}" for score in (self.accuracy, self.perplexity) if score is not None]
         passes = f"{self.cost.per_text:.1f}" if self.cost and self.cost.visits else ""
         sent = f"{self.cost.bytes_up / 2**10:,.0f} KiB" if self.cost else ""
-        told = (self.round, self.state[:19], self.trained, self.devices, self.texts, loss, " ".join(scores))
+        trained = f"{self.trained} without {some([*map(str, self.kept)])}" if self.kept else self.trained
+        told = (self.round, self.state[:19], trained, self.devices, self.texts, loss, " ".join(scores))
         return (*told, passes, sent)
 
 
@@ -65,6 +67,7 @@ def history(state: Path, search: Sequence[Path]) -> list[HistoryLine]:
                 round=manifest.round,
                 state=current.digest,
                 trained=described(parent.manifest.assignment) if parent else "",
+                kept=tuple(covered.layer for covered in manifest.coverage if covered.kept),
                 devices=manifest.accepted_count,
                 texts=manifest.example_count,
                 train_loss=manifest.train_loss,

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import settings as fast
 from hypothesis import strategies as st
 
-from stages.federated.geometry import BLOCK_ELEMENTS, Geometry, squared_norms
+from stages.federated.geometry import BLOCK_ELEMENTS, Geometry
 
 
 def geometry(values_KE: np.ndarray, cuts: list[int] | None = None) -> Geometry:
@@ -50,8 +50,11 @@ def test_chunks_longer_than_a_block_and_empty_ones_count_whole() -> None:
     found = geometry(values_KE, [0])
     assert np.allclose(found.squared_norms_K, np.square(values_KE).sum(axis=1), rtol=1e-12)
     assert np.allclose(found.squared_distances_KK[0, 1], np.square(values_KE[0] - values_KE[1]).sum(), rtol=1e-12)
-    assert squared_norms(values_KE).tolist() == found.squared_norms_K.tolist()
-    assert squared_norms(values_KE[:, :0]).tolist() == [0.0] * 3
+    norms = Geometry(3, distances=False)
+    norms.add(values_KE)
+    assert norms.squared_norms_K.tolist() == found.squared_norms_K.tolist()
+    assert norms.squared_distances_KK.size == 0
+    assert geometry(values_KE[:, :0]).squared_norms_K.tolist() == [0.0] * 3
 
 
 def test_long_updates_that_nearly_agree_keep_the_distances_that_the_gram_matrix_loses() -> None:
