@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-BLOCK_ELEMENTS = 2**13  # 1.3 MB of float64 for 20 devices: stays in the processor's cache
+BLOCK_ELEMENTS = 2**13
+BLOCK_VALUES = 20 * BLOCK_ELEMENTS  # 1.3 MB of float64, of all devices: stays in the processor's cache
 
 
 class Geometry:
@@ -27,7 +28,7 @@ class Geometry:
         count = len(self.squared_norms_K)
         if len(values_KE) != count:
             raise ValueError(f"a chunk of {len(values_KE)} updates was added to the geometry of {count}")
-        for values_KB in _blocks(values_KE):
+        for values_KB in blocks(values_KE):
             self.squared_norms_K += _squares(values_KB)
             for one in range(1, len(self.squared_distances_KK)):
                 apart_K = _squares(values_KB[:one] - values_KB[one])
@@ -35,10 +36,11 @@ class Geometry:
                 self.squared_distances_KK[:one, one] += apart_K
 
 
-def _blocks(values_KE: np.ndarray) -> Iterator[np.ndarray]:
-    """Blocks (K, B) float64 of a chunk."""
-    for start in range(0, values_KE.shape[1], BLOCK_ELEMENTS):
-        yield values_KE[:, start : start + BLOCK_ELEMENTS].astype(np.float64)
+def blocks(values_KE: np.ndarray) -> Iterator[np.ndarray]:
+    """Blocks (K, B) float64 of a chunk of K > 0 updates, in order."""
+    size = max(1, min(BLOCK_ELEMENTS, BLOCK_VALUES // len(values_KE)))
+    for start in range(0, values_KE.shape[1], size):
+        yield values_KE[:, start : start + size].astype(np.float64)
 
 
 def _squares(values_KB: np.ndarray) -> np.ndarray:

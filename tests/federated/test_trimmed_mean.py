@@ -103,3 +103,9 @@ def test_a_fraction_that_leaves_nothing_is_refused(fraction: float) -> None:
 def test_no_updates_at_all_are_refused() -> None:
     with pytest.raises(ValueError, match="nothing remains"):
         trimmed_mean(np.zeros((0, 2)), 0.1)
+
+
+@pytest.mark.parametrize(("count", "cut"), [(1, 1), (2, 1), (4, 2), (3, 2)])
+def test_as_many_as_would_leave_nothing_are_not_trimmed(count: int, cut: int) -> None:
+    with pytest.raises(ValueError, match="nothing remains"):
+        mean_without(np.zeros((count, 2)), cut)
