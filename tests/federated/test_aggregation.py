@@ -22,7 +22,7 @@ from schemas.errors import TooFewUpdates
 from schemas.settings import FederationSettings
 from schemas.state import StateManifest
 from schemas.update import UpdateManifest
-from stages.federated.aggregation import Aggregation
+from stages.federated.aggregation import CHUNK_ELEMENTS, Aggregation, chunk_size, split_moment
 from stages.methods.server import trains
 from stages.store.artifact import Artifact, open_artifact, read_tensors, tensor_file
 from stages.tuning.tensors import adapter_names
@@ -310,6 +310,18 @@ def test_the_median_norm_is_of_those_that_train_the_same(parent: State, tmp_path
     sent = [honest, honest, honest, {name: np.full((2, 4), 1.0)}, {other: honest[other] for other in others}]
     found = moved(tmp_path, parent, Round(FederationSettings(clip_norm="median"), sent, frozenset({3})))
     assert np.allclose(found[name], 0.01, atol=1e-6)
+
+
+@pytest.mark.parametrize(("count", "elements"), [(1, 2**18), (15, 2**15), (20, 24_966), (511, 1024), (10_000, 1024)])
+def test_chunks_that_are_read_side_by_side_are_small_together(count: int, elements: int) -> None:
+    """2 MiB of float32, the parent's included, down to 4 KiB of each; one after the other, 256 KiB."""
+    assert chunk_size(count) == elements
+    assert 4 * CHUNK_ELEMENTS == 256 * 2**10
+
+
+def test_a_moment_s_name_has_its_tensor_s_in_it() -> None:
+    assert split_moment("server.first.adapters.0.up.bias") == ("first", "adapters.0.up.bias")
+    assert split_moment("head.server.weight") == ("", "head.server.weight")
 
 
 def test_commands_say_which_layers_were_kept_and_why(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ Exit status 1 if mutants survive that are not listed as equivalent, or if one th
 import argparse
 import hashlib
 import json
+import os
 import sys
 import time
 from collections import Counter
@@ -42,6 +43,7 @@ def main() -> int:
     gone = unmatched(ROOT, read_equivalents(), [target.module for target in targets])
     for one in gone:
         print(f"{one.module}: listed as equivalent, and no mutant: {one.line}: {one.code} -> {one.becomes}")
+    os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     run = MutationRun(chosen.out.resolve(), chosen.jobs)
     for target in targets:
         run.module(target)
