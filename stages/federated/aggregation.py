@@ -64,7 +64,7 @@ class Aggregation:
         """Shapes of the next state's tensors: the parent's, and moments of tensors that move for the first time."""
         shapes = {tensor.name: tensor.shape for tensor in self.parent.manifest.tensors}
         for moment in MOMENTS[self.settings.server_optimizer]:
-            shapes |= {moment_name(moment, name): shapes[name] for name in sorted(self.combined)}
+            shapes |= {moment_name(moment, name): shapes[name] for name in self.combined}
         return shapes
 
     def settle(self, files: Sequence[TensorFile]) -> None:
@@ -81,7 +81,7 @@ class Aggregation:
             weights.append(weigh(self.settings, [counts[index] for index in holders], geometry.squared_distances_KK))
             norms.append(np.sqrt(geometry.squared_norms_K))
             squares_K[holders] += geometry.squared_norms_K
-        counting = sorted({index for group in groups for index in group.holders})
+        counting = list({index for group in groups for index in group.holders})
         whole_K = np.ones(len(counts))
         whole_K[counting] = clip(self.settings, np.sqrt(squares_K[counting]))
         for group, weights_K, norms_K in zip(groups, weights, norms, strict=True):

@@ -22,6 +22,7 @@ from schemas.errors import TooFewUpdates
 from schemas.settings import FederationSettings
 from schemas.state import StateManifest
 from schemas.update import UpdateManifest
+from stages.federated import aggregation
 from stages.federated.aggregation import CHUNK_ELEMENTS, Aggregation, chunk_size, split_moment
 from stages.methods.server import trains
 from stages.store.artifact import Artifact, open_artifact, read_tensors, tensor_file
@@ -82,7 +83,9 @@ def moved(folder: Path, parent: State, a_round: Round) -> Sent:
     before = read_tensors(parent)
     updates = []
     for index, differences in enumerate(a_round.sent):
-        tensors = {name: (before[name] + values).astype(np.float32) for name, values in differences.items()}
+        tensors = {
+            name: (before[name].astype(np.float64) + values).astype(np.float32) for name, values in differences.items()
+        }
         path = fleet.make_update(folder / str(index), parent, f"d{index}", seed=index, count=1 + index, tensors=tensors)
         updates.append(open_artifact(path, UpdateManifest))
     found = Aggregation(parent, updates, a_round.settings)
@@ -283,7 +286,10 @@ def test_moments_of_what_is_kept_stay_as_they_were(tmp_path: Path) -> None:
             assert first[kept].tobytes() == second[kept].tobytes()
     head = "head.classifier.weight"
     assert steps[head] == 2
-    assert not np.array_equal(first[f"server.first.{head}"], second[f"server.first.{head}"])
+    sent = np.array([0.01, 0.02, 0.03, 0.04, 0.05])  # one of which Krum has chosen: m ← β₁ m + (1 − β₁) Δ
+    difference = (second[f"server.first.{head}"] - 0.9 * first[f"server.first.{head}"]) / (1 - 0.9)
+    assert np.abs(difference[0, 0] - sent).min() < 1e-4
+    assert np.allclose(difference, difference[0, 0], atol=1e-4)
 
 
 def test_a_round_in_which_no_tensor_has_enough_holders_does_not_close(tmp_path: Path) -> None:
@@ -317,6 +323,27 @@ def test_chunks_that_are_read_side_by_side_are_small_together(count: int, elemen
     """2 MiB of float32, the parent's included, down to 4 KiB of each; one after the other, 256 KiB."""
     assert chunk_size(count) == elements
     assert 4 * CHUNK_ELEMENTS == 256 * 2**10
+
+
+def test_what_all_agree_on_comes_out_though_the_parent_is_far_from_it(parent: State, tmp_path: Path) -> None:
+    """1e-8 − 1 is no float32."""
+    before = {name: values.astype(np.float64) for name, values in fleet.trained_tensors(parent).items()}
+    sent = [{name: 1e-8 - values for name, values in before.items()}] * 3
+    found = moved(tmp_path, parent, Round(FederationSettings(strategy="coordinate-median"), sent, frozenset()))
+    for name, values in before.items():
+        assert np.allclose(values + found[name], 1e-8, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 8, 9])
+@pytest.mark.parametrize("federation", [{}, {"strategy": "trimmed-mean", "server_optimizer": "fedyogi"}])
+def test_chunks_of_any_size_give_the_same_state(
+    federation: dict[str, Any], size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tensors have eight elements: chunks that end with them, and just before."""
+    whole = close(tmp_path / "whole", 1, **federation)
+    monkeypatch.setattr(aggregation, "CHUNK_ELEMENTS", size)
+    monkeypatch.setattr(aggregation, "chunk_size", lambda count: size)
+    assert close(tmp_path / "parts", 1, **federation).digest == whole.digest
 
 
 def test_a_moment_s_name_has_its_tensor_s_in_it() -> None:

@@ -117,8 +117,8 @@ def spared(parent: ast.AST, field: str, node: ast.AST) -> bool:
         return True  # a docstring
     if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id == "Literal":
         return True
-    if isinstance(node, ast.keyword) and node.arg in WORDS:
-        return True
+    if isinstance(node, ast.keyword) and (node.arg in WORDS or node.arg == "strict"):
+        return True  # zip's is an assertion
     if isinstance(parent, ast.Raise) and field == "cause":
         return True
     return isinstance(parent, ast.Call) and _is_error(parent) and isinstance(node, ast.Constant)
