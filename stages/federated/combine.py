@@ -59,12 +59,12 @@ def weigh(settings: FederationSettings, counts: Sequence[int], squared_distances
 def clip(settings: FederationSettings, norms_K: np.ndarray) -> np.ndarray:
     """Factors (K,) float64 that scale differences of these norms down to `clip_norm`, 1 where it is `none`.
 
-    Where most have not moved their median is 0, and those that have moved are scaled to nothing.
+    Where most have not moved their median is 0, and what the others have moved is scaled to nothing.
     """
     if settings.clip_norm == "none":
         return np.ones(len(norms_K))
     bound = float(np.median(norms_K)) if settings.clip_norm == "median" else settings.clip_norm
-    return clipping_factors(norms_K, bound) if bound > 0 else (norms_K == 0).astype(np.float64)
+    return clipping_factors(norms_K, bound) if bound > 0 else np.zeros(len(norms_K))
 
 
 def combine(settings: FederationSettings, values_KE: np.ndarray, shares: Shares, cut: int) -> np.ndarray:

@@ -166,7 +166,7 @@ def textbook(settings: FederationSettings, values_KE: np.ndarray, counts: list[i
     return np.asarray(values_KE[np.argsort(scores)[:keep]].mean(axis=0))
 
 
-@pytest.mark.parametrize("clip", ["none", "median", 3.0])
+@pytest.mark.parametrize("clip", ["none", "median", 3.0, 0.5])
 @pytest.mark.parametrize("strategy", ["weighted-mean", *ROBUST])
 def test_where_all_hold_all_it_is_the_textbooks_formula(
     strategy: Any, clip: Any, parent: State, tmp_path: Path

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as arrays
 
 from schemas.settings import FederationSettings
 from stages.federated.assumptions import Assumptions
-from stages.federated.combine import Shares, clip, combine, weigh
+from stages.federated.combine import Shares, clip, combine, is_plain, weigh
 from stages.federated.geometry import Geometry
 from stages.federated.krum import multi_krum
 from stages.federated.norm_clipping import clipping_factors
@@ -86,3 +86,9 @@ def test_where_most_have_not_moved_the_median_norm_lets_nothing_move() -> None:
     """Without a bound at all, one liar among those that stand still would decide alone."""
     values = np.array([[0.0, 0.0], [0.0, 0.0], [0.0, 0.0], [3.0, 4.0]])
     assert whole(FederationSettings(clip_norm="median"), values, [1, 1, 1, 9]).tolist() == [0.0, 0.0]
+
+
+def test_only_the_mean_of_whole_updates_is_plain() -> None:
+    assert is_plain(FederationSettings()) is True
+    changes: list[dict[str, Any]] = [{"strategy": "krum"}, {"clip_norm": 1.0}, {"server_optimizer": "fedavgm"}]
+    assert [is_plain(FederationSettings(**change)) for change in changes] == [False] * 3
