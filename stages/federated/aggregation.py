@@ -6,15 +6,18 @@ the number of updates nor on the size of their tensors: with more updates, chunk
 Shapes: K updates, E elements of a chunk.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
 from schemas.settings import FederationSettings
 from schemas.state import StateManifest
-from stages.federated.combine import Shares, combine, is_plain, settle
-from stages.federated.geometry import Geometry, squared_norms
+from stages.federated.assumptions import Assumptions, Support
+from stages.federated.combine import Shares, chooses, clip, combine, is_plain, weigh
+from stages.federated.geometry import Geometry
+from stages.federated.holders import Group, groups_of
 from stages.federated.rules import Update
 from stages.federated.server_optimizer import MOMENTS, server_step
 from stages.federated.weighted_mean import weighted_mean
@@ -27,47 +30,85 @@ SHARED_ELEMENTS = 2**19  # 2 MiB of float32 in total, if all are read side by si
 
 @dataclass
 class Aggregation:
-    """Combines `accepted`, in canonical order, into the next state.  `files`: the parent's tensor file, then theirs."""
+    """Combines `accepted`, in canonical order, into the next state.  `files`: the parent's tensor file, then theirs.
+
+    Tensors that the same updates hold are a group.  What the strategy assumes has to hold in each of them: Krum
+    chooses within a group by distances over the group's tensors, and a group with too few holders keeps its values and
+    moments.  Raises `TooFewUpdates` where that is all of them.
+    """
 
     parent: Artifact[StateManifest]
     accepted: Sequence[Update]
     settings: FederationSettings
-    shares: Shares = field(init=False)
+    assumptions: Assumptions = field(init=False)
+    groups: list[Group] = field(init=False)
+    shares: dict[Group, Shares] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.assumptions = Assumptions(self.settings, len(self.accepted))
+        self.groups = groups_of([[tensor.name for tensor in update.manifest.tensors] for update in self.accepted])
+        self.assumptions.check(len(group.holders) for group in self.groups)
+
+    @cached_property
+    def combined(self) -> Mapping[str, Group]:
+        """The group of each tensor that is combined."""
+        enough = [group for group in self.groups if self.assumptions.support(len(group.holders)).suffices]
+        return {name: group for group in enough for name in group.tensors}
+
+    def support(self) -> Mapping[str, Support]:
+        """What the holders of each tensor allow."""
+        supports = [self.assumptions.support(len(group.holders)) for group in self.groups]
+        return {name: one for group, one in zip(self.groups, supports, strict=True) for name in group.tensors}
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the next state's tensors: the parent's, and moments of tensors that move for the first time."""
         shapes = {tensor.name: tensor.shape for tensor in self.parent.manifest.tensors}
-        trained = {tensor.name for update in self.accepted for tensor in update.manifest.tensors}
         for moment in MOMENTS[self.settings.server_optimizer]:
-            shapes |= {moment_name(moment, name): shapes[name] for name in sorted(trained)}
+            shapes |= {moment_name(moment, name): shapes[name] for name in self.combined}
         return shapes
 
     def settle(self, files: Sequence[TensorFile]) -> None:
-        """Decide each update's weight; reads all updates first if norms are needed.  Raises `TooFewUpdates`."""
+        """Decide the updates' weights and factors in each group; reads them first if distances or norms are needed.
+
+        Where the median clips, it bounds the norm over a group's tensors as well as that of the whole update: by the
+        whole alone, an update that puts all of it into few tensors could move these further than any that trains all.
+        """
         counts = [update.manifest.example_count for update in self.accepted]
-        measures = self.settings.strategy in ("krum", "multi-krum") or self.settings.clip_norm != "none"
-        geometry, squares_K = Geometry(len(counts)), np.zeros(len(counts))
-        names = sorted({name for file in files[1:] for name in file.references}) if measures else []
-        for name in names:
-            holders = self._holders(name, files)
-            for _, values_KE in self._differences(name, files, holders):
-                squares_K[holders] += squared_norms(values_KE)
-                if len(holders) == len(counts):  # only tensors that all updates hold can be compared
-                    geometry.add(values_KE)
-        self.shares = settle(self.settings, counts, np.sqrt(squares_K), geometry.squared_distances_KK)
+        weights, norms, squares_K = [], [], np.zeros(len(counts))
+        groups = list(dict.fromkeys(self.combined.values()))
+        for group in groups:
+            holders, geometry = list(group.holders), self._geometry(group, files)
+            weights.append(weigh(self.settings, [counts[index] for index in holders], geometry.squared_distances_KK))
+            norms.append(np.sqrt(geometry.squared_norms_K))
+            squares_K[holders] += geometry.squared_norms_K
+        counting = list({index for group in groups for index in group.holders})
+        whole_K = np.ones(len(counts))
+        whole_K[counting] = clip(self.settings, np.sqrt(squares_K[counting]))
+        for group, weights_K, norms_K in zip(groups, weights, norms, strict=True):
+            factors_K = np.minimum(whole_K[list(group.holders)], clip(self.settings, norms_K))
+            self.shares[group] = Shares(weights_K, factors_K)
 
     def chunks(self, name: str, files: Sequence[TensorFile]) -> Iterator[np.ndarray]:
         """The tensor `name` of the next state, a chunk (E,) at a time."""
         moment, base = split_moment(name)
-        holders = self._holders(base, files)
-        if not holders:
+        group = self.combined.get(base)
+        if group is None:
             yield from files[0].checked_chunks(name, CHUNK_ELEMENTS)
         elif is_plain(self.settings):
-            yield from self._means(name, [files[1 + index] for index in holders], holders)
+            yield from self._means(name, [files[1 + index] for index in group.holders], group.holders)
         else:
-            yield from self._steps(base, moment, files, holders)
+            yield from self._steps(base, moment, files, group)
 
-    def _means(self, name: str, files: Sequence[TensorFile], holders: list[int]) -> Iterator[np.ndarray]:
+    def _geometry(self, group: Group, files: Sequence[TensorFile]) -> Geometry:
+        """Norms of the differences over a group's tensors, and distances, as far as the settings ask for them."""
+        geometry = Geometry(len(group.holders), distances=chooses(self.settings))
+        if chooses(self.settings) or self.settings.clip_norm != "none":
+            for name in group.tensors:
+                for _, values_KE in self._differences(name, files, group.holders):
+                    geometry.add(values_KE)
+        return geometry
+
+    def _means(self, name: str, files: Sequence[TensorFile], holders: Sequence[int]) -> Iterator[np.ndarray]:
         """Weighted means (E,), one chunk in memory at a time, whatever K."""
         weights = [self.accepted[index].manifest.example_count for index in holders]
         readers = [file.checked_chunks(name, CHUNK_ELEMENTS) for file in files]
@@ -76,20 +117,18 @@ class Aggregation:
         for reader in readers:
             assert next(reader, None) is None  # the digest is checked at the end
 
-    def _steps(self, base: str, moment: str, files: Sequence[TensorFile], holders: list[int]) -> Iterator[np.ndarray]:
+    def _steps(self, base: str, moment: str, files: Sequence[TensorFile], group: Group) -> Iterator[np.ndarray]:
         """Chunks (E,) of the new values of `base`, or of one of its moments."""
         kinds = MOMENTS[self.settings.server_optimizer]
-        shares = Shares(self.shares.weights_K[holders], self.shares.factors_K[holders])
-        moments = [self._moments(moment_name(kind, base), base, files[0], len(holders)) for kind in kinds]
-        for parts in zip(self._differences(base, files, holders), *moments, strict=True):
+        moments = [self._moments(moment_name(kind, base), base, files[0], len(group.holders)) for kind in kinds]
+        for parts in zip(self._differences(base, files, group.holders), *moments, strict=True):
             (before, values_KE), *resting = parts
-            values, moved = server_step(
-                self.settings, before, combine(self.settings, values_KE, shares), tuple(resting)
-            )
+            difference = combine(self.settings, values_KE, self.shares[group], self.assumptions.malicious)
+            values, moved = server_step(self.settings, before, difference, tuple(resting))
             yield moved[kinds.index(moment)] if moment else values
 
     def _differences(
-        self, name: str, files: Sequence[TensorFile], holders: list[int]
+        self, name: str, files: Sequence[TensorFile], holders: Sequence[int]
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The parent's values (E,) float32, and update − parent (K, E) float64 of the updates that hold the tensor."""
         size = chunk_size(len(holders))
@@ -106,10 +145,6 @@ class Aggregation:
         whole = elements(parent.references[base].shape)
         for start in range(0, whole, size):
             yield np.zeros(min(size, whole - start), np.float32)
-
-    def _holders(self, name: str, files: Sequence[TensorFile]) -> list[int]:
-        """Indices of the updates that hold a tensor."""
-        return [index for index, file in enumerate(files[1:]) if name in file.references]
 
 
 def chunk_size(count: int) -> int:

@@ -5,7 +5,7 @@ Shapes: K devices, N = K - 1 other devices.
 
 import numpy as np
 
-from schemas.errors import TooFewUpdates
+from stages.federated.assumptions import check_enough
 
 
 def krum(distances_KK: np.ndarray, malicious: int) -> list[int]:
@@ -23,7 +23,7 @@ def multi_krum(distances_KK: np.ndarray, malicious: int, keep: int) -> list[int]
     count = len(distances_KK)
     if not 1 <= keep <= count or malicious < 0:
         raise ValueError(f"{keep} of {count} updates cannot be kept against {malicious} malicious devices")
-    check_enough(count, malicious)
+    check_enough("Krum", malicious, 2 * malicious + 3, count)  # Proposition 1
     ranked = np.argsort(scores(distances_KK, malicious), kind="stable")
     return sorted(ranked[:keep].tolist())
 
@@ -34,14 +34,3 @@ def scores(distances_KK: np.ndarray, malicious: int) -> np.ndarray:
     # An update is not its own neighbour.  It is left out by index: an equal update also has distance 0.
     others_KN = distances_KK[~np.eye(count, dtype=bool)].reshape(count, count - 1)
     return np.asarray(np.sort(others_KN, axis=1)[:, : count - malicious - 2].sum(axis=1))
-
-
-def check_enough(count: int, malicious: int) -> None:
-    """Proposition 1 needs K ≥ 2f + 3 updates.  Raises `TooFewUpdates`."""
-    needed = 2 * malicious + 3
-    if count < needed:
-        raise TooFewUpdates(
-            f"Krum against {malicious} malicious devices needs {needed} updates",
-            values={"needed": needed, "found": count},
-            hint="wait for more updates, or plan with a smaller federation.assumed_malicious",
-        )

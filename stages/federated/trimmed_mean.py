@@ -10,15 +10,14 @@ import numpy as np
 from stages.federated.ordered import ordered
 
 
-def trimmed_mean(values_KE: np.ndarray, fraction: float) -> np.ndarray:
-    """Each element's mean without its ⌊fraction · K⌋ largest and as many smallest values, (E,) float64.
+def trimmed_mean(values_KE: np.ndarray, cut: int) -> np.ndarray:
+    """Each element's mean without its `cut` largest and as many smallest values, (E,) float64.
 
     Example counts are ignored: a device could claim any.  As long as no more devices are malicious than values are
     trimmed at one end, every element stays between two honest ones.  The order of the devices does not matter, to the
     bit.  Raises `ValueError` if nothing would remain.
     """
     count = len(values_KE)
-    cut = cut_count(count, fraction)
     if count <= 2 * cut:
         raise ValueError(f"nothing remains of {count} values when {cut} are trimmed at each end")
     # Fully sorted, not only partitioned: the kept values are then summed in a fixed order too.
@@ -28,7 +27,9 @@ def trimmed_mean(values_KE: np.ndarray, fraction: float) -> np.ndarray:
 
 
 def cut_count(count: int, fraction: float) -> int:
-    """⌊fraction · count⌋ in decimal: 0.29 of 100 is 29, although 0.29 · 100 is 28.999… in binary.
+    """How many of `count` values Definition 2 removes at each end for β = `fraction`.
+
+    ⌊fraction · count⌋ in decimal: 0.29 of 100 is 29, although 0.29 · 100 is 28.999… in binary.
 
     Raises `ValueError` for a fraction outside [0, 0.5).
     """

@@ -20,6 +20,7 @@ from schemas.settings import AdapterSettings, Settings
 from schemas.state import StateManifest
 from schemas.update import UpdateManifest
 from stages.federated.aggregation import CHUNK_ELEMENTS, Aggregation
+from stages.federated.assumptions import Support
 from stages.federated.rules import Expected, Update
 from stages.process.measure import mebibytes
 from stages.store.artifact import Artifact
@@ -125,6 +126,10 @@ class Costs:
 class Combination(Protocol):
     """How accepted updates become the tensors of the next state, a chunk at a time."""
 
+    def support(self) -> Mapping[str, Support]:
+        """What the holders of each tensor that updates hold allow; empty where nothing is promised."""
+        ...
+
     def shapes(self) -> Shapes:
         """Shapes of all tensors of the next state."""
         ...
@@ -143,6 +148,10 @@ class Unmoved:
     """The parent's tensors, unchanged: a round that closes without moving the model."""
 
     parent: Artifact[StateManifest]
+
+    def support(self) -> Mapping[str, Support]:
+        """No strategy is applied."""
+        return {}
 
     def shapes(self) -> Shapes:
         """The parent's shapes."""
@@ -224,7 +233,10 @@ class ServerMethod:
     def combine(
         self, plan: PlanManifest, parent: Artifact[StateManifest], accepted: Sequence[Update]
     ) -> Combination | None:
-        """How updates become the next state; None if the round closes without moving the model."""
+        """How updates become the next state; None if the round closes without moving the model.
+
+        Raises `TooFewUpdates`.
+        """
         return Aggregation(parent, accepted, plan.settings.federation)
 
     def costs(self, plan: PlanManifest, assignment: Assignment) -> Costs:

@@ -198,6 +198,7 @@ def _state(manifest: StateManifest) -> Facts:
         ("plan", manifest.plan),
         ("parent", manifest.parent or "none: fresh"),
         ("round", manifest.round),
+        *(("coverage", covered) for covered in manifest.coverage),
         ("next layers", described(manifest.assignment)),
         _tensors(manifest),
     ]

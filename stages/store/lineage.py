@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from schemas.assignment import described
 from schemas.base import LARGE_MANIFEST_LIMIT_BYTES, sha256_digest
 from schemas.devices import MOST_DEVICES
-from schemas.errors import ChainError
+from schemas.errors import ChainError, some
 from schemas.evaluation import EvaluationManifest
 from schemas.kinds import artifact_model
 from schemas.measured import Cost
@@ -42,6 +42,7 @@ class HistoryLine:
     round: int
     state: str
     trained: str  # layers of the round that made it
+    kept: tuple[int, ...]  # layers among them that too few devices trained: they stayed as they were
     devices: int
     texts: int
     train_loss: float | None
@@ -58,7 +59,8 @@ class HistoryLine:
         scores = [f"{score:.4f}" for score in (self.accuracy, self.perplexity) if score is not None]
         passes = f"{self.cost.per_text:.1f}" if self.cost and self.cost.visits else ""
         sent = f"{self.cost.bytes_up / 2**10:,.0f} KiB" if self.cost else ""
-        told = (self.round, self.state[:19], self.trained, self.devices, self.texts, loss, " ".join(scores))
+        trained = f"{self.trained} without {some([*map(str, self.kept)])}" if self.kept else self.trained
+        told = (self.round, self.state[:19], trained, self.devices, self.texts, loss, " ".join(scores))
         return (*told, passes, sent)
 
 
@@ -102,6 +104,7 @@ def history(state: Path, search: Sequence[Path]) -> History:
                 round=manifest.round,
                 state=current.digest,
                 trained=described(parent.manifest.assignment) if parent else "",
+                kept=tuple(covered.layer for covered in manifest.coverage if covered.kept),
                 devices=manifest.accepted_count,
                 texts=manifest.example_count,
                 train_loss=manifest.train_loss,

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import settings as fast
 from hypothesis import strategies as st
 
-from stages.federated.geometry import BLOCK_ELEMENTS, Geometry, squared_norms
+from stages.federated.geometry import BLOCK_ELEMENTS, Geometry, blocks
 
 
 def geometry(values_KE: np.ndarray, cuts: list[int] | None = None) -> Geometry:
@@ -50,8 +50,29 @@ def test_chunks_longer_than_a_block_and_empty_ones_count_whole() -> None:
     found = geometry(values_KE, [0])
     assert np.allclose(found.squared_norms_K, np.square(values_KE).sum(axis=1), rtol=1e-12)
     assert np.allclose(found.squared_distances_KK[0, 1], np.square(values_KE[0] - values_KE[1]).sum(), rtol=1e-12)
-    assert squared_norms(values_KE).tolist() == found.squared_norms_K.tolist()
-    assert squared_norms(values_KE[:, :0]).tolist() == [0.0] * 3
+    norms = Geometry(3, distances=False)
+    norms.add(values_KE)
+    assert norms.squared_norms_K.tolist() == found.squared_norms_K.tolist()
+    assert norms.squared_distances_KK.shape == (0, 0)
+    assert geometry(values_KE[:, :0]).squared_norms_K.tolist() == [0.0] * 3
+
+
+@pytest.mark.parametrize(
+    ("count", "elements", "widths"),
+    [
+        (1, 20_000, [8192, 8192, 3616]),
+        (20, 10_000, [8192, 1808]),
+        (1000, 400, [163, 163, 74]),
+        (200_000, 2, [1, 1]),
+        (3, 0, []),
+    ],
+)
+def test_a_block_is_no_larger_than_a_cache_however_many_devices(count: int, elements: int, widths: list[int]) -> None:
+    values_KE = np.arange(count * elements, dtype=np.float32).reshape(count, elements)
+    found = list(blocks(values_KE))
+    assert [one.shape for one in found] == [(count, width) for width in widths]
+    assert all(one.dtype == np.float64 for one in found)
+    assert not found or np.array_equal(np.concatenate(found, axis=1), values_KE)
 
 
 def test_long_updates_that_nearly_agree_keep_the_distances_that_the_gram_matrix_loses() -> None:

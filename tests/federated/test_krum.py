@@ -86,6 +86,10 @@ def test_a_far_outlier_is_never_kept_however_the_liars_agree(data: st.DataObject
 def test_equal_scores_go_by_index() -> None:
     assert krum(distances(np.zeros((7, 3))), 2) == [0]
     assert multi_krum(distances(np.zeros((7, 3))), 2, 3) == [0, 1, 2]
+    thirds_KK = distances(np.arange(20.0)[:, None] % 3)  # more than a sort that is not stable leaves in order
+    ranked = sorted(range(20), key=lambda index: (scores(thirds_KK, 0)[index], index))
+    for keep in range(1, 21):
+        assert multi_krum(thirds_KK, 0, keep) == sorted(ranked[:keep])
 
 
 def test_an_equal_update_is_a_neighbour_though_oneself_is_none() -> None:
@@ -96,7 +100,7 @@ def test_an_equal_update_is_a_neighbour_though_oneself_is_none() -> None:
 
 @pytest.mark.parametrize(("count", "malicious"), [(2, 0), (4, 1), (6, 2), (10, 4)])
 def test_too_few_updates_are_refused_with_how_many_it_takes(count: int, malicious: int) -> None:
-    with pytest.raises(TooFewUpdates) as caught:
+    with pytest.raises(TooFewUpdates, match="Krum against") as caught:
         krum(distances(np.zeros((count, 3))), malicious)
     assert caught.value.values == {"needed": 2 * malicious + 3, "found": count}
     assert krum(distances(np.zeros((2 * malicious + 3, 3))), malicious) == [0]

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from schemas.settings import FederationSettings
-from stages.federated.combine import Shares, combine, settle
+from stages.federated.assumptions import Assumptions
+from stages.federated.combine import Shares, clip, combine, is_plain, weigh
 from stages.federated.geometry import Geometry
 from stages.federated.krum import multi_krum
 from stages.federated.norm_clipping import clipping_factors
@@ -36,8 +37,9 @@ def distances(values_KE: np.ndarray) -> np.ndarray:
 
 
 def whole(settings: FederationSettings, values_KE: np.ndarray, counts: list[int]) -> np.ndarray:
-    norms_K = np.linalg.norm(values_KE, axis=1)
-    return combine(settings, values_KE, settle(settings, counts, norms_K, distances(values_KE)))
+    weights_K = weigh(settings, counts, distances(values_KE))
+    shares = Shares(weights_K, clip(settings, np.linalg.norm(values_KE, axis=1)))
+    return combine(settings, values_KE, shares, Assumptions(settings, len(counts)).malicious)
 
 
 @pytest.mark.parametrize("name", ["weighted-mean", "coordinate-median", "trimmed-mean", "krum", "multi-krum"])
@@ -80,6 +82,13 @@ def test_equal_updates_come_back(name: Any) -> None:
     assert np.allclose(whole(settings, values, [1, 2, 3, 4, 5, 6, 7]), values[0], rtol=1e-12)
 
 
-def test_a_layer_that_none_of_the_chosen_holds_stays_as_it_is() -> None:
-    shares = Shares(np.zeros(2), np.ones(2))
-    assert np.array_equal(combine(FederationSettings(strategy="krum"), np.ones((2, 3)), shares), np.zeros(3))
+def test_where_most_have_not_moved_the_median_norm_lets_nothing_move() -> None:
+    """Without a bound at all, one liar among those that stand still would decide alone."""
+    values = np.array([[0.0, 0.0], [0.0, 0.0], [0.0, 0.0], [3.0, 4.0]])
+    assert whole(FederationSettings(clip_norm="median"), values, [1, 1, 1, 9]).tolist() == [0.0, 0.0]
+
+
+def test_only_the_mean_of_whole_updates_is_plain() -> None:
+    assert is_plain(FederationSettings()) is True
+    changes: list[dict[str, Any]] = [{"strategy": "krum"}, {"clip_norm": 1.0}, {"server_optimizer": "fedavgm"}]
+    assert [is_plain(FederationSettings(**change)) for change in changes] == [False] * 3

@@ -8,12 +8,18 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from stages.federated.coordinate_median import coordinate_median
-from stages.federated.trimmed_mean import cut_count, trimmed_mean
+from stages.federated.trimmed_mean import cut_count
+from stages.federated.trimmed_mean import trimmed_mean as mean_without
 
 WILD = st.floats(-(2.0**100), 2.0**100, width=32)
 UPDATES = arrays.arrays(np.float32, st.tuples(st.integers(1, 12), st.integers(1, 6)), elements=WILD)
 SMALL = arrays.arrays(np.float64, st.tuples(st.integers(1, 12), st.integers(1, 6)), elements=st.floats(-4.0, 4.0))
 FRACTIONS = st.sampled_from([0.0, 0.1, 0.2, 0.25, 0.3, 0.4])
+
+
+def trimmed_mean(values_KE: np.ndarray, fraction: float) -> np.ndarray:
+    """Definition 2."""
+    return mean_without(values_KE, cut_count(len(values_KE), fraction))
 
 
 @fast(max_examples=200, deadline=None)
@@ -97,3 +103,9 @@ def test_a_fraction_that_leaves_nothing_is_refused(fraction: float) -> None:
 def test_no_updates_at_all_are_refused() -> None:
     with pytest.raises(ValueError, match="nothing remains"):
         trimmed_mean(np.zeros((0, 2)), 0.1)
+
+
+@pytest.mark.parametrize(("count", "cut"), [(1, 1), (2, 1), (4, 2), (3, 2)])
+def test_as_many_as_would_leave_nothing_are_not_trimmed(count: int, cut: int) -> None:
+    with pytest.raises(ValueError, match="nothing remains"):
+        mean_without(np.zeros((count, 2)), cut)

@@ -86,11 +86,18 @@ def test_biased_linear_cka_is_that_of_centred_features() -> None:
     assert value(x, y, "linear", "biased") == pytest.approx(float(expected), rel=1e-10)
 
 
-def test_the_rbf_gram_matrix_is_that_of_a_slow_loop_with_the_median_heuristic() -> None:
-    x = noise(7, 9, 4)
+@pytest.mark.parametrize("seed", [7, 8])
+def test_the_rbf_gram_matrix_is_that_of_a_slow_loop_with_the_median_heuristic(seed: int) -> None:
+    x = noise(seed, 9, 4)
     squared = np.array([[((a - b) ** 2).sum() for b in x] for a in x])
     sigma2 = np.median([squared[i, j] for i in range(9) for j in range(i)]) / 2
     assert np.allclose(gram(x, "rbf"), np.exp(-squared / (2 * sigma2)), rtol=1e-10)
+
+
+def test_no_two_texts_are_nearer_than_a_text_is_to_itself() -> None:
+    """Far from the origin a squared distance of 0 comes out a little below or above it."""
+    x = np.repeat(noise(9, 1, 4), 12, axis=0) + 1e-9 * noise(10, 12, 4) + 1e3
+    assert gram(x, "rbf").max() == 1.0
 
 
 def test_gram_matrices_are_float64_whatever_the_features_are() -> None:
@@ -251,6 +258,10 @@ def test_the_interval_narrows_with_more_texts() -> None:
         _, low, high = cka_with_interval(k, m, "unbiased")
         widths.append(high - low)
     assert widths[0] > widths[1] > widths[2]
+
+
+def test_with_one_text_less_than_the_smallest_number_the_jackknife_would_divide_by_zero() -> None:
+    assert next(n for n in range(4, 9) if (n - 1) * (n - 1 - 3) > 0) == SMALLEST_N
 
 
 @BOTH

@@ -1,0 +1,10 @@
+"""Mutation runs: small errors put into what trust hangs on, one at a time, which some test must find (`just mutants`).
+
+Neither mutmut 3 nor cosmic-ray does this here.  mutmut leaves decorated functions alone, and with them every validator,
+property and context manager; cosmic-ray starts a process for each mutant, which imports torch for four seconds.
+
+    operators   the errors
+    slots       a copy of the tree that a mutant is written to, and a process forked for it that has torch already
+    targets     which tests have to find the errors in which module, and which mutants are equivalent (targets.toml)
+    __main__    the run
+"""

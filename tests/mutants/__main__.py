@@ -1,0 +1,162 @@
+"""Put every small error into every module, one at a time, and say which of them no test finds.
+
+    python -m tests.mutants [--modules PATTERN …] [--jobs N] [--out FILE] [--list]
+
+Each result is a line of FILE: what was killed stays killed, what survived is tried again where a test has changed.
+Exit status 1 if mutants survive that are not listed as equivalent, or if one that is listed does not exist any more.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+
+from tests.mutants.operators import Mutant, mutants
+from tests.mutants.slots import Run, Slot, preload
+from tests.mutants.targets import Target, read_equivalents, read_targets, unmatched
+
+ROOT = Path(__file__).resolve().parents[2]
+BASELINE_SECONDS = 600.0
+SLACK_SECONDS = 20.0  # that a mutant may take beyond three times its tests' own time
+
+
+def main() -> int:
+    """The run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--modules", nargs="*", default=["*"], help="patterns, such as stages/store/*")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "mutants" / "results.jsonl")
+    parser.add_argument("--list", action="store_true", help="say how many mutants each module has, and run nothing")
+    chosen = parser.parse_args()
+    targets = [one for one in read_targets(ROOT) if any(fnmatch(one.module, glob) for glob in chosen.modules)]
+    if chosen.list:
+        for target in targets:
+            print(f"{len(list(mutants((ROOT / target.module).read_text()))):5}  {target.module}")
+        return 0
+    gone = unmatched(ROOT, read_equivalents(), [target.module for target in targets])
+    for one in gone:
+        print(f"{one.module}: listed as equivalent, and no mutant: {one.line}: {one.code} -> {one.becomes}")
+    os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    run = MutationRun(chosen.out.resolve(), chosen.jobs)
+    for target in targets:
+        run.module(target)
+    run.report()
+    return 1 if gone or run.left else 0
+
+
+@dataclass
+class MutationRun:
+    """The mutants of some modules."""
+
+    out: Path
+    jobs: int
+    counts: Counter[str] = field(default_factory=Counter)
+    left: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        lines = self.out.read_text().splitlines() if self.out.exists() else []
+        self.known: dict[str, tuple[str, str]] = {}  # by mutant: outcome, and digest of the tests
+        for line in map(json.loads, lines):
+            self.known[line["mutant"]] = (line["outcome"], line["tests"])
+        self.slots = [Slot.of(ROOT, self.out.parent / f"tree-{number}") for number in range(self.jobs)]
+
+    def module(self, target: Target) -> None:
+        """All mutants of a module."""
+        source = (ROOT / target.module).read_text()
+        tests = digest(*((ROOT / test).read_bytes() for test in target.tests))
+        pending = list(self._pending(target, source, tests))
+        if pending:
+            seconds = self._baseline(target)
+            began = time.monotonic()
+            self._try(target, source, pending, tests, 3 * seconds + SLACK_SECONDS)
+            each = (time.monotonic() - began) / len(pending)
+            print(
+                f"{target.module}: {len(pending)} mutants, {each:.1f} s each; its tests take {seconds:.1f} s",
+                flush=True,
+            )
+
+    def report(self) -> None:
+        """What became of all mutants."""
+        asked = sum(count for outcome, count in self.counts.items() if outcome != "equivalent")
+        caught = self.counts["killed"] + self.counts["timeout"]
+        print("\n".join(self.left))
+        print(", ".join(f"{count} {outcome}" for outcome, count in sorted(self.counts.items())))
+        if asked:
+            print(f"{100 * caught / asked:.1f} % of {asked} killed or stopped")
+
+    def _pending(self, target: Target, source: str, tests: str) -> Iterator[tuple[str, Mutant]]:
+        """The mutants that are not known yet, each with its key."""
+        equivalents = read_equivalents()
+        for mutant in mutants(source):
+            key = digest(target.module.encode(), mutant.text.encode())
+            outcome, before = self.known.get(key, ("", ""))
+            if any(one.matches(target.module, mutant) for one in equivalents):
+                self.counts["equivalent"] += 1
+            elif outcome == "killed" or (outcome and before == tests):
+                self._count(target, mutant, outcome)
+            else:
+                yield key, mutant
+
+    def _baseline(self, target: Target) -> float:
+        """Run the tests on the module as it is; seconds.  Raises `RuntimeError` if they fail."""
+        loaded = self.out.parent / "loaded"
+        for slot in self.slots:
+            for path in (target.module, *target.tests):
+                slot.write(path, (ROOT / path).read_text())
+        began = time.monotonic()
+        wait(self.slots[0].start(target.tests, seconds=BASELINE_SECONDS, loaded=loaded), self.slots[0])
+        seconds = time.monotonic() - began
+        preload(loaded.read_text().splitlines())
+        return seconds
+
+    def _try(self, target: Target, source: str, pending: list[tuple[str, Mutant]], tests: str, seconds: float) -> None:
+        waiting, running = pending[::-1], dict[int, tuple[Run, str, Mutant]]()
+        with self.out.open("a") as out:
+            while waiting or running:
+                for number, slot in enumerate(self.slots):
+                    if number not in running and waiting:
+                        key, mutant = waiting.pop()
+                        slot.write(target.module, mutant.text)
+                        running[number] = (slot.start(target.tests, seconds=seconds), key, mutant)
+                for number, (run, key, mutant) in list(running.items()):
+                    if outcome := run.outcome():
+                        del running[number]
+                        self._count(target, mutant, outcome)
+                        out.write(json.dumps({"mutant": key, "outcome": outcome, "tests": tests}) + "\n")
+                        out.flush()
+                time.sleep(0.02)
+        for slot in self.slots:
+            slot.write(target.module, source)
+
+    def _count(self, target: Target, mutant: Mutant, outcome: str) -> None:
+        self.counts[outcome] += 1
+        if outcome != "killed":
+            line = f"{outcome}: {target.module}:{mutant.line}: {mutant.code}  ->  {mutant.becomes}"
+            print(line, flush=True)
+            if outcome == "survived":
+                self.left.append(line)
+
+
+def wait(run: Run, slot: Slot) -> None:
+    """Until tests that must pass have passed."""
+    while not (outcome := run.outcome()):
+        time.sleep(0.02)
+    if outcome != "survived":
+        raise RuntimeError(f"the tests fail without a mutant ({outcome}): {slot.folder / 'log'}")
+
+
+def digest(*parts: bytes) -> str:
+    """Of all parts together."""
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
