@@ -9,7 +9,7 @@ from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from schemas.base import Many, Record, describe_validation_error
 from schemas.errors import BadInput
-from schemas.refs import DeviceName, Digest, PublicKey
+from schemas.refs import DeviceName, Digest, NonNegativeInt, PositiveInt, PublicKey
 
 Moment = Annotated[str, StringConstraints(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]  # UTC
 KEY_PATTERN = re.compile(r"ed25519:[0-9a-f]{64}")
@@ -20,7 +20,7 @@ class EnrolledDevice(Record):
 
     name: DeviceName
     key: PublicKey
-    max_example_count: Annotated[int, Field(ge=1)]
+    max_example_count: PositiveInt
 
 
 class TrustPolicy(Record):
@@ -61,7 +61,7 @@ class NewestState(Record):
 
     version: Literal[1] = 1
     plan: Digest
-    round: Annotated[int, Field(ge=0)]
+    round: NonNegativeInt
     state: Digest
 
 

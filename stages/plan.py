@@ -29,6 +29,7 @@ from stages.methods.server import Facts, PredictPeak, ServerMethod, Smallest, ov
 from stages.model.architecture import is_decoder
 from stages.model.backbone import Backbone
 from stages.model.loading import LoadedModel
+from stages.process.progress import Say, unsaid
 from stages.store.artifact import Artifact, check_place, existing, new_artifact, open_artifact
 from stages.store.debris import without_debris
 from stages.store.ledger import Ledger
@@ -51,12 +52,14 @@ def run(
     signer: Signer | None = None,
     force: bool = False,
     model: LoadedModel | None = None,
+    say: Say = unsaid,
 ) -> tuple[Artifact[PlanManifest], Artifact[StateManifest]]:
     """Agree on a plan and write it with state 0.
 
     Under a `policy` that asks for signatures every profile must be signed by a device of the `roster`; `model` spares a
-    caller opening the base model again.  Raises `NotTrusted` where a signature is missing or wrong, `BadInput` where
-    profiles disagree with each other, the recipe or the model, `DoesNotFit` where nothing fits the smallest budget.
+    caller opening the base model again; `say` is told whose texts do not all count.  Raises `NotTrusted` where a
+    signature is missing or wrong, `BadInput` where profiles disagree with each other, the recipe or the model,
+    `DoesNotFit` where nothing fits the smallest budget.
     """
     policy = policy or TrustPolicy()
     check_place(out, PlanManifest, force=force)
@@ -68,6 +71,8 @@ def run(
     check_architecture(model_dir, settings.head_form, packing=settings.encoding.packing)
     model = model or LoadedModel.open(model_dir, settings)
     found = gather(open_profiles(profiles, keys), model.reading(settings)[0], keys)
+    for sentence in found.said():
+        say(sentence)
     model.backbone.reader.check_same(found.first.model, model.backbone.reader.fingerprint())
     settings = decide_settings(settings, found, decoder=is_decoder(model.backbone.skeleton.config))
     settings, model = model.deciding_compute(settings, native=[one for one, few in found.emulating.items() if not few])

@@ -75,6 +75,7 @@ def plan(
         roster=enrolled,
         signer=signer,
         force=force,
+        say=console.say,
     )
     manifest = planned.manifest
     method = server_method(manifest.settings.chain.method)
