@@ -55,7 +55,10 @@ def aggregate(
         on_refusal=refuse,
     )
     manifest, names = artifact.manifest, participants(artifact)
+    accepted = list(accepted_updates(artifact))
     console.say(f"round {manifest.round}: {manifest.accepted_count} updates, training loss {manifest.train_loss:.4f}")
+    if same := [update.name for update in accepted if not update.example_count]:
+        console.say(f"not counted twice, for another device sent the same tensors: {some(same)}")
     console.say(f"next: layers {described(manifest.assignment)} on {some(names)}")
     console.say(f"state {artifact.digest[:19]} -> {out}")
     console.result(
@@ -66,6 +69,6 @@ def aggregate(
         layers=manifest.assignment.layers if manifest.assignment else None,
         moved=manifest.moved,
         participants=names,
-        accepted=[update.name for update in accepted_updates(artifact)],
+        accepted=[update.name for update in accepted],
         refused=refusals,
     )
