@@ -8,12 +8,13 @@ Writes: a plan artifact, and state 0: fresh adapters and head.
 """
 
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from schemas.assignment import Assignment
 from schemas.devices import ACCEPTED_FILE
-from schemas.errors import BadInput
+from schemas.errors import BadInput, UsageProblem
 from schemas.head import HeadParameter
 from schemas.plan import AssignmentMemory, PlanManifest
 from schemas.profile import ProfileManifest
@@ -30,7 +31,7 @@ from stages.model.architecture import is_decoder
 from stages.model.backbone import Backbone
 from stages.model.loading import LoadedModel
 from stages.process.progress import Say, unsaid
-from stages.store.artifact import Artifact, check_place, existing, new_artifact, open_artifact
+from stages.store.artifact import MANIFEST_FILE, Artifact, check_place, existing, new_artifact, open_artifact
 from stages.store.debris import without_debris
 from stages.store.ledger import Ledger
 from stages.store.lines import Lines, check_device_count, encode_lines
@@ -110,9 +111,15 @@ def enrolled(policy: TrustPolicy, roster: Sequence[EnrolledDevice]) -> dict[str,
 def open_profiles(paths: Sequence[Path], keys: Mapping[str, EnrolledDevice] | None) -> Iterator[ProfileManifest]:
     """The profiles one after the other, signed by their devices where `keys` has those.
 
-    Raises `BadInput` and `NotTrusted`.
+    Raises `BadInput` and `NotTrusted`, `UsageProblem` for a folder of profiles.
     """
     for path in paths:
+        if not os.path.lexists(path / MANIFEST_FILE) and any(path.glob(f"*/{MANIFEST_FILE}")):
+            raise UsageProblem(
+                f"{path} is a folder of artifacts",
+                values={"expected": "profile artifacts", "found": "folders that hold them"},
+                hint=f"give each of them: {path}/*",
+            )
         artifact = open_artifact(path, ProfileManifest)
         if keys is not None:
             device = keys.get(artifact.manifest.device)

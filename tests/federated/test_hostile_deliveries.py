@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from schemas.assignment import Assignment
@@ -16,7 +17,8 @@ from stages import aggregate
 from stages.federated.delivery import candidates
 from stages.federated.intake import Intake
 from stages.methods.registry import server_method
-from stages.store.artifact import open_artifact
+from stages.plan import open_profiles
+from stages.store.artifact import open_artifact, read_tensors
 from stages.store.ledger import Ledger
 from stages.store.trust import open_trusted
 from tests import fleet
@@ -222,6 +224,25 @@ def test_a_document_that_cannot_be_made_leaves_everything_as_it_was(
         combine(tmp_path, [inbox])
     assert sorted(path.name for path in inbox.iterdir()) == ["a", "b"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["inbox", "plan", "state"]
+
+
+@pytest.mark.parametrize("server", ["none", "fedavgm", "fedadam", "fedyogi"])
+def test_without_a_cap_too_no_finite_value_makes_a_state_that_nobody_can_read(server: str, tmp_path: Path) -> None:
+    _, state = make_world(tmp_path, federation={"max_update_norm": "none", "server_optimizer": server})
+    make_update(tmp_path / "in" / "a", state, "a", seed=0, changes={"value": 9e18})
+    make_update(tmp_path / "in" / "b", state, "b", seed=1, changes={"value": 3e38})
+    reasons: list[str] = []
+    made = combine(tmp_path, [tmp_path / "in"], on_refusal=lambda refused, _: reasons.append(refused.reason))
+    assert reasons == ["norm"]
+    assert all(np.isfinite(values).all() for values in read_tensors(made).values())
+
+
+def test_a_folder_of_profiles_is_an_error_that_says_how_they_are_given(tmp_path: Path) -> None:
+    (tmp_path / "profiles" / "a").mkdir(parents=True)
+    (tmp_path / "profiles" / "a" / "manifest.json").write_text("{}")
+    with pytest.raises(UsageProblem, match="folder of artifacts") as caught:
+        list(open_profiles([tmp_path / "profiles"], None))
+    assert caught.value.hint == f"give each of them: {tmp_path}/profiles/*"
 
 
 def test_an_assignment_of_no_real_layer_is_none() -> None:
