@@ -223,7 +223,8 @@ def test_a_document_that_cannot_be_made_leaves_everything_as_it_was(
     with pytest.raises(ValueError, match="no such document"):
         combine(tmp_path, [inbox])
     assert sorted(path.name for path in inbox.iterdir()) == ["a", "b"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["inbox", "plan", "state"]
+    assert not (tmp_path / "next").exists()
+    assert not list(Ledger(tmp_path / "ledger.jsonl").events())
 
 
 @pytest.mark.parametrize("server", ["none", "fedavgm", "fedadam", "fedyogi"])

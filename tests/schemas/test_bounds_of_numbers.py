@@ -1,6 +1,7 @@
 """Every number of a document that travels has bounds, and what is made of the most extreme ones can be read again."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -21,6 +22,7 @@ from schemas.update import LARGEST_REPORT, TrainingLoss, UpdateManifest
 from stages.federated.profiles import gather
 from stages.methods.chain.server import median_loss
 from stages.process.measure import MeasuredFacts
+from stages.store.signing import KeyRing
 from tests import fleet
 
 ENDS = st.sampled_from([-FURTHEST_END, -1.0, 0.0, 1.0, FURTHEST_END])
@@ -153,8 +155,12 @@ def test_numbers_that_a_method_asks_for_may_be_negative() -> None:
 
 
 @pytest.mark.parametrize("claim", [41, 10**15])
-def test_a_profile_that_claims_more_texts_than_enrolled_weighs_no_more_and_moves_no_curve(claim: int) -> None:
-    key = "ed25519:" + "ab" * 32
+def test_a_profile_that_claims_more_texts_than_enrolled_weighs_no_more_and_moves_no_curve(
+    claim: int, tmp_path: Path
+) -> None:
+    keys = KeyRing(tmp_path)
+    keys.new("a")
+    key = keys.open("a").public
     roster = {name: EnrolledDevice(name=name, key=key, max_example_count=40) for name in ("a", "b")}
     liar = fleet.profile_manifest("b", [1.0] * 6, texts=claim)
     found = gather([fleet.profile_manifest("a", [0.5] * 6, texts=12), liar], fleet.decided(), roster)
