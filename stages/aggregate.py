@@ -12,6 +12,7 @@ does not grow with the size of the tensors.  numpy alone: no torch.
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from stages.methods.server import Combination, ServerMethod, Unmoved
 from stages.process.measure import MeasuredFacts, Stopwatch
 from stages.store.artifact import Artifact, Draft, check_place, existing, new_artifact, tensor_file
 from stages.store.devices import accepted_updates, participants
+from stages.store.heads import open_ledger
 from stages.store.ledger import Entry, Ledger
 from stages.store.lines import Lines, encode_lines
 from stages.store.signing import Signer
@@ -64,45 +66,81 @@ def run(
 
     The order of `updates` does not matter, and the same update given twice counts once.  What does not belong is
     refused and moved aside, and the others count; `quorum` stands over the plan's.  Raises `TooFewUpdates` where too
-    few are left, `UsageProblem` where the round is closed already, with other updates.
+    few are left, `UsageProblem` where the round is closed already, with other updates, `NotTrusted` where the ledger is
+    not the one that this machine wrote to.
     """
     planned, parent = open_trusted(plan, state)
     policy = planned.manifest.trust
     check_signer(policy, policy.coordinator, signer, whose="the coordinator")
     needed_bytes = sum(file.size_bytes for file in parent.manifest.files)
-    check_place(out, StateManifest, force=force, needed_bytes=needed_bytes)
-    ledger = Ledger.beside(out)
+    check_place(out, StateManifest, force=force, signer=signer, needed_bytes=needed_bytes)
     method = server_method(planned.manifest.settings.chain.method)
-    delivery = Intake(planned, parent, ledger.counted(before=parent.digest), method).take(updates)
-    accepted, too_few = delivery.accepted, short_of_quorum(delivery, planned.manifest, parent, quorum)
-    refusals = [refusal_of(refused, planned, parent) for refused in delivery.refused]
-    if too_few is None:  # all documents are made before anything is recorded or moved
-        combination = method.combine(planned.manifest, parent, accepted)
-        listed = accepted_lines(accepted, delivery.same)
-        coming = sample_participants(planned, parent.manifest.round + 1)
-        manifest = describe(planned, parent, accepted, method, (listed, coming), moved=combination is not None)
-    ledger.append(lambda events: _refusals(events, delivery.refused, planned, parent))
-    _put_aside(delivery, refusals, {path for path in updates if is_link(path)}, on_refusal)
-    if too_few is not None:
-        raise too_few
-    if not force:
-        _check_open(ledger, planned.digest, parent.digest, delivery.named)
+    with open_ledger(parent, planned, signer) as ledger:  # nobody else closes this round meanwhile
+        delivery = Intake(planned, parent, ledger.counted(before=parent.digest), method).take(updates)
+        too_few = short_of_quorum(delivery, planned.manifest, parent, quorum)
+        # All documents are made before anything is recorded or moved.
+        refusals = [refusal_of(refused, planned, parent) for refused in delivery.refused]
+        following = _following(planned, parent, delivery, method) if too_few is None else None
+        ledger.append(lambda events: _refusals(events, delivery.refused, planned, parent))
+        _put_aside(delivery, refusals, {path for path in updates if is_link(path)}, on_refusal)
+        if too_few is not None:
+            raise too_few
+        assert following is not None
+        if not force:
+            _check_open(ledger, parent.digest, delivery.named)
+        made = _next_state(parent, delivery, following, out, force=force, signer=signer)
+        ledger.append(lambda events: _closing(events, parent, made))
+    return made
+
+
+@dataclass(frozen=True)
+class _Following:
+    """The next state before its tensors are written."""
+
+    combination: Combination | None  # None: the model stays
+    listed: Lines  # the updates that went into it
+    coming: Lines  # the participants of the next round
+    manifest: StateManifest
+
+
+def _following(
+    planned: Artifact[PlanManifest], parent: Artifact[StateManifest], delivery: Delivery, method: ServerMethod
+) -> _Following:
+    accepted = delivery.accepted
+    combination = method.combine(planned.manifest, parent, accepted)
+    listed = accepted_lines(accepted, delivery.same)
+    coming = sample_participants(planned, parent.manifest.round + 1)
+    manifest = describe(planned, parent, accepted, method, (listed, coming), moved=combination is not None)
+    return _Following(combination, listed, coming, manifest)
+
+
+def _next_state(
+    parent: Artifact[StateManifest],
+    delivery: Delivery,
+    following: _Following,
+    out: Path,
+    *,
+    force: bool,
+    signer: Signer | None,
+) -> Artifact[StateManifest]:
+    """The state at `out` that these updates make of `parent`: found there, or made."""
+    manifest = following.manifest
 
     def same(there: StateManifest) -> bool:
         lines = tuple(file for file in there.files if file.name != TENSORS_FILE)
         return there.model_copy(update={"tensors": (), "files": lines}) == manifest
 
     made = existing(out, StateManifest, same=same, force=force, signer=signer)
-    if made is None:
-        with new_artifact(out, force=force, signer=signer) as draft:
-            draft.write_lines(listed, coming)
-            with Stopwatch() as watch:
-                manifest = write_tensors(draft, combination or Unmoved(parent), [parent, *accepted], manifest)
-            cost = cost_of_round(delivery.named, parent)
-            draft.finish(manifest, MeasuredFacts(seconds=watch.seconds, peak_bytes=watch.peak_bytes, updates=cost))
-        made = Artifact(out, manifest, manifest.digest)
-    ledger.append(lambda events: _closing(events, parent, made))
-    return made
+    if made is not None:
+        return made
+    sources: list[Artifact[Any]] = [parent, *delivery.accepted]
+    with new_artifact(out, force=force, signer=signer) as draft:
+        draft.write_lines(following.listed, following.coming)
+        with Stopwatch() as watch:
+            manifest = write_tensors(draft, following.combination or Unmoved(parent), sources, manifest)
+        cost = cost_of_round(delivery.named, parent)
+        draft.finish(manifest, MeasuredFacts(seconds=watch.seconds, peak_bytes=watch.peak_bytes, updates=cost))
+    return Artifact(out, manifest, manifest.digest)
 
 
 def short_of_quorum(
@@ -174,19 +212,30 @@ def _refusals(
     return [entry(one) for key, one in new.items() if key not in said]
 
 
-def _check_open(ledger: Ledger, plan: str, parent: str, accepted: Sequence[Update]) -> None:
+def _check_open(ledger: Ledger, parent: str, accepted: Sequence[Update]) -> None:
     """The round is open, or was closed with the very same updates."""
-    closed = ledger.successor(plan, parent)
-    if closed is None:
-        return
-    before = {event.update for event in ledger.events() if isinstance(event, Accepted) and event.state == parent}
+    closings = _closings(ledger.events(), parent)
     now = {update.digest for update in accepted}
-    if now != before:
+    if closings and not any(now == updates for _, updates in closings):
+        closed, before = closings[-1]
         raise UsageProblem(
             f"round {closed.round} is closed already",
             values={"closed as": closed.state, "with": f"{len(before)} updates", "given": f"{len(now)} updates"},
             hint="go on with that state; --force closes the round anew and makes a second history",
         )
+
+
+def _closings(events: Iterable[Event], parent: str) -> list[tuple[Closed, set[str]]]:
+    """How the round that trains `parent` was closed, and with which updates; more than once with `--force` alone."""
+    closings: list[tuple[Closed, set[str]]] = []
+    updates: set[str] = set()
+    for event in events:
+        if isinstance(event, Accepted) and event.state == parent:
+            updates.add(event.update)
+        elif isinstance(event, Closed) and event.parent == parent:
+            closings.append((event, updates))
+            updates = set()
+    return closings
 
 
 def _closing(events: Iterable[Event], parent: Artifact[StateManifest], state: Artifact[StateManifest]) -> list[Entry]:
@@ -196,7 +245,9 @@ def _closing(events: Iterable[Event], parent: Artifact[StateManifest], state: Ar
     for event in events:
         if isinstance(event, Closed) and event.state == state.digest:
             return []
-        if isinstance(event, Accepted) and event.state == parent.digest:
+        if isinstance(event, Closed) and event.parent == parent.digest:
+            said.clear()  # these went into another state
+        elif isinstance(event, Accepted) and event.state == parent.digest:
             said.add(event.update)
 
     def acceptance(one: AcceptedUpdate) -> Entry:

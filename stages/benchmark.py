@@ -55,7 +55,7 @@ def run(
     """
     planned, current = open_trusted(plan, state)
     settings = require_causal_lm(planned.manifest)
-    check_place(out, BenchmarkManifest, force=force)
+    check_place(out, BenchmarkManifest, force=force, signer=signer)
     encoder = Encoder.load(machine.model_dir, settings.encoding, settings.prompt)
     template = ALPACA if settings.prompt.format == "plain" else encoder.template
     questions = read_questions(benchmark, data, shots=shots, limit=limit, template=template)

@@ -61,8 +61,8 @@ def run(
     """
     planned, current = open_trusted(plan, state)
     settings = require_causal_lm(planned.manifest)
-    check_place(out, BenchmarkManifest, force=force)
-    existing(out, BenchmarkManifest, same=lambda there: there.state == current.digest, force=force)
+    check_place(out, BenchmarkManifest, force=force, signer=signer)
+    existing(out, BenchmarkManifest, same=lambda there: there.state == current.digest, force=force, signer=signer)
     out.parent.mkdir(parents=True, exist_ok=True)
     expected = planned.manifest.model
     opened = Session.open(machine, settings, expected=expected, beside=out.parent, progress=progress, say=say)

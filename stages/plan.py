@@ -33,10 +33,10 @@ from stages.model.loading import LoadedModel
 from stages.process.progress import Say, unsaid
 from stages.store.artifact import MANIFEST_FILE, Artifact, check_place, existing, new_artifact, open_artifact
 from stages.store.debris import without_debris
-from stages.store.ledger import Ledger
+from stages.store.heads import open_ledger
 from stages.store.lines import Lines, check_device_count, encode_lines
 from stages.store.signing import Signer
-from stages.store.trust import check_device_signature, check_signer
+from stages.store.trust import Trust, check_device_signature, check_signer
 from stages.streaming.check import check_architecture
 from stages.streaming.placement import PLACEMENTS
 
@@ -57,14 +57,14 @@ def run(
 ) -> tuple[Artifact[PlanManifest], Artifact[StateManifest]]:
     """Agree on a plan and write it with state 0.
 
-    Under a `policy` that asks for signatures every profile must be signed by a device of the `roster`; `model` spares a
-    caller opening the base model again; `say` is told whose texts do not all count.  Raises `NotTrusted` where a
-    signature is missing or wrong, `BadInput` where profiles disagree with each other, the recipe or the model,
-    `DoesNotFit` where nothing fits the smallest budget.
+    Under a `policy` that asks for signatures every profile must be signed by a device of the `roster`, and the signer's
+    key is pinned on this machine; `say` is told that once, and whose texts do not all count; `model` spares a caller
+    opening the base model again.  Raises `NotTrusted` where a signature is missing or wrong, `BadInput` where profiles
+    disagree with each other, the recipe or the model, `DoesNotFit` where nothing fits the smallest budget.
     """
     policy = policy or TrustPolicy()
-    check_place(out, PlanManifest, force=force)
-    check_place(state_out, StateManifest, force=force)
+    check_place(out, PlanManifest, force=force, signer=signer)
+    check_place(state_out, StateManifest, force=force, signer=signer)
     check_signer(policy, policy.coordinator, signer, whose="the coordinator")
     profiles = list(without_debris(profiles))
     check_device_count(len(profiles))
@@ -84,9 +84,14 @@ def run(
         predict_peak=peak_predictor(model.backbone, settings, found),
         policy=policy,
     )
+    if policy.required and signer is not None and Trust.of_this_machine().add_own(signer):
+        say(
+            f"{signer.name} {signer.public} is pinned here as a coordinator; only signed plans are accepted from now on"
+        )
     planned = _write_plan(plan, found.devices, out, force=force, signer=signer)
     first = _write_state(planned, model.backbone, state_out, force=force, signer=signer)
-    Ledger.beside(state_out).planned(planned.digest, first.digest, first.manifest.participant_count)
+    with open_ledger(first, planned, signer) as ledger:
+        ledger.planned(planned.digest, first.digest, first.manifest.participant_count)
     return planned, first
 
 

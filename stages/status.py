@@ -22,6 +22,7 @@ from stages.methods.registry import server_method
 from stages.store.artifact import Artifact, open_artifact
 from stages.store.debris import without_debris
 from stages.store.devices import participants
+from stages.store.heads import check_ledger
 from stages.store.ledger import LEDGER_FILE, Ledger
 from stages.store.lineage import index
 
@@ -54,7 +55,7 @@ class Status:
 def run(run_directory: Path, *, inboxes: Sequence[Path] = ()) -> Status:
     """The status of the federation in `run_directory`; updates are in its `updates/` and in `inboxes`.
 
-    Raises `BadInput` if there is no ledger, `NotTrusted` if it was altered.
+    Raises `BadInput` if there is no ledger, `NotTrusted` if it was altered or lacks what it said before.
     """
     ledger = _ledger(run_directory)
     events = list(ledger.events())
@@ -65,6 +66,7 @@ def run(run_directory: Path, *, inboxes: Sequence[Path] = ()) -> Status:
     found = index([run_directory, ledger.path.parent, *below])
     state = open_artifact(_at_hand(found, newest.state, "state"), StateManifest)
     plan = open_artifact(_at_hand(found, newest.plan, "plan"), PlanManifest)
+    check_ledger(ledger, plan)
     method = server_method(plan.manifest.settings.chain.method)
     delivery = Intake(plan, state, ledger.counted(before=state.digest), method).take(
         [path for path in (*_updates(run_directory, state.manifest.round), *inboxes) if path.exists()]

@@ -55,15 +55,15 @@ def run(
     `DoesNotFit` if the budget is too small.
     """
     turn = Turn.open(plan, state, device, signer=signer, window_size=window_size)
-    check_place(out, UpdateManifest, force=force, needed_bytes=turn.update_bytes())
+    check_place(out, UpdateManifest, force=force, signer=signer, needed_bytes=turn.update_bytes())
     examples = turn.read(data)
     inputs = turn.inputs(examples)
-    checkpoint = turn.checkpoint(out, checkpoint_every, inputs)
+    checkpoint = turn.checkpoint(out, checkpoint_every, inputs, signer=signer)
+    turn.remember()  # before anything is signed: whoever is killed after that has not forgotten
     found = existing(out, UpdateManifest, same=turn.made(inputs), force=force, signer=signer)
     if found is not None:
         checkpoint.forget()
         return found
-    turn.remember()
     out.parent.mkdir(parents=True, exist_ok=True)
     expected = turn.plan.manifest.model
     opened = Session.open(machine, turn.settings, expected=expected, beside=out.parent, progress=progress, say=say)

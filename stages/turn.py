@@ -22,9 +22,10 @@ from stages.federated.intake import check_example_count
 from stages.methods.registry import server_method
 from stages.store.artifact import Artifact
 from stages.store.devices import find_device, participants, takes_part
+from stages.store.newest import check_newest, remember
 from stages.store.signing import Signer
 from stages.store.tensors import FLOAT32, elements
-from stages.store.trust import Trust, check_signer, open_trusted
+from stages.store.trust import check_signer, open_trusted
 from stages.streaming.texts import training_batches
 from stages.training.resume import TrainingCheckpoint
 
@@ -47,7 +48,8 @@ class Turn:
         `window_size`: how many of the assigned layers to train (None: all).  Raises `BadInput`, `NotTrusted` and
         `UsageProblem`.
         """
-        planned, current = open_trusted(plan, state, newest=True)
+        planned, current = open_trusted(plan, state)
+        check_newest(planned, current)
         method = server_method(planned.manifest.settings.chain.method)
         if not method.trains:
             raise UsageProblem(
@@ -118,7 +120,9 @@ class Turn:
         place = {index: position for position, index in enumerate(seen)}
         return [[place[index] for index in batch] for batch in order], seen
 
-    def checkpoint(self, out: Path, every: int | None, inputs: str) -> TrainingCheckpoint:
+    def checkpoint(
+        self, out: Path, every: int | None, inputs: str, *, signer: Signer | None = None
+    ) -> TrainingCheckpoint:
         """The checkpoint of the update at `out`, written after every `every` steps (None: never)."""
         return TrainingCheckpoint.beside(
             out,
@@ -128,6 +132,7 @@ class Turn:
             assignment=self.assignment,
             device=self.device,
             inputs=inputs,
+            signer=signer,
         )
 
     def predicted_peak_bytes(self) -> int | None:
@@ -154,5 +159,5 @@ class Turn:
         )
 
     def remember(self) -> None:
-        """Record the state: from now on this machine refuses older states of the plan."""
-        Trust.of_this_machine().remember(self.plan, self.state)
+        """Record the state: from now on this machine accepts only states that come from it."""
+        remember(self.plan, self.state)

@@ -159,7 +159,7 @@ def targets(folder: Path) -> dict[str, Target]:
         list(Ledger(path).events())
 
     def read_roster(draw: random.Random) -> None:
-        roster = b'[device-00]\nkey = "ed25519:' + b"ab" * 32 + b'"\nmax_examples = 5\n'
+        roster = b'[device-00]\nkey = "ed25519:' + b"fe" * 32 + b'"\nmax_examples = 5\n'
         parse_roster(mutate(roster, draw, documents[0]).decode(errors="replace"), source="roster.toml")
 
     return {"manifest": read_manifest, "artifact": read_artifact, "ledger": read_ledger, "roster": read_roster}

@@ -453,7 +453,7 @@ def test_memory_does_not_grow_with_the_number_of_updates(tmp_path: Path) -> None
         "from pathlib import Path; from stages import aggregate; from stages.process.measure import peak_bytes\n"
         "folder = Path(sys.argv[2]); updates = sorted(folder.glob('update-*'))[: int(sys.argv[3])]\n"
         "out = folder / sys.argv[3] / 'next'\n"
-        "aggregate.run(updates, plan=folder / 'plan', state=folder / 'state', out=out)\n"
+        "aggregate.run(updates, plan=folder / 'plan', state=folder / 'state', out=out, force=True)\n"
         "print(peak_bytes())\n"
     )
     names = tuple(f"d{index:02d}" for index in range(16))

@@ -90,7 +90,7 @@ def disturbed(folder: Path, sent: list[Path], draw: random.Random) -> list[list[
 def test_what_comes_late_twice_or_broken_changes_nothing(seed: int, tmp_path: Path) -> None:
     quiet = federation(tmp_path / "quiet", "all", undisturbed, seed)
     assert federation(tmp_path / "loud", "all", disturbed, seed) == quiet
-    events = list(Ledger(tmp_path / "loud" / "states" / "ledger.jsonl").events())
+    events = list(Ledger(tmp_path / "loud" / "ledger.jsonl").events())
     assert sum(isinstance(event, Closed) for event in events) == ROUNDS
     assert sum(isinstance(event, Accepted) for event in events) == ROUNDS * len(DEVICES)
 
@@ -116,7 +116,7 @@ def test_what_never_comes_is_not_counted_and_what_was_accepted_is_never_lost(tmp
         return [[path for path in sent if path.name.split("-")[1] in names]]
 
     assert federation(tmp_path / "again", 2, chosen, 5) == lossy
-    ledgers = [Ledger(tmp_path / name / "states" / "ledger.jsonl") for name in ("lossy", "again")]
+    ledgers = [Ledger(tmp_path / name / "ledger.jsonl") for name in ("lossy", "again")]
     counted = [[event.update for event in ledger.events() if isinstance(event, Accepted)] for ledger in ledgers]
     assert counted[0] == counted[1]
 

@@ -175,7 +175,13 @@ def test_a_configuration(command: str, name: str, models: dict[str, Path], tmp_p
     refused(*command.split(), model, folder=tmp_path, names="model")
 
 
-@pytest.mark.parametrize("text", ["", "[]", '"config"', "\0\0\0", '{"model_type": "bert",}', "{}"])
+NO_CONFIGS = {
+    **{text: text for text in ("", "[]", '"config"', "\0\0\0", '{"model_type": "bert",}', "{}")},
+    "many small ones": "[" + "{}," * 10_000_000 + "{}]",
+}
+
+
+@pytest.mark.parametrize("text", NO_CONFIGS.values(), ids=NO_CONFIGS)
 def test_a_configuration_that_is_none(text: str, models: dict[str, Path], tmp_path: Path) -> None:
     model = copy_of(models["bert"], tmp_path)
     (model / "config.json").write_text(text)

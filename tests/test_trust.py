@@ -4,17 +4,19 @@ One signed federation of the tiny BERT by real commands; every test attacks a co
 tests.
 """
 
+import base64
 import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from securesystemslib.dsse import Envelope
 from securesystemslib.signer import SSlibKey
 
-from schemas.base import canonical_json
+from schemas.base import canonical_json, sha256_digest
 from schemas.errors import ChainError, NotTrusted, TooFewUpdates, UsageProblem
 from schemas.plan import PlanManifest
 from schemas.state import StateManifest
@@ -55,8 +57,11 @@ class World:
         made = fleet.run_train(self.folder, self.model, data, self.path(out), device=device, state=state, signer=signer)
         return made.manifest
 
-    def aggregate(self, *updates: Path, out: str = "states/0001", state: str = "states/0000") -> StateManifest:
-        return fleet.combine(self.folder, updates, out, state, signer=self.keys.open(COORDINATOR)).manifest
+    def aggregate(
+        self, *updates: Path, out: str = "states/0001", state: str = "states/0000", **options: Any
+    ) -> StateManifest:
+        signer = self.keys.open(COORDINATOR)
+        return fleet.combine(self.folder, updates, out, state, signer=signer, **options).manifest
 
     def refusal(self, *updates: Path) -> list[str]:
         """Reasons for which a round with these updates does not close."""
@@ -225,6 +230,44 @@ def test_a_device_works_for_nobody_else(pinned: tuple[str, ...], world: World, m
     assert caught.value.exit_code == 4
 
 
+@pytest.mark.parametrize("pinned", [(), (COORDINATOR,)])
+def test_a_devices_own_key_does_not_count_as_a_coordinators(
+    pinned: tuple[str, ...], world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has the device sign something must not have it sign its own orders."""
+    on_device(world, monkeypatch, *pinned)
+    manifest = json.loads((world.path("plan") / "manifest.json").read_bytes())
+    own = world.public("device-00")
+    resign(world.path("plan"), world, "device-00", trust=manifest["trust"] | {"coordinator": own})
+    with pytest.raises(NotTrusted, match="not pinned") as caught:
+        world.train("device-00", "again")
+    assert "own key device-00: only if you coordinate with it" in caught.value.hint
+
+
+def test_a_coordinator_pins_its_own_key_and_only_that(world: World) -> None:
+    """`plan` says so once; on another machine a person pins it, as the hint says."""
+    assert [(pin.name, pin.key) for pin in Trust(world.keys.home).pins()] == [(COORDINATOR, world.public(COORDINATOR))]
+    arguments = (
+        *("plan", *sorted(world.path("profiles").iterdir()), "--model", world.model),
+        *("--recipe", world.path("recipe.toml"), "--roster", world.path("roster.toml"), "--key", COORDINATOR),
+        *("--expires", "2090-01-01", "--out", world.path("plan"), "--state", world.path("states/0000")),
+    )
+    assert "pinned" not in world.chainctl(*arguments).stdout
+    shutil.rmtree(world.keys.home / "trust")
+    close = (
+        *("aggregate", world.path("updates"), "--plan", world.path("plan"), "--state", world.path("states/0000")),
+        *("--key", COORDINATOR, "--out", world.path("states/0001")),
+    )
+    refused = world.chainctl(*close, check=False)
+    assert refused.returncode == 4
+    command = f"trust add {COORDINATOR} {world.public(COORDINATOR)}"
+    assert f"'chainctl {command}'" in refused.stderr.replace("\n", " ")
+    world.chainctl(*command.split())
+    world.chainctl(*close)
+    shutil.rmtree(world.keys.home / "trust")
+    assert f"{COORDINATOR} {world.public(COORDINATOR)} is pinned here" in world.chainctl(*arguments).stdout
+
+
 def test_a_plan_resigned_by_a_stranger_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The stranger puts his key into the plan and signs it: the plan is not the root of trust."""
     on_device(world, monkeypatch, COORDINATOR)
@@ -304,7 +347,7 @@ def test_an_older_state_is_refused_by_a_device_that_has_seen_a_newer(
 def test_a_second_history_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The coordinator's key signs two different states of one round."""
     world.aggregate(world.path("updates"))
-    world.aggregate(world.path("updates/device-00"), out="fork/0001")
+    world.aggregate(world.path("updates/device-00"), out="fork/0001", force=True)
     on_device(world, monkeypatch, COORDINATOR)
     world.train("device-00", "second", state="states/0001")
     with pytest.raises(NotTrusted, match="not newer"):
@@ -349,6 +392,25 @@ def test_one_update_under_two_names_counts_once(world: World) -> None:
     alone = fleet.combine(world.folder, one, "alone/0001", "states/0000", signer=signer, force=True).manifest
     assert made.tensors == alone.tensors
     assert (made.accepted_count, made.example_count) == (2, alone.example_count)
+
+
+def test_an_update_under_a_key_that_anybody_can_sign_for_does_not_count(world: World) -> None:
+    """A plan of before such keys were refused: the roster takes none of them today."""
+    weak = "ed25519:01" + "00" * 31
+    lines = world.path("plan") / "devices.jsonl"
+    lines.write_bytes(lines.read_bytes().replace(world.public("device-01").encode(), weak.encode()))
+    files = [{"name": lines.name, "size_bytes": lines.stat().st_size, "sha256": sha256_digest(lines.read_bytes())}]
+    resign(world.path("plan"), world, COORDINATOR, files=files)
+    plan = open_artifact(world.path("plan"), PlanManifest).digest
+    resign(world.path("states/0000"), world, COORDINATOR, plan=plan)
+    state = open_artifact(world.path("states/0000"), StateManifest).digest
+    for device in DEVICES:
+        resign(world.path(f"updates/{device}"), world, device, plan=plan, state=state)
+    envelope = json.loads((world.path("updates/device-01") / SIGNATURE_FILE).read_bytes())
+    forged = base64.b64encode(bytes.fromhex(weak.removeprefix("ed25519:")) + bytes(32)).decode()
+    envelope["signatures"] = [{"keyid": key_id(weak), "sig": forged}]
+    (world.path("updates/device-01") / SIGNATURE_FILE).write_bytes(canonical_json(envelope))
+    assert world.refusal(world.path("updates")) == ["signature"]
 
 
 def test_a_lie_about_the_number_of_texts_does_not_count(world: World) -> None:
@@ -499,9 +561,17 @@ def test_a_base_model_with_one_changed_weight_or_word_is_refused(file: str, worl
     assert len(caught.value.values) >= 2
 
 
+def remembered_head(world: World) -> Path:
+    """Where the coordinator remembers how far its ledger went."""
+    (path,) = world.path("home/trust/ledgers").glob("*.dsse.json")
+    return path
+
+
 def test_the_ledger_says_what_happened_and_cannot_be_altered(world: World) -> None:
     (world.path("updates/device-01") / SIGNATURE_FILE).unlink()
     world.refusal(world.path("updates"))
+    remembered = remembered_head(world)
+    before = remembered.read_bytes()
     world.aggregate(world.path("updates"))
     ledger = world.path("states/ledger.jsonl")
     lines = ledger.read_bytes().splitlines(keepends=True)
@@ -512,6 +582,9 @@ def test_the_ledger_says_what_happened_and_cannot_be_altered(world: World) -> No
         ledger.write_bytes(b"".join(attack))
         with pytest.raises(NotTrusted, match="line"):
             world.aggregate(world.path("updates"))
-    ledger.write_bytes(b"".join(lines)[:-7])  # a power cut: said again
+    ledger.write_bytes(b"".join(lines)[:-7])
+    with pytest.raises(NotTrusted, match="removed"):
+        world.aggregate(world.path("updates"))
+    remembered.write_bytes(before)  # a power cut: a line is remembered only when it is whole, and said again
     world.aggregate(world.path("updates"))
     assert ledger.read_bytes() == b"".join(lines)

@@ -26,7 +26,10 @@ def pack(
     *,
     console: Console,
 ) -> None:
-    """Verify artifacts and write them to one file, or to several parts."""
+    """Verify artifacts and write them to one file, or to several parts.
+
+    The signed manifests of earlier states go along with a signed state, as far as those are beside it.
+    """
     from stages.report.tables import format_bytes
     from stages.store.bundle import pack as pack_bundle
 
@@ -34,6 +37,9 @@ def pack(
     names = [artifact.name for artifact in packed.index.artifacts]
     parts = f", {len(packed.paths)} parts" if packed.index.parts else ""
     note = "" if packed.is_new else " (existed already)"
+    earlier = len(packed.index.history)
+    if earlier:
+        parts += f", signed manifests of {earlier} earlier states"
     console.say(f"{len(names)} artifacts, {format_bytes(packed.size_bytes)}{parts} -> {out}{note}")
     console.result(
         paths=packed.paths,
@@ -41,6 +47,7 @@ def pack(
         size_bytes=packed.size_bytes,
         is_new=packed.is_new,
         artifacts=[{"name": entry.name, "digest": entry.digest} for entry in packed.index.artifacts],
+        earlier_states=earlier,
     )
 
 
@@ -48,7 +55,10 @@ def pack(
 @with_console
 def unpack(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The bundle; if it is split, FILE or FILE.001.")],
-    into: Annotated[Path, typer.Option("--into", metavar="DIR", help="Each artifact goes to DIR/name.")],
+    into: Annotated[
+        Path,
+        typer.Option("--into", metavar="DIR", help="Each artifact goes to DIR/name, earlier states to DIR/history."),
+    ],
     limit: Annotated[
         int,
         typer.Option(

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from chainctl.console import Console, with_console
-from chainctl.options import command_group, parse_name
+from chainctl.options import Plan, State, command_group, parse_name
 
 app = command_group(help="Choose the coordinators whose signed plans this machine accepts.")
 Name = Annotated[str, typer.Argument(metavar="NAME", parser=parse_name, help="Local name of the coordinator.")]
@@ -54,3 +54,22 @@ def remove(name: Name, *, console: Console) -> None:
     Trust.of_this_machine().remove(name)
     console.say(f"{name} is no longer trusted")
     console.result(name=name)
+
+
+@app.command()
+@with_console
+def accept(plan: Plan, state: State, *, console: Console) -> None:
+    """Train on a state that cannot be shown to come from the last one.
+
+    A device follows one history of states.  Use this after asking the coordinator, by another way than the state came,
+    whether its digest is right: from then on this machine accepts only states that come from it.
+    """
+    from stages.store.newest import accept as accept_state
+    from stages.store.trust import open_trusted
+
+    planned, current = open_trusted(plan, state)
+    before = accept_state(planned, current)
+    round_number = current.manifest.round
+    was = f"round {before.round}, {before.state}" if before else "nothing"
+    console.say(f"accepted: round {round_number}, {current.digest}; before: {was}")
+    console.result(round=round_number, state=current.digest, before=before.model_dump(mode="json") if before else None)

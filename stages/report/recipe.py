@@ -88,12 +88,12 @@ def write_recipe(settings: Settings) -> str:
 
 
 def _line(path: str, key: str, value: Any) -> str:
-    text = f"{key} = {_toml(value)}"
+    text = f"{key} = {to_toml(value)}"
     explained = EXPLAINED.get(path)
     return f"{text:<36} # {explained}" if explained else text
 
 
-def _toml(value: Any) -> str:
+def to_toml(value: Any) -> str:
     """Strings, numbers and lists of strings look the same in TOML as in JSON, but for DEL, which TOML escapes."""
     text = json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
     return text.replace("\x7f", "\\u007f")

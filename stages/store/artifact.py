@@ -27,7 +27,7 @@ from schemas.refs import FileReference, TensorReference
 from schemas.state import StateManifest
 from stages.process.measure import MeasuredFacts
 from stages.store.debris import is_debris
-from stages.store.files import complete_directory, write_file
+from stages.store.files import complete_directory
 from stages.store.lines import Lines, read_lines
 from stages.store.output import check_output
 from stages.store.regular import file_digest, file_size, open_regular
@@ -198,52 +198,68 @@ def existing(
 ) -> Artifact[M] | None:
     """The artifact at `out` if it was made from the same inputs; None where there is nothing, or with `force`.
 
-    With a `signer` it is signed if it is not.  Raises `UsageProblem` where something else is there: nothing is
-    overwritten without `force`.
+    With a `signer` only one that it has signed counts: whoever can write there can put one there that fits.  Raises
+    `UsageProblem` where something else is there, since nothing is overwritten without `force`, and `NotTrusted` where
+    it is signed with another key or was altered.
     """
     if force or not os.path.lexists(out):
         return None
-    artifact = _open_existing(out, kind)
+    artifact = _open_existing(out, kind, signer)
     if not same(artifact.manifest):
         raise UsageProblem(
             f"{out} holds a {kind.KIND} made from other inputs", values={"it is": artifact.digest}, hint=IN_THE_WAY
         )
     verify_artifact(out)
-    if signer is not None:
-        _sign(artifact, signer)
     return artifact
 
 
-def check_place(out: Path, kind: type[Manifest], *, force: bool, needed_bytes: int = 0) -> None:
+def check_place(
+    out: Path, kind: type[Manifest], *, force: bool, signer: Signer | None = None, needed_bytes: int = 0
+) -> None:
     """Check before any work that an artifact can be put at `out`, unless one of its kind is there to be found.
 
-    `needed_bytes`: of its files, as far as they are known.  Raises `UsageProblem` as `check_output` does.
+    `needed_bytes`: of its files, as far as they are known.  Raises as `check_output` and `existing` do.
     """
     if out.exists() and not force:
-        _open_existing(out, kind)
+        _open_existing(out, kind, signer)
     else:
         check_output(out, force=force, needed_bytes=needed_bytes)
 
 
-def _open_existing(out: Path, kind: type[M]) -> Artifact[M]:
+def _open_existing(out: Path, kind: type[M], signer: Signer | None) -> Artifact[M]:
     try:
-        return open_artifact(out, kind)
+        artifact = open_artifact(out, kind)
     except BadInput as error:
         raise UsageProblem(
             f"{out} exists already and is not a {kind.KIND} artifact: {error.fact}", hint=IN_THE_WAY
         ) from None
+    if signer is not None:
+        _check_own(artifact, signer)
+    return artifact
 
 
-def _sign(artifact: Artifact[Any], signer: Signer) -> None:
-    manifest = artifact.bytes()
-    if os.path.lexists(artifact.path / SIGNATURE_FILE):
-        check_signature(artifact.path, manifest, signer.public, whose=signer.name)
-    else:
-        write_file(artifact.path / SIGNATURE_FILE, signer.envelope(manifest))
+def _check_own(artifact: Artifact[Any], signer: Signer) -> None:
+    """Check that the signer has signed an artifact.
+
+    Raises `UsageProblem` where nobody has, `NotTrusted` where another has, `BadInput` for what is not a file.
+    """
+    if not os.path.lexists(artifact.path / SIGNATURE_FILE):
+        raise UsageProblem(
+            f"{artifact.path} holds an unsigned {artifact.manifest.KIND}; chainctl signs only what it makes itself",
+            values={"expected": f"a signature by {signer.name} {signer.public}", "found": "none"},
+            hint=f"{IN_THE_WAY}, which does the work again",
+        )
+    try:
+        check_signature(artifact.path, artifact.bytes(), signer.public, whose=signer.name)
+    except (BadInput, NotTrusted) as error:
+        raise type(error)(error.fact, values=error.values, hint=IN_THE_WAY) from None
 
 
 class Draft:
-    """An artifact in the making, in a hidden directory."""
+    """An artifact in the making, in a hidden directory.
+
+    Its `signer` signs what this process wrote, hashed as it was written: never what lies in a directory.
+    """
 
     def __init__(self, path: Path, signer: Signer | None = None) -> None:
         self.path = path
@@ -268,7 +284,7 @@ class Draft:
     def write_lines(self, *files: Lines) -> None:
         """Write files of lines; the manifest lists their references."""
         for lines in files:
-            (self.path / lines.reference.name).write_bytes(lines.data)
+            self._write(lines.reference.name, lines.data)
 
     def finish(self, manifest: Manifest, measured: MeasuredFacts | None) -> None:
         """Write `measured.json` and the signature, then the manifest, last; and read it all back.
@@ -279,12 +295,16 @@ class Draft:
         data = manifest.readable_bytes()
         if measured is not None:
             facts = measured.to_measured(sha256_digest(data))
-            (self.path / MEASURED_FILE).write_bytes(facts.readable_bytes())
+            self._write(MEASURED_FILE, facts.readable_bytes())
         if self.signer is not None:
-            (self.path / SIGNATURE_FILE).write_bytes(self.signer.envelope(data))
-        (self.path / MANIFEST_FILE).write_bytes(data)
+            self._write(SIGNATURE_FILE, self.signer.envelope(data))
+        self._write(MANIFEST_FILE, data)
         check_lines(open_artifact(self.path, type(manifest)))
         self.finished = True
+
+    def _write(self, name: str, data: bytes) -> None:
+        with (self.path / name).open("xb") as file:  # never through a link that somebody put there
+            file.write(data)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
     bundle.json                   the index: every folder, file, size and SHA-256
     device-01/manifest.json …     the artifacts, in order of name
+    history/<digest>.dsse.json    signed manifests of the states before those among them, as far as they were found
 
 The index decides every other byte of the file (see `ustar`), so the index is all that is ever parsed: the rest is
 compared with what it implies.  Its size is bounded before it is read, the file's size is compared before anything is
@@ -17,7 +18,7 @@ import itertools
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,21 +29,36 @@ from pydantic import ValidationError
 from schemas.base import describe_validation_error
 from schemas.bundle import (
     ENTRY_NAME_PATTERN,
-    INDEX_FILE,
+    HISTORY_FOLDER,
+    KEPT_NAMES,
+    MOST_EARLIER_STATES,
     MOST_PARTS,
     BundledArtifact,
     BundledFile,
     BundleManifest,
+    EarlierState,
+    Member,
+    history_file,
     names_a_device,
 )
 from schemas.errors import BadInput, ChainError, NotTrusted, UsageProblem
-from stages.store.artifact import MANIFEST_FILE, Artifact, artifact_bytes, verify_artifact
+from schemas.state import StateManifest
+from stages.store.ancestry import earlier_state, earlier_states
+from stages.store.artifact import (
+    MANIFEST_FILE,
+    Artifact,
+    artifact_bytes,
+    kind_and_version,
+    open_artifact,
+    verify_artifact,
+)
 from stages.store.bundle_file import INDEX_LIMIT_BYTES, head_bytes, open_bundle, parts_of, total_bytes
 from stages.store.debris import is_debris, without_debris
 from stages.store.files import complete_entries
 from stages.store.output import check_output
 from stages.store.parts import CHUNK_BYTES, Part, cut, outputs, whole_path
 from stages.store.regular import file_digest, file_size, open_regular
+from stages.store.signing import SIGNATURE_FILE
 from stages.store.ustar import END, header, padding
 
 DEFAULT_LIMIT_BYTES = 16 * 2**30
@@ -81,14 +97,14 @@ def pack(directories: Sequence[Path], out: Path, *, part_bytes: int | None = Non
     there = _outputs_in_the_way(out)
     if force or not there:
         check_output(out, force=True, needed_bytes=sum(map(artifact_bytes, filter(Path.is_dir, folders.values()))))
-    index = _index(folders, part_bytes)
+    index, sources = _index(folders, part_bytes)
     parts = parts_of(out, index)
     if there and not force:
         if _is_whole(out, index):
             return Packed(tuple(part.path for part in parts), index, total_bytes(index), is_new=False)
         _refuse_others(there, parts)
     with _full_media_explained(out), complete_entries(out.parent, out.name, force=bool(there)) as hidden:
-        _write(index, folders, [hidden / part.path.name for part in parts])
+        _write(index, sources, [hidden / part.path.name for part in parts])
         for path in there:  # old parts are never left beside new ones; a single file is exchanged
             if path not in (out, *(part.path for part in parts)) or index.parts:
                 path.unlink()
@@ -107,17 +123,56 @@ def unpack(
     with open_bundle(path, limit_bytes=limit_bytes) as bundle, _full_media_explained(into):
         entries = bundle.index.artifacts
         there = {entry.name for entry in entries if not force and _is_there(into / entry.name, entry)}
+        earlier = _earlier_there(into / HISTORY_FOLDER, bundle.index, force=force)
         new = (file for entry in entries if entry.name not in there for file in entry.files)
         check_output(into / "bundle", force=True, needed_bytes=sum(file.size_bytes for file in new))
         found: dict[str, Artifact[Any]] = {}
         with complete_entries(into, "bundle", force=force) as hidden:
-            bundle.read(hidden, leave_out=there)
+            bundle.read(hidden, leave_out=there | earlier)
             for entry in entries:
                 found[entry.name] = _verified(path, (into if entry.name in there else hidden) / entry.name)
+            _put_history(path, hidden / HISTORY_FOLDER, into / HISTORY_FOLDER, force=force)
         return tuple(
             Unpacked(Artifact(into / name, artifact.manifest, artifact.digest), name, is_new=name not in there)
             for name, artifact in found.items()
         )
+
+
+def _earlier_there(folder: Path, index: BundleManifest, *, force: bool) -> set[str]:
+    """Which signed manifests of earlier states are in `folder` already.  Raises `UsageProblem` as `_is_there` does."""
+    if index.history:
+        _check_folder(folder)
+        if folder.is_symlink():
+            raise UsageProblem(f"{folder} is a link", hint="unpack into another folder")
+    there: set[str] = set()
+    for earlier in index.history if not force else ():
+        path = folder / history_file(earlier.state)
+        if os.path.lexists(path):
+            if file_size(path) != earlier.size_bytes or file_digest(path) != earlier.sha256:
+                raise UsageProblem(
+                    f"{path} exists already and differs from what is in the bundle",
+                    values={"bundle has": earlier.sha256},
+                    hint="unpack into another folder, or replace it with --force",
+                )
+            there.add(f"{folder.name}/{path.name}")
+    return there
+
+
+def _put_history(bundle: Path, unpacked: Path, folder: Path, *, force: bool) -> None:
+    """Check the signed manifests that were unpacked, and move them to those in `folder`."""
+    if not unpacked.exists():
+        return
+    for path in unpacked.iterdir():
+        try:
+            earlier_state(path, f"sha256:{path.name.partition('.')[0]}")
+        except ChainError as error:
+            raise NotTrusted(
+                f"in {bundle}, {path.name} is not the signed manifest of a state", hint=error.hint
+            ) from None
+    with complete_entries(folder, "bundle", force=force) as hidden:
+        for path in unpacked.iterdir():
+            path.rename(hidden / path.name)
+    unpacked.rmdir()
 
 
 def entry_names(directories: Sequence[Path]) -> dict[str, Path]:
@@ -127,11 +182,11 @@ def entry_names(directories: Sequence[Path]) -> dict[str, Path]:
     names: dict[str, Path] = {}
     for path in paths:
         name = path.name if alike[path.name.casefold()] == 1 else f"{path.parent.name}-{path.name}"
-        if not re.fullmatch(ENTRY_NAME_PATTERN, name) or names_a_device(name) or name.casefold() == INDEX_FILE:
+        if not re.fullmatch(ENTRY_NAME_PATTERN, name) or names_a_device(name) or name.casefold() in KEPT_NAMES:
             raise UsageProblem(
                 f"{path} would have a name that is not valid on every stick",
                 values={
-                    "expected": "at most 64 of A-Z a-z 0-9 . _ -, none that Windows reserves",
+                    "expected": f"at most 64 of A-Z a-z 0-9 . _ -, none that Windows reserves, not {HISTORY_FOLDER}",
                     "found": ascii(name),
                 },
                 hint="rename the directory",
@@ -187,16 +242,35 @@ def _verified(bundle: Path, path: Path) -> Artifact[Any]:
 # Writing.
 
 
-def _index(folders: Mapping[str, Path], part_bytes: int | None) -> BundleManifest:
-    """The index of artifacts, each verified."""
+def _index(folders: Mapping[str, Path], part_bytes: int | None) -> tuple[BundleManifest, dict[str, Path]]:
+    """The index of artifacts, each verified, and of the states before them; and where each file is."""
     try:
         artifacts = tuple(BundledArtifact(name=name, files=_files(path)) for name, path in folders.items())
-        index = BundleManifest(artifacts=artifacts, part_bytes=None, parts=())
+        history = _history(folders.values())
+        earlier = tuple(_earlier(state, path) for state, path in history.items())
+        index = BundleManifest(artifacts=artifacts, history=earlier, part_bytes=None, parts=())
     except ValidationError as error:
         raise UsageProblem("these artifacts cannot be in one bundle", values=describe_validation_error(error)) from None
     if len(head_bytes(index)) > INDEX_LIMIT_BYTES:
         raise UsageProblem("these are too many files for one bundle", hint="make several bundles")
-    return index if part_bytes is None else _index_with_parts(index, folders, part_bytes)
+    sources = {
+        f"{entry.name}/{file.name}": folders[entry.name] / file.name for entry in artifacts for file in entry.files
+    }
+    sources |= {f"{HISTORY_FOLDER}/{history_file(state)}": path for state, path in history.items()}
+    return (index if part_bytes is None else _index_with_parts(index, sources, part_bytes)), sources
+
+
+def _history(directories: Iterable[Path]) -> dict[str, Path]:
+    """Envelopes of the states before signed ones, in order of digest."""
+    found: dict[str, Path] = {}
+    for path in directories:
+        if os.path.lexists(path / SIGNATURE_FILE) and kind_and_version(path)[0] == StateManifest.KIND:
+            found |= earlier_states(open_artifact(path, StateManifest))
+    return dict(sorted(itertools.islice(found.items(), MOST_EARLIER_STATES)))
+
+
+def _earlier(state: str, path: Path) -> EarlierState:
+    return EarlierState(state=state, size_bytes=file_size(path), sha256=file_digest(path))
 
 
 def _files(path: Path) -> tuple[BundledFile, ...]:
@@ -209,7 +283,7 @@ def _files(path: Path) -> tuple[BundledFile, ...]:
     )
 
 
-def _index_with_parts(index: BundleManifest, folders: Mapping[str, Path], part_bytes: int) -> BundleManifest:
+def _index_with_parts(index: BundleManifest, sources: Mapping[str, Path], part_bytes: int) -> BundleManifest:
     """The index with the SHA-256 of every part.  Their number comes first: the digests take space themselves."""
     count, needed = 0, 1
     while count != needed:
@@ -227,13 +301,13 @@ def _index_with_parts(index: BundleManifest, folders: Mapping[str, Path], part_b
                 hint="give a larger --split",
             )
     hashes = [hashlib.sha256() for _ in range(count)]
-    for number, piece in cut(_payload(draft, folders), part_bytes, start=len(head_bytes(draft))):
+    for number, piece in cut(_payload(draft, sources), part_bytes, start=len(head_bytes(draft))):
         hashes[number - 1].update(piece)
     return draft.model_copy(update={"parts": tuple(f"sha256:{found.hexdigest()}" for found in hashes)})
 
 
-def _write(index: BundleManifest, folders: Mapping[str, Path], paths: Sequence[Path]) -> None:
-    chunks = itertools.chain([head_bytes(index)], _payload(index, folders))
+def _write(index: BundleManifest, sources: Mapping[str, Path], paths: Sequence[Path]) -> None:
+    chunks = itertools.chain([head_bytes(index)], _payload(index, sources))
     pieces = cut(chunks, index.part_bytes or total_bytes(index))
     for number, part in itertools.groupby(pieces, key=lambda piece: piece[0]):
         with paths[number - 1].open("xb") as file:
@@ -241,17 +315,17 @@ def _write(index: BundleManifest, folders: Mapping[str, Path], paths: Sequence[P
                 file.write(piece)
 
 
-def _payload(index: BundleManifest, folders: Mapping[str, Path]) -> Iterator[bytes]:
+def _payload(index: BundleManifest, sources: Mapping[str, Path]) -> Iterator[bytes]:
     """Everything after the index."""
-    for entry in index.artifacts:
-        for file in entry.files:
-            yield header(f"{entry.name}/{file.name}", file.size_bytes)
-            yield from _content(folders[entry.name] / file.name, file)
-            yield padding(file.size_bytes)
+    for member in index.members():
+        name = f"{member.folder}/{member.name}"
+        yield header(name, member.size_bytes)
+        yield from _content(sources[name], member)
+        yield padding(member.size_bytes)
     yield END
 
 
-def _content(path: Path, expected: BundledFile) -> Iterator[bytes]:
+def _content(path: Path, expected: Member) -> Iterator[bytes]:
     """A file's bytes.  Raises `NotTrusted` where they are no longer those that were verified."""
     digest = hashlib.sha256()
     left = expected.size_bytes

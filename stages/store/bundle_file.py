@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from schemas.bundle import INDEX_FILE, BundledFile, BundleManifest
+from schemas.bundle import INDEX_FILE, BundleManifest, Member
 from schemas.errors import BadInput, NotTrusted
 from stages.store.parts import CHUNK_BYTES, Part, PartReader, check_sizes, first_path, outputs, part_path, whole_path
 from stages.store.ustar import BLOCK_BYTES, END, claimed_size, header, member_bytes, padding
@@ -22,8 +22,7 @@ def head_bytes(index: BundleManifest) -> bytes:
 
 def total_bytes(index: BundleManifest) -> int:
     """Size of a bundle, all parts together: it follows from the index."""
-    files = (file for artifact in index.artifacts for file in artifact.files)
-    return len(head_bytes(index)) + sum(member_bytes(file.size_bytes) for file in files) + len(END)
+    return len(head_bytes(index)) + sum(member_bytes(member.size_bytes) for member in index.members()) + len(END)
 
 
 def parts_of(file: Path, index: BundleManifest) -> list[Part]:
@@ -46,33 +45,36 @@ class OpenBundle:
         self._reader = reader
 
     def read(self, folder: Path | None, leave_out: frozenset[str] | set[str] = frozenset()) -> None:
-        """Check every byte after the index, and write the artifacts below `folder` if one is given."""
+        """Check every byte after the index, and write the files below `folder` if one is given.
+
+        `leave_out`: folders, or FOLDER/FILE, that are not written.
+        """
         try:
-            for entry in self.index.artifacts:
-                target = None if folder is None or entry.name in leave_out else folder / entry.name
-                if target:
-                    target.mkdir()
-                for file in entry.files:
-                    self._read_file(f"{entry.name}/{file.name}", file, target)
+            for member in self.index.members():
+                path = f"{member.folder}/{member.name}"
+                written = folder is not None and leave_out.isdisjoint((member.folder, path))
+                self._read_file(path, member, folder / path if folder is not None and written else None)
             self._expect(END, "the end of the archive")
         except NotTrusted:
             self._reader.finish_part()  # names the part that was altered, if one was
             raise
         self._reader.finish_part()
 
-    def _read_file(self, name: str, file: BundledFile, target: Path | None) -> None:
-        self._expect(header(name, file.size_bytes), f"the header of {name}")
+    def _read_file(self, name: str, member: Member, target: Path | None) -> None:
+        self._expect(header(name, member.size_bytes), f"the header of {name}")
         digest = hashlib.sha256()
         with ExitStack() as stack:
-            out = stack.enter_context((target / file.name).open("xb")) if target else None
-            for start in range(0, file.size_bytes, CHUNK_BYTES):
-                chunk = self._reader.read(min(CHUNK_BYTES, file.size_bytes - start))
+            if target:
+                target.parent.mkdir(exist_ok=True)
+            out = stack.enter_context(target.open("xb")) if target else None
+            for start in range(0, member.size_bytes, CHUNK_BYTES):
+                chunk = self._reader.read(min(CHUNK_BYTES, member.size_bytes - start))
                 digest.update(chunk)
                 if out:
                     out.write(chunk)
-        if f"sha256:{digest.hexdigest()}" != file.sha256:
-            raise self._altered(file.sha256, f"sha256:{digest.hexdigest()}", f"{name} in ")
-        self._expect(padding(file.size_bytes), f"zeros after {name}")
+        if f"sha256:{digest.hexdigest()}" != member.sha256:
+            raise self._altered(member.sha256, f"sha256:{digest.hexdigest()}", f"{name} in ")
+        self._expect(padding(member.size_bytes), f"zeros after {name}")
 
     def _expect(self, expected: bytes, what: str) -> None:
         if self._reader.read(len(expected)) != expected:

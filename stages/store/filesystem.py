@@ -19,11 +19,14 @@ import errno
 import fcntl
 import logging
 import os
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
-from schemas.errors import UsageProblem
+from schemas.errors import BadInput, UsageProblem
+from stages.store.regular import open_regular
 
 AT_FDCWD = -100
 RENAME_EXCHANGE = 2
@@ -33,6 +36,7 @@ NO_LOCKS = NOT_SUPPORTED | {errno.ENOLCK, errno.EBADF, errno.EISDIR}
 NO_FOLDER_SYNC = NOT_SUPPORTED | {errno.EBADF, errno.EISDIR}
 NO_PERMISSIONS = NOT_SUPPORTED | {errno.EPERM}
 NO_EXCHANGE = NOT_SUPPORTED | {errno.EPERM, errno.EXDEV}  # EXDEV: overlayfs, for a folder of an image's layer
+OWNER_LIMIT_BYTES = 2**9  # of what a lock file says
 
 LOCKS = "has no file locks: run one command at a time for an output; what a killed one leaves (.*.partial) stays there"
 FOLDER_SYNC = "cannot make new names durable (fsync of a folder): after a power cut, look whether the output is there"
@@ -60,23 +64,49 @@ def lock(descriptor: int, folder: Path, *, wait: bool = False) -> bool:
 
 
 @contextmanager
+def locked_file(path: Path, mode: int = 0o644) -> Iterator[int]:
+    """A file, made if it is not there, that only one process at a time has open here; the others wait for it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+        stack.callback(os.close, descriptor)
+        if not lock(descriptor, path.parent, wait=True):
+            stack.enter_context(lock_file(path.with_name(f".{path.name}.lock")))
+        yield descriptor
+
+
+@contextmanager
 def lock_file(path: Path) -> Iterator[None]:
     """A lock where the file system has none: a file that only one process can make, gone after the block.
 
-    Raises `UsageProblem` where it is there.
+    It says who made it.  Raises `UsageProblem` where it is there: nobody can tell whether its owner still runs, so it
+    is never taken away.
     """
+    owner = f"process {os.getpid()} on {socket.gethostname()}, since {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
     try:
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     except FileExistsError:
         raise UsageProblem(
             f"another command is writing in {path.parent}, or was killed while it did",
-            values={"its lock": path},
-            hint="wait until it is done; if no machine runs one, remove that file; then run the same command again",
+            values={"its lock": path, "held by": _owner(path)},
+            hint=f"wait until it is done; if that process no longer runs there, remove {path}; then run this again",
         ) from None
     try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(owner.encode(errors="replace"))
         yield
     finally:
         path.unlink(missing_ok=True)
+
+
+def _owner(path: Path) -> str:
+    """Who a lock file says holds it; anybody may have written it."""
+    try:
+        with os.fdopen(open_regular(path), "rb") as file:
+            said = file.read(OWNER_LIMIT_BYTES).decode(errors="replace")
+    except BadInput:
+        said = ""
+    return ascii(said)[1:-1] or "it does not say"
 
 
 def sync_file(descriptor: int, folder: Path) -> None:

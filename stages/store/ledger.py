@@ -3,17 +3,20 @@
 Each line names the digest of the line before, so that nothing can be altered, left out or inserted unnoticed.  An
 incomplete line that a power cut left is removed by the next writer; the event is then recorded again, because every
 writer checks first whether it was.
+
+A federation has one ledger, found from the state that a round starts from, wherever the next state goes (`heads.py`).
+Whoever decides by what it says holds its lock until the decision is recorded.
 """
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from schemas.errors import NotTrusted
-from schemas.ledger import LINE_LIMIT_BYTES, Accepted, Closed, Event, Planned, line_bytes, line_digest, parse_line
-from stages.store.filesystem import lock, lock_file, sync_directory, sync_file
+from schemas.ledger import LINE_LIMIT_BYTES, Accepted, Event, Planned, line_bytes, line_digest, parse_line
+from stages.store.filesystem import locked_file, sync_directory, sync_file
 from stages.store.regular import open_regular
 
 LEDGER_FILE = "ledger.jsonl"
@@ -22,18 +25,30 @@ Entry = Callable[[str | None], Event]  # makes an event that follows the line wi
 
 
 @dataclass
-class _End:
-    """Where the whole lines of a ledger end, and the digest of the last one."""
+class End:
+    """Where the whole lines of a ledger end: their bytes, their number, and the digest of the last one."""
 
-    size: int = 0
-    digest: str | None = None
+    size_bytes: int = 0
+    line_count: int = 0
+    line: str | None = None
+
+    def follow(self, line: bytes) -> None:
+        """One line further."""
+        self.size_bytes, self.line_count, self.line = (
+            self.size_bytes + len(line),
+            self.line_count + 1,
+            line_digest(line),
+        )
 
     def watch(self, events: Iterator[Event]) -> Iterator[Event]:
         """The events as they come."""
         for event in events:
-            line = line_bytes(event)
-            self.size, self.digest = self.size + len(line), line_digest(line)
+            self.follow(line_bytes(event))
             yield event
+
+
+def unremembered(end: End) -> None:
+    """What is done with the end of a ledger that nobody remembers."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +56,6 @@ class Ledger:
     """The ledger at `path`, which may not exist yet."""
 
     path: Path
-
-    @classmethod
-    def beside(cls, state: Path) -> "Ledger":
-        """The ledger that a state artifact at `state` is recorded in."""
-        return cls(state.parent / LEDGER_FILE)
 
     def events(self) -> Iterator[Event]:
         """Every event in order.  Raises `NotTrusted` where a line does not follow the one before."""
@@ -67,24 +77,21 @@ class Ledger:
 
         The events pass once, one after the other: a ledger has a line for each update of each round.
         """
-        with self._locked() as descriptor:
-            end = _End()
-            events = end.watch(self.events())
-            made = entries(events)
-            for _ in events:  # those that `entries` had no need of
-                pass
-            previous, new = end.digest, bytearray()
-            for entry in made:
-                line = line_bytes(entry(previous))
-                assert len(line) <= LINE_LIMIT_BYTES, "a line is longer than anybody reads"
-                previous = line_digest(line)
-                new += line
-            if not new:
-                return
-            os.ftruncate(descriptor, end.size)
-            os.pwrite(descriptor, new, end.size)
-            sync_file(descriptor, self.path.parent)
-        sync_directory(self.path.parent)
+        with self.locked() as ledger:
+            ledger.append(entries)
+
+    def holds(self, line: str, *, size_bytes: int) -> bool:
+        """Whether the line with digest `line` ends after `size_bytes`.
+
+        As each line names the one before, `events` then shows that everything up to there is as it was.
+        """
+        if not os.path.lexists(self.path):
+            return False
+        start = max(0, size_bytes - LINE_LIMIT_BYTES)
+        with os.fdopen(open_regular(self.path), "rb") as file:
+            data = os.pread(file.fileno(), size_bytes - start, start)
+        whole = len(data) == size_bytes - start and data.endswith(b"\n")
+        return whole and line_digest(data[:-1].rpartition(b"\n")[2] + b"\n") == line
 
     def planned(self, plan: str, state: str, participant_count: int) -> None:
         """Record that a federation begins, unless it is recorded."""
@@ -103,18 +110,37 @@ class Ledger:
         accepted = (event for event in self.events() if isinstance(event, Accepted))
         return {event.update: event.round for event in accepted if event.state != before}
 
-    def successor(self, plan: str, state: str) -> Closed | None:
-        """The event that closed the round that trains `state`; None while it is open."""
-        closings = (event for event in self.events() if isinstance(event, Closed))
-        return next((event for event in closings if (event.plan, event.parent) == (plan, state)), None)
-
     @contextmanager
-    def _locked(self) -> Iterator[int]:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        with ExitStack() as stack:
-            descriptor = os.open(self.path, flags, 0o644)
-            stack.callback(os.close, descriptor)
-            if not lock(descriptor, self.path.parent, wait=True):
-                stack.enter_context(lock_file(self.path.with_name(f".{self.path.name}.lock")))
-            yield descriptor
+    def locked(self, appended: Callable[[End], None] = unremembered) -> Iterator["LockedLedger"]:
+        """The ledger with its lock held; `appended` is told the end of it after every durable write."""
+        with locked_file(self.path) as descriptor:
+            yield LockedLedger(self.path, descriptor, appended)
+
+
+@dataclass(frozen=True)
+class LockedLedger(Ledger):
+    """A ledger that no other process changes meanwhile."""
+
+    descriptor: int
+    appended: Callable[[End], None]
+
+    def append(self, entries: Callable[[Iterable[Event]], Sequence[Entry]]) -> None:
+        """As `Ledger.append`, under the lock that is held."""
+        end, new = End(), bytearray()
+        events = end.watch(self.events())
+        made = entries(events)
+        for _ in events:  # those that `entries` had no need of
+            pass
+        start = end.size_bytes
+        for entry in made:
+            line = line_bytes(entry(end.line))
+            assert len(line) <= LINE_LIMIT_BYTES, "a line is longer than anybody reads"
+            end.follow(line)
+            new += line
+        if not new:
+            return
+        os.ftruncate(self.descriptor, start)
+        os.pwrite(self.descriptor, new, start)
+        sync_file(self.descriptor, self.path.parent)
+        sync_directory(self.path.parent)
+        self.appended(end)

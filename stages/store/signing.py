@@ -20,11 +20,13 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from schemas.base import LARGE_MANIFEST_LIMIT_BYTES, canonical_json
+from schemas.base import canonical_json
+from schemas.ed25519 import weakness
 from schemas.errors import NotTrusted, UsageProblem
-from schemas.trust import KEY_PATTERN, Envelope, Signature
+from schemas.trust import ENVELOPE_LIMIT_BYTES, KEY_PATTERN, KEY_PREFIX, Envelope, Signature, key_bytes
 from stages.store.debris import without_debris
 from stages.store.files import write_file
+from stages.store.home import locked_home
 from stages.store.regular import open_regular
 
 if TYPE_CHECKING:
@@ -32,9 +34,6 @@ if TYPE_CHECKING:
 
 SIGNATURE_FILE = "manifest.dsse.json"
 PAYLOAD_TYPE = "application/vnd.chainctl.manifest+json"
-PREFIX = "ed25519:"
-# Base64 takes four bytes for three.
-ENVELOPE_LIMIT_BYTES = LARGE_MANIFEST_LIMIT_BYTES * 4 // 3 + 2**12
 
 
 @dataclass(frozen=True)
@@ -47,14 +46,14 @@ class Signer:
     @property
     def public(self) -> str:
         """`ed25519:<64 hex digits>`."""
-        return PREFIX + self.private.public_key().public_bytes_raw().hex()
+        return KEY_PREFIX + self.private.public_key().public_bytes_raw().hex()
 
-    def envelope(self, payload: bytes) -> bytes:
+    def envelope(self, payload: bytes, payload_type: str = PAYLOAD_TYPE) -> bytes:
         """The DSSE envelope of `payload`.  Ed25519 is deterministic: the same bytes each time."""
-        signature = self.private.sign(pre_authentication_encoding(PAYLOAD_TYPE, payload))
+        signature = self.private.sign(pre_authentication_encoding(payload_type, payload))
         envelope = Envelope(
             payload=base64.b64encode(payload).decode(),
-            payloadType=PAYLOAD_TYPE,
+            payloadType=payload_type,
             signatures=(Signature(keyid=key_id(self.public), sig=base64.b64encode(signature).decode()),),
         )
         return canonical_json(envelope.model_dump(mode="json"))
@@ -67,20 +66,28 @@ class KeyRing:
     home: Path
 
     def new(self, name: str) -> Signer:
-        """Make a key.  Raises `UsageProblem` where the name is taken: a key is never overwritten."""
+        """Make a key.  Raises `UsageProblem` where the name is taken: a key is never overwritten.
+
+        The private part is there first: the public one follows from it, where a kill left no other.
+        """
         with_cryptography()
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-        if os.path.lexists(self._private(name)):
-            raise UsageProblem(f"a key {name} exists already", hint="choose another name")
+        private, public = self._private(name), self._public(name)
         signer = Signer(name, Ed25519PrivateKey.generate())
         pem = signer.private.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
-        self._private(name).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_file(self._private(name), pem, mode=0o600)
-        write_file(self._private(name).with_suffix(".pub"), f"{signer.public}\n".encode())
+        with locked_home(self.home):
+            for path in (private, public):
+                if os.path.lexists(path):
+                    raise UsageProblem(
+                        f"a key {name} exists already", values={"found": path}, hint="choose another name"
+                    )
+            private.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            write_file(private, pem, mode=0o600)
+            write_file(public, f"{signer.public}\n".encode())
         return signer
 
     def open(self, name: str) -> Signer:
@@ -118,11 +125,14 @@ class KeyRing:
     def public_keys(self) -> Iterator[tuple[str, str]]:
         """Name and public key of each, without opening a private one."""
         for name in self.names():
-            public = self._private(name).with_suffix(".pub")
+            public = self._public(name)
             yield name, public.read_text(encoding="ascii").strip() if public.is_file() else self.open(name).public
 
     def _private(self, name: str) -> Path:
         return self.home / "keys" / f"{name}.pem"
+
+    def _public(self, name: str) -> Path:
+        return self.home / "keys" / f"{name}.pub"
 
 
 def pre_authentication_encoding(payload_type: str, payload: bytes) -> bytes:
@@ -133,15 +143,11 @@ def pre_authentication_encoding(payload_type: str, payload: bytes) -> bytes:
 
 def key_id(public: str) -> str:
     """SHA-256 of the raw public key, hex: names a key in envelopes, and proves nothing."""
-    return hashlib.sha256(bytes.fromhex(public.removeprefix(PREFIX))).hexdigest()
+    return hashlib.sha256(key_bytes(public)).hexdigest()
 
 
 def check_signature(directory: Path, manifest: bytes, public: str, *, whose: str) -> None:
     """The manifest with these bytes is signed by `public`.  Raises `NotTrusted`: unsigned, another key, altered."""
-    with_cryptography()
-    from cryptography.exceptions import InvalidSignature
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
     path = directory / SIGNATURE_FILE
     if not os.path.lexists(path):
         raise NotTrusted(
@@ -149,23 +155,58 @@ def check_signature(directory: Path, manifest: bytes, public: str, *, whose: str
             values={"expected": f"a signature by {whose} {public}", "found": "none"},
             hint="make it again with --key: this federation accepts only signed artifacts",
         )
+    _check_envelope(_read_envelope(path), manifest, PAYLOAD_TYPE, public, subject=str(directory), whose=whose)
+
+
+def signed_payload(path: Path, public: str, payload_type: str = PAYLOAD_TYPE, *, whose: str) -> bytes:
+    """What the envelope in a file holds, signed by `public`.  Raises `NotTrusted` as `check_signature` does."""
     envelope = _read_envelope(path)
+    payload = _payload(envelope)
+    _check_envelope(envelope, payload, payload_type, public, subject=str(path), whose=whose)
+    return payload
+
+
+def claimed_payload(path: Path) -> bytes:
+    """What the envelope in a file holds, whoever signed it.  A claim, not a check."""
+    return _payload(_read_envelope(path))
+
+
+def _payload(envelope: Envelope) -> bytes:
+    try:
+        return base64.b64decode(envelope.payload, validate=True)
+    except ValueError:
+        return b""  # which is not what the envelope says
+
+
+def _check_envelope(
+    envelope: Envelope, payload: bytes, payload_type: str, public: str, *, subject: str, whose: str
+) -> None:
+    with_cryptography()
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    weak = weakness(key_bytes(public))
+    if weak:
+        raise NotTrusted(
+            f"the key of {whose} proves nothing, so {subject} is not trusted",
+            values={"expected": "an Ed25519 key of 'chainctl keys new'", "found": f"{public}, {weak}"},
+            hint="make a key with 'chainctl keys new', and a new plan with it",
+        )
     signature = envelope.signatures[0]
     if signature.keyid != key_id(public):
         raise NotTrusted(
-            f"{directory} is signed with another key",
+            f"{subject} is signed with another key",
             values={f"{whose} has": f"{public}, id {key_id(public)[:16]}", "signed by": f"id {signature.keyid[:16]}"},
             hint="the artifact was renamed or is another's: ask for the right one",
         )
-    payload = base64.b64encode(manifest).decode()
     try:
-        if envelope.payload != payload or envelope.payloadType != PAYLOAD_TYPE:
+        if envelope.payload != base64.b64encode(payload).decode() or envelope.payloadType != payload_type:
             raise InvalidSignature
-        key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public.removeprefix(PREFIX)))
-        key.verify(base64.b64decode(signature.sig), pre_authentication_encoding(PAYLOAD_TYPE, manifest))
+        key = Ed25519PublicKey.from_public_bytes(key_bytes(public))
+        key.verify(base64.b64decode(signature.sig), pre_authentication_encoding(payload_type, payload))
     except InvalidSignature:
         raise NotTrusted(
-            f"the signature of {directory} is not of its manifest",
+            f"the signature of {subject} is not of its manifest",
             values={"expected": f"a signature by {whose} {public}", "found": "a signature of other bytes"},
             hint="the manifest or its signature was altered or swapped: copy the artifact again",
         ) from None
@@ -178,19 +219,29 @@ def signed_by(directory: Path) -> str | None:
 
 
 def check_key_text(text: str) -> str:
-    """A public key as a person types it: the key itself, or the path of a `.pub` file."""
-    if KEY_PATTERN.fullmatch(text):
-        return text
-    path = Path(text)
-    if path.is_file() and path.stat().st_size < 2**10:
-        found = path.read_bytes().strip().decode("ascii", errors="replace")
-        if KEY_PATTERN.fullmatch(found):
-            return found
-    raise UsageProblem(
-        "this is not a public key",
-        values={"expected": "ed25519:<64 hex digits>, or a .pub file", "found": f"{len(text)} other characters"},
-        hint="'chainctl keys show NAME' prints one",
-    )
+    """A public key as a person types it: the key itself, or the path of a `.pub` file.  Raises `UsageProblem`."""
+    key = text if KEY_PATTERN.fullmatch(text) else _read_public(Path(text))
+    if key is None:
+        raise UsageProblem(
+            "this is not a public key",
+            values={"expected": "ed25519:<64 hex digits>, or a .pub file", "found": f"{len(text)} other characters"},
+            hint="'chainctl keys show NAME' prints one",
+        )
+    weak = weakness(key_bytes(key))
+    if weak:
+        raise UsageProblem(
+            "this public key proves nothing",
+            values={"expected": "an Ed25519 key of 'chainctl keys new'", "found": f"{key}, {weak}"},
+            hint="ask whose key it is for the line that 'chainctl keys show NAME' prints",
+        )
+    return key
+
+
+def _read_public(path: Path) -> str | None:
+    if not path.is_file() or path.stat().st_size >= 2**10:
+        return None
+    found = path.read_bytes().strip().decode("ascii", errors="replace")
+    return found if KEY_PATTERN.fullmatch(found) else None
 
 
 def with_cryptography() -> None:

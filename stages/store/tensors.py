@@ -195,7 +195,7 @@ class TensorWriter:
             )
         self._shapes = dict(sorted(shapes.items()))
         self._path = path
-        self._file = path.open("wb")
+        self._file = open(path, "wb", opener=_without_links)  # noqa: SIM115 -- it is open until `finish`
         self._file_hash = hashlib.sha256()
         self._hashes = {name: hashlib.sha256() for name in self._shapes}
         self._written = dict.fromkeys(self._shapes, 0)
@@ -230,3 +230,7 @@ class TensorWriter:
     def _put(self, data: bytes | memoryview) -> None:
         self._file_hash.update(data)
         self._file.write(data)
+
+
+def _without_links(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)

@@ -1,10 +1,10 @@
-"""What this machine trusts: coordinators whose keys were pinned by hand, and the newest state it has trained on.
+"""What this machine trusts: coordinators whose keys were pinned by hand.
 
     HOME/trust/coordinators.json      names and public keys
-    HOME/trust/newest/<plan>.json     round and digest
 
 The root of trust is not the plan: a plan says who signs, a pin says which coordinator to trust.  Once anything is
-pinned, only signed plans are accepted.  A coordinator trusts its own keys.
+pinned, only signed plans are accepted.  A key of this machine's own is no exception: a device's key must not count as a
+coordinator's, so the coordinator's is pinned on its own machine when that makes a plan with it.
 """
 
 import os
@@ -22,11 +22,12 @@ from schemas.errors import BadInput, NotTrusted, UsageProblem
 from schemas.plan import PlanManifest
 from schemas.profile import ProfileManifest
 from schemas.state import StateManifest
-from schemas.trust import NewestState, Pin, Pins, TrustPolicy
+from schemas.trust import Pin, Pins, TrustPolicy
 from schemas.update import UpdateManifest
 from stages.store.artifact import Artifact, check_same_plan, open_artifact
 from stages.store.devices import find_device
 from stages.store.files import write_file
+from stages.store.home import locked_home
 from stages.store.signing import KeyRing, Signer, check_signature
 
 HOME_VARIABLE = "CHAINCTL_HOME"
@@ -80,33 +81,41 @@ class Trust:
 
     def add(self, name: str, key: str) -> None:
         """Pin a coordinator's key.  Raises `UsageProblem` where the name is pinned with another key."""
-        pins = {pin.name: pin for pin in self.pins()}
-        if name in pins and pins[name].key != key:
-            raise UsageProblem(
-                f"coordinator {name} is pinned with another key",
-                values={"pinned": pins[name].key, "given": key},
-                hint=f"if the change is real, 'chainctl trust remove {name}' first",
-            )
-        self._write({**pins, name: Pin(name=name, key=key)})
+        with self._changing() as pins:
+            if name in pins and pins[name].key != key:
+                raise UsageProblem(
+                    f"coordinator {name} is pinned with another key",
+                    values={"pinned": pins[name].key, "given": key},
+                    hint=f"if the change is real, 'chainctl trust remove {name}' first",
+                )
+            pins[name] = Pin(name=name, key=key)
+
+    def add_own(self, signer: Signer) -> bool:
+        """Pin the key that this machine coordinates with, unless it is pinned; whether it was not.
+
+        Raises `UsageProblem` where its name is pinned with another key.
+        """
+        if any(pin.key == signer.public for pin in self.pins()):
+            return False
+        self.add(signer.name, signer.public)
+        return True
 
     def remove(self, name: str) -> None:
         """Remove a coordinator's pin.  Raises `UsageProblem` where there is none."""
-        pins = {pin.name: pin for pin in self.pins()}
-        if pins.pop(name, None) is None:
-            raise UsageProblem(f"no coordinator {name} is pinned", values={"pinned": ", ".join(pins) or "none"})
-        self._write(pins)
+        with self._changing() as pins:
+            if pins.pop(name, None) is None:
+                raise UsageProblem(f"no coordinator {name} is pinned", values={"pinned": ", ".join(pins) or "none"})
 
     def check_plan(self, plan: Artifact[PlanManifest]) -> None:
         """Check that a plan may be used here.  Raises `NotTrusted`: unsigned, by an untrusted coordinator, expired."""
         policy, pins = plan.manifest.trust, self.pins()
         if policy.required:
-            trusted = {pin.key for pin in pins} | {key for _, key in KeyRing(self.home).public_keys()}
             assert policy.coordinator is not None
-            if policy.coordinator not in trusted:
+            if policy.coordinator not in {pin.key for pin in pins}:
                 raise NotTrusted(
                     f"{plan.path} is by a coordinator whose key is not pinned here",
                     values={"plan names": policy.coordinator, "pinned": ", ".join(pin.name for pin in pins) or "none"},
-                    hint="get the key from the coordinator, but not along with the plan, then 'chainctl trust add'",
+                    hint=self._how_to_pin(policy.coordinator),
                 )
             check_signature(plan.path, plan.bytes(), policy.coordinator, whose="the coordinator")
         elif pins:
@@ -117,8 +126,8 @@ class Trust:
             )
         check_not_expired(plan)
 
-    def check_state(self, plan: Artifact[PlanManifest], state: Artifact[StateManifest], *, newest: bool) -> None:
-        """A state is of the plan, signed where the plan asks for it, and with `newest` none older was seen.
+    def check_state(self, plan: Artifact[PlanManifest], state: Artifact[StateManifest]) -> None:
+        """A state is of the plan, and signed where the plan asks for it.
 
         Raises `BadInput` for another plan's, `NotTrusted` otherwise.
         """
@@ -128,56 +137,34 @@ class Trust:
             return
         assert policy.coordinator is not None
         check_signature(state.path, state.bytes(), policy.coordinator, whose="the coordinator")
-        if newest:
-            self._check_newest(plan, state)
 
-    def remember(self, plan: Artifact[PlanManifest], state: Artifact[StateManifest]) -> None:
-        """Remember this state as the newest of its plan that was trained on here."""
-        if not plan.manifest.trust.required:
-            return
-        seen = NewestState(plan=plan.digest, round=state.manifest.round, state=state.digest)
-        write_file(self._newest(plan), canonical_json(seen.model_dump(mode="json")))
+    def _how_to_pin(self, key: str) -> str:
+        own = next((name for name, public in KeyRing(self.home).public_keys() if public == key), None)
+        if own is None:
+            return "get the key from the coordinator, but not along with the plan, then 'chainctl trust add'"
+        return f"that is this machine's own key {own}: only if you coordinate with it, 'chainctl trust add {own} {key}'"
 
-    def _check_newest(self, plan: Artifact[PlanManifest], state: Artifact[StateManifest]) -> None:
-        path = self._newest(plan)
-        if not os.path.lexists(path):
-            return
-        try:
-            seen = NewestState.model_validate_json(path.read_bytes())
-        except ValidationError:
-            raise BadInput(f"{path} is damaged", hint="remove it if you are sure that the state is new") from None
-        found = state.manifest.round
-        if found < seen.round or (found == seen.round and state.digest != seen.state):
-            raise NotTrusted(
-                f"{state.path} is not newer than what this machine has trained on",
-                values={
-                    "newest here": f"round {seen.round}, {seen.state}",
-                    "given": f"round {found}, {state.digest}",
-                },
-                hint="an old state was delivered again, or there are two histories: ask the coordinator",
-            )
-
-    def _write(self, pins: dict[str, Pin]) -> None:
-        document = Pins(coordinators=tuple(pins[name] for name in sorted(pins)))
-        write_file(self._pins, canonical_json(document.model_dump(mode="json")))
+    @contextmanager
+    def _changing(self) -> Iterator[dict[str, Pin]]:
+        """The pins by name, which nobody else changes meanwhile; they are written when the block succeeds."""
+        with locked_home(self.home):
+            pins = {pin.name: pin for pin in self.pins()}
+            yield pins
+            document = Pins(coordinators=tuple(pins[name] for name in sorted(pins)))
+            write_file(self._pins, canonical_json(document.model_dump(mode="json")))
 
     @property
     def _pins(self) -> Path:
         return self.home / "trust" / "coordinators.json"
 
-    def _newest(self, plan: Artifact[PlanManifest]) -> Path:
-        return self.home / "trust" / "newest" / f"{plan.digest.removeprefix('sha256:')}.json"
 
-
-def open_trusted(
-    plan: Path, state: Path, *, newest: bool = False
-) -> tuple[Artifact[PlanManifest], Artifact[StateManifest]]:
+def open_trusted(plan: Path, state: Path) -> tuple[Artifact[PlanManifest], Artifact[StateManifest]]:
     """Open a plan and a state of it, and check that this machine may use them.  Raises `BadInput`, `NotTrusted`."""
     trust = Trust.of_this_machine()
     planned = open_artifact(plan, PlanManifest)
     trust.check_plan(planned)
     current = open_artifact(state, StateManifest)
-    trust.check_state(planned, current, newest=newest)
+    trust.check_state(planned, current)
     return planned, current
 
 

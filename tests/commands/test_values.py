@@ -23,7 +23,7 @@ RULES: dict[str, list[str]] = {
     "keys show name": NAMES,
     "trust add name": NAMES,
     "trust remove name": NAMES,
-    "trust add key": ["ed25519:00", "x", ""],
+    "trust add key": ["ed25519:00", "x", "", "ed25519:" + "0" * 64, "ed25519:02" + "0" * 62],
     "--memory-budget": SIZES,
     "--cache-limit": SIZES,
     "--split": SIZES,

@@ -5,6 +5,7 @@ number; leaves the model as it is in every second round; and applies its adapter
 """
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -268,10 +269,11 @@ def test_the_intake_asks_for_what_the_method_expects(
     fleet.rewrite(manifest, bad, tensors or read_tensors(honest))
     refused: list[RefusedUpdate] = []
     others = [one.path for one in updates(ran, 0)[1:]]
+    state = shutil.copytree(ran / "run" / "states" / "0000", tmp_path / "states" / "0000")  # this round is open
     aggregate.run(
         [bad, *others],
         plan=ran / "run" / "plan",
-        state=ran / "run" / "states" / "0000",
+        state=state,
         out=tmp_path / "states" / "0001",
         on_refusal=lambda one, place: refused.append(one),
     )

@@ -19,9 +19,11 @@ from safetensors.numpy import load_file
 
 from schemas.errors import BadInput, ChainError, NotTrusted, UsageProblem
 from schemas.update import UpdateManifest
+from stages.process.measure import MeasuredFacts
 from stages.store.artifact import existing, new_artifact, open_artifact, read_tensors, verify_artifact
+from stages.store.signing import KeyRing
 from stages.store.tensors import TensorFile, TensorWriter
-from tests.fleet import ROOT, TENSORS
+from tests.fleet import ROOT, TENSORS, update_manifest
 from tests.fleet import write_update as make
 
 
@@ -194,6 +196,23 @@ def test_the_next_write_sweeps_what_killed_writers_left(name: str, tmp_path: Pat
         assert left[0].name.endswith(".partial")
     make(tmp_path / name)
     assert [entry.name for entry in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "measured.json", "manifest.dsse.json", "tensors.safetensors"])
+def test_a_draft_writes_through_no_link_that_somebody_put_there(name: str, tmp_path: Path, home: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.write_text("kept")
+
+    def linked() -> None:
+        with new_artifact(tmp_path / "a", force=False, signer=KeyRing(home).new("phone")) as draft:
+            (draft.path / name).symlink_to(kept)
+            references, files = draft.write_tensors(TENSORS)
+            draft.finish(update_manifest(tensors=references, files=files), MeasuredFacts(seconds=1.0))
+
+    with pytest.raises(OSError):  # noqa: PT011 -- the system's own, ELOOP or EEXIST
+        linked()
+    assert kept.read_text() == "kept"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["kept"]
 
 
 def test_a_living_writer_is_not_swept(tmp_path: Path) -> None:

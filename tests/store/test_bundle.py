@@ -203,7 +203,7 @@ def test_names_that_cannot_be_told_apart_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["bundle.json", "NUL", "con.old", "a b", "ä", ".a", "a.", "a:b", "-a", "n" * 65, "a\\b"]
+    "name", ["bundle.json", "History", "NUL", "con.old", "a b", "ä", ".a", "a.", "a:b", "-a", "n" * 65, "a\\b"]
 )
 def test_a_name_that_a_stick_cannot_hold_is_refused(name: str, artifacts: list[Path], tmp_path: Path) -> None:
     with pytest.raises(UsageProblem, match="stick"):
@@ -249,7 +249,7 @@ def test_a_file_altered_while_it_is_packed_is_refused(artifacts: list[Path], tmp
     from stages.store import bundle as module
 
     with pytest.raises(NotTrusted, match="while it was packed"):
-        module._write(index, {"a": artifacts[0]}, [tmp_path / "x"])
+        module._write(index, {f"a/{path.name}": path for path in artifacts[0].iterdir()}, [tmp_path / "x"])
 
 
 def test_nothing_is_put_inside_an_artifact(artifacts: list[Path], bundle: bytes, tmp_path: Path) -> None:
@@ -481,6 +481,10 @@ def an_entry(name: str) -> dict[str, Any]:
     return {"name": name, "files": [{"name": "manifest.json", "size_bytes": 0, "sha256": ZERO}]}
 
 
+def an_earlier_state(number: int) -> dict[str, Any]:
+    return {"state": f"sha256:{number:064x}", "size_bytes": 512, "sha256": ZERO}
+
+
 INDEXES: dict[str, Callable[[dict[str, Any]], None]] = {
     "traversal": lambda index: index["artifacts"][0].update(name=".."),
     "path": lambda index: index["artifacts"][0].update(name="a/b"),
@@ -516,6 +520,12 @@ INDEXES: dict[str, Callable[[dict[str, Any]], None]] = {
     "another version": lambda index: index.update(version=2),
     "another kind": lambda index: index.update(kind="update"),
     "unknown field": lambda index: index.update(more=1),
+    "an artifact in the place of the history": lambda index: index["artifacts"].append(an_entry("history")),
+    "a history that is not there": lambda index: index.update(history=[an_earlier_state(0)]),
+    "a history of petabytes": lambda index: index.update(history=[an_earlier_state(0) | {"size_bytes": 2**50}]),
+    "1,025 earlier states": lambda index: index.update(history=[an_earlier_state(n) for n in range(1025)]),
+    "an earlier state twice": lambda index: index.update(history=[an_earlier_state(0)] * 2),
+    "an earlier state by a path": lambda index: index.update(history=[an_earlier_state(0) | {"state": "../x"}]),
 }
 
 
@@ -557,7 +567,7 @@ def test_a_file_that_no_artifact_may_hold_is_refused(artifacts: list[Path], tmp_
     extra = BundledFile(name="run.sh", size_bytes=4, sha256=f"sha256:{hashlib.sha256(b'evil').hexdigest()}")
     entry = BundledArtifact(name="a", files=tuple(sorted((*files, extra), key=lambda file: file.name)))
     index = BundleManifest(artifacts=(entry,), part_bytes=None, parts=())
-    module._write(index, {"a": folder}, [tmp_path / "x.tar"])
+    module._write(index, {f"a/{path.name}": path for path in folder.iterdir()}, [tmp_path / "x.tar"])
     refused = outcome(tmp_path / "x.tar", tmp_path / "into")
     assert isinstance(refused, NotTrusted)
     assert "does not list" in refused.fact

@@ -1,5 +1,6 @@
 """A train-window that is killed goes on from its checkpoint, to the same bytes as one that was not."""
 
+import logging
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,8 @@ import pytest
 
 from schemas.checkpoint import CheckpointManifest
 from schemas.update import UpdateManifest
-from stages.store.artifact import Artifact, open_artifact
+from stages.store.artifact import Artifact, open_artifact, read_tensors
+from stages.store.signing import SIGNATURE_FILE, KeyRing, check_signature
 from stages.training.optimizer import Optimizer
 from stages.training.resume import TrainingCheckpoint
 from tests import fleet
@@ -33,6 +35,12 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 def train(world: Path, model: Path, out: Path, **options: Any) -> Artifact[UpdateManifest]:
     return fleet.run_train(world, model, world / "texts.jsonl", out, **options)
+
+
+@pytest.fixture(scope="module")
+def whole(world: Path, tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The digest of an update whose training was not stopped."""
+    return train(world, tiny_bert, tmp_path_factory.mktemp("whole") / "out").digest
 
 
 def stop_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,6 +103,71 @@ def test_a_checkpoint_that_cannot_be_used_is_as_good_as_none(
         checkpoint.mkdir()
     assert train(world, tiny_bert, out).digest == train(world, tiny_bert, tmp_path / "whole").digest
     assert not checkpoint.exists()
+
+
+def stopped(world: Path, model: Path, out: Path, after: int, **options: Any) -> Path:
+    """The checkpoint of a training that was stopped."""
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(after, patch)
+        with pytest.raises(Stopped):
+            train(world, model, out, checkpoint_every=1, **options)
+    return out.parent / f".{out.name}.checkpoint"
+
+
+def test_with_a_key_a_checkpoint_is_signed_and_used(
+    world: Path, whole: str, tiny_bert: Path, tmp_path: Path, home: Path
+) -> None:
+    signer = KeyRing(home).new("one")
+    checkpoint = stopped(world, tiny_bert, tmp_path / "out", 7, signer=signer)
+    artifact = open_artifact(checkpoint, CheckpointManifest)
+    check_signature(checkpoint, artifact.bytes(), signer.public, whose="one")
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(STEPS - 7, patch)
+        made = train(world, tiny_bert, tmp_path / "out", signer=signer)
+    assert made.digest == whole
+    assert not checkpoint.exists()
+
+
+@pytest.mark.parametrize(
+    "attack", ["no signature", "another key", "signature of another", "other values", "cut", "a line of steps", "empty"]
+)
+def test_with_a_key_no_other_checkpoint_is_used(
+    attack: str,
+    world: Path,
+    whole: str,
+    tiny_bert: Path,
+    tmp_path: Path,
+    home: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It fits in all that the device knows; whoever can write beside the update could have put it there."""
+    signer, stranger = KeyRing(home).new("one"), KeyRing(home).new("stranger")
+    out = tmp_path / "out"
+    signers = {"no signature": None, "another key": stranger}
+    checkpoint = stopped(world, tiny_bert, out, 7, signer=signers.get(attack, signer))
+    artifact = open_artifact(checkpoint, CheckpointManifest)
+    signature = checkpoint / SIGNATURE_FILE
+    if attack == "no signature":
+        poisoned = {name: values + 0.05 for name, values in read_tensors(artifact).items()}
+        fleet.rewrite(artifact, checkpoint, poisoned, force=True)
+    elif attack == "signature of another":
+        other = stopped(world, tiny_bert, tmp_path / "other", 3, signer=signer)
+        shutil.copy(other / SIGNATURE_FILE, signature)
+    elif attack == "other values":
+        fleet.flip(checkpoint / "tensors.safetensors", -5)
+    elif attack == "cut":
+        signature.write_bytes(signature.read_bytes()[:-1])
+    elif attack == "a line of steps":
+        fewer = artifact.manifest.model_copy(update={"steps": artifact.manifest.steps[:-1]})
+        (checkpoint / "manifest.json").write_bytes(fewer.canonical_bytes())
+    elif attack == "empty":
+        signature.write_bytes(b"")
+    with caplog.at_level(logging.WARNING, logger="stages"):
+        made = train(world, tiny_bert, out, signer=signer)
+    assert made.digest == whole
+    assert [record.message.split(": ")[:2] for record in caplog.records] == [
+        ["note", "training starts over, without its checkpoint"]
+    ]
 
 
 def test_killed_for_real_between_checkpoints(world: Path, tiny_bert: Path, tmp_path: Path) -> None:
