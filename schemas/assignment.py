@@ -5,10 +5,9 @@ from typing import Annotated
 from pydantic import Field, StringConstraints, model_validator
 
 from schemas.base import Many, Record
-from schemas.refs import Window
+from schemas.refs import MOST_LAYERS, Layer, SignedInt, Window
 
 FieldName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_.-]{0,63}$")]
-MOST_LAYERS = 4096
 MOST_EXTRA_NAMES = 64
 
 
@@ -18,9 +17,9 @@ class Assignment(Record):
     A function of plan, state and device; a state holds it if it is the same for all participants.
     """
 
-    layers: Annotated[Many[Annotated[int, Field(ge=0)]], Field(max_length=MOST_LAYERS)] = ()
+    layers: Annotated[Many[Layer], Field(max_length=MOST_LAYERS)] = ()
     # Ranks, seeds and the like, by name.
-    extra: dict[FieldName, Many[int]] = Field(default_factory=dict, max_length=MOST_EXTRA_NAMES)
+    extra: dict[FieldName, Many[SignedInt]] = Field(default_factory=dict, max_length=MOST_EXTRA_NAMES)
 
     @classmethod
     def of(cls, window: Window) -> "Assignment":

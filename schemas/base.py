@@ -18,7 +18,7 @@ from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, FailFast, ValidationError
 
-from schemas.errors import BadInput
+from schemas.errors import BadInput, printable
 
 # Bounds for hostile documents, far above real ones: parsing takes tens of bytes of memory for each byte on disk.
 # What is written keeps them too (`Manifest.readable_bytes`); what grows with devices is not in a manifest.
@@ -27,6 +27,7 @@ LARGE_MANIFEST_LIMIT_BYTES = 4 * 2**20
 
 SMALL_BYTES = 2**16  # documents up to here can be parsed whatever they hold
 LINE_LIMIT = 32_768
+NAME_LENGTH = 128  # of a field in an error: a document may hold fields of any name
 # A line of canonical JSON: one key or none, one scalar, or an opening or closing bracket.
 STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'  # possessive: nothing is remembered for each character
 CANONICAL_LINE = re.compile(
@@ -218,7 +219,8 @@ def describe_validation_error(error: ValidationError, *, most: int = 4) -> dict[
     """Where pydantic disagrees and why, without the offending values (they may be a user's text)."""
     problems = error.errors(include_input=False, include_url=False, include_context=False)
     described: dict[str, object] = {
-        ".".join(str(part) for part in problem["loc"]) or "document": problem["msg"] for problem in problems[:most]
+        printable(".".join(str(part) for part in problem["loc"])[:NAME_LENGTH]) or "document": problem["msg"]
+        for problem in problems[:most]
     }
     if len(problems) > most:
         described["…"] = f"{len(problems) - most} more"

@@ -2,11 +2,11 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import StringConstraints, model_validator
 
 from schemas.base import Manifest, Many, Record
 from schemas.evaluation import Estimate
-from schemas.refs import Digest
+from schemas.refs import Digest, NonNegativeInt, Number, PositiveInt
 
 # Names of subjects, tasks and metrics: they come from file names and task files, never from a text.
 PlainName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.,:+-]{0,127}$")]
@@ -16,8 +16,8 @@ class GroupScore(Record):
     """The mean score of one subject, task or kind of answer."""
 
     name: PlainName
-    count: Annotated[int, Field(ge=1)]
-    value: float
+    count: PositiveInt
+    value: Number
 
 
 class Score(Record):
@@ -51,13 +51,13 @@ class BenchmarkManifest(Manifest):
     version: Literal[1] = 1
     plan: Digest
     state: Digest
-    round: Annotated[int, Field(ge=0)]
+    round: NonNegativeInt
     data: Digest  # digest of all questions and their correct answers
     benchmark: PlainName
-    shots: Annotated[int, Field(ge=0)] | None  # None: as many as the data has, or the task sets
-    limit: Annotated[int, Field(ge=1)] | None  # questions per group, at most; None: all
-    example_count: Annotated[int, Field(ge=1)]
-    truncated_count: Annotated[int, Field(ge=0)]  # prompts longer than the model's window: their beginning is lost
+    shots: NonNegativeInt | None  # None: as many as the data has, or the task sets
+    limit: PositiveInt | None  # questions per group, at most; None: all
+    example_count: PositiveInt
+    truncated_count: NonNegativeInt  # prompts longer than the model's window: their beginning is lost
     scores: Many[Score]
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, NamedTuple
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from schemas.base import LARGE_MANIFEST_LIMIT_BYTES, Manifest, Many, Record
-from schemas.refs import Digest, FileReference
+from schemas.refs import Digest, FileReference, PositiveInt
 from schemas.trust import ENVELOPE_LIMIT_BYTES
 
 MOST_ARTIFACTS = 1024
@@ -101,7 +101,7 @@ class BundleManifest(Manifest):
     version: Literal[1] = 1
     artifacts: Annotated[Many[BundledArtifact], Field(min_length=1, max_length=MOST_ARTIFACTS)]
     history: Annotated[Many[EarlierState], Field(max_length=MOST_EARLIER_STATES)] = ()  # of states among them
-    part_bytes: Annotated[int, Field(ge=1)] | None  # of every part but the last; None for a single file
+    part_bytes: PositiveInt | None  # of every part but the last; None for a single file
     # SHA-256 of each part, of the first without this index, which cannot hold its own; empty for a single file
     parts: Annotated[Many[Digest], Field(max_length=MOST_PARTS)]
 

@@ -1,12 +1,10 @@
 """Checkpoint v1: a `train-window` that can be resumed.  Stays on the device; holds no text."""
 
-from typing import Annotated, ClassVar, Literal
-
-from pydantic import Field
+from typing import ClassVar, Literal
 
 from schemas.assignment import Assignment
 from schemas.base import Manifest, Many, Record
-from schemas.refs import DeviceName, Digest, FileReference, TensorReference
+from schemas.refs import DeviceName, Digest, FileReference, Loss, PositiveInt, TensorReference
 
 MOST_STEPS = 5000  # a checkpoint lists each of them
 
@@ -14,10 +12,10 @@ MOST_STEPS = 5000  # a checkpoint lists each of them
 class FinishedStep(Record):
     """Losses of one optimiser step, in nats per target, and its number of targets."""
 
-    total: float
-    local: float | None
-    downstream: float | None
-    target_count: Annotated[int, Field(ge=1)]
+    total: Loss
+    local: Loss | None
+    downstream: Loss | None
+    target_count: PositiveInt
 
 
 class CheckpointManifest(Manifest):

@@ -13,10 +13,10 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, ClassVar
 
-from pydantic import Field, StringConstraints
+from pydantic import StringConstraints
 
 from schemas.base import Record
-from schemas.refs import DeviceName, Digest, FileReference, PublicKey
+from schemas.refs import DeviceName, Digest, FileReference, Loss, NonNegativeInt, PositiveInt, PublicKey
 
 DEVICES_FILE = "devices.jsonl"
 PARTICIPANTS_FILE = "participants.jsonl"
@@ -47,9 +47,9 @@ class PlannedDevice(Line):
     KIND: ClassVar[str] = "planned-device"
 
     profile: Digest
-    example_count: Annotated[int, Field(ge=0)]
-    max_example_count: Annotated[int, Field(ge=0)]  # that it may say it trained on: as enrolled, or else as profiled
-    memory_budget_bytes: Annotated[int, Field(ge=1)]
+    example_count: NonNegativeInt
+    max_example_count: NonNegativeInt  # that it may say it trained on: as enrolled, or else as profiled
+    memory_budget_bytes: PositiveInt
     left_out: Remark = ""  # why its curve is not in the average; empty when it is
     key: PublicKey | None = None  # None where nothing is signed
 
@@ -66,15 +66,15 @@ class AcceptedUpdate(Line):
     KIND: ClassVar[str] = "accepted-update"
 
     update: Digest
-    example_count: Annotated[int, Field(ge=1)]
-    train_loss: float
+    example_count: NonNegativeInt  # 0 where the update of another device has the same tensors and counts for both
+    train_loss: Loss
 
 
 class SmallestBudget(Record):
     """The device with the smallest memory budget; of several, the first by name."""
 
     device: DeviceName
-    memory_budget_bytes: Annotated[int, Field(ge=1)]
+    memory_budget_bytes: PositiveInt
 
 
 def listed_once(files: Sequence[FileReference], names: Iterable[str]) -> bool:

@@ -1,11 +1,11 @@
 """Evaluation v1: how well a state classifies labelled texts."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from schemas.base import LARGE_MANIFEST_LIMIT_BYTES, Manifest, Many, Record
-from schemas.refs import Digest, Label
+from schemas.refs import Digest, Label, Loss, NonNegativeInt, Number, PositiveInt
 
 MOST_LABELS = 175  # of a confusion matrix: it takes 31,000 of the lines that a manifest may have
 
@@ -13,9 +13,9 @@ MOST_LABELS = 175  # of a confusion matrix: it takes 31,000 of the lines that a 
 class Estimate(Record):
     """A value with its 95 % interval."""
 
-    value: float
-    low: float
-    high: float
+    value: Number
+    low: Number
+    high: Number
 
 
 class EvaluationManifest(Manifest):
@@ -32,14 +32,14 @@ class EvaluationManifest(Manifest):
     version: Literal[1] = 1
     plan: Digest
     state: Digest
-    round: Annotated[int, Field(ge=0)]
+    round: NonNegativeInt
     data: Digest
-    example_count: Annotated[int, Field(ge=1)]
+    example_count: PositiveInt
     labels: Many[Label]
     accuracy: Estimate  # with the Wilson interval
     macro_f1: Estimate  # with a bootstrap interval over texts
-    loss: float  # mean cross entropy in nats per text
-    confusion: Many[tuple[Annotated[int, Field(ge=0)], ...]]
+    loss: Loss  # mean cross entropy in nats per text
+    confusion: Many[tuple[NonNegativeInt, ...]]
 
     @model_validator(mode="after")
     def _confusion_counts_every_example_once(self) -> "EvaluationManifest":

@@ -1,12 +1,10 @@
 """The head that trains: its parameters, and where each begins."""
 
 from collections.abc import Iterable
-from typing import Annotated, Literal
-
-from pydantic import Field
+from typing import Literal
 
 from schemas.base import Many, Record
-from schemas.refs import TensorName
+from schemas.refs import PositiveInt, TensorName
 
 # `fresh`: the checkpoint does not hold it.  `checkpoint`: its rows there, in the order of the plan's labels.
 # `other-labels`: fresh too, since the rows that the checkpoint holds are for other labels.
@@ -23,7 +21,7 @@ class HeadParameter(Record):
     """A parameter of the head that trains: one that the checkpoint lacks, or that has a row for each label."""
 
     name: TensorName
-    shape: Many[Annotated[int, Field(ge=1)]]
+    shape: Many[PositiveInt]
     start: HeadStart
 
 

@@ -11,7 +11,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from schemas.base import Record, describe_validation_error, sha256_digest
 from schemas.errors import NotTrusted
-from schemas.refs import DeviceName, Digest
+from schemas.refs import DeviceName, Digest, NonNegativeInt
 from schemas.refusal import Reason
 
 LINE_LIMIT_BYTES = 2**10  # of any event: none grows with the number of devices
@@ -25,7 +25,7 @@ class Planned(Record):
     previous: Digest | None
     plan: Digest
     state: Digest  # of round 0
-    participant_count: Annotated[int, Field(ge=0)]  # that state names them
+    participant_count: NonNegativeInt  # that state names them
 
 
 class OfRound(Record):
@@ -35,7 +35,7 @@ class OfRound(Record):
     previous: Digest | None
     plan: Digest
     state: Digest
-    round: Annotated[int, Field(ge=0)]
+    round: NonNegativeInt
 
 
 class Refused(OfRound):
@@ -63,9 +63,9 @@ class Closed(Record):
     previous: Digest | None
     plan: Digest
     parent: Digest
-    round: Annotated[int, Field(ge=0)]  # of the parent: the round that was trained
+    round: NonNegativeInt  # of the parent: the round that was trained
     state: Digest  # the new one
-    participant_count: Annotated[int, Field(ge=0)]  # of the next round; that state names them
+    participant_count: NonNegativeInt  # of the next round; that state names them
 
 
 Event = Planned | Refused | Accepted | Closed

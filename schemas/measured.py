@@ -6,10 +6,11 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from schemas.base import Manifest, Many, Record
-from schemas.refs import Digest
+from schemas.refs import LARGEST_TOTAL, Digest, NonNegativeInt, Total
 
-Count = Annotated[int, Field(ge=0, lt=2**53)]
 Seconds = Annotated[float, Field(ge=0, le=1e12)]
+MOST_SECONDS = 1e21  # of 10^5 devices in 10^3 rounds
+TotalSeconds = Annotated[float, Field(ge=0, le=MOST_SECONDS)]
 
 
 class LayerPasses(Record):
@@ -19,10 +20,10 @@ class LayerPasses(Record):
     often an optimizer step saw a text.
     """
 
-    forward: Count = 0
-    recomputed: Count = 0
-    backward: Count = 0
-    visits: Count = 0
+    forward: NonNegativeInt = 0
+    recomputed: NonNegativeInt = 0
+    backward: NonNegativeInt = 0
+    visits: NonNegativeInt = 0
 
     @property
     def total(self) -> int:
@@ -38,13 +39,13 @@ class LayerPasses(Record):
 class Spent(Record):
     """What updates cost their devices, as those measured it: sums, and the largest peak."""
 
-    seconds: Annotated[float, Field(ge=0)]
-    peak_bytes: Annotated[int, Field(ge=0)]
-    passes: Annotated[int, Field(ge=0)]  # of a text through a frozen layer, in all directions
-    visits: Annotated[int, Field(ge=0)]  # of a text in an optimizer step
-    bytes_read: Annotated[int, Field(ge=0)]  # of frozen weights, from disk
-    bytes_up: Annotated[int, Field(ge=0)]
-    bytes_down: Annotated[int, Field(ge=0)]
+    seconds: TotalSeconds
+    peak_bytes: NonNegativeInt
+    passes: Total  # of a text through a frozen layer, in all directions
+    visits: Total  # of a text in an optimizer step
+    bytes_read: Total  # of frozen weights, from disk
+    bytes_up: Total
+    bytes_down: Total
 
     @property
     def per_text(self) -> float:
@@ -53,15 +54,16 @@ class Spent(Record):
 
 
 def spent(parts: "Sequence[Spent]") -> dict[str, Any]:
-    """The fields of all of them together."""
-    sums = {name: sum(getattr(part, name) for part in parts) for name in Spent.model_fields}
+    """The fields of all of them together; what a measurement claims stops at the bounds of a sum."""
+    most = {name: MOST_SECONDS if name == "seconds" else LARGEST_TOTAL for name in Spent.model_fields}
+    sums = {name: min(sum(getattr(part, name) for part in parts), limit) for name, limit in most.items()}
     return sums | {"peak_bytes": max((part.peak_bytes for part in parts), default=0)}
 
 
 class Cost(Spent):
     """What a round's updates cost; `updates` of them came with a measurement."""
 
-    updates: Annotated[int, Field(ge=0)]
+    updates: NonNegativeInt
 
     @classmethod
     def sum(cls, costs: "Iterable[Cost]") -> "Cost":
@@ -73,9 +75,9 @@ class Cost(Spent):
 class TextCounts(Record):
     """How many of a device's texts were read, and what encoding did to them."""
 
-    read: Annotated[int, Field(ge=0)]
-    truncated: Annotated[int, Field(ge=0)]  # texts longer than encoding.max_length
-    without_loss: Annotated[int, Field(ge=0)]  # texts without a token in the loss
+    read: NonNegativeInt
+    truncated: NonNegativeInt  # texts longer than encoding.max_length
+    without_loss: NonNegativeInt  # texts without a token in the loss
 
 
 class Measured(Manifest):
@@ -87,13 +89,13 @@ class Measured(Manifest):
     version: Literal[1] = 1
     artifact: Digest
     seconds: Seconds
-    predicted_peak_bytes: Count | None
-    peak_bytes: Count | None  # high-water mark of the process; None if the OS reports none
-    bytes_streamed: Count  # of frozen weights, from disk
-    bytes_written: Count = 0  # to temporary files
+    predicted_peak_bytes: NonNegativeInt | None
+    peak_bytes: NonNegativeInt | None  # high-water mark of the process; None if the OS reports none
+    bytes_streamed: NonNegativeInt  # of frozen weights, from disk
+    bytes_written: NonNegativeInt = 0  # to temporary files
     passes: LayerPasses = LayerPasses()  # through frozen layers, by the process that finished the work
     updates: Cost | None = None  # of a state: what the updates that went into it cost their devices
     texts: TextCounts | None  # None if no text was read
-    layer_seconds: Many[float]  # forward pass of each layer over all texts; empty if not measured
+    layer_seconds: Many[Seconds]  # forward pass of each layer over all texts; empty if not measured
     machine: str
     versions: dict[str, str]

@@ -1,12 +1,10 @@
 """Perplexity v1: how well a state predicts the next tokens of texts."""
 
-from typing import Annotated, ClassVar, Literal
-
-from pydantic import Field
+from typing import ClassVar, Literal
 
 from schemas.base import Manifest
 from schemas.evaluation import Estimate
-from schemas.refs import Digest
+from schemas.refs import Digest, NonNegativeInt, PositiveInt
 
 
 class PerplexityManifest(Manifest):
@@ -18,9 +16,9 @@ class PerplexityManifest(Manifest):
     version: Literal[1] = 1
     plan: Digest
     state: Digest
-    round: Annotated[int, Field(ge=0)]
+    round: NonNegativeInt
     data: Digest
-    example_count: Annotated[int, Field(ge=1)]
-    token_count: Annotated[int, Field(ge=1)]  # tokens in the loss
+    example_count: PositiveInt
+    token_count: PositiveInt  # tokens in the loss
     loss: Estimate  # nats per token; interval over texts (ratio estimator)
     perplexity: Estimate

@@ -18,7 +18,7 @@ from schemas.devices import (
 from schemas.head import HeadParameter
 from schemas.methods import ChosenDecisions
 from schemas.profile import LayerSimilarity, TextLengths
-from schemas.refs import FileReference, ModelFingerprint
+from schemas.refs import FileReference, ModelFingerprint, NonNegativeInt, PositiveInt, Total
 from schemas.settings import Settings
 from schemas.trust import TrustPolicy
 
@@ -27,7 +27,7 @@ class AssignmentMemory(Record):
     """Predicted peak of `train-window` on one assignment."""
 
     assignment: Assignment
-    predicted_peak_bytes: Annotated[int, Field(ge=0)]
+    predicted_peak_bytes: Total
 
 
 class PlanManifest(Manifest):
@@ -43,13 +43,13 @@ class PlanManifest(Manifest):
     model: ModelFingerprint
     settings: Settings
     device_count: Annotated[int, Field(ge=1, le=MOST_DEVICES)]  # lines of devices.jsonl
-    example_count: Annotated[int, Field(ge=0)]  # texts on all devices together
+    example_count: Total  # texts on all devices together
     smallest_budget: SmallestBudget
-    emulating_count: Annotated[int, Field(ge=0)] = 0  # devices whose processors emulate `numerics.compute`
+    emulating_count: NonNegativeInt = 0  # devices whose processors emulate `numerics.compute`
     lengths: TextLengths | None  # of the texts of all devices, at most
     curve: Many[LayerSimilarity]  # mean over devices, weighted by their example counts
     decisions: ChosenDecisions  # of the method
-    bottleneck: Annotated[int, Field(ge=1)]  # r of Eq. 1
+    bottleneck: PositiveInt  # r of Eq. 1
     head_parameters: Many[HeadParameter]
     memory: Many[AssignmentMemory]  # one for each assignment that the decisions list
     trust: TrustPolicy = TrustPolicy()

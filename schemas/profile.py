@@ -5,21 +5,25 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from schemas.base import Manifest, Many, Record
-from schemas.refs import DeviceName, Digest, Dtype, ModelFingerprint, PositiveInt
+from schemas.refs import DeviceName, Digest, Dtype, ModelFingerprint, NonNegativeInt, PositiveInt
 from schemas.settings import EncodingSettings, NumericsSettings, PromptSettings, SimilaritySettings
 
 LENGTH_STEP = 8
+FURTHEST_END = 4096.0  # 1 + 1.96 √n, n = 2^20 texts (`SimilaritySettings.max_examples`), is half of it
+IntervalEnd = Annotated[float, Field(ge=-FURTHEST_END, le=FURTHEST_END)]
+MOST_TOKENS = 1_048_576
+Length = Annotated[int, Field(ge=1, le=MOST_TOKENS)]
 
 
 class LayerSimilarity(Record):
     """CKA between the reference and the output of one layer, with a 95 % interval.
 
-    The unbiased estimator can be slightly outside [0, 1]; values are not clipped.
+    The unbiased estimator can be negative, and the interval can reach outside [-1, 1]: its half is 1.96 √n at most.
     """
 
-    cka: float
-    low: float
-    high: float
+    cka: Annotated[float, Field(ge=-1, le=1)]  # Cauchy-Schwarz
+    low: IntervalEnd
+    high: IntervalEnd
 
     @model_validator(mode="after")
     def _interval_holds_the_value(self) -> "LayerSimilarity":
@@ -35,11 +39,11 @@ class TextLengths(Record):
     `LENGTH_STEP`, so that they tell little of a single text, the longest included.
     """
 
-    read: Annotated[int, Field(ge=2)]  # tokens of a text that were read at most
-    median: PositiveInt  # half of the texts have at most so many tokens
-    p90: PositiveInt
-    p99: PositiveInt
-    longest: PositiveInt
+    read: Annotated[int, Field(ge=2, le=MOST_TOKENS)]  # tokens of a text that were read at most
+    median: Length  # half of the texts have at most so many tokens
+    p90: Length
+    p99: Length
+    longest: Length
 
     @model_validator(mode="after")
     def _percentiles_are_in_order(self) -> "TextLengths":
@@ -63,9 +67,9 @@ class ProfileManifest(Manifest):
     device: DeviceName
     model: ModelFingerprint
     inputs: Digest  # salted digest of texts and settings: recognises equal inputs without revealing them
-    example_count: Annotated[int, Field(ge=0)]  # texts on the device
-    profiled_count: Annotated[int, Field(ge=0)]  # [n] texts used to estimate CKA
-    memory_budget_bytes: Annotated[int, Field(ge=1)]
+    example_count: NonNegativeInt  # texts on the device
+    profiled_count: NonNegativeInt  # [n] texts used to estimate CKA
+    memory_budget_bytes: PositiveInt
     prompt: PromptSettings
     encoding: EncodingSettings
     lengths: TextLengths | None  # of the device's texts; None where it has none
@@ -78,6 +82,12 @@ class ProfileManifest(Manifest):
     def _a_curve_is_whole_or_absent(self) -> "ProfileManifest":
         if self.layers and len(self.layers) != self.model.num_layers:
             raise ValueError("a curve needs one value for each layer")
+        return self
+
+    @model_validator(mode="after")
+    def _a_curve_is_of_its_texts(self) -> "ProfileManifest":
+        if self.profiled_count > self.example_count or (self.layers and not self.profiled_count):
+            raise ValueError("a curve is measured on texts of the device")
         return self
 
     @model_validator(mode="after")

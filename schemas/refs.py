@@ -1,4 +1,7 @@
-"""References and names: digests, files, tensors, labels, windows, devices, models."""
+"""References, names and numbers: digests, files, tensors, labels, windows, devices, models.
+
+Every number has bounds, far outside real ones, so that all sums and means of it exist and can be written and read.
+"""
 
 import unicodedata
 from typing import Annotated, Literal
@@ -7,8 +10,19 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from schemas.base import Many, Record, canonical_json, sha256_digest
 
-PositiveInt = Annotated[int, Field(ge=1)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
+LARGEST_INT = 2**53  # exact as a float64, which is what many readers of JSON have
+PositiveInt = Annotated[int, Field(ge=1, le=LARGEST_INT)]
+NonNegativeInt = Annotated[int, Field(ge=0, le=LARGEST_INT)]
+SignedInt = Annotated[int, Field(ge=-LARGEST_INT, le=LARGEST_INT)]
+LARGEST_TOTAL = 2**80  # of such numbers: of 2^17 devices in 2^10 rounds
+Total = Annotated[int, Field(ge=0, le=LARGEST_TOTAL)]
+
+LARGEST_LOSS = 2.0**128  # above every float32, so above every loss that a model computes
+Loss = Annotated[float, Field(ge=0, le=LARGEST_LOSS)]  # a cross-entropy or a squared difference: never negative
+Number = Annotated[float, Field(ge=-(2.0**1023), le=2.0**1023)]  # a score of any kind; half of what float64 holds
+
+MOST_LAYERS = 4096
+Layer = Annotated[int, Field(ge=0, lt=MOST_LAYERS)]
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -37,7 +51,7 @@ class FileReference(Record):
     """A file of an artifact: its name inside the directory, its size and its hash."""
 
     name: FileName
-    size_bytes: Annotated[int, Field(ge=0)]
+    size_bytes: NonNegativeInt
     sha256: Digest
 
 
@@ -46,15 +60,15 @@ class TensorReference(Record):
 
     name: TensorName
     dtype: Literal["F32"]  # adapters and heads are stored and averaged in float32, whatever the compute dtype
-    shape: Many[Annotated[int, Field(ge=1)]]
+    shape: Many[PositiveInt]
     sha256: Digest
 
 
 class Window(Record):
     """Layers `start … stop-1`, half-open.  `start == stop == num_layers`: only the head trains."""
 
-    start: Annotated[int, Field(ge=0)]
-    stop: Annotated[int, Field(ge=0)]
+    start: Annotated[int, Field(ge=0, le=MOST_LAYERS)]
+    stop: Annotated[int, Field(ge=0, le=MOST_LAYERS)]
 
     @model_validator(mode="after")
     def _start_is_not_after_stop(self) -> "Window":
@@ -78,8 +92,8 @@ class ModelFingerprint(Record):
     """
 
     model_type: str  # transformers' name of the architecture
-    num_layers: Annotated[int, Field(ge=1)]
-    hidden_size: Annotated[int, Field(ge=1)]
+    num_layers: PositiveInt
+    hidden_size: PositiveInt
     config: Digest
     tokenizer: Digest
     embeddings: Digest  # the token embedding table

@@ -1,6 +1,8 @@
 """Refusal v1: why an update was refused.  Stored beside the update in quarantine."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, StringConstraints
 
 from schemas.base import Manifest
 from schemas.refs import DeviceName, Digest
@@ -22,8 +24,12 @@ Reason = Literal[
     "not-finite",
     "norm",  # farther from the state than the plan allows
     "equivocation",  # one device sent different updates
-    "copy",  # the tensors of another device's update
+    "copy",  # the tensors of another device's update: in older ledgers; such updates now count together, once
 ]
+
+MOST_VALUES = 16
+TEXT_LENGTH = 1024
+Text = Annotated[str, StringConstraints(max_length=TEXT_LENGTH)]
 
 
 class RefusalManifest(Manifest):
@@ -34,9 +40,9 @@ class RefusalManifest(Manifest):
     kind: Literal["refusal"] = "refusal"
     version: Literal[1] = 1
     reason: Reason
-    fact: str
-    values: dict[str, str]
-    hint: str
+    fact: Text
+    values: Annotated[dict[Text, Text], Field(max_length=MOST_VALUES)]
+    hint: Text
     update: Digest | None
     device: DeviceName | None
     plan: Digest

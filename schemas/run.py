@@ -13,15 +13,12 @@ from pydantic import Field, model_validator
 
 from schemas.base import LARGE_MANIFEST_LIMIT_BYTES, Manifest, Many
 from schemas.devices import MOST_DEVICES
-from schemas.measured import Cost, Spent, spent
-from schemas.refs import Digest
+from schemas.measured import Cost, Seconds, Spent, spent
+from schemas.refs import Digest, Loss, NonNegativeInt, Number, PositiveInt, Total
 from schemas.refusal import Reason
 from schemas.settings import Settings
 
 MOST_ROUNDS = 900  # a summary has a few lines for each of them
-
-Count = Annotated[int, Field(ge=0)]
-Seconds = Annotated[float, Field(ge=0)]
 
 
 class FederationManifest(Manifest):
@@ -35,8 +32,8 @@ class FederationManifest(Manifest):
     data: Digest
     test: Digest
     devices: Annotated[int, Field(ge=1, le=MOST_DEVICES)]
-    alpha: float | None  # Dirichlet concentration of the label skew; None: split evenly
-    memory_budgets: Many[Annotated[int, Field(ge=1)]]  # bytes, in turn; empty: the machine's memory
+    alpha: Number | None  # Dirichlet concentration of the label skew; None: split evenly
+    memory_budgets: Many[PositiveInt]  # bytes, in turn; empty: the machine's memory
     settings: Settings
 
 
@@ -46,14 +43,14 @@ class RoundLine(Spent):
     A task has accuracy or perplexity, where the round was evaluated.
     """
 
-    round: Annotated[int, Field(ge=1)]
+    round: PositiveInt
     trained: str
-    devices: Count  # that trained
-    refused: dict[Reason, Count]  # how many of their updates did not count, by reason
-    train_loss: float
-    accuracy: float | None
-    perplexity: float | None
-    predicted_peak_bytes: Count
+    devices: NonNegativeInt  # that trained
+    refused: dict[Reason, NonNegativeInt]  # how many of their updates did not count, by reason
+    train_loss: Loss
+    accuracy: Number | None
+    perplexity: Number | None
+    predicted_peak_bytes: NonNegativeInt
 
     def line(self) -> str:
         """For people and logs."""
@@ -85,20 +82,20 @@ class SimulationSummary(Manifest):
     version: Literal[1] = 1
     plan: Digest
     final_state: Digest
-    accuracy_before: float | None
-    accuracy_after: float | None
-    perplexity_before: float | None
-    perplexity_after: float | None
+    accuracy_before: Number | None
+    accuracy_after: Number | None
+    perplexity_before: Number | None
+    perplexity_after: Number | None
     rounds: Annotated[Many[RoundLine], Field(max_length=MOST_ROUNDS)]
-    first_layer: Count  # that has adapters
-    assignments: Count  # that rounds go through
-    passes: Count
-    visits: Count
-    bytes_read: Count
-    bytes_up: Count
-    bytes_down: Count
-    peak_bytes: Count
-    predicted_peak_bytes: Count
+    first_layer: NonNegativeInt  # that has adapters
+    assignments: NonNegativeInt  # that rounds go through
+    passes: Total
+    visits: Total
+    bytes_read: Total
+    bytes_up: Total
+    bytes_down: Total
+    peak_bytes: NonNegativeInt
+    predicted_peak_bytes: NonNegativeInt
 
     @property
     def cost(self) -> Cost:
@@ -126,13 +123,13 @@ class DemoSummary(Manifest):
 
     kind: Literal["demo-summary"] = "demo-summary"
     version: Literal[1] = 1
-    accuracy_before: float
-    accuracy_after: float
-    accuracy_linear_probe: float
+    accuracy_before: Number
+    accuracy_after: Number
+    accuracy_linear_probe: Number
     seconds: Seconds
     seconds_without_assets: Seconds
-    peak_memory_bytes: Count
-    predicted_peak_memory_bytes: Count
-    bytes_up: Count
-    bytes_down: Count
+    peak_memory_bytes: NonNegativeInt
+    predicted_peak_memory_bytes: NonNegativeInt
+    bytes_up: Total
+    bytes_down: Total
     final_state: Digest

@@ -116,8 +116,8 @@ class SimilaritySettings(Record):
     scale: Literal["auto", "none", "unit"] = "auto"  # auto: unit for decoders (attention sinks), none for encoders
     reference: Literal["embeddings", "first-layer"] = "embeddings"
     # At least 5: HSIC₁ divides by n (n-3), and the jackknife leaves one text out.
-    max_examples: Annotated[int, Field(ge=5)] = 256
-    min_examples: Annotated[int, Field(ge=5)] = 32
+    max_examples: Annotated[int, Field(ge=5, le=2**20)] = 256
+    min_examples: Annotated[int, Field(ge=5, le=2**20)] = 32
 
     @model_validator(mode="after")
     def _floor_is_below_ceiling(self) -> "SimilaritySettings":

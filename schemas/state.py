@@ -21,7 +21,17 @@ from schemas.devices import (
     listed_once,
 )
 from schemas.methods import ChosenProgress
-from schemas.refs import Digest, FileReference, TensorName, TensorReference
+from schemas.refs import (
+    Digest,
+    FileReference,
+    Layer,
+    Loss,
+    NonNegativeInt,
+    PositiveInt,
+    TensorName,
+    TensorReference,
+    Total,
+)
 
 
 class Coverage(Record):
@@ -31,10 +41,10 @@ class Coverage(Record):
     has its parent's values nevertheless; empty where it was combined.
     """
 
-    layer: Annotated[int, Field(ge=0)]
-    devices: Annotated[int, Field(ge=1)]
-    example_count: Annotated[int, Field(ge=1)]
-    tolerates: Annotated[int, Field(ge=0)] = 0
+    layer: Layer
+    devices: PositiveInt
+    example_count: Annotated[Total, Field(ge=1)]
+    tolerates: NonNegativeInt = 0
     kept: Literal["", "too-few-devices"] = ""
 
     def __str__(self) -> str:
@@ -48,7 +58,7 @@ class ServerSteps(Record):
     """How often the server optimiser has moved a tensor.  Its moments are tensors of the state."""
 
     tensor: TensorName
-    steps: Annotated[int, Field(ge=1)]
+    steps: PositiveInt
 
 
 class StateManifest(Manifest):
@@ -63,15 +73,15 @@ class StateManifest(Manifest):
     version: Literal[1] = 1
     plan: Digest
     parent: Digest | None  # the state before; None for round 0
-    round: Annotated[int, Field(ge=0)]
+    round: NonNegativeInt
     assignment: Assignment | None  # of every participant of the next round; None where it differs by device
     progress: ChosenProgress  # of the method
     moved: bool  # whether the method combined the updates: a round may close without moving the model
     participant_count: Annotated[int, Field(ge=0, le=MOST_DEVICES)]  # of the next round; lines of participants.jsonl
     accepted_count: Annotated[int, Field(ge=0, le=MOST_DEVICES)]  # updates that went into it; lines of accepted.jsonl
-    example_count: Annotated[int, Field(ge=0)]  # texts behind those updates
+    example_count: Total  # texts behind those updates
     coverage: Many[Coverage] = ()  # of the round that made it, by layer; empty for round 0
-    train_loss: float | None  # mean over the accepted updates, weighted by their example counts
+    train_loss: Loss | None  # mean over the accepted updates, weighted by their example counts
     server_steps: Many[ServerSteps] = ()  # by tensor; empty without a server optimiser
     tensors: Many[TensorReference]
     files: Many[FileReference]

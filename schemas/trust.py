@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, StringConstraints, ValidationError, 
 from schemas.base import LARGE_MANIFEST_LIMIT_BYTES, Many, Record, describe_validation_error
 from schemas.ed25519 import weakness
 from schemas.errors import BadInput
-from schemas.refs import DeviceName, Digest, PublicKey
+from schemas.refs import DeviceName, Digest, NonNegativeInt, PositiveInt, PublicKey
 
 Moment = Annotated[str, StringConstraints(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]  # UTC
 ENVELOPE_LIMIT_BYTES = LARGE_MANIFEST_LIMIT_BYTES * 4 // 3 + 2**12  # base64 takes four bytes for three
@@ -38,7 +38,7 @@ class EnrolledDevice(Record):
 
     name: DeviceName
     key: SigningKey
-    max_example_count: Annotated[int, Field(ge=1)]
+    max_example_count: PositiveInt
 
 
 class TrustPolicy(Record):
@@ -79,7 +79,7 @@ class NewestState(Record):
 
     version: Literal[1] = 1
     plan: Digest
-    round: Annotated[int, Field(ge=0)]
+    round: NonNegativeInt
     state: Digest
 
 

@@ -6,11 +6,11 @@ from pydantic import Field
 
 from schemas.assignment import Assignment, FieldName
 from schemas.base import Manifest, Many, Record
-from schemas.refs import DeviceName, Digest, FileReference, TensorReference
+from schemas.refs import DeviceName, Digest, FileReference, Loss, NonNegativeInt, PositiveInt, TensorReference
 
 MOST_NUMBERS = 1024
-LARGEST_LOSS = 1e30  # far above the loss of any model: a mean over any number of devices stays finite
-Loss = Annotated[float, Field(ge=-LARGEST_LOSS, le=LARGEST_LOSS)]
+LARGEST_REPORT = 1e30  # of a number that a method asks for: a float32, and so are sums over all devices
+Reported = Annotated[float, Field(ge=-LARGEST_REPORT, le=LARGEST_REPORT)]
 
 
 class TrainingLoss(Record):
@@ -32,14 +32,14 @@ class UpdateManifest(Manifest):
     version: Literal[1] = 1
     plan: Digest
     state: Digest  # the state that training started from
-    round: Annotated[int, Field(ge=0)]  # of that state
+    round: NonNegativeInt  # of that state
     assignment: Assignment  # what was trained: the assignment, or a part of it
     device: DeviceName
     inputs: Digest  # salted digest of the texts: recognises equal inputs without revealing them
-    example_count: Annotated[int, Field(ge=1)]
-    steps: Annotated[int, Field(ge=1)]
+    example_count: PositiveInt
+    steps: PositiveInt
     loss: TrainingLoss
     # Numbers that the method asks for, by name.
-    numbers: dict[FieldName, Loss] = Field(default_factory=dict, max_length=MOST_NUMBERS)
+    numbers: dict[FieldName, Reported] = Field(default_factory=dict, max_length=MOST_NUMBERS)
     tensors: Many[TensorReference]
     files: Many[FileReference]

@@ -10,8 +10,9 @@ Tensors pass through in chunks, every byte hashed on its way; nothing is publish
 does not grow with the size of the tensors.  numpy alone: no torch.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,12 @@ from schemas.devices import ACCEPTED_FILE, AcceptedUpdate
 from schemas.errors import TooFewUpdates, UsageProblem, some
 from schemas.ledger import Accepted, Closed, Event, Refused
 from schemas.plan import PlanManifest
-from schemas.refusal import Reason
+from schemas.refusal import Reason, RefusalManifest
 from schemas.settings import FederationSettings
 from schemas.state import Coverage, ServerSteps, StateManifest
 from stages.federated.assumptions import Support
 from stages.federated.costs import cost_of_round
-from stages.federated.delivery import Delivery, RefusedUpdate
+from stages.federated.delivery import Delivery, RefusedUpdate, by_device, is_link
 from stages.federated.intake import Intake
 from stages.federated.quarantine import refusal_of, set_aside
 from stages.federated.rules import Update
@@ -78,30 +79,54 @@ def run(
     method = server_method(planned.manifest.settings.chain.method)
     with open_ledger(parent, planned, signer) as ledger:  # nobody else closes this round meanwhile
         delivery = Intake(planned, parent, ledger.counted(before=parent.digest), method).take(updates)
-        _put_aside(delivery, planned, parent, ledger, on_refusal)
-        accepted = delivery.accepted
-        check_quorum(delivery, planned.manifest, parent, quorum)
+        too_few = short_of_quorum(delivery, planned.manifest, parent, quorum)
+        # All documents are made before anything is recorded or moved.
+        refusals = [refusal_of(refused, planned, parent) for refused in delivery.refused]
+        following = _following(planned, parent, delivery, method) if too_few is None else None
+        ledger.append(lambda events: _refusals(events, delivery.refused, planned, parent))
+        _put_aside(delivery, refusals, {path for path in updates if is_link(path)}, on_refusal)
+        if too_few is not None:
+            raise too_few
+        assert following is not None
         if not force:
-            _check_open(ledger, parent.digest, accepted)
-        made = _next_state(planned, parent, accepted, method, out, force=force, signer=signer)
+            _check_open(ledger, parent.digest, delivery.named)
+        made = _next_state(parent, delivery, following, out, force=force, signer=signer)
         ledger.append(lambda events: _closing(events, parent, made))
     return made
 
 
+@dataclass(frozen=True)
+class _Following:
+    """The next state before its tensors are written."""
+
+    combination: Combination | None  # None: the model stays
+    listed: Lines  # the updates that went into it
+    coming: Lines  # the participants of the next round
+    manifest: StateManifest
+
+
+def _following(
+    planned: Artifact[PlanManifest], parent: Artifact[StateManifest], delivery: Delivery, method: ServerMethod
+) -> _Following:
+    accepted = delivery.accepted
+    combination = method.combine(planned.manifest, parent, accepted)
+    listed = accepted_lines(accepted, delivery.same)
+    coming = sample_participants(planned, parent.manifest.round + 1)
+    manifest = describe(planned, parent, accepted, method, (listed, coming), combination)
+    return _Following(combination, listed, coming, manifest)
+
+
 def _next_state(
-    planned: Artifact[PlanManifest],
     parent: Artifact[StateManifest],
-    accepted: Sequence[Update],
-    method: ServerMethod,
+    delivery: Delivery,
+    following: _Following,
     out: Path,
     *,
     force: bool,
     signer: Signer | None,
 ) -> Artifact[StateManifest]:
     """The state at `out` that these updates make of `parent`: found there, or made."""
-    combination = method.combine(planned.manifest, parent, accepted)
-    listed, coming = accepted_lines(accepted), sample_participants(planned, parent.manifest.round + 1)
-    manifest = describe(planned, parent, accepted, method, (listed, coming), combination)
+    manifest = following.manifest
 
     def same(there: StateManifest) -> bool:
         lines = tuple(file for file in there.files if file.name != TENSORS_FILE)
@@ -110,38 +135,41 @@ def _next_state(
     made = existing(out, StateManifest, same=same, force=force, signer=signer)
     if made is not None:
         return made
+    sources: list[Artifact[Any]] = [parent, *delivery.accepted]
     with new_artifact(out, force=force, signer=signer) as draft:
-        draft.write_lines(listed, coming)
+        draft.write_lines(following.listed, following.coming)
         with Stopwatch() as watch:
-            manifest = write_tensors(draft, combination or Unmoved(parent), [parent, *accepted], manifest)
-        cost = cost_of_round(accepted, parent)
+            manifest = write_tensors(draft, following.combination or Unmoved(parent), sources, manifest)
+        cost = cost_of_round(delivery.named, parent)
         draft.finish(manifest, MeasuredFacts(seconds=watch.seconds, peak_bytes=watch.peak_bytes, updates=cost))
     return Artifact(out, manifest, manifest.digest)
 
 
-def check_quorum(
+def short_of_quorum(
     delivery: Delivery, plan: PlanManifest, parent: Artifact[StateManifest], quorum: int | None = None
-) -> None:
-    """Enough updates were accepted to close the round.  Raises `TooFewUpdates` with who is missing and why."""
+) -> TooFewUpdates | None:
+    """The error where too few updates count to close the round, with who is missing and why."""
     chosen = quorum or plan.settings.federation.quorum
     expected = parent.manifest.participant_count
     needed = expected if chosen == "all" else min(chosen, expected)
     if len(delivery.accepted) >= needed:
-        return
-    there = {update.manifest.device for update in delivery.accepted}
+        return None
+    there = {update.manifest.device for update in delivery.named}
     missing = [device for device in participants(parent) if device not in there]
     values: dict[str, object] = {
         "needed": f"{needed} of {expected}",
         "accepted": len(delivery.accepted),
         "missing": some(missing),
     }
+    if delivery.same:
+        values["not counted twice"] = f"{some([update.manifest.device for update in delivery.same])} (same tensors)"
     for refused in delivery.refused[:8]:
         values[f"refused {refused.path.name}"] = refused.error.fact
     if len(delivery.refused) > 8:
         values["refused"] = f"{len(delivery.refused)} in all"
     if delivery.ignored:
         values["ignored"] = f"{len(delivery.ignored)} that are no updates"
-    raise TooFewUpdates(
+    return TooFewUpdates(
         f"round {parent.manifest.round} cannot close yet",
         values=values,
         hint="bring the missing updates and run the same command, or close with fewer by --quorum",
@@ -150,16 +178,15 @@ def check_quorum(
 
 def _put_aside(
     delivery: Delivery,
-    plan: Artifact[PlanManifest],
-    parent: Artifact[StateManifest],
-    ledger: Ledger,
+    refusals: Sequence[RefusalManifest],
+    given_links: Collection[Path],
     on_refusal: OnRefusal,
 ) -> None:
-    """Record every refusal, then move what was refused out of the way."""
-    ledger.append(lambda events: _refusals(events, delivery.refused, plan, parent))
+    """Move what was refused out of the way; neither a link that was given, nor what lies behind one."""
     meant = bool(delivery.accepted) or any(refused.reason not in MISDIRECTED for refused in delivery.refused)
-    for refused in delivery.refused:
-        place = set_aside(refused.path, refusal_of(refused, plan, parent)) if meant else None
+    for refused, refusal in zip(delivery.refused, refusals, strict=True):
+        behind = refused.path in given_links or refused.path.parent in given_links
+        place = set_aside(refused.path, refusal) if meant and not behind else None
         on_refusal(refused, place)
 
 
@@ -169,6 +196,7 @@ def _refusals(
     plan: Artifact[PlanManifest],
     parent: Artifact[StateManifest],
 ) -> list[Entry]:
+    """A line for each refusal of this round that has none yet; one for all that cannot be told apart."""
     said = {(event.state, event.update, event.reason) for event in events if isinstance(event, Refused)}
 
     def entry(one: RefusedUpdate) -> Entry:
@@ -182,8 +210,8 @@ def _refusals(
             device=one.device,
         )
 
-    new = [one for one in refused if one.update is None or (parent.digest, one.update, one.reason) not in said]
-    return [entry(one) for one in new]
+    new = {(parent.digest, one.update, one.reason): one for one in refused}
+    return [entry(one) for key, one in new.items() if key not in said]
 
 
 def _check_open(ledger: Ledger, parent: str, accepted: Sequence[Update]) -> None:
@@ -261,18 +289,19 @@ def server_steps(
     return tuple(ServerSteps(tensor=name, steps=steps[name]) for name in sorted(steps))
 
 
-def accepted_lines(accepted: Sequence[Update]) -> Lines:
-    """A line of the next state for each update that goes into it."""
+def accepted_lines(accepted: Sequence[Update], same: Sequence[Update] = ()) -> Lines:
+    """A line of the next state for each update that goes into it; `same`: whose tensors count in another's line."""
+    counts = {update.digest: update.manifest.example_count for update in accepted}
     return encode_lines(
         ACCEPTED_FILE,
         (
             AcceptedUpdate(
                 name=update.manifest.device,
                 update=update.digest,
-                example_count=update.manifest.example_count,
+                example_count=counts.get(update.digest, 0),
                 train_loss=update.manifest.loss.mean,
             )
-            for update in accepted
+            for update in sorted([*accepted, *same], key=by_device)
         ),
     )
 

@@ -8,12 +8,13 @@ Writes: a plan artifact, and state 0: fresh adapters and head.
 """
 
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from schemas.assignment import Assignment
 from schemas.devices import ACCEPTED_FILE
-from schemas.errors import BadInput
+from schemas.errors import BadInput, UsageProblem
 from schemas.head import HeadParameter
 from schemas.plan import AssignmentMemory, PlanManifest
 from schemas.profile import ProfileManifest
@@ -30,7 +31,7 @@ from stages.model.architecture import is_decoder
 from stages.model.backbone import Backbone
 from stages.model.loading import LoadedModel
 from stages.process.progress import Say, unsaid
-from stages.store.artifact import Artifact, check_place, existing, new_artifact, open_artifact
+from stages.store.artifact import MANIFEST_FILE, Artifact, check_place, existing, new_artifact, open_artifact
 from stages.store.debris import without_debris
 from stages.store.heads import open_ledger
 from stages.store.lines import Lines, check_device_count, encode_lines
@@ -57,9 +58,9 @@ def run(
     """Agree on a plan and write it with state 0.
 
     Under a `policy` that asks for signatures every profile must be signed by a device of the `roster`, and the signer's
-    key is pinned on this machine, which `say` is told once; `model` spares a caller opening the base model again.
-    Raises `NotTrusted` where a signature is missing or wrong, `BadInput` where profiles disagree with each other, the
-    recipe or the model, `DoesNotFit` where nothing fits the smallest budget.
+    key is pinned on this machine; `say` is told that once, and whose texts do not all count; `model` spares a caller
+    opening the base model again.  Raises `NotTrusted` where a signature is missing or wrong, `BadInput` where profiles
+    disagree with each other, the recipe or the model, `DoesNotFit` where nothing fits the smallest budget.
     """
     policy = policy or TrustPolicy()
     check_place(out, PlanManifest, force=force, signer=signer)
@@ -71,6 +72,8 @@ def run(
     check_architecture(model_dir, settings.head_form, packing=settings.encoding.packing)
     model = model or LoadedModel.open(model_dir, settings)
     found = gather(open_profiles(profiles, keys), model.reading(settings)[0], keys)
+    for sentence in found.said():
+        say(sentence)
     model.backbone.reader.check_same(found.first.model, model.backbone.reader.fingerprint())
     settings = decide_settings(settings, found, decoder=is_decoder(model.backbone.skeleton.config))
     settings, model = model.deciding_compute(settings, native=[one for one, few in found.emulating.items() if not few])
@@ -113,9 +116,15 @@ def enrolled(policy: TrustPolicy, roster: Sequence[EnrolledDevice]) -> dict[str,
 def open_profiles(paths: Sequence[Path], keys: Mapping[str, EnrolledDevice] | None) -> Iterator[ProfileManifest]:
     """The profiles one after the other, signed by their devices where `keys` has those.
 
-    Raises `BadInput` and `NotTrusted`.
+    Raises `BadInput` and `NotTrusted`, `UsageProblem` for a folder of profiles.
     """
     for path in paths:
+        if not os.path.lexists(path / MANIFEST_FILE) and any(path.glob(f"*/{MANIFEST_FILE}")):
+            raise UsageProblem(
+                f"{path} is a folder of artifacts",
+                values={"expected": "profile artifacts", "found": "folders that hold them"},
+                hint=f"give each of them: {path}/*",
+            )
         artifact = open_artifact(path, ProfileManifest)
         if keys is not None:
             device = keys.get(artifact.manifest.device)

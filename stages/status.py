@@ -74,7 +74,7 @@ def run(run_directory: Path, *, inboxes: Sequence[Path] = ()) -> Status:
     delivery = Intake(plan, state, ledger.counted(before=state.digest), method).take(
         [path for path in (*_updates(run_directory, state.manifest.round), *inboxes) if path.exists()]
     )
-    delivered = {update.manifest.device for update in delivery.accepted}
+    delivered = {update.manifest.device for update in delivery.named}
     refusals = [event for event in events if isinstance(event, Refused)]
     said = {(event.device or "unknown", event.reason) for event in refusals if event.state == state.digest}
     said |= {(one.device or one.path.name, one.reason) for one in delivery.refused}

@@ -149,7 +149,8 @@ def test_an_update_that_does_not_belong_is_refused_and_the_others_count(
     assert place.parent == inbox / ".refused"
     assert verify_artifact(place).manifest.KIND == "update"
     why = RefusalManifest.from_bytes(place.with_name(f"{place.name}.json").read_bytes(), source="why")
-    assert (why.reason, why.fact, why.state) == (reason, refused.error.fact, state.digest)
+    assert (why.reason, why.state) == (reason, state.digest)
+    assert why.fact == refused.error.fact.replace(f"{inbox}/", "")
     events = list(Ledger(tmp_path / "ledger.jsonl").events())
     assert [event.event for event in events] == ["refused", "accepted", "closed"]
     assert sorted(path.name for path in inbox.iterdir()) == [".refused", "a"]
@@ -191,15 +192,6 @@ def test_altered_tensors_alone_close_no_round(tmp_path: Path) -> None:
         combine(tmp_path, [path])
     assert caught.value.exit_code == 6
     assert sorted(entry.name for entry in tmp_path.iterdir()) == [".refused", "ledger.jsonl", "plan", "state"]
-
-
-def test_the_tensors_of_another_device_count_once(tmp_path: Path) -> None:
-    _, state = make_world(tmp_path)
-    paths = [make_update(tmp_path / name, state, name, seed=0) for name in ("b", "a", "c")]
-    seen: list[tuple[str | None, str]] = []
-    made = combine(tmp_path, paths, on_refusal=lambda refused, place: seen.append((refused.device, refused.reason)))
-    assert fleet.accepted_devices(made) == ["a"]
-    assert sorted(seen) == [("b", "copy"), ("c", "copy")]
 
 
 def test_updates_all_of_another_federation_are_left_where_they_are(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from schemas.plan import PlanManifest
 from schemas.state import StateManifest
 from schemas.update import UpdateManifest
 from stages.store.artifact import open_artifact, read_tensors, verify_artifact
+from stages.store.devices import planned_devices
 from stages.store.signing import SIGNATURE_FILE, KeyRing, key_id
 from stages.store.trust import Trust
 from tests import fleet
@@ -381,11 +382,16 @@ def test_a_renamed_device_does_not_count(world: World) -> None:
 
 
 def test_one_update_under_two_names_counts_once(world: World) -> None:
-    """Two devices that conspire: each signs the same tensors."""
+    """Two devices that conspire, or one that copied the other: each signs the same tensors."""
     shutil.rmtree(world.path("updates/device-01"))
     shutil.copytree(world.path("updates/device-00"), world.path("updates/device-01"))
     resign(world.path("updates/device-01"), world, "device-01", device="device-01")
-    assert world.refusal(world.path("updates")) == ["copy"]
+    assert world.refusal(world.path("updates")) == []  # and with a quorum of two the round stays open
+    made = world.aggregate(world.path("updates"))
+    one, signer = [world.path("updates/device-00")], world.keys.open(COORDINATOR)
+    alone = fleet.combine(world.folder, one, "alone/0001", "states/0000", signer=signer, force=True).manifest
+    assert made.tensors == alone.tensors
+    assert (made.accepted_count, made.example_count) == (2, alone.example_count)
 
 
 def test_an_update_under_a_key_that_anybody_can_sign_for_does_not_count(world: World) -> None:
@@ -485,6 +491,41 @@ def test_a_manifest_of_a_newer_version_is_refused_and_says_upgrade(world: World)
 def test_the_policy_of_the_plan_stands_for_the_coordinator_too(world: World) -> None:
     with pytest.raises(UsageProblem, match="only signed artifacts"):
         fleet.combine(world.folder, [world.path("updates")], "states/0001", "states/0000")
+
+
+def test_a_profile_that_claims_more_texts_than_enrolled_makes_a_plan_that_says_so(world: World) -> None:
+    resign(world.path("profiles/device-01"), world, "device-01", example_count=10**15)
+    arguments = ("--model", world.model, "--recipe", world.path("recipe.toml"), "--roster", world.path("roster.toml"))
+    done = world.chainctl(
+        *("plan", *world.path("profiles").iterdir(), *arguments, "--key", COORDINATOR),
+        *("--out", world.path("p"), "--state", world.path("s")),
+    )
+    assert "device-01 1000000000000000 of 20" in done.stdout
+    lines = {one.name: one for one in planned_devices(open_artifact(world.path("p"), PlanManifest))}
+    assert (lines["device-01"].example_count, lines["device-01"].max_example_count) == (20, 20)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"example_count": 12', '"example_count": ' + "9" * 400),
+        ('"memory_budget_bytes": ', '"memory_budget_bytes": 1e'),
+    ],
+)
+def test_a_profile_with_a_number_of_no_size_is_named(old: str, new: str, world: World) -> None:
+    path = world.path("profiles/device-01") / "manifest.json"
+    text = path.read_text()
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new))
+    arguments = ("--model", world.model, "--recipe", world.path("recipe.toml"), "--roster", world.path("roster.toml"))
+    done = world.chainctl(
+        *("plan", *world.path("profiles").iterdir(), *arguments, "--key", COORDINATOR),
+        *("--out", world.path("p"), "--state", world.path("s")),
+        check=False,
+    )
+    assert done.returncode == 3
+    assert "profiles/device-01" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_profile_of_nobody_enrolled_makes_no_plan(world: World) -> None:

@@ -58,7 +58,10 @@ def aggregate(
     for covered in manifest.coverage:
         if covered.kept:
             write_line(str(covered), sys.stderr)
+    accepted = list(accepted_updates(artifact))
     console.say(f"round {manifest.round}: {manifest.accepted_count} updates, training loss {manifest.train_loss:.4f}")
+    if same := [update.name for update in accepted if not update.example_count]:
+        console.say(f"not counted twice, for another device sent the same tensors: {some(same)}")
     console.say(f"next: layers {described(manifest.assignment)} on {some(names)}")
     console.say(f"state {artifact.digest[:19]} -> {out}")
     console.result(
@@ -70,6 +73,6 @@ def aggregate(
         moved=manifest.moved,
         coverage=[covered.model_dump() for covered in manifest.coverage],
         participants=names,
-        accepted=[update.name for update in accepted_updates(artifact)],
+        accepted=[update.name for update in accepted],
         refused=refusals,
     )

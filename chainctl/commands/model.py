@@ -19,7 +19,7 @@ from chainctl.options import (
     command_group,
     load_settings,
 )
-from schemas.assignment import MOST_LAYERS
+from schemas.refs import MOST_LAYERS
 
 app = command_group(help="Import base models, inspect them, or generate one with random weights.")
 

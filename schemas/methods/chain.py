@@ -12,7 +12,7 @@ from schemas.assignment import Assignment
 from schemas.base import Many, Record
 from schemas.errors import UsageProblem
 from schemas.methods.registry import MethodDecisions, MethodProgress, MethodSettings
-from schemas.refs import DeviceName, NonNegativeInt, PositiveInt, Window
+from schemas.refs import DeviceName, Loss, NonNegativeInt, PositiveInt, Window
 
 Weight = Annotated[float, Field(ge=0)]
 StartReason = Literal["below-threshold", "clamped", "no-layer-below-threshold", "fixed", "every-layer", "round-passes"]
@@ -104,7 +104,7 @@ class ChainDecisions(MethodDecisions):
 
     method: Literal["chain"] = "chain"
     start_reason: StartReason
-    start_range: tuple[int, int]  # earliest and latest start that the curve's intervals allow
+    start_range: tuple[NonNegativeInt, NonNegativeInt]  # earliest and latest start that the curve's intervals allow
     windows: Many[Window]
     limited_by: DeviceName | None  # the device whose budget limits Q
 
@@ -129,7 +129,7 @@ class ChainDecisions(MethodDecisions):
 class Convergence(Record):
     """The best loss of a window, and the rounds since it improved (used only if windows advance on convergence)."""
 
-    best_loss: float | None = None
+    best_loss: Loss | None = None
     stale_rounds: NonNegativeInt = 0
 
 

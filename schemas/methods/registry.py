@@ -3,12 +3,13 @@
 import json
 from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from schemas.assignment import Assignment
 from schemas.base import Record
+from schemas.refs import NonNegativeInt
 
 DEFAULT_METHOD = "chain"
 
@@ -35,7 +36,7 @@ class MethodDecisions(Record):
     """
 
     method: str
-    first_layer: Annotated[int, Field(ge=0)]
+    first_layer: NonNegativeInt
 
     def assignments(self, num_layers: int) -> tuple[Assignment, ...]:
         """The assignments that the plan foresees: it predicts the memory of each."""

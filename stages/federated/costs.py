@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
-from schemas.measured import Cost, LayerPasses
+from schemas.errors import ChainError
+from schemas.measured import Cost, LayerPasses, Measured
 from schemas.state import StateManifest
 from stages.federated.rules import Update
 from stages.store.artifact import Artifact, artifact_bytes
@@ -15,8 +16,16 @@ def cost_of_round(updates: Iterable[Update], state: Artifact[StateManifest]) -> 
     return Cost.sum(_cost(update, bytes_down) for update in updates)
 
 
+def _measured(update: Artifact[Any]) -> Measured | None:
+    """What making an update cost; None where that is not known, or cannot be read."""
+    try:
+        return update.measured()
+    except (ChainError, OSError):
+        return None
+
+
 def _cost(update: Artifact[Any], bytes_down: int) -> Cost:
-    measured = update.measured()
+    measured = _measured(update)
     passes = measured.passes if measured else LayerPasses()
     return Cost(
         updates=int(measured is not None),

@@ -1,7 +1,7 @@
 """What was delivered for a round: which folders claim to be updates, and which updates rule each other out."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,41 +27,78 @@ class RefusedUpdate:
 
 @dataclass
 class Delivery:
-    """What arrived for a round.  `counted` were accepted in earlier rounds, `ignored` claim to be no update."""
+    """What arrived for a round.  `counted` were accepted in earlier rounds, `ignored` claim to be no update.
+
+    `accepted`: what counts.  `same`: updates of other devices with the tensors of one of those, which count in it.
+    """
 
     accepted: list[Update] = field(default_factory=list)
+    same: list[Update] = field(default_factory=list)
     refused: list[RefusedUpdate] = field(default_factory=list)
     counted: list[Path] = field(default_factory=list)
     ignored: list[Path] = field(default_factory=list)
+
+    @property
+    def named(self) -> list[Update]:
+        """Every update that is not refused, by device."""
+        return sorted([*self.accepted, *self.same], key=by_device)
+
+
+def is_link(path: Path) -> bool:
+    """Whether a path is a link, as far as that can be told."""
+    return os.path.islink(path)  # noqa: PTH114 -- of a path that cannot be looked at, Path.is_symlink raises
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a path is a directory or leads to one, as far as that can be told."""
+    return os.path.isdir(path)  # noqa: PTH112 -- as above
+
+
+def by_device(update: Update) -> tuple[str, str]:
+    """The canonical order of updates."""
+    return update.manifest.device, update.digest
 
 
 def candidates(paths: Sequence[Path], ignored: list[Path]) -> Iterator[Path]:
     """Directories that hold a manifest: those given, and those in folders that were given, except hidden ones.
 
-    What operating systems leave is neither that nor `ignored`.  Raises `UsageProblem` for a path that does not exist.
+    A folder may be given by a link.  What operating systems leave is neither a candidate nor `ignored`.  Raises
+    `UsageProblem` for a path that does not exist or cannot be listed.
     """
     for path in without_debris(paths):
         if not os.path.lexists(path):
             raise UsageProblem(f"there is no {path}", values={"expected": "an update artifact, or a folder of them"})
-        if path.is_symlink() or os.path.lexists(path / MANIFEST_FILE) or not path.is_dir():
+        if os.path.lexists(path / MANIFEST_FILE) or not is_folder(path):
             yield path
             continue
-        with os.scandir(path) as entries:
-            below = sorted(entry.name for entry in entries if not (entry.name.startswith(".") or is_debris(entry.name)))
-        for name in below:
-            if (path / name).is_symlink() or os.path.lexists(path / name / MANIFEST_FILE):
+        for name in _listed(path):
+            if is_link(path / name) or os.path.lexists(path / name / MANIFEST_FILE):
                 yield path / name
             else:
                 ignored.append(path / name)
 
 
+def _listed(folder: Path) -> list[str]:
+    """Names in a folder, sorted, but for hidden ones and what operating systems leave.  Raises `UsageProblem`."""
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries]
+    except OSError as error:
+        raise UsageProblem(
+            f"{folder} cannot be listed",
+            values={"expected": "a folder of update artifacts", "found": error.strerror or type(error).__name__},
+            hint="check its permissions, or give the updates in it one by one",
+        ) from None
+    return sorted(name for name in names if not (name.startswith(".") or is_debris(name)))
+
+
 def claims_to_be_an_update(path: Path) -> bool:
     """Whether a directory is to be judged: what is whole and of another kind was given by mistake."""
-    if path.is_symlink() or not path.is_dir():
-        return path.is_symlink()
+    if is_link(path) or not is_folder(path):
+        return is_link(path)
     try:
         kind, _ = kind_and_version(path)
-    except ChainError:
+    except (ChainError, OSError):
         return True
     return not isinstance(kind, str) or kind == UpdateManifest.KIND or kind not in ARTIFACTS
 
@@ -71,7 +108,7 @@ def refused_update(update: Update, reason: Reason, error: ChainError) -> Refused
     return RefusedUpdate(update.path, reason, error, update.digest, update.manifest.device)
 
 
-def _equivocations(updates: Sequence[Update]) -> dict[str, ChainError]:
+def equivocations(updates: Sequence[Update]) -> dict[str, ChainError]:
     """Updates of devices that sent more than one."""
     of_device: dict[str, list[Update]] = {}
     for update in updates:
@@ -79,7 +116,7 @@ def _equivocations(updates: Sequence[Update]) -> dict[str, ChainError]:
     return {
         update.digest: BadInput(
             f"device {device} sent {len(sent)} different updates",
-            values={str(other.path): other.digest for other in sent[:4]},
+            values={other.digest: other.path.name for other in sent[:4]},
             hint="decide which one is meant, move it back and aggregate again",
         )
         for device, sent in of_device.items()
@@ -88,26 +125,22 @@ def _equivocations(updates: Sequence[Update]) -> dict[str, ChainError]:
     }
 
 
-def _copies(updates: Sequence[Update]) -> dict[str, ChainError]:
-    """Updates whose tensors (or, where there are none, numbers) equal those of an earlier update."""
-    first: dict[tuple[str, ...], Update] = {}
-    copies: dict[str, ChainError] = {}
+def counted_once(updates: Sequence[Update]) -> tuple[list[Update], list[Update]]:
+    """Of updates with the same tensors (or, where there are none, numbers), the one that counts; and the others.
+
+    Nobody can tell who copied whom, so neither device is refused.  The update that claims most texts counts, of several
+    the first by device.  `updates`: by device.
+    """
+    of_content: dict[object, list[Update]] = {}
     for update in updates:
-        tensors, numbers = update.manifest.tensors, update.manifest.numbers
-        key = tuple(tensor.sha256 for tensor in tensors) or tuple(
-            f"{name}={numbers[name]!r}" for name in sorted(numbers)
-        )
-        original = first.setdefault(key, update)
-        if original is not update:
-            copies[update.digest] = BadInput(
-                f"{update.path} holds the tensors of another device's update",
-                values={"first": original.manifest.device, "again": update.manifest.device},
-                hint="an update counts once, for one device",
-            )
-    return copies
+        tensors = frozenset((tensor.name, tensor.sha256) for tensor in update.manifest.tensors)
+        of_content.setdefault(tensors or frozenset(update.manifest.numbers.items()), []).append(update)
+    counting = {max(same, key=_claim).digest for same in of_content.values()}
+    return (
+        [update for update in updates if update.digest in counting],
+        [update for update in updates if update.digest not in counting],
+    )
 
 
-AMONG_EACH_OTHER: tuple[tuple[Reason, Callable[[Sequence[Update]], dict[str, ChainError]]], ...] = (
-    ("equivocation", _equivocations),
-    ("copy", _copies),
-)
+def _claim(update: Update) -> int:
+    return update.manifest.example_count

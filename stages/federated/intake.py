@@ -17,11 +17,14 @@ from schemas.refusal import Reason
 from schemas.state import StateManifest
 from schemas.update import UpdateManifest
 from stages.federated.delivery import (
-    AMONG_EACH_OTHER,
     Delivery,
     RefusedUpdate,
+    by_device,
     candidates,
     claims_to_be_an_update,
+    counted_once,
+    equivocations,
+    is_link,
     refused_update,
 )
 from stages.federated.rules import Expected, Rules, Update
@@ -83,18 +86,17 @@ class Intake:
                 delivery.counted.append(path)
             else:
                 whole.setdefault(update.digest, update)
-        delivery.accepted = sorted(whole.values(), key=lambda update: (update.manifest.device, update.digest))
-        for reason, find in AMONG_EACH_OTHER:
-            wrong = find(delivery.accepted)
-            delivery.accepted = [update for update in delivery.accepted if update.digest not in wrong]
-            delivery.refused += [
-                refused_update(whole[digest], reason, error) for digest, error in sorted(wrong.items())
-            ]
+        wrong = equivocations(sorted(whole.values(), key=by_device))
+        delivery.refused += [
+            refused_update(whole[digest], "equivocation", error) for digest, error in sorted(wrong.items())
+        ]
+        sound = sorted((update for update in whole.values() if update.digest not in wrong), key=by_device)
+        delivery.accepted, delivery.same = counted_once(sound)
         return delivery
 
     def _examine(self, path: Path) -> tuple[Update | None, RefusedUpdate | None]:
         """The update if it counts; None if it counted already; or why it is refused."""
-        if path.is_symlink():
+        if is_link(path):
             error = NotTrusted(f"{path} is a link", values={"expected": "a directory"}, hint="copy the artifact itself")
             return None, RefusedUpdate(path, "link", error, None, None)
         try:
@@ -240,9 +242,6 @@ def _agree(update: Update, what: str, expected: object, found: object) -> None:
             values={"expected": expected, "found": found},
             hint="check which artifacts were given",
         )
-
-
-# What only a look at all updates shows: which are refused for it, by digest.
 
 
 def _unreadable(path: Path, error: OSError) -> BadInput:

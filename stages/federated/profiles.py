@@ -14,8 +14,8 @@ import numpy as np
 
 from schemas.base import Record
 from schemas.devices import DEVICES_FILE, PlannedDevice, SmallestBudget
-from schemas.errors import BadInput, UsageProblem
-from schemas.profile import LayerSimilarity, ProfileManifest, TextLengths
+from schemas.errors import BadInput, UsageProblem, some
+from schemas.profile import FURTHEST_END, LayerSimilarity, ProfileManifest, TextLengths
 from schemas.refs import Dtype
 from schemas.settings import Settings
 from schemas.trust import EnrolledDevice
@@ -37,6 +37,17 @@ class Profiles:
     emulating: Mapping[Dtype, int]  # how many devices do not multiply it in hardware
     lengths: TextLengths | None  # of all devices' texts, at most; None where there are none
     curve: tuple[LayerSimilarity, ...]  # mean over the devices that have one
+    capped: Mapping[str, tuple[int, int]]  # by device: the texts it says it has, and the fewer it may say
+
+    def said(self) -> list[str]:
+        """What a person should know of the profiles."""
+        if not self.capped:
+            return []
+        claims = [f"{name} {found} of {most}" for name, (found, most) in self.capped.items()]
+        return [
+            f"Profiles claim more texts than the roster allows: {some(claims)}. No more than those count, and what "
+            "such a profile measured is left out; raise max_examples in the roster if the claim is right."
+        ]
 
 
 @dataclass
@@ -46,6 +57,7 @@ class _Kept:
     lines: dict[str, bytes] = field(default_factory=dict)
     curves: "dict[str, tuple[int, array[float]]]" = field(default_factory=dict)  # texts; CKA, low, high of each layer
     lengths: PooledLengths = field(default_factory=PooledLengths)
+    capped: dict[str, tuple[int, int]] = field(default_factory=dict)
     native: Counter[Dtype] = field(default_factory=Counter)  # how many devices multiply a dtype in hardware
 
 
@@ -54,8 +66,9 @@ def gather(
 ) -> Profiles:
     """Read the profiles once, in any order; the same profiles give the same result.
 
-    `roster`: the enrolled devices by name where updates are to be signed.  Raises `UsageProblem` where there is no
-    profile, `BadInput` where they are too many, of one device, or disagree with each other or with the recipe.
+    `roster`: the enrolled devices by name where updates are to be signed.  Of a device that claims more texts than it
+    is enrolled with only those count, and neither its curve nor its lengths do.  Raises `UsageProblem` where there is
+    no profile, `BadInput` where they are too many, of one device, or disagree with each other or with the recipe.
     """
     kept, first, texts, most = _Kept(), None, 0, 0
     smallest: SmallestBudget | None = None
@@ -65,8 +78,8 @@ def gather(
             check_recipe(profile, settings)
         for name in SHARED:
             _check_same(name, first.device, getattr(first, name), profile.device, getattr(profile, name))
-        _keep(kept, profile, roster)
-        texts, most = texts + profile.example_count, max(most, profile.example_count)
+        count = _keep(kept, profile, roster)
+        texts, most = texts + count, max(most, count)
         budget = SmallestBudget(device=profile.device, memory_budget_bytes=profile.memory_budget_bytes)
         smallest = budget if smallest is None else min(smallest, budget, key=_by_budget)
     if first is None or smallest is None:
@@ -82,6 +95,7 @@ def gather(
         emulating=emulating,
         lengths=kept.lengths.percentiles(first.encoding.most_tokens),
         curve=mean_curve([kept.curves.pop(name) for name in names if name in kept.curves]),
+        capped={name: kept.capped[name] for name in sorted(kept.capped)},
     )
 
 
@@ -115,14 +129,16 @@ def mean_curve(curves: "Sequence[tuple[int, array[float]]]") -> tuple[LayerSimil
 
 
 def _mean(values_N3: np.ndarray, weights_N: np.ndarray) -> LayerSimilarity:
-    cka = float(np.average(values_N3[:, 0], weights=weights_N))
+    cka = float(np.clip(np.average(values_N3[:, 0], weights=weights_N), -1.0, 1.0))  # beyond: rounding
     # Devices are independent, so the half-width of the mean is the root of the weighted squares.
     half_N = np.maximum(values_N3[:, 2] - values_N3[:, 0], values_N3[:, 0] - values_N3[:, 1])
     margin = float(np.sqrt((((weights_N / weights_N.sum()) * half_N) ** 2).sum()))
-    return LayerSimilarity(cka=cka, low=cka - margin, high=cka + margin)
+    low, high = np.clip((cka - margin, cka + margin), -FURTHEST_END, FURTHEST_END).tolist()
+    return LayerSimilarity(cka=cka, low=low, high=high)
 
 
-def _keep(kept: _Kept, profile: ProfileManifest, roster: Mapping[str, EnrolledDevice] | None) -> None:
+def _keep(kept: _Kept, profile: ProfileManifest, roster: Mapping[str, EnrolledDevice] | None) -> int:
+    """Keep what a plan needs of a profile; how many of the device's texts count."""
     if profile.device in kept.lines:
         raise BadInput(
             f"two profiles are of one device, {profile.device}",
@@ -131,24 +147,30 @@ def _keep(kept: _Kept, profile: ProfileManifest, roster: Mapping[str, EnrolledDe
         )
     check_device_count(len(kept.lines) + 1)
     enrolled = None if roster is None else roster[profile.device]
-    count, least = profile.example_count, profile.similarity.min_examples
+    most = enrolled.max_example_count if enrolled else profile.example_count
+    count, least = min(profile.example_count, most), profile.similarity.min_examples
     why = f"{count} texts are fewer than min_examples = {least}" if count < least else "too few of its texts differ"
+    believed = profile.example_count <= most
+    if not believed:
+        kept.capped[profile.device] = (profile.example_count, most)
+        why = f"it claims {profile.example_count} texts and is enrolled with {most}"
     line = PlannedDevice(
         name=profile.device,
         profile=profile.digest,
-        example_count=profile.example_count,
-        max_example_count=enrolled.max_example_count if enrolled else profile.example_count,
+        example_count=count,
+        max_example_count=most,
         memory_budget_bytes=profile.memory_budget_bytes,
-        left_out="" if profile.layers else why,
+        left_out="" if profile.layers and believed else why,
         key=enrolled.key if enrolled else None,
     )
     kept.lines[profile.device] = line.canonical_bytes()
     kept.native.update(profile.native_dtypes)
-    if profile.lengths is not None:
-        kept.lengths.join(profile.example_count, profile.lengths)
-    if profile.layers:
+    if profile.lengths is not None and believed:
+        kept.lengths.join(count, profile.lengths)
+    if profile.layers and believed:
         values = (value for layer in profile.layers for value in (layer.cka, layer.low, layer.high))
-        kept.curves[profile.device] = (profile.example_count, array("d", values))
+        kept.curves[profile.device] = (count, array("d", values))
+    return count
 
 
 def _by_budget(budget: SmallestBudget) -> tuple[int, str]:

@@ -10,8 +10,9 @@ import hashlib
 import os
 from pathlib import Path
 
+from schemas.errors import printable
 from schemas.plan import PlanManifest
-from schemas.refusal import RefusalManifest
+from schemas.refusal import MOST_VALUES, TEXT_LENGTH, RefusalManifest
 from schemas.state import StateManifest
 from stages.federated.delivery import RefusedUpdate
 from stages.store.artifact import Artifact
@@ -23,12 +24,17 @@ FOLDER = ".refused"
 def refusal_of(
     refused: RefusedUpdate, plan: Artifact[PlanManifest], parent: Artifact[StateManifest]
 ) -> RefusalManifest:
-    """The manifest that is written beside a refused update."""
+    """The manifest that is written beside a refused update: it travels, so it names no folder of this machine."""
+    error = refused.error
+
+    def written(text: object) -> str:
+        return printable(str(text).replace(f"{refused.path.parent}{os.sep}", ""))[:TEXT_LENGTH]
+
     return RefusalManifest(
         reason=refused.reason,
-        fact=refused.error.fact,
-        values={label: str(value) for label, value in refused.error.values.items()},
-        hint=refused.error.hint,
+        fact=written(error.fact),
+        values={written(label): written(value) for label, value in list(error.values.items())[:MOST_VALUES]},
+        hint=written(error.hint),
         update=refused.update,
         device=refused.device,
         plan=plan.digest,

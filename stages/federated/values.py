@@ -17,6 +17,7 @@ from stages.store.artifact import Artifact, tensor_file
 
 CHUNK_ELEMENTS = 2**16  # 256 KiB of float32 an update
 NOTHING = np.zeros((), np.float32)
+LARGEST_NORM = 2.0**63  # its square is a float32, so a server optimizer's moments are: a cap where the plan sets none
 
 
 @dataclass
@@ -47,9 +48,9 @@ class Values:
             )
 
     def check_norm(self, cap: float | None) -> None:
-        """‖update − parent‖ is at most `cap`."""
-        norm = math.sqrt(self.squared_norm)
-        if cap is not None and not norm <= cap:
+        """‖update − parent‖ is at most `cap`, and never more than `LARGEST_NORM`."""
+        norm, cap = math.sqrt(self.squared_norm), LARGEST_NORM if cap is None else min(cap, LARGEST_NORM)
+        if not norm <= cap:
             raise BadInput(
                 f"{self.update.path} is further from the state than the plan allows",
                 values={"largest norm of the difference": f"{cap:.6g}", "found": f"{norm:.6g}"},

@@ -57,7 +57,7 @@ def cka(k_NN: np.ndarray, m_NN: np.ndarray, estimator: str) -> float:
             values={"HSIC of the reference": f"{own_k:.3g}", "HSIC of the layer": f"{own_m:.3g}"},
             hint='similarity.pooling = "first" compares constant embeddings on an encoder: use "mean"',
         )
-    return float(hsic(k_NN, m_NN) / np.sqrt(own_k * own_m))
+    return float(np.clip(hsic(k_NN, m_NN) / np.sqrt(own_k * own_m), -1.0, 1.0))  # beyond: rounding (Cauchy-Schwarz)
 
 
 def cka_with_interval(k_NN: np.ndarray, m_NN: np.ndarray, estimator: str) -> tuple[float, float, float]:

@@ -1,6 +1,5 @@
 """Losses of the training steps in nats, kept for checkpoints and summarised for the update."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -8,6 +7,7 @@ import numpy as np
 
 from schemas.checkpoint import FinishedStep
 from schemas.errors import BadInput
+from schemas.refs import LARGEST_LOSS
 from schemas.update import TrainingLoss
 from stages.training.objective import StepLoss
 
@@ -37,8 +37,8 @@ class Tally:
         ]
 
     def add(self, loss: StepLoss, count: int) -> None:
-        """Add one step.  Raises `Diverged` if its loss is not finite."""
-        if not math.isfinite(loss.total):
+        """Add one step.  Raises `Diverged` if its loss is not finite, or larger than any that float32 holds."""
+        if not abs(loss.total) <= LARGEST_LOSS:
             raise Diverged(
                 "training diverged: the loss is not a finite number",
                 values={"step": len(self.losses) + 1, "last loss": self.losses[-1].total if self.losses else "none"},

@@ -232,7 +232,7 @@ def test_profiles_in_any_order_give_the_same_plan(data: st.DataObject) -> None:
 @fast(max_examples=60, deadline=None)
 @given(
     curves=st.lists(
-        st.lists(st.tuples(st.floats(-0.5, 1.5), st.floats(0, 1), st.floats(0, 1)), min_size=6, max_size=6),
+        st.lists(st.tuples(st.floats(-1, 1), st.floats(0, 1), st.floats(0, 1)), min_size=6, max_size=6),
         min_size=1,
         max_size=8,
     ),

@@ -39,9 +39,9 @@ def test_the_longest_line_is_read(tmp_path: Path) -> None:
     longest = PlannedDevice(
         name="a" * 64,
         profile=fleet.ZERO,
-        example_count=2**63,
-        max_example_count=2**63,
-        memory_budget_bytes=2**63,
+        example_count=2**53,
+        max_example_count=2**53,
+        memory_budget_bytes=2**53,
         left_out='"' * 128,  # two bytes each, escaped
         key="ed25519:" + "0" * 64,
     )

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from schemas.assignment import Assignment
 from schemas.errors import BadInput
 from schemas.methods import ChainDecisions, ChainProgress, ChainSettings, Convergence
@@ -59,12 +61,16 @@ class Chain(ServerMethod):
         return Next(Assignment.of(decisions_of(plan).windows[0]), ChainProgress())
 
     def next(
-        self, plan: PlanManifest, parent: StateManifest, accepted: Sequence[UpdateManifest], train_loss: float
+        self,
+        plan: PlanManifest,
+        parent: StateManifest,
+        accepted: Sequence[UpdateManifest],
+        train_loss: float,
     ) -> Next:
         """The following window, or the same one if it has not converged."""
         progress = parent.progress
         assert isinstance(progress, ChainProgress)
-        following = advance(plan, progress, train_loss)
+        following = advance(plan, progress, median_loss(accepted))
         return Next(Assignment.of(decisions_of(plan).windows[following.window_index]), following)
 
     def may_train(self, assigned: Assignment, trained: Assignment) -> bool:
@@ -242,7 +248,16 @@ def choose_start(
     return min(found, last), reason, (min(earliest, last), min(latest, last))
 
 
-def advance(plan: PlanManifest, progress: ChainProgress, train_loss: float) -> ChainProgress:
+def median_loss(accepted: Sequence[UpdateManifest]) -> float:
+    """The updates' median loss, weighted by example counts; of two in the middle the smaller.
+
+    As long as liars have less than half of the texts, it lies between two honest losses.
+    """
+    losses, weights = zip(*((update.loss.mean, update.example_count) for update in accepted), strict=True)
+    return float(np.quantile(losses, 0.5, weights=weights, method="inverted_cdf"))
+
+
+def advance(plan: PlanManifest, progress: ChainProgress, loss: float) -> ChainProgress:
     """The next round's window, and its convergence counter.
 
     `every-round` moves to the next window, cyclically (DLCT).  `on-convergence` stays until the loss has improved by
@@ -254,8 +269,8 @@ def advance(plan: PlanManifest, progress: ChainProgress, train_loss: float) -> C
     if chain.advance == "every-round":
         return ChainProgress(window_index=following)
     best = progress.convergence.best_loss
-    if best is None or best - train_loss > chain.min_improvement:
-        return progress.model_copy(update={"convergence": Convergence(best_loss=train_loss)})
+    if best is None or best - loss > chain.min_improvement:
+        return progress.model_copy(update={"convergence": Convergence(best_loss=loss)})
     stale = progress.convergence.stale_rounds + 1
     if stale >= chain.patience:
         return ChainProgress(window_index=following)
