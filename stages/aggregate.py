@@ -140,7 +140,8 @@ def _put_aside(
     ledger.append(lambda events: _refusals(events, delivery.refused, plan, parent))
     meant = bool(delivery.accepted) or any(refused.reason not in MISDIRECTED for refused in delivery.refused)
     for refused in delivery.refused:
-        place = set_aside(refused.path, refusal_of(refused, plan, parent)) if meant else None
+        refusal = refusal_of(refused, plan, parent)
+        place = set_aside(refused.path, refusal, delivery.judged.get(refused.path)) if meant else None
         on_refusal(refused, place)
 
 

@@ -12,6 +12,8 @@ from schemas.update import UpdateManifest
 from stages.federated.rules import Update
 from stages.store.artifact import MANIFEST_FILE, kind_and_version
 from stages.store.debris import is_debris, without_debris
+from stages.store.files import put_back
+from stages.store.folder import Identity
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,16 @@ class RefusedUpdate:
 
 @dataclass
 class Delivery:
-    """What arrived for a round.  `counted` were accepted in earlier rounds, `ignored` claim to be no update."""
+    """What arrived for a round.  `counted` were accepted in earlier rounds, `ignored` claim to be no update.
+
+    `judged`: which file or folder each path of a candidate was when it was examined.
+    """
 
     accepted: list[Update] = field(default_factory=list)
     refused: list[RefusedUpdate] = field(default_factory=list)
     counted: list[Path] = field(default_factory=list)
     ignored: list[Path] = field(default_factory=list)
+    judged: dict[Path, Identity] = field(default_factory=dict)
 
 
 def candidates(paths: Sequence[Path], ignored: list[Path]) -> Iterator[Path]:
@@ -46,6 +52,7 @@ def candidates(paths: Sequence[Path], ignored: list[Path]) -> Iterator[Path]:
         if path.is_symlink() or os.path.lexists(path / MANIFEST_FILE) or not path.is_dir():
             yield path
             continue
+        put_back(path)
         with os.scandir(path) as entries:
             below = sorted(entry.name for entry in entries if not (entry.name.startswith(".") or is_debris(entry.name)))
         for name in below:

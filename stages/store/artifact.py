@@ -27,7 +27,7 @@ from schemas.refs import FileReference, TensorReference
 from schemas.state import StateManifest
 from stages.process.measure import MeasuredFacts
 from stages.store.debris import is_debris
-from stages.store.files import complete_directory, write_file
+from stages.store.files import complete_directory, sweep, write_file
 from stages.store.lines import Lines, read_lines
 from stages.store.output import check_output
 from stages.store.regular import file_digest, file_size, open_regular
@@ -219,6 +219,7 @@ def check_place(out: Path, kind: type[Manifest], *, force: bool, needed_bytes: i
 
     `needed_bytes`: of its files, as far as they are known.  Raises `UsageProblem` as `check_output` does.
     """
+    sweep(out)
     if out.exists() and not force:
         _open_existing(out, kind)
     else:

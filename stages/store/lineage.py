@@ -14,6 +14,7 @@ from schemas.plan import PlanManifest
 from schemas.state import StateManifest
 from stages.store.artifact import MANIFEST_FILE, Artifact, kind_and_version, open_artifact, verify_artifact
 from stages.store.debris import without_debris
+from stages.store.files import put_back
 from stages.store.regular import file_digest
 
 MOST_DIRECTORIES = MOST_DEVICES  # a folder of profiles has one for each device
@@ -95,6 +96,7 @@ def index(directories: Sequence[Path]) -> dict[str, Path]:
 
 def _candidates(directory: Path) -> Iterator[Path]:
     yield directory
+    put_back(directory)
     for below in sorted(without_debris(directory.iterdir())) if directory.is_dir() else ():
         if below.is_dir() and not below.name.startswith("."):
             yield below

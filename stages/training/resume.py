@@ -19,6 +19,7 @@ from schemas.assignment import Assignment
 from schemas.checkpoint import MOST_STEPS, CheckpointManifest, FinishedStep
 from schemas.errors import ChainError, UsageProblem
 from stages.store.artifact import new_artifact, open_artifact, read_tensors
+from stages.store.files import sweep
 from stages.store.tensors import LazyTensors
 
 
@@ -93,6 +94,7 @@ class TrainingCheckpoint:
     def forget(self) -> None:
         """Delete the checkpoint: the work is done."""
         shutil.rmtree(self.path, ignore_errors=True)
+        sweep(self.path)
 
     def _manifest(self, steps: tuple[FinishedStep, ...]) -> CheckpointManifest:
         return CheckpointManifest(
