@@ -87,7 +87,7 @@ def run(
     weight_bytes = sum(file.stat().st_size for file in _weights(kind, path))
     needed_bytes = weight_bytes // 2 if dtype else weight_bytes  # float32 may be halved
     check_output(out, force=force, needed_bytes=needed_bytes, or_holding="config.json")
-    with complete_directory(out, force=force, or_same=True, derived_from=source) as directory:
+    with complete_directory(out, force=force, or_same=True) as directory:
         if kind == "gguf":
             file = GgufFile.open(path)
             notes = file.notes()

@@ -96,8 +96,7 @@ def run(
     source = Source.open(model_dir, plan, state, verify=verify)
     metrics = [open_evaluation(path, source.state.digest) for path in evaluations]
     subject = Subject(source.plan.digest, source.plan.manifest, history(state, [plan.parent]), metrics)
-    derived_from = model_dir if holds else None
-    with complete_directory(out, force=force, or_same=True, derived_from=derived_from) as partial:
+    with complete_directory(out, force=force, or_same=True) as partial:
         loader, notes = write(source, partial, format)
         card = model_card(subject, format=format, loader=loader, notes=notes)
         (partial / CARD).write_text(card, encoding="utf-8")
