@@ -76,9 +76,7 @@ CASES = {
         tuple(f"fresh/{name}" for name in DEVICES[:2]),
         lambda world: ["bundle", "unpack", world / "another.tar", "--into", world / "fresh"],
     ),
-    "aggregate --force": Case(
-        aggregate, ("states/next",), lambda world: ["log", world / "states", "--plan", world / "plan"]
-    ),
+    "aggregate --force": Case(aggregate, ("states/next",), lambda world: ["log", world / "states" / "next"]),
     "split --force": Case(
         lambda world: [*split(world), "--force"],
         ("shards",),
