@@ -30,6 +30,7 @@ from stages.store.regular import file_digest
 
 PARTIAL = ".partial"
 OLD = ".old.partial"
+TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 LEFT_OVER = re.compile(r"\.(.+)\.[a-z0-9_]{8}(\.old)?\.partial", re.DOTALL)
 
 
@@ -53,10 +54,12 @@ def complete_directory(
             _narrow_tree(hidden, mode)
         _sync_tree(hidden)
         set_mode(hidden.descriptor, granted & folder_mode(mode), folder.path)
-        if or_same and not force and folder.is_folder(target.name) and _same_content(hidden.path, target):
-            return
         _refuse_another(folder, hidden)
-        _put_in_place(folder, hidden.path.name, folder, target.name, force=force)
+        try:
+            _put_in_place(folder, hidden.path.name, folder, target.name, force=force)
+        except UsageProblem:
+            if not (or_same and folder.is_folder(target.name) and _same_content(hidden.path, target)):
+                raise
 
 
 @contextmanager
@@ -338,22 +341,18 @@ def _refuse_another(folder: Folder, hidden: Folder) -> None:
 def _put_in_place(source: Folder, name: str, folder: Folder, target: str, *, force: bool) -> None:
     refuse_existing(folder.path / target, force=force)
     if folder.status(target) is None or not (source.is_folder(name) or folder.is_folder(target)):
-        _rename(source, name, folder, target)  # a file takes the place of another, or of a link, in one step
+        try:  # a file takes the place of another, or of a link, in one step
+            source.rename(name, folder, target)
+        except OSError as error:
+            if error.errno not in TAKEN or folder.status(target) is None:
+                raise
+            _put_in_place(source, name, folder, target, force=force)  # another command was faster
         folder.sync()
     elif exchange((source.descriptor, name), (folder.descriptor, target), folder.path):
         folder.sync()
         source.remove(name)  # the old one, under the hidden name now
     else:
         _replace(source, name, folder, target)
-
-
-def _rename(source: Folder, name: str, folder: Folder, target: str) -> None:
-    try:
-        source.rename(name, folder, target)
-    except OSError as error:
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
-            refuse_existing(folder.path / target, force=False)  # another command was faster
-        raise
 
 
 def _replace(source: Folder, name: str, folder: Folder, target: str) -> None:
