@@ -55,9 +55,9 @@ pipeline: setup
 
 # 200 kills of real commands at any moment, and one before each call that changes a file system, with and without exchange
 # and locks; 50 rounds with late and lost updates; full, small and FAT media; power cuts; several commands at once.
-# `just` runs a few of each; -s counts kills and losses
+# `just` runs a few of each; -rP shows the counts of kills and losses
 faults: setup
-    CHAINCTL_TEST_KILLS=200 CHAINCTL_TEST_ROUNDS=50 {{pytest}} -rs -s \
+    CHAINCTL_TEST_KILLS=200 CHAINCTL_TEST_ROUNDS=50 {{pytest}} -rsP \
         tests/test_killed.py tests/test_faults.py tests/training/test_resume.py tests/store/test_power_cut.py \
         tests/store/test_kills.py tests/store/test_small_media.py tests/store/test_left_overs.py tests/test_run_again.py
 

@@ -61,7 +61,8 @@ def run_command(call: int, lacks: str, arguments: list[str]) -> None:
     """In the fork: become the command."""
     from chainctl.cli import main
 
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    for stream in (1, 2):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
     os.environ["LACKING"] = lacks
     sys.argv = ["chainctl", *arguments]
     code = 70  # what no command gives

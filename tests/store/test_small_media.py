@@ -98,8 +98,8 @@ def test_a_tracer_that_kills_at_every_system_call_loses_nothing(call: str, excha
         shutil.rmtree(world / "into", ignore_errors=True)
         shutil.copytree(world / "old", world / "into")
         tracer = [STRACE, "-f", "-qq", "-o", os.devnull, *refused, "-e", f"inject={call}:signal=KILL:when={number}"]
-        command = [*tracer, sys.executable, "-m", "chainctl", "bundle", "unpack", world / "x.tar"]
-        options = ["--into", world / "into", "--force"]
+        command = [*tracer, sys.executable, "-m", "chainctl", "bundle", "unpack", str(world / "x.tar")]
+        options = ["--into", str(world / "into"), "--force"]
         done = subprocess.run([*command, *options], cwd=fleet.ROOT, capture_output=True, check=False)
         if done.returncode == 0:
             break
