@@ -67,7 +67,7 @@ def _move(arrived: Folder, name: str, aside: Folder, refusal: RefusalManifest, j
     _check_same(arrived, name, judged)
     write_in(aside, f"{new}.json", data)
     try:
-        arrived.rename(name, aside, new)
+        arrived.move(name, aside, new)
         _check_moved(arrived, name, aside, new, judged)
     except OSError:
         aside.remove(f"{new}.json")
@@ -82,7 +82,7 @@ def _check_moved(arrived: Folder, name: str, aside: Folder, new: str, judged: Id
     try:
         _check_same(aside, new, judged)
     except OSError:
-        aside.rename(new, arrived, name)
+        aside.move(new, arrived, name)
         raise
 
 

@@ -111,7 +111,7 @@ def write_in(folder: Folder, name: str, data: bytes | memoryview, *, mode: int =
             file.flush()
             sync_file(descriptor, folder.path)
             _check_private(os.fstat(descriptor), folder.path / name, mode)
-            folder.rename(hidden, folder, name)
+            folder.move(hidden, folder, name)
         folder.sync()
     except BaseException:
         with suppress(FileNotFoundError):
@@ -190,7 +190,7 @@ class _LeftOver:
         """Put it back or remove it, if its writer was killed."""
         with self._of_the_dead() as removable:
             if self.is_old and self.folder.status(self.target) is None:
-                self.folder.rename(self.name, self.folder, self.target)
+                self.folder.move(self.name, self.folder, self.target)
                 self.folder.sync()
             elif removable:
                 self.folder.remove(self.name)
@@ -342,7 +342,7 @@ def _put_in_place(source: Folder, name: str, folder: Folder, target: str, *, for
     refuse_existing(folder.path / target, force=force)
     if folder.status(target) is None or not (source.is_folder(name) or folder.is_folder(target)):
         try:  # a file takes the place of another, or of a link, in one step
-            source.rename(name, folder, target)
+            source.move(name, folder, target)
         except OSError as error:
             if error.errno not in TAKEN or folder.status(target) is None:
                 raise
@@ -360,16 +360,16 @@ def _replace(source: Folder, name: str, folder: Folder, target: str) -> None:
     aside = _hidden_name(target, OLD)
     with _held(folder, target):
         try:
-            folder.rename(target, folder, aside)
+            folder.move(target, folder, aside)
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
             folder.remove(target)  # a folder of an image's layer cannot be renamed in its container
         try:
-            source.rename(name, folder, target)
+            source.move(name, folder, target)
         except BaseException:
             with suppress(OSError):
-                folder.rename(aside, folder, target)
+                folder.move(aside, folder, target)
             raise
         folder.sync()
         with suppress(OSError):

@@ -81,7 +81,7 @@ class Folder:
         info = self.status(name)
         return info is not None and stat.S_ISDIR(info.st_mode)
 
-    def rename(self, name: str, to: "Folder", new: str) -> None:
+    def move(self, name: str, to: "Folder", new: str) -> None:
         """Rename within one medium.  Raises `OSError`."""
         os.rename(name, new, src_dir_fd=self.descriptor, dst_dir_fd=to.descriptor)
 

@@ -100,8 +100,12 @@ CASES = {
 
 def content(path: Path) -> dict[str, bytes]:
     """Every file of a folder, by name; `measured.json` differs from run to run."""
-    files = (file for file in path.rglob("*") if file.is_file() and file.name != "measured.json")
-    return {str(file.relative_to(path)): file.read_bytes() for file in files}
+    files = {str(file.relative_to(path)): file for file in path.rglob("*") if file.is_file()}
+    return {
+        name: file.read_bytes()
+        for name, file in files.items()
+        if file.name != "measured.json" and not name.startswith(".")
+    }
 
 
 @pytest.mark.parametrize("lacks", LACKS, ids=["exchange", "none", "none, no locks"])
