@@ -70,10 +70,13 @@ sneakernet: setup
 pipeline: setup
     PATH="$PWD/{{bin}}:$PATH" bash examples/ci/pipeline.sh runs/pipeline
 
-# 200 kills of real commands, 50 rounds with late and lost updates, full disks, power cuts (`just` runs a few of each)
+# 200 kills of real commands at any moment, and one before each call that changes a file system, with and without exchange
+# and locks; 50 rounds with late and lost updates; full, small and FAT media; power cuts; several commands at once.
+# `just` runs a few of each; -rP shows the counts of kills and losses
 faults: setup
-    CHAINCTL_TEST_KILLS=200 CHAINCTL_TEST_ROUNDS=50 {{pytest}} \
-        tests/test_killed.py tests/test_faults.py tests/training/test_resume.py tests/store/test_power_cut.py
+    CHAINCTL_TEST_KILLS=200 CHAINCTL_TEST_ROUNDS=50 {{pytest}} -rsP \
+        tests/test_killed.py tests/test_faults.py tests/training/test_resume.py tests/store/test_power_cut.py \
+        tests/store/test_kills.py tests/store/test_small_media.py tests/store/test_left_overs.py tests/test_run_again.py
 
 # memory that must not grow: with the layers of a model (24 against 6), with devices (10,000 against 100); `just` takes
 # 12 layers and 2,000 devices

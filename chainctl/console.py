@@ -13,7 +13,7 @@ import io
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
@@ -134,6 +134,7 @@ def with_console(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def wrapped(*, json: bool, quiet: bool, **arguments: Any) -> None:
         logging.getLogger("stages").setLevel(logging.ERROR if quiet else logging.WARNING)
+        _put_back(arguments.values())
         command(**arguments, console=Console(json=json, quiet=quiet))
 
     flags = {"json": Json, "quiet": Quiet}
@@ -146,6 +147,23 @@ def with_console(command: Callable[..., None]) -> Callable[..., None]:
     wrapped.__signature__ = signature.replace(parameters=[*kept, *added])  # type: ignore[attr-defined]
     wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in [*kept, *added]}
     return wrapped
+
+
+def _put_back(arguments: Iterable[Any]) -> None:
+    """What a killed command had put away is back before another looks for it."""
+    from pathlib import Path
+
+    from stages.store.files import put_back
+
+    for argument in arguments:
+        for path in argument if isinstance(argument, list) else [argument]:
+            if isinstance(path, Path):
+                put_back(path)
+
+
+def existed_already(out: "Path", *, force: bool) -> str:
+    """What to add to the line that names an output, asked before the work: the same one may be there."""
+    return " (existed already)" if out.exists() and not force else ""
 
 
 def print_error(error: ChainError, *, as_json: bool) -> None:

@@ -186,7 +186,8 @@ def _put_aside(
     meant = bool(delivery.accepted) or any(refused.reason not in MISDIRECTED for refused in delivery.refused)
     for refused, refusal in zip(delivery.refused, refusals, strict=True):
         behind = refused.path in given_links or refused.path.parent in given_links
-        place = set_aside(refused.path, refusal) if meant and not behind else None
+        judged = delivery.judged.get(refused.path)
+        place = set_aside(refused.path, refusal, judged) if meant and not behind else None
         on_refusal(refused, place)
 
 

@@ -79,14 +79,15 @@ def run(
     """Import `source` to `out`.  `dtype`: how floating-point weights are stored; None: unchanged, GGUF as float32.
 
     Raises `BadInput` if `source` is not a complete model, `NotTrusted` for a pickle that holds more than weights,
-    `DoesNotFit` if a GGUF file needs more memory than there is, `UsageProblem` if `out` exists.
+    `DoesNotFit` if a GGUF file needs more memory than there is, `UsageProblem` if something else is at `out`.
     """
     _refuse_overlap(source, out)
     kind, path = find_source(source)
     stored = FLOAT_DTYPES[dtype] if dtype else None
     weight_bytes = sum(file.stat().st_size for file in _weights(kind, path))
-    check_output(out, force=force, needed_bytes=weight_bytes // 2 if dtype else weight_bytes)  # float32 may be halved
-    with complete_directory(out, force=force) as directory:
+    needed_bytes = weight_bytes // 2 if dtype else weight_bytes  # float32 may be halved
+    check_output(out, force=force, needed_bytes=needed_bytes, or_holding="config.json")
+    with complete_directory(out, force=force, or_same=True) as directory:
         if kind == "gguf":
             file = GgufFile.open(path)
             notes = file.notes()

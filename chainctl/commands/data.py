@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from chainctl.console import Console, with_console
+from chainctl.console import Console, existed_already, with_console
 from chainctl.options import (
     Alpha,
     DataArgument,
@@ -69,6 +69,7 @@ def split(
     from schemas.settings import PromptSettings
     from stages.data.split import split_file
 
+    note = existed_already(out, force=force)
     sizes = split_file(
         data,
         out,
@@ -82,7 +83,7 @@ def split(
         force=force,
     )
     total, least, most = sum(sizes.values()), min(sizes.values()), max(sizes.values())
-    console.say(f"{total} texts on {len(sizes)} devices, {least} to {most} each -> {out}")
+    console.say(f"{total} texts on {len(sizes)} devices, {least} to {most} each -> {out}{note}")
     console.result(path=out, texts=sizes, skipped=console.say_left_out(data))
 
 
@@ -115,6 +116,7 @@ def holdout(
     from schemas.settings import PromptSettings
     from stages.data.split import holdout_file
 
+    note = existed_already(out, force=force)
     sizes = holdout_file(
         data,
         out,
@@ -127,5 +129,5 @@ def holdout(
         force=force,
     )
     kept = f"{sizes['train']} texts to train on, {sizes['test']} held out"
-    console.say(f"{kept}, {sizes['dropped']} duplicates dropped -> {out}")
+    console.say(f"{kept}, {sizes['dropped']} duplicates dropped -> {out}{note}")
     console.result(path=out, texts=sizes, skipped=console.say_left_out(data))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from chainctl.console import Console, with_console
+from chainctl.console import Console, existed_already, with_console
 from chainctl.options import Force, ModelDir, OutFolder, Plan, State, Verify, VerifyWeights
 
 
@@ -46,6 +46,7 @@ def export(
         prepare_process()
     from stages.export.export import run
 
+    there = existed_already(out, force=force)
     done = run(
         model_dir=model,
         plan=plan,
@@ -58,5 +59,5 @@ def export(
     )
     for note in done.notes:
         console.say(note)
-    console.say(f"{format.value}, {done.bytes / 2**20:.1f} MiB -> {out}")
+    console.say(f"{format.value}, {done.bytes / 2**20:.1f} MiB -> {out}{there}")
     console.result(path=out, format=format.value, bytes=done.bytes, notes=done.notes)

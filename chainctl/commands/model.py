@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from chainctl.console import Console, with_console
+from chainctl.console import Console, existed_already, with_console
 from chainctl.options import (
     Dtype,
     Force,
@@ -106,9 +106,10 @@ def random(
     from stages.model.random_weights import write_random_model
 
     named = dtype.value if dtype else None
+    note = existed_already(out, force=force)
     with console.progress() as progress:
         size = write_random_model(like, out, seed=seed, dtype=named, layers=layers, force=force, progress=progress)
-    console.say(f"{like}, {size / 2**30:.2f} GiB of random weights -> {out}")
+    console.say(f"{like}, {size / 2**30:.2f} GiB of random weights -> {out}{note}")
     console.result(path=out, like=like, bytes=size)
 
 
@@ -132,11 +133,12 @@ def import_(
     prepare_process()
     from stages import import_model
 
+    note = existed_already(out, force=force)
     with console.progress() as progress:
         done = import_model.run(source, out, dtype=dtype.value if dtype else None, force=force, progress=progress)
     for line in import_model.lines(done):
         console.say(line)
-    console.say(f"{done.fingerprint.model_type} -> {out}")
+    console.say(f"{done.fingerprint.model_type} -> {out}{note}")
     console.result(
         path=out,
         source=done.kind,

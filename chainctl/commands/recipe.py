@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from chainctl.console import Console, with_console
+from chainctl.console import Console, existed_already, with_console
 from chainctl.options import Force, Set, TextColumn, command_group
 from chainctl.streams import write_document
 from schemas.errors import UsageProblem
@@ -50,7 +50,7 @@ def new(
     if str(out) != "-":
         from stages.store.output import check_output
 
-        check_output(out, force=force)
+        check_output(out, force=force or out.is_file())  # it may be the same one
     from chainctl.presets import PRESETS
     from schemas.recipe import parse_recipe
     from stages.report.recipe import write_recipe
@@ -68,9 +68,13 @@ def new(
     if str(out) == "-":
         write_document(text)
         return
-    from stages.store.files import write_file
+    from stages.store.files import refuse_existing, write_file
 
-    write_file(out, text.encode())
-    console.say(f"recipe with {len(labels)} labels -> {out}" if labels else f"recipe -> {out}")
+    note = existed_already(out, force=force)
+    if not note:
+        write_file(out, text.encode())
+    elif out.read_bytes() != text.encode():
+        refuse_existing(out, force=force)
+    console.say(f"recipe with {len(labels)} labels -> {out}{note}" if labels else f"recipe -> {out}{note}")
     skipped = {} if data is None else console.say_left_out(data)
     console.result(path=out, labels=labels, skipped=skipped)

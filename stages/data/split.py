@@ -28,18 +28,19 @@ def split_file(
 ) -> dict[str, int]:
     """Write `out/<device>.jsonl` for every device; the number of texts per device.
 
+    Nobody can read them who cannot read `data`.  The same files at `out` are left as they are.
     With `label_column = None` no labels are read, and `alpha` must be None.  Raises `BadInput`, `UsageProblem`.
     """
     if label_column is None and alpha is not None:
         raise UsageProblem(
             "label skew needs labels", values={"alpha": alpha}, hint="split with --iid, or name the --label-column"
         )
-    check_output(out, force=force)
+    check_output(out, force=force, or_holding=f"{device_names(devices)[0]}.jsonl")
     examples = load_examples(data, text_column=text_column, label_column=label_column, prompt=prompt)
     labels = [example.label or "" for example in examples]
     shares = partition(labels, devices=devices, alpha=alpha, seed=seed, allow_empty=allow_empty)
     files = dict(zip(device_names(devices), ([examples[index] for index in share] for share in shares), strict=True))
-    with complete_directory(out, force=force) as partial:
+    with complete_directory(out, force=force, or_same=True, derived_from=data) as partial:
         for name, share in files.items():
             (partial / f"{name}.jsonl").write_bytes(to_jsonl(share))
     return {name: len(share) for name, share in files.items()}
@@ -57,12 +58,15 @@ def holdout_file(
     deduplicate: bool = False,
     force: bool = False,
 ) -> dict[str, int]:
-    """Write `out/train.jsonl` and `out/test.jsonl`; the number of texts in each.  Raises `BadInput`, `UsageProblem`."""
-    check_output(out, force=force)
+    """Write `out/train.jsonl` and `out/test.jsonl`, as `split_file` does; the number of texts in each.
+
+    Raises `BadInput`, `UsageProblem`.
+    """
+    check_output(out, force=force, or_holding="train.jsonl")
     loaded = load_examples(data, text_column=text_column, label_column=label_column, prompt=prompt)
     examples = drop_duplicates(loaded) if deduplicate else loaded
     train, test = holdout([example.label or "" for example in examples], fraction=fraction, seed=seed)
-    with complete_directory(out, force=force) as partial:
+    with complete_directory(out, force=force, or_same=True, derived_from=data) as partial:
         for name, indices in (("train", train), ("test", test)):
             chosen = [examples[index] for index in indices]
             (partial / f"{name}.jsonl").write_bytes(to_jsonl(chosen))

@@ -24,7 +24,7 @@ from stages.model.backbone import Backbone
 from stages.model.loading import LoadedModel
 from stages.store.artifact import Artifact, kind_and_version, open_artifact, read_tensors
 from stages.store.debris import without_debris
-from stages.store.files import complete_directory
+from stages.store.files import complete_directory, refuse_existing
 from stages.store.lineage import history
 from stages.store.output import check_output
 from stages.store.regular import read_start
@@ -87,17 +87,17 @@ def run(
 ) -> Exported:
     """Write `state` into the folder `out`.
 
-    Raises `BadInput` where artifacts do not belong together, `NotTrusted` for altered bytes, `UsageProblem` where `out`
-    exists (with `force`: and is not an export) or an extra is missing.
+    Raises `BadInput` where artifacts do not belong together, `NotTrusted` for altered bytes, `UsageProblem` where
+    something else is at `out` (with `force`: what is not an export) or an extra is missing.
     """
     check_target(out, force=force)
     holds = [] if format == "adapterhub" else checkpoint_files(model_dir)
-    check_output(out, force=force, needed_bytes=sum(file.stat().st_size for file in holds) // 2)  # without its head
+    needed_bytes = sum(file.stat().st_size for file in holds) // 2  # without its head
+    check_output(out, force=force, needed_bytes=needed_bytes, or_holding=CARD)
     source = Source.open(model_dir, plan, state, verify=verify)
     metrics = [open_evaluation(path, source.plan, source.state.digest) for path in evaluations]
     subject = Subject(source.plan.digest, source.plan.manifest, history(state, [plan, plan.parent]).lines, metrics)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with complete_directory(out, force=force) as partial:
+    with complete_directory(out, force=force, or_same=True) as partial:
         loader, notes = write(source, partial, format)
         card = model_card(subject, format=format, loader=loader, notes=notes)
         (partial / CARD).write_text(card, encoding="utf-8")
@@ -105,11 +105,11 @@ def run(
 
 
 def check_target(out: Path, *, force: bool) -> None:
-    """Refuse an `out` that exists; with `force`, one that is not an export, such as a base model."""
+    """Refuse an `out` that is not an export, such as a base model; without `force`, one that is not a whole export."""
     if not os.path.lexists(out):
         return
-    if not force:
-        raise UsageProblem(f"{out} exists already", hint="give another --out, or replace it with --force")
+    if not force and not (is_export(out) and (out / CARD).is_file()):
+        refuse_existing(out, force=force)
     if not is_export(out):
         raise UsageProblem(
             f"{out} is not an export, so it is not replaced",

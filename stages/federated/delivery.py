@@ -12,6 +12,8 @@ from schemas.update import UpdateManifest
 from stages.federated.rules import Update
 from stages.store.artifact import MANIFEST_FILE, kind_and_version
 from stages.store.debris import is_debris, without_debris
+from stages.store.files import put_back
+from stages.store.folder import Identity
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Delivery:
     """What arrived for a round.  `counted` were accepted in earlier rounds, `ignored` claim to be no update.
 
     `accepted`: what counts.  `same`: updates of other devices with the tensors of one of those, which count in it.
+    `judged`: which file or folder each path of a candidate was when it was examined.
     """
 
     accepted: list[Update] = field(default_factory=list)
@@ -37,6 +40,7 @@ class Delivery:
     refused: list[RefusedUpdate] = field(default_factory=list)
     counted: list[Path] = field(default_factory=list)
     ignored: list[Path] = field(default_factory=list)
+    judged: dict[Path, Identity] = field(default_factory=dict)
 
     @property
     def named(self) -> list[Update]:
@@ -71,6 +75,7 @@ def candidates(paths: Sequence[Path], ignored: list[Path]) -> Iterator[Path]:
         if os.path.lexists(path / MANIFEST_FILE) or not is_folder(path):
             yield path
             continue
+        put_back(path)
         for name in _listed(path):
             if is_link(path / name) or os.path.lexists(path / name / MANIFEST_FILE):
                 yield path / name

@@ -7,6 +7,7 @@ is bounded.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +32,7 @@ from stages.federated.rules import Expected, Rules, Update
 from stages.federated.values import Values, norm
 from stages.store.artifact import Artifact, open_artifact, tensor_file
 from stages.store.devices import participants, planned_devices
+from stages.store.folder import identity_of
 from stages.store.tensors import elements
 from stages.store.trust import check_device_signature
 
@@ -76,6 +78,8 @@ class Intake:
         delivery = Delivery()
         whole: dict[str, Update] = {}
         for path in candidates(paths, delivery.ignored):
+            with suppress(OSError):  # it has gone: that is said when it is examined
+                delivery.judged[path] = identity_of(path.lstat())
             if not claims_to_be_an_update(path):
                 delivery.ignored.append(path)
                 continue

@@ -82,7 +82,7 @@ def borrow(like: RunFolder, folder: RunFolder, federation: Federation) -> None:
         )
     for theirs_of, ours_of in ((like.shards, folder.shards), (like.profiles, folder.profiles)):
         if not ours_of.exists():
-            with complete_directory(ours_of, force=False) as partial:
+            with complete_directory(ours_of, force=False, derived_from=theirs_of) as partial:
                 copy_folder(theirs_of, partial)
 
 

@@ -150,8 +150,8 @@ def write_random_model(
         for name, shape in _parameters(model)
     ]
     total = sum(entry.size for entry in entries)
-    check_output(out, force=force, needed_bytes=total)
-    with complete_directory(out, force=force) as directory:
+    check_output(out, force=force, needed_bytes=total, or_holding="config.json")
+    with complete_directory(out, force=force, or_same=True) as directory:
         config.save_pretrained(directory)
         save_word_tokenizer(directory, config.vocab_size)
         shards = group(entries, limit_bytes=SHARD_BYTES)

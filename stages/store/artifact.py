@@ -27,7 +27,7 @@ from schemas.refs import FileReference, TensorReference
 from schemas.state import StateManifest
 from stages.process.measure import MeasuredFacts
 from stages.store.debris import is_debris
-from stages.store.files import complete_directory
+from stages.store.files import complete_directory, sweep
 from stages.store.lines import Lines, read_lines
 from stages.store.output import check_output
 from stages.store.regular import file_digest, file_size, read_regular
@@ -220,6 +220,7 @@ def check_place(
 
     `needed_bytes`: of its files, as far as they are known.  Raises as `check_output` and `existing` do.
     """
+    sweep(out)
     if out.exists() and not force:
         _open_existing(out, kind, signer)
     else:

@@ -54,7 +54,7 @@ from stages.store.artifact import (
 )
 from stages.store.bundle_file import INDEX_LIMIT_BYTES, head_bytes, open_bundle, parts_of, total_bytes
 from stages.store.debris import is_debris, without_debris
-from stages.store.files import complete_entries
+from stages.store.files import complete_entries, put_back, sweep
 from stages.store.output import check_output
 from stages.store.parts import CHUNK_BYTES, Part, cut, outputs, whole_path
 from stages.store.regular import file_digest, file_size, open_regular
@@ -93,6 +93,7 @@ def pack(directories: Sequence[Path], out: Path, *, part_bytes: int | None = Non
     if whole_path(out) != out:
         raise UsageProblem(f"{out} has the name of a part", hint="leave out the number; --split adds it")
     _check_folder(out.parent)
+    sweep(out)
     folders = entry_names(list(without_debris(directories)))
     there = _outputs_in_the_way(out)
     if force or not there:
@@ -120,6 +121,7 @@ def unpack(
     alone; another one in its place is a `UsageProblem`, unless `force` replaces it.
     """
     _check_folder(into)
+    put_back(into)
     with open_bundle(path, limit_bytes=limit_bytes) as bundle, _full_media_explained(into):
         entries = bundle.index.artifacts
         there = {entry.name for entry in entries if not force and _is_there(into / entry.name, entry)}

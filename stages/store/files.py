@@ -3,37 +3,63 @@
 A directory made here is complete or absent.  It is written under a hidden name beside its target, with a lock that
 ends with the process, and is renamed when everything in it is on the disk.  What a killed process left behind is
 removed by the next writer of the same target.
+
+    .NAME.1f2e3d4c.partial        NAME in the making; the last eight characters are random, so NAME may have dots
+    .NAME.1f2e3d4c.old.partial    what was at NAME, while its successor takes its place on a medium without exchange
+
+Whoever looks for a NAME that is missing and finds the second puts it back (`put_back`): its writer was killed.
 """
 
 import errno
-import glob
 import os
+import re
+import secrets
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import stat
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-from schemas.errors import UsageProblem
+from schemas.errors import BadInput, UsageProblem
 from stages.store.debris import without_debris
-from stages.store.filesystem import exchange, lock, set_mode, sync_directory, sync_file
+from stages.store.filesystem import exchange, lock, set_mode, sync_file, sync_names
+from stages.store.folder import OPEN, Folder, identity_of
+from stages.store.permissions import EVERYBODY, file_mode, folder_mode
+from stages.store.regular import file_digest
 
+PARTIAL = ".partial"
 OLD = ".old.partial"
+TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+LEFT_OVER = re.compile(r"\.(.+)\.[a-z0-9_]{8}(\.old)?\.partial", re.DOTALL)
 
 
 @contextmanager
-def complete_directory(target: Path, *, force: bool) -> Iterator[Path]:
+def complete_directory(
+    target: Path, *, force: bool, or_same: bool = False, derived_from: Path | None = None
+) -> Iterator[Path]:
     """Yield a hidden directory that becomes `target` when the block succeeds, and is removed when it fails.
 
-    With `force` an existing target is exchanged for the new one in a single step; without, `UsageProblem` is raised.
+    With `force` an existing target is exchanged for the new one in a single step; without, `UsageProblem` is raised,
+    unless `or_same` and it has the same content, which is left as it is.  Nobody can read what is `derived_from` a file
+    or folder who cannot read that; the umask applies as everywhere.
     """
-    target = Path(os.path.abspath(target))  # noqa: PTH100 -- resolve() would follow a link at target itself
-    refuse_existing(target, force=force)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with hidden_directory(target) as partial:
-        yield partial
-        _sync_tree(partial)
-        _put_in_place(partial, target, force=force)
+    target = absolute(target)
+    if not or_same:
+        refuse_existing(target, force=force)
+    mode = EVERYBODY if derived_from is None else file_mode(derived_from)
+    with Folder.open(target.parent, make=True) as folder, _hidden(folder, target.name) as (hidden, granted):
+        yield hidden.path
+        if derived_from is not None:
+            _narrow_tree(hidden, mode)
+        _sync_tree(hidden)
+        set_mode(hidden.descriptor, granted & folder_mode(mode), folder.path)
+        _refuse_another(folder, hidden)
+        try:
+            _put_in_place(folder, hidden.path.name, folder, target.name, force=force)
+        except UsageProblem:
+            if not (or_same and folder.is_folder(target.name) and _same_content(hidden.path, target)):
+                raise
 
 
 @contextmanager
@@ -43,44 +69,58 @@ def complete_entries(folder: Path, name: str, *, force: bool) -> Iterator[Path]:
     Each entry is complete or absent; when the block fails, none is there.  `name` names the hidden directory, so that
     the next writer with that name removes what a killed process left.
     """
-    folder = Path(os.path.abspath(folder))  # noqa: PTH100 -- as above
+    folder = absolute(folder)
     is_new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
     try:
-        with hidden_directory(folder / name) as partial:
-            yield partial
-            _sync_tree(partial)
-            for entry in sorted(partial.iterdir(), reverse=True):
-                _put_in_place(entry, folder / entry.name, force=force)
+        with Folder.open(folder, make=True) as into, _hidden(into, name) as (hidden, _):
+            yield hidden.path
+            _sync_tree(hidden)
+            names = sorted(hidden.names(), reverse=True)
+            _settle(into, names)
+            for entry in names:
+                _put_in_place(hidden, entry, into, entry, force=force)
     except BaseException:
         if is_new and not any(folder.iterdir()):
             folder.rmdir()
         raise
 
 
-def write_file(path: Path, data: bytes | memoryview, *, mode: int = 0o644) -> None:
-    """Write or replace a single file in one step, durably.
+@contextmanager
+def hidden_directory(target: Path) -> Iterator[Folder]:
+    """A locked directory beside `target` that only this user can enter, gone after the block."""
+    with Folder.open(target.parent) as folder, _hidden(folder, target.name) as (hidden, _):
+        yield hidden
+
+
+def write_file(path: Path, data: bytes | memoryview, *, mode: int = 0o666) -> None:
+    """Write or replace a single file in one step, durably.  The umask narrows `mode`.
 
     Raises `UsageProblem` where the file is private by its `mode` and the file system cannot keep it so.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+    with Folder.open(path.parent, make=True) as folder:
+        _settle(folder, {path.name})
+        write_in(folder, path.name, data, mode=mode)
+
+
+def write_in(folder: Folder, name: str, data: bytes | memoryview, *, mode: int = 0o666) -> None:
+    """`write_file` in an open folder, which is not swept."""
+    hidden, descriptor = _new_file(folder, name, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
-            sync_file(file.fileno(), path.parent)
-        set_mode(Path(name), mode)
-        _check_private(Path(name), path, mode)
-        Path(name).replace(path)
-        sync_directory(path.parent)
+            sync_file(descriptor, folder.path)
+            _check_private(os.fstat(descriptor), folder.path / name, mode)
+            folder.move(hidden, folder, name)
+        folder.sync()
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            folder.remove(hidden)
         raise
 
 
-def _check_private(partial: Path, path: Path, mode: int) -> None:
-    found = partial.stat().st_mode & 0o777
+def _check_private(info: os.stat_result, path: Path, mode: int) -> None:
+    found = stat.S_IMODE(info.st_mode)
     if not mode & 0o077 and found & 0o077:
         raise UsageProblem(
             f"the file system of {path.parent} would let others read {path.name}",
@@ -99,51 +139,9 @@ def copy_folder(source: Path, target: Path) -> None:
             shutil.copyfile(entry, target / entry.name)
 
 
-def move(source: Path, target: Path) -> None:
-    """Rename within one medium, durably.  Raises `OSError`."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    source.rename(target)
-    sync_directory(target.parent)
-    sync_directory(source.parent)
-
-
-def sweep(target: Path) -> None:
-    """Remove what killed writers of `target` left; a live writer holds the lock of its directory.
-
-    Where there are no locks nothing is removed, as it may be the work of a live writer; see `filesystem`.
-    """
-    for partial in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
-        if not partial.is_dir() or partial.is_symlink():
-            continue
-        try:
-            descriptor = os.open(partial, os.O_RDONLY)
-        except FileNotFoundError:
-            continue  # its writer has just finished
-        try:
-            is_left_over = lock(descriptor, target.parent)
-            if partial.name.endswith(OLD) and not os.path.lexists(target):
-                partial.rename(target)  # killed between the two renames that stand for an exchange
-            elif is_left_over:
-                shutil.rmtree(partial, ignore_errors=True)
-        except BlockingIOError:
-            pass  # another process is writing there
-        finally:
-            os.close(descriptor)
-
-
-@contextmanager
-def hidden_directory(target: Path) -> Iterator[Path]:
-    """A locked directory beside `target`, gone after the block unless it was renamed."""
-    sweep(target)
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
-    descriptor = os.open(partial, os.O_RDONLY)
-    try:
-        lock(descriptor, target.parent)
-        set_mode(partial, 0o755)
-        yield partial
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        os.close(descriptor)
+def absolute(path: Path) -> Path:
+    """The path from the root; a link at its end, or on the way, stays one, as it would not with `resolve`."""
+    return Path(os.path.abspath(path))  # noqa: PTH100
 
 
 def refuse_existing(target: Path, *, force: bool) -> None:
@@ -152,43 +150,243 @@ def refuse_existing(target: Path, *, force: bool) -> None:
         raise UsageProblem(f"{target} exists already", hint="give another --out, or replace it with --force")
 
 
-def _sync_tree(directory: Path) -> None:
-    for folder, _, names in os.walk(directory):
+# What killed writers left.
+
+
+def sweep(target: Path) -> None:
+    """Remove what killed writers of `target` left, or put it back; a live writer holds the lock of its directory.
+
+    Where there are no locks nothing is removed, as it may be the work of a live writer; see `filesystem`.
+    """
+    target = absolute(target)
+    with suppress(FileNotFoundError, NotADirectoryError), Folder.open(target.parent) as folder:
+        _settle(folder, {target.name})
+
+
+def put_back(path: Path) -> None:
+    """Put back what killed writers had put away, and no successor has replaced: in `path`, or where it is missing.
+
+    A medium that cannot be written to is left as it is.
+    """
+    path = absolute(path)
+    with suppress(OSError, StopIteration):
+        place = next(place for place in (path, *path.parents) if os.path.lexists(place))
+        with Folder.open(place) as folder:
+            for left in _left_overs(folder):
+                if left.is_old and folder.status(left.target) is None:
+                    left.settle()
+
+
+@dataclass(frozen=True)
+class _LeftOver:
+    """Something in `folder` under a hidden name of `target`; of a live writer or a killed one."""
+
+    folder: Folder
+    name: str
+    target: str
+    is_old: bool
+
+    def settle(self) -> None:
+        """Put it back or remove it, if its writer was killed."""
+        with self._of_the_dead() as removable:
+            if self.is_old and self.folder.status(self.target) is None:
+                self.folder.move(self.name, self.folder, self.target)
+                self.folder.sync()
+            elif removable:
+                self.folder.remove(self.name)
+
+    @contextmanager
+    def _of_the_dead(self) -> Iterator[bool]:
+        """Hold its lock; whether that proves its writer dead.  Raises `BlockingIOError` where the writer lives."""
+        info = self.folder.status(self.name)
+        if info is None or not (stat.S_ISDIR(info.st_mode) or stat.S_ISREG(info.st_mode)):
+            yield self.is_old  # a link has no lock, and nothing is made under a hidden name but files and directories
+            return
+        descriptor = os.open(self.name, OPEN, dir_fd=self.folder.descriptor)
+        try:
+            yield lock(descriptor, self.folder.path)
+        finally:
+            os.close(descriptor)
+
+
+def _left_overs(folder: Folder, targets: Collection[str] | None = None) -> list[_LeftOver]:
+    """What is under hidden names of `targets`, or of anything."""
+    names = (name for name in folder.names() if name.endswith(PARTIAL))
+    found = [match for name in names if (match := LEFT_OVER.fullmatch(name))]
+    return [
+        _LeftOver(folder, match[0], match[1], bool(match[2]))
+        for match in found
+        if targets is None or match[1] in targets
+    ]
+
+
+def _settle(folder: Folder, targets: Collection[str]) -> None:
+    for left in _left_overs(folder, targets):
+        with suppress(OSError):  # its writer lives or has just finished, or it is somebody else's
+            left.settle()
+
+
+# Hidden names.
+
+
+def _hidden_name(target: str, ending: str = PARTIAL) -> str:
+    return f".{target}.{secrets.token_hex(4)}{ending}"
+
+
+@contextmanager
+def _hidden(folder: Folder, target: str) -> Iterator[tuple[Folder, int]]:
+    """A locked directory in `folder` that only this user can enter, gone after the block unless it was renamed.
+
+    And the mode that folders get here.
+    """
+    _settle(folder, {target})
+    hidden = _new_directory(folder, target)
+    try:
+        granted = stat.S_IMODE(os.fstat(hidden.descriptor).st_mode)
+        set_mode(hidden.descriptor, granted & ~0o077, folder.path)
+        yield hidden, granted
+    finally:
+        if _is_there(folder, hidden.path.name, hidden.descriptor):
+            with suppress(OSError):
+                folder.remove(hidden.path.name)
+        os.close(hidden.descriptor)
+
+
+def _new_directory(folder: Folder, target: str) -> Folder:
+    while True:
+        name = _hidden_name(target)
+        os.mkdir(name, dir_fd=folder.descriptor)
+        with suppress(FileNotFoundError):
+            descriptor = os.open(name, OPEN | os.O_DIRECTORY, dir_fd=folder.descriptor)
+            if _claimed(folder, name, descriptor):
+                return Folder(folder.path / name, descriptor)
+
+
+def _new_file(folder: Folder, target: str, mode: int) -> tuple[str, int]:
+    while True:
+        name = _hidden_name(target)
+        descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode, dir_fd=folder.descriptor)
+        if _claimed(folder, name, descriptor):
+            return name, descriptor
+
+
+def _claimed(folder: Folder, name: str, descriptor: int) -> bool:
+    """Whether this process has the lock of what it has just made; another may have taken it for a left-over."""
+    with suppress(BlockingIOError):
+        lock(descriptor, folder.path)
+        if _is_there(folder, name, descriptor):
+            return True
+    os.close(descriptor)
+    return False
+
+
+def _is_there(folder: Folder, name: str, descriptor: int) -> bool:
+    """Whether what is open has that name."""
+    there = folder.status(name)
+    return there is not None and identity_of(there) == identity_of(os.fstat(descriptor))
+
+
+# Putting in place.
+
+
+def _narrow_tree(directory: Folder, mode: int) -> None:
+    """Take from all files in it what `mode` does not grant."""
+    for place, descriptor, is_folder in _opened_tree(directory):
+        found = stat.S_IMODE(os.fstat(descriptor).st_mode)
+        set_mode(descriptor, found & (folder_mode(mode) if is_folder else mode), place)
+
+
+def _sync_tree(directory: Folder) -> None:
+    for place, descriptor, is_folder in _opened_tree(directory):
+        (sync_names if is_folder else sync_file)(descriptor, place)
+
+
+def _opened_tree(directory: Folder) -> Iterator[tuple[Path, int, bool]]:
+    """Every file, opened, and after those of a folder itself: where it is, its descriptor, whether it is a folder."""
+    for place, _, names, opened in os.fwalk(".", dir_fd=directory.descriptor):
         for name in names:
-            descriptor = os.open(Path(folder) / name, os.O_RDONLY)
+            descriptor = os.open(name, OPEN, dir_fd=opened)
             try:
-                sync_file(descriptor, Path(folder))
+                yield directory.path / place, descriptor, False
             finally:
                 os.close(descriptor)
-        sync_directory(Path(folder))
+        yield directory.path / place, opened, True
 
 
-def _put_in_place(partial: Path, target: Path, *, force: bool) -> None:
-    refuse_existing(target, force=force)
-    if not os.path.lexists(target) or not (partial.is_dir() or target.is_dir()):
-        partial.replace(target)  # a file takes the place of another, or of a link, in one step
-    elif exchange(partial, target, target.parent):
-        _remove(partial)  # the old one, under the hidden name now
-    else:
-        aside = partial.with_suffix(OLD)
-        _put_away(target, aside)
-        partial.rename(target)
-        shutil.rmtree(aside, ignore_errors=True)
-    sync_directory(target.parent)
+def _same_content(one: Path, other: Path) -> bool:
+    """Whether two directories hold the same files, apart from what operating systems leave."""
+    names = {entry.name for entry in without_debris(one.iterdir())}
+    if names != {entry.name for entry in without_debris(other.iterdir())}:
+        return False
+    return all(_same_entry(one / name, other / name) for name in names)
 
 
-def _put_away(target: Path, aside: Path) -> None:
-    """Make room at `target`, whose successor is on the disk."""
+def _same_entry(one: Path, other: Path) -> bool:
+    if one.is_dir() or other.is_dir():
+        return one.is_dir() and other.is_dir() and not other.is_symlink() and _same_content(one, other)
     try:
-        target.rename(aside)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        _remove(target)  # a folder of an image's layer cannot be renamed in its container
+        return one.stat().st_size == other.stat().st_size and file_digest(one) == file_digest(other)
+    except BadInput:
+        return False  # a link, a pipe or a device
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
+def _refuse_another(folder: Folder, hidden: Folder) -> None:
+    if not _is_there(folder, hidden.path.name, hidden.descriptor):
+        raise BadInput(
+            f"{hidden.path} was taken away while it was written",
+            hint="run one command at a time for an output, in a folder that nobody else writes to",
+        )
+
+
+def _put_in_place(source: Folder, name: str, folder: Folder, target: str, *, force: bool) -> None:
+    refuse_existing(folder.path / target, force=force)
+    if folder.status(target) is None or not (source.is_folder(name) or folder.is_folder(target)):
+        try:  # a file takes the place of another, or of a link, in one step
+            source.move(name, folder, target)
+        except OSError as error:
+            if error.errno not in TAKEN or folder.status(target) is None:
+                raise
+            _put_in_place(source, name, folder, target, force=force)  # another command was faster
+        folder.sync()
+    elif exchange((source.descriptor, name), (folder.descriptor, target), folder.path):
+        folder.sync()
+        source.remove(name)  # the old one, under the hidden name now
     else:
-        path.unlink()
+        _replace(source, name, folder, target)
+
+
+def _replace(source: Folder, name: str, folder: Folder, target: str) -> None:
+    """What an exchange does, in two steps: the old one is put away beside its place, where `put_back` finds it."""
+    aside = _hidden_name(target, OLD)
+    with _held(folder, target):
+        try:
+            folder.move(target, folder, aside)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            folder.remove(target)  # a folder of an image's layer cannot be renamed in its container
+        try:
+            source.move(name, folder, target)
+        except BaseException:
+            with suppress(OSError):
+                folder.move(aside, folder, target)
+            raise
+        folder.sync()
+        with suppress(OSError):
+            folder.remove(aside)
+
+
+@contextmanager
+def _held(folder: Folder, target: str) -> Iterator[None]:
+    """Hold the lock of what is at `target`, so that nobody puts it back while its writer lives."""
+    info = folder.status(target)
+    if info is None or not (stat.S_ISDIR(info.st_mode) or stat.S_ISREG(info.st_mode)):
+        yield
+        return
+    descriptor = os.open(target, OPEN, dir_fd=folder.descriptor)
+    try:
+        with suppress(BlockingIOError):
+            lock(descriptor, folder.path)
+        yield
+    finally:
+        os.close(descriptor)

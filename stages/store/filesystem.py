@@ -28,7 +28,6 @@ from pathlib import Path
 from schemas.errors import BadInput, UsageProblem
 from stages.store.regular import open_regular
 
-AT_FDCWD = -100
 RENAME_EXCHANGE = 2
 NOT_SUPPORTED = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
 # EBADF: NFS emulates flock by locks that need a file that is open for writing, which a folder never is.
@@ -121,30 +120,36 @@ def sync_directory(path: Path) -> None:
     """Make renames in `path` durable, where that is possible."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
-    except OSError as error:
-        _do_without(error, NO_FOLDER_SYNC, FOLDER_SYNC, path)
+        sync_names(descriptor, path)
     finally:
         os.close(descriptor)
 
 
-def set_mode(path: Path, mode: int) -> None:
-    """Set permissions, where there are any."""
+def sync_names(descriptor: int, folder: Path) -> None:
+    """Make renames in an open folder durable, where that is possible."""
     try:
-        path.chmod(mode)
+        os.fsync(descriptor)
     except OSError as error:
-        _do_without(error, NO_PERMISSIONS, PERMISSIONS, path.parent)
+        _do_without(error, NO_FOLDER_SYNC, FOLDER_SYNC, folder)
 
 
-def exchange(left: Path, right: Path, folder: Path) -> bool:
-    """Swap two paths below `folder` in one step; whether the system can (Linux `renameat2`)."""
+def set_mode(descriptor: int, mode: int, folder: Path) -> None:
+    """Set permissions of an open file or folder in `folder`, where there are any."""
+    try:
+        os.fchmod(descriptor, mode)
+    except OSError as error:
+        _do_without(error, NO_PERMISSIONS, PERMISSIONS, folder)
+
+
+def exchange(left: tuple[int, str], right: tuple[int, str], folder: Path) -> bool:
+    """Swap two names, each in the folder of a descriptor, in one step; whether the system can (Linux `renameat2`)."""
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if rename is None:
         return False
-    if rename(AT_FDCWD, os.fsencode(left), AT_FDCWD, os.fsencode(right), RENAME_EXCHANGE) == 0:
+    if rename(left[0], os.fsencode(left[1]), right[0], os.fsencode(right[1]), RENAME_EXCHANGE) == 0:
         return True
     number = ctypes.get_errno()
-    _do_without(OSError(number, os.strerror(number), str(right)), NO_EXCHANGE, EXCHANGE, folder)
+    _do_without(OSError(number, os.strerror(number), str(folder / right[1])), NO_EXCHANGE, EXCHANGE, folder)
     return False
 
 

@@ -22,6 +22,7 @@ from schemas.plan import PlanManifest
 from schemas.state import StateManifest
 from stages.store.artifact import MANIFEST_FILE, Artifact, kind_and_version, open_artifact, verify_artifact
 from stages.store.debris import without_debris
+from stages.store.files import put_back
 from stages.store.regular import read_regular
 from stages.store.trust import Trust, check_signed
 
@@ -209,6 +210,7 @@ def _trusted_plan(path: Path) -> Artifact[PlanManifest]:
 
 def _candidates(directory: Path) -> Iterator[Path]:
     yield directory
+    put_back(directory)
     below = sorted(without_debris(directory.iterdir())) if directory.is_dir() else []
     for entry in below[:MOST_DIRECTORIES]:
         if entry.is_dir() and not entry.name.startswith("."):

@@ -13,24 +13,26 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from schemas.errors import BadInput, UsageProblem
-from stages.store.files import hidden_directory, refuse_existing
+from stages.store.files import absolute, hidden_directory, refuse_existing
 from stages.store.filesystem import exchange, sync_directory, sync_file
 
 BLOCK_BYTES = 4096
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-def check_output(out: Path, *, force: bool, needed_bytes: int = 0) -> None:
+def check_output(out: Path, *, force: bool, needed_bytes: int = 0, or_holding: str = "") -> None:
     """Check that a file or folder can be put at `out`, which takes `needed_bytes` or more; nothing is left there.
 
     Folders above it that are missing can be made, all names are possible, there is room, and with `force` what is
-    there can be replaced.  Raises `UsageProblem` where something is in the way, `BadInput` where the medium refuses.
+    there can be replaced.  A folder that has a file `or_holding` may be the output of the same command, and stays.
+    Raises `UsageProblem` where something is in the way, `BadInput` where the medium refuses.
     """
-    target = Path(os.path.abspath(out))  # noqa: PTH100 -- resolve() would follow a link at target itself
+    target = absolute(out)
     with _explained(target):
         if not force:
             _refuse_dead_link(target)
-            refuse_existing(target, force=force)
+            if not (or_holding and (target / or_holding).is_file() and not target.is_symlink()):
+                refuse_existing(target, force=force)
         elif os.path.lexists(target):
             _check_replaceable(target)
         above = _folder_above(target)
@@ -96,16 +98,16 @@ def _rehearse(folder: Path, target: Path) -> None:
     missing = target.parent.relative_to(folder)
     with hidden_directory(folder / target.name) as hidden:
         sync_directory(folder)
-        made = hidden / "made" / missing / target.name
+        made = hidden.path / "made" / missing / target.name
         made.mkdir(parents=True)
         with (made / "block").open("wb") as file:
             file.write(bytes(BLOCK_BYTES))
             file.flush()
             sync_file(file.fileno(), folder)
-        made.rename(hidden / "renamed")
+        made.rename(hidden.path / "renamed")
         if os.path.lexists(target):
             made.mkdir()
-            exchange(made, hidden / "renamed", folder)
+            exchange((hidden.descriptor, str(made.relative_to(hidden.path))), (hidden.descriptor, "renamed"), folder)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from schemas.assignment import Assignment
 from schemas.checkpoint import MOST_STEPS, CheckpointManifest, FinishedStep
 from schemas.errors import ChainError, UsageProblem
 from stages.store.artifact import Artifact, new_artifact, open_artifact, read_tensors
+from stages.store.files import sweep
 from stages.store.signing import Signer, check_signature
 from stages.store.tensors import LazyTensors
 
@@ -116,6 +117,7 @@ class TrainingCheckpoint:
     def forget(self) -> None:
         """Delete the checkpoint: the work is done."""
         shutil.rmtree(self.path, ignore_errors=True)
+        sweep(self.path)
 
     def _manifest(self, steps: tuple[FinishedStep, ...]) -> CheckpointManifest:
         return CheckpointManifest(

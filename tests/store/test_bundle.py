@@ -860,10 +860,10 @@ def ends_after(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The process ends at the `number`-th rename: nothing is cleaned up for what took its place before."""
     real, left = files._put_in_place, iter([True] * number)
 
-    def put(partial: Path, target: Path, *, force: bool) -> None:
+    def put(*arguments: Any, **options: Any) -> None:
         if not next(left, False):
             raise KeyboardInterrupt
-        real(partial, target, force=force)
+        real(*arguments, **options)
 
     monkeypatch.setattr(files, "_put_in_place", put)
 
