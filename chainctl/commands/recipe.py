@@ -69,11 +69,12 @@ def new(
         write_document(text)
         return
     from stages.store.files import refuse_existing, write_file
+    from stages.store.regular import holds
 
     note = existed_already(out, force=force)
     if not note:
         write_file(out, text.encode())
-    elif out.read_bytes() != text.encode():
+    elif not holds(out, text.encode()):
         refuse_existing(out, force=force)
     console.say(f"recipe with {len(labels)} labels -> {out}{note}" if labels else f"recipe -> {out}{note}")
     skipped = {} if data is None else console.say_left_out(data)

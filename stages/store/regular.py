@@ -59,6 +59,12 @@ def read_start(path: Path, count: int) -> bytes:
         return file.read(count)
 
 
+def holds(path: Path, data: bytes) -> bool:
+    """Whether a file holds these very bytes, links followed.  Raises `BadInput` as `open_regular` does."""
+    with os.fdopen(open_regular(path, follow_links=True), "rb") as file:
+        return file.read(len(data) + 1) == data
+
+
 def check_size(path: Path, size: int, *, at_most: int) -> None:
     """Check that a file is no larger than files of its kind may be.  Raises `BadInput` with both sizes."""
     if size > at_most:

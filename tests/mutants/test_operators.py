@@ -4,9 +4,9 @@ import ast
 
 import pytest
 
+from mutants.operators import mutants
+from mutants.targets import read_equivalents, read_targets, unmatched
 from tests.fleet import ROOT
-from tests.mutants.operators import mutants
-from tests.mutants.targets import read_equivalents, read_targets, unmatched
 
 
 @pytest.mark.parametrize(

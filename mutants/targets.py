@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.mutants.operators import Mutant, mutants
+from mutants.operators import Mutant, mutants
 
 TABLE = Path(__file__).with_name("targets.toml")
 

@@ -1,6 +1,6 @@
 """Put every small error into every module, one at a time, and say which of them no test finds.
 
-    python -m tests.mutants [--modules PATTERN …] [--jobs N] [--out FILE] [--list]
+    python -m mutants [--modules PATTERN …] [--jobs N] [--out FILE] [--list]
 
 Each result is a line of FILE: what was killed stays killed, what survived is tried again where a test has changed.
 Exit status 1 if mutants survive that are not listed as equivalent, or if one that is listed does not exist any more.
@@ -18,11 +18,11 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 
-from tests.mutants.operators import Mutant, mutants
-from tests.mutants.slots import Run, Slot, preload
-from tests.mutants.targets import Target, read_equivalents, read_targets, unmatched
+from mutants.operators import Mutant, mutants
+from mutants.slots import Run, Slot, preload
+from mutants.targets import Target, read_equivalents, read_targets, unmatched
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 BASELINE_SECONDS = 600.0
 SLACK_SECONDS = 20.0  # that a mutant may take beyond three times its tests' own time
 
