@@ -260,7 +260,7 @@ def test_a_header_that_the_library_takes_is_refused(trick: str, tmp_path: Path) 
         assert np.array_equal(file.tensor("head.weight"), values)
 
 
-@pytest.mark.parametrize("shape", [(2**40, 2**40), (2**62, 4), (3, 2**63)])
+@pytest.mark.parametrize("shape", [(2**40, 2**40), (2**53, 2**11), (3, 2**53)])
 def test_a_shape_that_claims_the_sky_is_refused(shape: tuple[int, ...], tmp_path: Path) -> None:
     path = tmp_path / "t.safetensors"
     path.write_bytes(header_bytes({"head.weight": shape}))
