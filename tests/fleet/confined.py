@@ -10,15 +10,16 @@ import os
 import resource
 import signal
 import sys
-from multiprocessing import get_context
+from multiprocessing import forkserver, get_context
 from pathlib import Path
+from unittest import mock
 
 import pyarrow  # noqa: F401  a command that begins with it has it counted as the limit's
 import transformers.models.auto.modeling_auto  # noqa: F401
 
 from chainctl.cli import main
 from stages.process.confined import data_bytes
-from tests.fleet.processes import Done
+from tests.fleet.processes import ROOT, Done
 
 FORKS = get_context("forkserver")
 FORKS.set_forkserver_preload([__name__, "tests.fleet"])
@@ -31,6 +32,8 @@ def chainctl_confined(*arguments: object, folder: Path, cpu_seconds: int = 10, e
     """
     command = ["chainctl", *map(str, arguments)]
     streams = [folder / "stdout", folder / "stderr"]
+    with mock.patch.dict(os.environ, {"PYTHONPATH": str(ROOT)}):  # what is imported beforehand is found from anywhere
+        forkserver.ensure_running()
     process = FORKS.Process(target=_run, args=(command, streams, dict(os.environ), cpu_seconds, extra_bytes))
     process.start()
     process.join()
