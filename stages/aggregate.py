@@ -73,10 +73,16 @@ def run(
     """
     planned, parent = open_trusted(plan, state)
     policy = planned.manifest.trust
+    method = server_method(planned.manifest.settings.chain.method)
+    if not method.trains:  # what claims to be an update was never asked for
+        raise UsageProblem(
+            "this plan trains nothing, so it has no rounds to close",
+            values={"chain.method": method.name},
+            hint="evaluate its state with 'chainctl eval', or plan with a method that trains",
+        )
     check_signer(policy, policy.coordinator, signer, whose="the coordinator")
     needed_bytes = sum(file.size_bytes for file in parent.manifest.files)
     check_place(out, StateManifest, force=force, signer=signer, needed_bytes=needed_bytes)
-    method = server_method(planned.manifest.settings.chain.method)
     with open_ledger(parent, planned, signer) as ledger:  # nobody else closes this round meanwhile
         delivery = Intake(planned, parent, ledger.counted(before=parent.digest), method).take(updates)
         # All documents are made before anything is recorded or moved.
