@@ -178,7 +178,8 @@ CacheDir = Annotated[
         "--cache-dir",
         metavar="DIR",
         envvar="CHAINCTL_CACHE_DIR",
-        help="Keep the hidden states of frozen layers for next time. As private as the texts.",
+        help="Keep the hidden states of frozen layers for next time. As private as the texts. What another "
+        "home put there is computed again.",
     ),
 ]
 CacheLimit = Annotated[

@@ -73,16 +73,27 @@ def run(
     """
     planned, parent = open_trusted(plan, state)
     policy = planned.manifest.trust
+    method = server_method(planned.manifest.settings.chain.method)
+    if not method.trains:  # what claims to be an update was never asked for
+        raise UsageProblem(
+            "this plan trains nothing, so it has no rounds to close",
+            values={"chain.method": method.name},
+            hint="evaluate its state with 'chainctl eval', or plan with a method that trains",
+        )
     check_signer(policy, policy.coordinator, signer, whose="the coordinator")
     needed_bytes = sum(file.size_bytes for file in parent.manifest.files)
     check_place(out, StateManifest, force=force, signer=signer, needed_bytes=needed_bytes)
-    method = server_method(planned.manifest.settings.chain.method)
     with open_ledger(parent, planned, signer) as ledger:  # nobody else closes this round meanwhile
         delivery = Intake(planned, parent, ledger.counted(before=parent.digest), method).take(updates)
-        too_few = short_of_quorum(delivery, planned.manifest, parent, quorum)
         # All documents are made before anything is recorded or moved.
         refusals = [refusal_of(refused, planned, parent) for refused in delivery.refused]
-        following = _following(planned, parent, delivery, method) if too_few is None else None
+        too_few, following = short_of_quorum(delivery, planned.manifest, parent, quorum), None
+        if too_few is None:
+            try:
+                following = _following(planned, parent, delivery, method)
+            except TooFewUpdates as error:  # for the strategy; what was refused is said and moved all the same
+                error.values |= _why_not_more(delivery)
+                too_few = error
         ledger.append(lambda events: _refusals(events, delivery.refused, planned, parent))
         _put_aside(delivery, refusals, {path for path in updates if is_link(path)}, on_refusal)
         if too_few is not None:
@@ -159,8 +170,19 @@ def short_of_quorum(
     values: dict[str, object] = {
         "needed": f"{needed} of {expected}",
         "accepted": len(delivery.accepted),
-        "missing": some(missing),
+        "missing": some(missing) or "none",
     }
+    fewer = "close with fewer by --quorum"
+    return TooFewUpdates(
+        f"round {parent.manifest.round} cannot close yet",
+        values=values | _why_not_more(delivery),
+        hint=f"bring the missing updates and run the same command, or {fewer}" if missing else fewer,
+    )
+
+
+def _why_not_more(delivery: Delivery) -> dict[str, object]:
+    """What arrived and does not count, for an error."""
+    values: dict[str, object] = {}
     if delivery.same:
         values["not counted twice"] = f"{some([update.manifest.device for update in delivery.same])} (same tensors)"
     for refused in delivery.refused[:8]:
@@ -169,11 +191,7 @@ def short_of_quorum(
         values["refused"] = f"{len(delivery.refused)} in all"
     if delivery.ignored:
         values["ignored"] = f"{len(delivery.ignored)} that are no updates"
-    return TooFewUpdates(
-        f"round {parent.manifest.round} cannot close yet",
-        values=values,
-        hint="bring the missing updates and run the same command, or close with fewer by --quorum",
-    )
+    return values
 
 
 def _put_aside(

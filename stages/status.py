@@ -121,9 +121,9 @@ def _at_hand(found: Found, digest: str, kind: str, opened: T | None) -> T:
 
 
 def _updates(run_directory: Path, round_number: int) -> list[Path]:
-    """`updates/0003` if rounds have folders of their own, otherwise `updates`."""
+    """`updates`, and `updates/0003` where rounds have folders of their own; a device may have such a name too."""
     folder = run_directory / "updates"
-    return [folder / f"{round_number:04d}"] if any(folder.glob("[0-9][0-9][0-9][0-9]")) else [folder]
+    return [folder, folder / f"{round_number:04d}"]
 
 
 def _cost(found: Found, closed: Sequence[str]) -> Cost:

@@ -20,7 +20,7 @@ from hypothesis.extra import numpy as arrays
 from schemas.assignment import Assignment
 from schemas.base import canonical_json
 from schemas.errors import TooFewUpdates, UsageProblem
-from schemas.methods import ChainProgress
+from schemas.methods import ChainProgress, default_settings
 from schemas.plan import PlanManifest
 from schemas.refusal import RefusalManifest
 from schemas.settings import OptimizerSettings
@@ -516,3 +516,15 @@ def test_an_update_that_the_system_cannot_read_is_refused_and_the_others_count(
     following = combine(tmp_path, updates, on_refusal=lambda one, _: refused.append(one))
     assert [(one.reason, one.error.values["reason"]) for one in refused] == [("unreadable", "Input/output error")]
     assert following.manifest.accepted_count == 2
+
+
+def test_a_plan_that_trains_nothing_has_no_rounds_whatever_is_sent(tmp_path: Path, tiny_bert: Path) -> None:
+    chosen = fleet.settings().model_copy(update={"chain": default_settings("no-ft")})
+    _, state = fleet.begin(tmp_path, tiny_bert, fleet.save_texts(tmp_path / "data.jsonl", fleet.texts(8)), chosen)
+    tensors = {name: values + 1 for name, values in read_tensors(state, "head.").items()}
+    fleet.make_update(tmp_path / "in" / "one", state, "one", seed=1, tensors=tensors)
+    with pytest.raises(UsageProblem, match="trains nothing") as caught:
+        fleet.run_aggregate([tmp_path / "in"], tmp_path / "plan", tmp_path / "state", tmp_path / "next")
+    assert caught.value.values == {"chain.method": "no-ft"}
+    assert not (tmp_path / "next").exists()
+    assert (tmp_path / "in" / "one").is_dir()

@@ -71,6 +71,16 @@ def test_a_profile_with_another_date_is_refused() -> None:
     assert {"2025-03-09", "2024-07-26"} == set(caught.value.values.values())
 
 
+def test_a_profile_that_says_something_long_is_named_and_not_repeated() -> None:
+    mine, other = (fleet.profile_manifest(name, [0.9] * 6) for name in "ab")
+    model = other.model.model_copy(update={"model_type": "x" * 900_000})
+    with pytest.raises(BadInput, match="model_type differs") as caught:
+        gather([mine, other.model_copy(update={"model": model})], fleet.decided())
+    assert list(caught.value.values) == ["a", "b"]
+    assert len(str(caught.value)) < 1000
+    assert "leave out" in caught.value.hint
+
+
 def test_the_curve_is_weighted_by_example_counts_and_leaves_out_who_has_none() -> None:
     curve = gather(
         [

@@ -23,6 +23,7 @@ from stages.data.lengths import PooledLengths
 from stages.store.lines import Lines, check_device_count, join_lines
 
 SHARED = ("model", "prompt", "encoding", "similarity", "numerics")  # what all profiles agree on
+SHOWN_LENGTH = 80  # of a value in an error: a profile may say anything, at any length
 
 
 @dataclass(frozen=True)
@@ -184,6 +185,6 @@ def _check_same(name: str, left_name: str, left: Record, right_name: str, right:
     key = next(key for key in a if a[key] != b[key])
     raise BadInput(
         f"profiles do not go together: {name}.{key} differs",
-        values={left_name: a[key], right_name: b[key]},
-        hint="profile every device again with the same model and recipe",
+        values={name: str(values[key])[:SHOWN_LENGTH] for name, values in ((left_name, a), (right_name, b))},
+        hint="profile again with the same model and recipe, or leave out the profile that differs",
     )

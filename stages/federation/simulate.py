@@ -62,7 +62,7 @@ def run(
     if like is not None:
         borrow(RunFolder(like), folder, federation)
     with isolated_home(out / "home"):
-        cache = CacheDirectory((like or out) / "cache")
+        cache = CacheDirectory((like or out) / "cache", home=(like or out) / "home")
         return _simulate(federation, settings, model, folder, cache, scratch_dir, on_round, progress)
 
 

@@ -5,11 +5,13 @@ layer makes of that before its own adapter.  When the window moves from s to s+1
 h_{s+1} comes from the kept h_s through one layer.  All are one rule: an entry holds states of some texts, named by a
 digest of everything that went into them (the model's parts up to layer d, the tuning below d, token ids and padding,
 numerics, versions).  It is h_d, or the output of layer d-1 before the tuning changes it.  Whoever finds it gets the
-very bytes that computing again would give; an entry that is damaged is thrown away.  An entry is read through one
+very bytes that computing again would give; an entry that is damaged, or that was made with another secret than that of
+this home (`cache_directory.py`), is thrown away.  An entry is read through one
 descriptor, so that eviction cannot cut a reader short.
 """
 
 import hashlib
+import hmac
 import os
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,11 +21,12 @@ from pathlib import Path
 import torch
 import transformers
 
-from schemas.base import canonical_json
+from schemas.errors import ChainError
 from schemas.plan import PlanManifest
 from schemas.refs import ModelFingerprint
 from schemas.settings import Settings
 from stages.store.cache_directory import CacheDirectory
+from stages.store.regular import open_regular
 from stages.streaming.hidden_states import HiddenStates
 from stages.streaming.texts import EncodedTexts
 from stages.tuning.tuning import Tuning
@@ -36,7 +39,7 @@ DIGEST_BYTES = hashlib.sha256().digest_size
 class PrefixCache:
     """Hidden states of `texts` under a model, the numerics of `settings` and a `tuning`.
 
-    An entry is the SHA-256 of the rest, then the states, one text after the other.  The tuning must not change.
+    An entry is a MAC of its name and the rest, then the states, one text after the other.  The tuning must not change.
     """
 
     directory: CacheDirectory
@@ -74,7 +77,7 @@ class PrefixCache:
             if file is None:
                 return
             file.write(bytes(DIGEST_BYTES))
-            hasher = hashlib.sha256()
+            hasher = self.directory.mac(path.name)
             for chunk in hidden.chunks():
                 hasher.update(chunk)
                 file.write(chunk)
@@ -83,25 +86,23 @@ class PrefixCache:
 
     def forget(self, depth: int) -> None:
         """h_depth will not be asked for."""
-        self._path(depth).unlink(missing_ok=True)
+        _remove(self._path(depth))
 
     def _load(self, path: Path, hidden: HiddenStates) -> bool:
-        try:
-            file = path.open("rb")
-        except FileNotFoundError:
+        if not os.path.lexists(path):
             return False
-        with file:
+        with suppress(ChainError), os.fdopen(open_regular(path), "rb") as file:
             if os.fstat(file.fileno()).st_size == hidden.total_bytes + DIGEST_BYTES:
                 expected = file.read(DIGEST_BYTES)
-                hasher = hashlib.sha256()
+                hasher = self.directory.mac(path.name)
                 for buffer in hidden.buffers():
                     file.readinto(buffer)
                     hasher.update(buffer)
-                if hasher.digest() == expected:
+                if hmac.compare_digest(hasher.digest(), expected):
                     with suppress(OSError):  # a cache that somebody else owns
                         os.utime(file.fileno())  # used just now
                     return True
-        path.unlink(missing_ok=True)  # damaged
+        _remove(path)  # damaged
         return False
 
     def _path(self, depth: int, *, untuned: bool = False) -> Path:
@@ -119,7 +120,7 @@ class PrefixCache:
             self._rows,
             (torch.__version__, transformers.__version__),
         ]
-        return self.directory.prefixes / f"{hashlib.sha256(canonical_json(facts)).hexdigest()[:40]}.hidden"
+        return self.directory.prefix(facts)
 
     def _below(self, depth: int) -> str:
         """A digest of the tuning below a depth; empty where there is none.
@@ -143,6 +144,11 @@ class PrefixCache:
         for row in self.texts.rows:
             digest.update(len(row).to_bytes(8, "little") + row.tobytes())
         return digest.hexdigest()
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):  # gone already, or of somebody else: then the work is done again each time
+        path.unlink()
 
 
 def prefix_cache(

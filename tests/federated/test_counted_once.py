@@ -59,6 +59,32 @@ def test_a_copier_does_not_help_to_a_quorum_and_nothing_is_moved(tmp_path: Path)
     assert sorted((tmp_path / "in").iterdir()) == paths
 
 
+def test_where_nobody_is_missing_a_smaller_quorum_is_the_way_out(tmp_path: Path) -> None:
+    _, state = make_world(tmp_path, federation={"quorum": "all"}, devices=("a", "b"))
+    paths = [make_update(tmp_path / name, state, name, seed=0) for name in ("a", "b")]
+    with pytest.raises(TooFewUpdates) as caught:
+        combine(tmp_path, paths, on_refusal=no_refusal)
+    assert caught.value.values["missing"] == "none"
+    assert caught.value.hint == "close with fewer by --quorum"
+    assert combine(tmp_path, paths, quorum=1, on_refusal=no_refusal).manifest.example_count == 5
+
+
+def test_where_a_strategy_has_too_few_what_does_not_count_is_said_and_moved(tmp_path: Path) -> None:
+    federation = {"strategy": "krum", "assumed_malicious": 1, "quorum": 1}
+    _, state = make_world(tmp_path, federation=federation, devices=(*FIVE, "f"))
+    for seed, name in enumerate(FIVE):
+        make_update(tmp_path / "in" / name, state, name, seed=seed % 4, count=5 if name != "b" else 10**6)
+    refused: list[str] = []
+    with pytest.raises(TooFewUpdates) as caught:
+        combine(tmp_path, [tmp_path / "in"], on_refusal=lambda one, _: refused.append(one.reason))
+    assert refused == ["example-count"]
+    found = caught.value.values
+    assert (found["needed"], found["found"], found["not counted twice"]) == (5, 3, "e (same tensors)")
+    assert "more texts" in str(found["refused b"])
+    assert not (tmp_path / "in" / "b").exists()
+    assert [event.event for event in Ledger(tmp_path / "ledger.jsonl").events()] == ["refused"]
+
+
 @pytest.mark.parametrize(
     "federation",
     [{"strategy": "coordinate-median"}, {"strategy": "trimmed-mean"}, {"strategy": "krum", "assumed_malicious": 0}],

@@ -54,3 +54,9 @@ def test_such_a_key_is_not_pinned(key: str, in_a_file: bool, tmp_path: Path) -> 
 def test_a_real_one_is_as_text_and_as_a_file(tmp_path: Path) -> None:
     public = KeyRing(tmp_path).new("office").public
     assert check_key_text(public) == check_key_text(str(tmp_path / "keys" / "office.pub")) == public
+
+
+@pytest.mark.parametrize("text", ["x" * 5000, "a/" * 3000, "\0"])
+def test_what_is_neither_a_key_nor_a_path_is_no_public_key(text: str) -> None:
+    with pytest.raises(UsageProblem, match="not a public key"):
+        check_key_text(text)

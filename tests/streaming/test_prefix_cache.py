@@ -1,5 +1,8 @@
 """What a pass finds in the cache and what it leaves there: the same bytes, and as few layers as can be."""
 
+import hashlib
+import hmac
+import os
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from schemas.base import canonical_json
 from schemas.refs import ModelFingerprint
 from schemas.settings import Settings
 from stages.model.backbone import Backbone
@@ -135,6 +139,76 @@ def test_what_is_forgotten_is_gone_and_nothing_else(passes: Passes) -> None:
     passes.cache(UNTUNED).forget(3)
     passes.cache(UNTUNED).forget(3)
     assert passes.run(UNTUNED)[1] == [2, 3]
+
+
+@pytest.mark.parametrize("attack", ["other states", "another's secret", "another entry", "pipe", "folder", "link"])
+def test_what_somebody_else_puts_there_is_no_entry(attack: str, passes: Passes, tmp_path: Path) -> None:
+    """Whoever can write to the directory steers nothing that is trained and then signed, and stops nothing."""
+    expected = passes.run(UNTUNED, keep=(1, 2, DEPTH))[0]
+    entries = [path for path, _ in passes.directory.entries()]
+    kept = {path: path.read_bytes() for path in entries}
+    for path, data in kept.items():
+        states = bytes(len(data) - 32)
+        path.unlink()
+        if attack == "other states":
+            path.write_bytes(hashlib.sha256(states).digest() + states)
+        elif attack == "another's secret":
+            path.write_bytes(hmac.digest(bytes(32), canonical_json(path.name) + states, "sha256") + states)
+        elif attack == "another entry":
+            path.write_bytes(kept[entries[entries.index(path) - 1]])
+        elif attack == "pipe":
+            os.mkfifo(path)
+        elif attack == "folder":
+            path.mkdir()
+        else:
+            (tmp_path / path.name).write_bytes(data)
+            path.symlink_to(tmp_path / path.name)
+    assert passes.run(UNTUNED, keep=(1, 2, DEPTH)) == (expected, [0, 1, 2, 3])
+    if attack != "folder":
+        assert {path: path.read_bytes() for path in entries} == kept
+    if attack == "link":
+        assert all((tmp_path / path.name).read_bytes() == data for path, data in kept.items())
+
+
+def test_two_homes_share_a_directory_and_no_entry(tmp_path: Path) -> None:
+    mine, theirs, again = (CacheDirectory(tmp_path / "cache", home=tmp_path / name) for name in ("a", "b", "a"))
+    for one in (mine, theirs):
+        assert not one.knows("fact")
+        one.note("fact")
+    assert mine.prefix("facts") == again.prefix("facts") != theirs.prefix("facts")
+    assert again.knows("fact")
+    assert not again.knows("another")
+    secret = tmp_path / "a" / "cache.key"
+    assert secret.stat().st_mode & 0o777 == 0o600
+    for note in (tmp_path / "cache" / "verified").iterdir():
+        note.write_bytes(b"")
+    assert not again.knows("fact")
+    secret.chmod(0o644)  # others may have read it
+    assert CacheDirectory(tmp_path / "cache", home=tmp_path / "a").secret != mine.secret
+
+
+def test_without_a_home_nothing_is_kept_and_all_is_computed(passes: Passes, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    passes.directory = CacheDirectory(tmp_path / "cache", home=tmp_path / "file" / "home")
+    expected = passes.run(UNTUNED, keep=(1, 2))
+    assert passes.run(UNTUNED, keep=(1, 2)) == expected == (expected[0], [0, 1, 2, 3])
+    passes.directory.note("fact")
+    assert not passes.directory.knows("fact")
+    assert not (tmp_path / "cache").exists() or not passes.directory.entries()
+
+
+@pytest.mark.parametrize("planted", ["link", "pipe"])
+def test_what_lies_where_the_lock_and_what_was_left_are_is_left_alone(planted: str, tmp_path: Path) -> None:
+    cache = CacheDirectory(tmp_path / "cache", home=tmp_path / "home")
+    cache.prefixes.mkdir(parents=True)
+    (tmp_path / "diary").write_text("mine")
+    for name in (".lock", ".a.partial"):
+        place = cache.prefixes / name
+        place.symlink_to(tmp_path / "diary") if planted == "link" else os.mkfifo(place)
+    with cache.writing(cache.prefix("facts"), 3) as file:
+        if file is not None:
+            file.write(b"abc")
+    assert (tmp_path / "diary").read_text() == "mine"
 
 
 @pytest.mark.parametrize("family", ["llama", "mixtral", "mamba"])
