@@ -1,6 +1,8 @@
 """What a simulation writes of itself: read back strictly, and true where updates were refused."""
 
+import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +48,39 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path) -> tuple[Path
     return folder, summary, lines
 
 
-def test_refused_updates_are_reported_and_the_run_goes_on(run: tuple[Path, SimulationSummary, list[RoundLine]]) -> None:
-    folder, summary, lines = run
-    assert [line.refused for line in lines] == [{}, {"copy": 2}]
-    assert "2 refused: copy" in lines[1].line()
-    assert "refused" not in lines[0].line()
-    assert lines[1].bytes_up > 0.9 * lines[0].bytes_up  # what was refused has travelled too
+def norms(run: Path) -> list[float]:
+    """Of what the updates of round 0 add to the state, in ascending order."""
+    before = read_tensors(open_artifact(run / "states" / "0000", StateManifest))
+    updates = [open_artifact(path, UpdateManifest) for path in (run / "updates" / "0000").iterdir()]
+    squares = [
+        sum(float(((values - before[name]) ** 2).sum()) for name, values in read_tensors(one).items())
+        for one in updates
+    ]
+    return sorted(math.sqrt(square) for square in squares)
+
+
+def test_refused_updates_are_reported_and_the_run_goes_on(
+    run: tuple[Path, SimulationSummary, list[RoundLine]], tmp_path: Path, tiny_bert: Path
+) -> None:
+    smallest, second, _ = norms(run[0] / "run")
+    again = federation(tmp_path, tiny_bert, rounds=1)
+    capped = again.settings.federation.model_copy(update={"max_update_norm": (smallest + second) / 2})
+    again = replace(again, settings=again.settings.model_copy(update={"federation": capped}))
+    lines: list[RoundLine] = []
+    summary = simulate.run(again, out=tmp_path / "run", on_round=lines.append)
+    assert [line.refused for line in lines] == [{"norm": 2}]
+    assert "2 refused: norm" in lines[0].line()
+    assert lines[0].bytes_up > 0.9 * run[2][0].bytes_up  # what was refused has travelled too
+    assert lines[0].devices == 3
+    assert len(list((tmp_path / "run" / "updates" / "0000" / ".refused").glob("*.json"))) == 2
+    assert list(summary.rounds) == lines
+
+
+def test_devices_that_send_the_same_have_taken_part(run: tuple[Path, SimulationSummary, list[RoundLine]]) -> None:
+    _, summary, lines = run
+    assert [line.refused for line in lines] == [{}, {}]
     assert lines[1].devices == 3
-    assert len(list((folder / "run" / "updates" / "0001" / ".refused").glob("*.json"))) == 2
+    assert "refused" not in lines[1].line()
     assert list(summary.rounds) == lines
 
 
@@ -70,7 +97,7 @@ def test_costs_are_counted_in_each_update_and_summed(run: tuple[Path, Simulation
     assert lines[0].bytes_up == sum(path.stat().st_size for one in updates for path in one.path.iterdir())
     first, second = (open_artifact(folder / "run" / "states" / name, StateManifest) for name in ("0001", "0002"))
     costs = [found.updates for one in (first, second) if (found := one.measured()) and found.updates]
-    assert [cost.updates for cost in costs] == [3, 1]  # the copies did not count
+    assert [cost.updates for cost in costs] == [3, 3]  # what equal updates cost was spent
     assert (costs[0].passes, costs[0].bytes_up, costs[0].bytes_down) == (
         lines[0].passes,
         lines[0].bytes_up,
