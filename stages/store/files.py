@@ -350,7 +350,8 @@ def _put_in_place(source: Folder, name: str, folder: Folder, target: str, *, for
         folder.sync()
     elif exchange((source.descriptor, name), (folder.descriptor, target), folder.path):
         folder.sync()
-        source.remove(name)  # the old one, under the hidden name now
+        with suppress(OSError):  # the old one, under the hidden name now; another command may be removing it
+            source.remove(name)
     else:
         _replace(source, name, folder, target)
 
