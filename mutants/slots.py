@@ -18,7 +18,7 @@ from typing import Any, Literal
 OURS = ("chainctl", "stages", "schemas", "tests")
 COPIED = (*OURS, "benchmarks", "docs", "examples", "pyproject.toml", "README.md", "CHANGELOG.md", "Justfile", "LICENSE")
 Outcome = Literal["killed", "survived", "timeout"]
-NOT_RUN = 4  # pytest's exit statuses from here on: the tests could not be asked
+NOT_RUN = 5  # pytest's exit statuses from here on: the tests could not be asked (4: a mutant cannot be imported)
 
 
 @dataclass
