@@ -516,7 +516,7 @@ def test_a_machine_that_remembers_nothing_takes_the_ledger_as_it_is(world: World
     job = world.path("job/0002")  # a job that has the state and no ledger
     shutil.copytree(world.path("states/0002"), job)
     world.train("device-00", "job/0002", "updates/0002/device-00")
-    shutil.copytree(world.home(OFFICE) / "keys", world.home("fresh") / "keys")
+    world.move_office("fresh")
     world.run("fresh", *world.aggregating("updates/0002", state="job/0002", out="job/0003"))
 
 
