@@ -329,6 +329,19 @@ def test_a_bundle_whose_history_is_not_what_its_name_says_is_refused(rounds: Wor
     assert not into.exists() or not list(into.iterdir())
 
 
+@pytest.mark.parametrize("given", ["link", "inside"])
+def test_the_history_is_found_where_a_link_leads_and_from_within_the_state(
+    given: str, rounds: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = rounds.deliver(3, "device-00")
+    if given == "link":
+        rounds.path("latest").symlink_to(state)
+        rounds.train("device-00", "latest", "mine/3")
+    else:
+        monkeypatch.chdir(state)
+        rounds.run("device-00", *[Path() if one == state else one for one in rounds.training("device-00", state, "o")])
+
+
 def test_what_an_unpacking_left_among_the_history_is_gone_after_the_next(rounds: World) -> None:
     rounds.deliver(3, "device-00")
     left = rounds.path("at-device-00/history/.bundle.0a1b2c3d.partial")
@@ -504,6 +517,22 @@ def test_a_power_cut_before_the_head_is_remembered_stops_nothing(world: World) -
     world.train("device-00", "states/0001", "updates/0001/device-00")
     world.aggregate("updates/0001", state="states/0001", out="states/0002")
     assert remembered.read_bytes() != before
+
+
+def test_whoever_was_killed_before_the_head_was_remembered_remembers_it_by_the_same_command(world: World) -> None:
+    (remembered,) = (world.home(OFFICE) / "trust" / "ledgers").glob("*.dsse.json")
+    before = remembered.read_bytes()
+    world.aggregate("updates/0000/device-00", state="states/0000", out="states/0001")
+    after = remembered.read_bytes()
+    remembered.write_bytes(before)
+    left = remembered.with_name(f".{remembered.name}.0a1b2c3d.partial")
+    left.touch()
+    world.aggregate("updates/0000/device-00", state="states/0000", out="states/0001")
+    assert remembered.read_bytes() == after
+    assert not left.exists()
+    ledger = world.path("states/ledger.jsonl")
+    ledger.write_bytes(b"".join(ledger.read_bytes().splitlines(keepends=True)[:-1]))
+    refused(world.aggregate("updates/0000/device-01", state="states/0000", out="b/0001", check=False), "remembered")
 
 
 def test_a_machine_that_remembers_nothing_takes_the_ledger_as_it_is(world: World) -> None:

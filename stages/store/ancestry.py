@@ -6,6 +6,7 @@
 Both are looked for beside a state.  An envelope holds the whole manifest, and the manifest names the parent.
 """
 
+import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from schemas.bundle import HISTORY_FOLDER, MOST_EARLIER_STATES, history_file
 from schemas.errors import ChainError, NotTrusted
 from schemas.state import StateManifest
 from stages.store.artifact import Artifact
+from stages.store.files import absolute
 from stages.store.lineage import index
 from stages.store.signing import SIGNATURE_FILE, claimed_payload, signed_payload
 from stages.store.trust import Trust
@@ -54,13 +56,19 @@ class Nearby:
         return next(vouched, next(iter(claims), None))
 
     def _places(self, digest: str) -> Iterator[Path]:
-        yield self.state.parent / HISTORY_FOLDER / history_file(digest)
+        for folder in self._folders:
+            yield folder / HISTORY_FOLDER / history_file(digest)
         for folder in self._states.get(digest, ()):
             yield folder / SIGNATURE_FILE
 
     @cached_property
     def _states(self) -> Mapping[str, Sequence[Path]]:
-        return index([self.state.parent])
+        return index(self._folders)
+
+    @property
+    def _folders(self) -> Sequence[Path]:
+        """Where the state is: as it was given, and where a link to it leads."""
+        return list(dict.fromkeys(place.parent for place in (absolute(self.state), Path(os.path.realpath(self.state)))))
 
 
 def _is_signed(path: Path, public: str) -> bool:
