@@ -24,6 +24,7 @@ from chainctl.streams import drop, prepare_streams
 from schemas.errors import BadInput, Bug, ChainError, DoesNotFit
 
 DEBUG = "CHAINCTL_DEBUG"
+TORCH = ("torch", "transformers")
 
 
 class Entry(NamedTuple):
@@ -172,6 +173,8 @@ def main() -> None:
         sys.exit(130)
     except MemoryError:
         sys.exit(refused(out_of_memory()))
+    except ModuleNotFoundError as error:
+        sys.exit(refused(without_torch() if error.name in TORCH else bug(error)))
     except Exception as error:
         sys.exit(refused(bug(error)))
 
@@ -196,6 +199,15 @@ def bug(error: Exception) -> ChainError:
         values={"raised": type(error).__name__, "where": where, "version": chainctl.__version__},
         hint=f"run the same command with {DEBUG}=1 to see the traceback; it may quote your texts, so read it before "
         "you send it",
+    )
+
+
+def without_torch() -> ChainError:
+    """A coordinator's environment may leave out what is large (docs/install.md)."""
+    return BadInput(
+        "this command runs a model, and PyTorch or transformers is not installed here",
+        values={"possible without": "aggregate, status, log, verify, inspect, bundle, keys, trust"},
+        hint="run it on another machine, or install both: 'pip install torch transformers'",
     )
 
 

@@ -38,6 +38,7 @@ done
 # First round trip: profiles come in, plan and state 0 go out.
 for device in $devices; do
   (cd "$work/$device" && chainctl profile --model "$model" --data mine.jsonl --recipe recipe.toml --device "$device" --out profile)
+  rm -rf "$work/coordinator/profiles/$device"
   cp -r "$work/$device/profile" "$work/coordinator/profiles/$device"
 done
 cd "$work/coordinator"

@@ -35,6 +35,8 @@ from stages.streaming.texts import EncodedTexts
 
 Evaluation = EvaluationManifest | PerplexityManifest
 
+MOST_NATS = 709.0  # e^709 is below 2^1023, the largest number in a manifest
+
 
 def run(
     *,
@@ -155,5 +157,10 @@ def judge_tokens(subject: Subject, losses: np.ndarray, texts: EncodedTexts) -> P
         example_count=len(counts),
         token_count=int(counts.sum()),
         loss=loss,
-        perplexity=Estimate(value=math.exp(loss.value), low=math.exp(loss.low), high=math.exp(loss.high)),
+        perplexity=Estimate(value=perplexity(loss.value), low=perplexity(loss.low), high=perplexity(loss.high)),
     )
+
+
+def perplexity(loss: float) -> float:
+    """Of a loss in nats; from `MOST_NATS` on they are not told apart, as float64 ends there."""
+    return math.exp(min(loss, MOST_NATS))

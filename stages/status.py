@@ -65,6 +65,7 @@ def run(run_directory: Path, *, inboxes: Sequence[Path] = ()) -> Status:
     newest = next((event for event in reversed(events) if isinstance(event, Planned | Closed)), None)
     if newest is None:
         raise BadInput(f"{ledger.path} is empty", hint="'chainctl plan' starts a federation")
+    events = [event for event in events if event.plan == newest.plan]  # another plan may have its states there too
     below = [one for one in without_debris(run_directory.iterdir()) if one.is_dir()]
     found = index([run_directory, ledger.path.parent, *below])
     plan = _at_hand(found, newest.plan, "plan", find_plan(found, newest.plan))

@@ -118,6 +118,11 @@ def killed_in_training(command: list[str], checkpoint: Path, scratch: Path, befo
         process.wait(seconds)
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGSTOP)
+        # The signal takes its time: until it has stopped, the process opens and closes files.
+        changed = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        if changed is None or changed.si_code != os.CLD_STOPPED:
+            process.wait()
+            return None
         opened = [entry.readlink() for entry in Path(f"/proc/{process.pid}/fd").iterdir()]
         process.send_signal(signal.SIGKILL)
         process.wait()

@@ -12,11 +12,13 @@ import torch.nn.functional as F  # noqa: N812 -- torch's own convention
 from transformers import AutoModelForCausalLM
 
 from schemas.errors import BadInput
+from schemas.evaluation import Estimate
 from schemas.perplexity import PerplexityManifest
 from schemas.plan import PlanManifest
 from schemas.settings import Settings
 from stages.data.encode import Encoder
 from stages.data.load import load_labelled
+from stages.eval import perplexity
 from stages.federation import simulate
 from stages.federation.prepare import Federation
 from stages.store.artifact import Artifact, open_artifact
@@ -99,6 +101,11 @@ def test_perplexity_is_that_of_the_resident_model_over_the_responses(world: Worl
     assert (found.example_count, found.token_count) == (40, len(expected))
     assert found.loss.value == pytest.approx(float(expected.mean()), abs=1e-5)
     assert found.perplexity.value == pytest.approx(math.exp(found.loss.value))
+
+
+def test_a_loss_above_all_that_has_an_exponential_is_an_evaluation_too() -> None:
+    assert perplexity(2.0) == math.exp(2.0)
+    assert Estimate(value=perplexity(1e30), low=perplexity(709.5), high=perplexity(2.0**127)).low == math.exp(709)
 
 
 def test_a_round_takes_the_steps_that_the_plan_says_and_lowers_the_perplexity(world: World) -> None:

@@ -18,7 +18,7 @@ from schemas.state import StateManifest
 from schemas.trust import NewestState
 from stages.store.artifact import Artifact, open_artifact
 from stages.store.newest import remember
-from stages.store.signing import SIGNATURE_FILE
+from stages.store.signing import SIGNATURE_FILE, KeyRing
 from tests import fleet
 from tests.fleet.lacking import chainctl_lacking, compile_library
 
@@ -40,6 +40,11 @@ class World:
 
     def run(self, who: str, *arguments: object, check: bool = True) -> fleet.Done:
         return fleet.chainctl(*arguments, check=check, home=self.home(who))
+
+    def move_office(self, machine: str) -> None:
+        """The office goes on at another machine, which has its key and what a person pins there."""
+        shutil.copytree(self.home(OFFICE) / "keys", self.home(machine) / "keys")
+        self.run(machine, "trust", "add", OFFICE, self.home(OFFICE) / "keys" / f"{OFFICE}.pub")
 
     def train(self, device: str, state: Path | str, out: str, *, check: bool = True) -> fleet.Done:
         return self.run(device, *self.training(device, state, out), check=check)
@@ -213,8 +218,6 @@ def test_only_what_the_coordinator_signed_bridges_a_gap(attack: str, rounds: Wor
     good = link.read_bytes()
     link.unlink()
     if attack == "device":
-        from stages.store.signing import KeyRing
-
         manifest = (rounds.path("states/0002") / "manifest.json").read_bytes()
         link.write_bytes(KeyRing(rounds.home("device-01")).open("device-01").envelope(manifest))
     elif attack == "altered":
@@ -309,7 +312,7 @@ def test_a_bundle_whose_history_is_not_what_its_name_says_is_refused(rounds: Wor
     from stages.store import bundle as module
     from stages.store.regular import file_digest
 
-    index, sources = module._index({"0003": states / "0003"}, None)
+    index, sources, _ = module._index({"0003": states / "0003"}, None)
     forged = history / name
     wrong = tuple(
         EarlierState(state=one.state, size_bytes=forged.stat().st_size, sha256=file_digest(forged))
@@ -324,6 +327,47 @@ def test_a_bundle_whose_history_is_not_what_its_name_says_is_refused(rounds: Wor
     done = rounds.run("device-00", "bundle", "unpack", rounds.path("forged.tar"), "--into", into, check=False)
     refused(done, name)
     assert not into.exists() or not list(into.iterdir())
+
+
+@pytest.mark.parametrize("given", ["link", "inside"])
+def test_the_history_is_found_where_a_link_leads_and_from_within_the_state(
+    given: str, rounds: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = rounds.deliver(3, "device-00")
+    if given == "link":
+        rounds.path("latest").symlink_to(state)
+        rounds.train("device-00", "latest", "mine/3")
+    else:
+        monkeypatch.chdir(state)
+        rounds.run("device-00", *[Path() if one == state else one for one in rounds.training("device-00", state, "o")])
+
+
+def test_what_an_unpacking_left_among_the_history_is_gone_after_the_next(rounds: World) -> None:
+    rounds.deliver(3, "device-00")
+    left = rounds.path("at-device-00/history/.bundle.0a1b2c3d.partial")
+    left.mkdir()
+    rounds.deliver(3, "device-00")
+    assert not left.exists()
+
+
+def test_a_planted_signature_beside_the_states_does_not_travel_in_the_bundle(rounds: World) -> None:
+    """It holds the right manifest, so its digest is right; the signature is another's."""
+    states = rounds.path("states")
+    (states / "history").mkdir()
+    name = f"{rounds.state('states/0002').digest.removeprefix('sha256:')}.dsse.json"
+    stranger = KeyRing(rounds.home("device-01")).open("device-01")
+    (states / "history" / name).write_bytes(stranger.envelope((states / "0002" / "manifest.json").read_bytes()))
+    rounds.train("device-00", rounds.deliver(3, "device-00"), "mine/3")
+
+
+def test_a_bundle_without_the_states_before_says_so(rounds: World) -> None:
+    shutil.copytree(rounds.path("states/0003"), rounds.path("alone/0003"))
+    pack = ("bundle", "pack", rounds.path("alone/0003"), "--out", rounds.path("alone.tar"))
+    said = rounds.run(OFFICE, *pack).stdout
+    assert "3 of the states before are not beside it" in said
+    refused(rounds.train("device-00", "alone/0003", "mine/3", check=False), "beside")
+    said = rounds.run(OFFICE, "bundle", "pack", rounds.path("states/0003"), "--out", rounds.path("x.tar")).stdout
+    assert "not beside it" not in said
 
 
 def test_a_history_that_is_there_is_not_written_over(rounds: World) -> None:
@@ -436,7 +480,7 @@ def test_a_ledger_that_lacks_what_it_said_is_not_trusted(attack: str, world: Wor
         ledger.write_bytes(older)
     elif attack == "other":  # the same federation closed otherwise, on another machine
         ledger.write_bytes(older)
-        shutil.copytree(world.home(OFFICE) / "keys", world.home("other") / "keys")
+        world.move_office("other")
         world.run("other", *world.aggregating("updates/0000/device-01", state="states/0000", out="x/0001"))
     elif attack == "folder":
         ledger.mkdir()
@@ -475,17 +519,33 @@ def test_a_power_cut_before_the_head_is_remembered_stops_nothing(world: World) -
     assert remembered.read_bytes() != before
 
 
+def test_whoever_was_killed_before_the_head_was_remembered_remembers_it_by_the_same_command(world: World) -> None:
+    (remembered,) = (world.home(OFFICE) / "trust" / "ledgers").glob("*.dsse.json")
+    before = remembered.read_bytes()
+    world.aggregate("updates/0000/device-00", state="states/0000", out="states/0001")
+    after = remembered.read_bytes()
+    remembered.write_bytes(before)
+    left = remembered.with_name(f".{remembered.name}.0a1b2c3d.partial")
+    left.touch()
+    world.aggregate("updates/0000/device-00", state="states/0000", out="states/0001")
+    assert remembered.read_bytes() == after
+    assert not left.exists()
+    ledger = world.path("states/ledger.jsonl")
+    ledger.write_bytes(b"".join(ledger.read_bytes().splitlines(keepends=True)[:-1]))
+    refused(world.aggregate("updates/0000/device-01", state="states/0000", out="b/0001", check=False), "remembered")
+
+
 def test_a_machine_that_remembers_nothing_takes_the_ledger_as_it_is(world: World) -> None:
     world.aggregate("updates/0000", state="states/0000", out="states/0001")
     world.train("device-00", "states/0001", "updates/0001/device-00")
-    shutil.copytree(world.home(OFFICE) / "keys", world.home("runner") / "keys")
+    world.move_office("runner")
     world.run("runner", *world.aggregating("updates/0001", state="states/0001", out="states/0002"))
     assert len(world.closings()) == 2
     world.path("states/ledger.jsonl").rename(world.path("kept"))
     job = world.path("job/0002")  # a job that has the state and no ledger
     shutil.copytree(world.path("states/0002"), job)
     world.train("device-00", "job/0002", "updates/0002/device-00")
-    shutil.copytree(world.home(OFFICE) / "keys", world.home("fresh") / "keys")
+    world.move_office("fresh")
     world.run("fresh", *world.aggregating("updates/0002", state="job/0002", out="job/0003"))
 
 
@@ -500,7 +560,6 @@ def test_what_is_remembered_is_signed(attack: str, world: World) -> None:
 
         from schemas.base import canonical_json
         from stages.store.heads import PAYLOAD_TYPE
-        from stages.store.signing import KeyRing
 
         who = OFFICE if attack == "other plan" else "device-00"
         payload = json.loads(base64.b64decode(json.loads(data)["payload"])) | (

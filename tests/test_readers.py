@@ -15,6 +15,7 @@ import pytest
 
 from schemas.evaluation import EvaluationManifest
 from schemas.plan import PlanManifest
+from schemas.trust import EnrolledDevice
 from stages.store.artifact import open_artifact
 from tests import fleet
 from tests.fleet.signed import DEVICE, OFFICE, STRANGER, SignedFederation
@@ -139,6 +140,23 @@ def test_status_takes_the_round_from_the_ledger_whoever_signed_an_evaluation(wor
     state = {"state": "sha256:" + "1" * 64}
     world.plant("evals/0001", "evals/elsewhere", key=OFFICE, accuracy=ONE, **state)
     assert "after round 1\n" in fleet.chainctl("status", ".", check=False).stdout
+
+
+def test_status_counts_what_the_plan_has_done_not_another_in_the_same_folder(world: SignedFederation) -> None:
+    before = json.loads(fleet.chainctl("status", ".", "--json", check=False).stdout)
+    assert (before["rounds_closed"], before["updates_counted"]) == (1, 1)
+    office = world.keys.open(OFFICE)
+    planned = open_artifact(world.folder / "plan", PlanManifest).manifest
+    fleet.run_plan(
+        *([world.folder / "profiles" / DEVICE], world.model, planned.settings),
+        *(world.folder / "plan-2", world.folder / "states" / "another"),
+        policy=planned.trust.model_copy(update={"expires": "2100-01-01T00:00:00Z"}),
+        roster=(EnrolledDevice(name=DEVICE, key=world.keys.open(DEVICE).public, max_example_count=20),),
+        signer=office,
+    )
+    after = json.loads(fleet.chainctl("status", ".", "--json", check=False).stdout)
+    assert (after["round"], after["rounds_closed"], after["updates_counted"]) == (0, 0, 0)
+    assert after["plan"] != before["plan"]
 
 
 def test_a_copy_that_somebody_put_before_it_hides_no_state_and_no_plan(world: SignedFederation) -> None:

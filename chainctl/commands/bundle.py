@@ -41,6 +41,11 @@ def pack(
     if earlier:
         parts += f", signed manifests of {earlier} earlier states"
     console.say(f"{len(names)} artifacts, {format_bytes(packed.size_bytes)}{parts} -> {out}{note}")
+    if packed.missing:
+        console.say(
+            f"note: {packed.missing} of the states before are not beside it, so their signed manifests are missing: a "
+            "device that took no part since asks for them"
+        )
     console.result(
         paths=packed.paths,
         digest=packed.index.digest,

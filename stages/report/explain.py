@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from functools import singledispatch
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from schemas.assignment import described
 from schemas.base import Manifest
@@ -17,11 +17,13 @@ from schemas.plan import PlanManifest
 from schemas.profile import ProfileManifest, TextLengths
 from schemas.state import StateManifest
 from schemas.update import UpdateManifest
-from stages.methods.options import Option
 from stages.methods.server import ServerMethod
 from stages.process.measure import mebibytes
 from stages.report.tables import describe_cost, format_bytes, markdown_table
 from stages.store.artifact import Artifact, artifact_lines
+
+if TYPE_CHECKING:  # it loads torch, which whoever reads an artifact need not have
+    from stages.methods.options import Option
 
 BAR = 40
 CHOICE = (
@@ -100,7 +102,7 @@ def chosen_length(plan: PlanManifest) -> str:
     return f'encoding.max_length = "auto" chose {most}: {reason}'
 
 
-def explain_options(options: Sequence[Option]) -> list[str]:
+def explain_options(options: "Sequence[Option]") -> list[str]:
     """What else could be trained, as a table, and how the plan was chosen among it."""
     if not options:
         return []

@@ -6,7 +6,9 @@
 Both are looked for beside a state.  An envelope holds the whole manifest, and the manifest names the parent.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +18,10 @@ from schemas.bundle import HISTORY_FOLDER, MOST_EARLIER_STATES, history_file
 from schemas.errors import ChainError, NotTrusted
 from schemas.state import StateManifest
 from stages.store.artifact import Artifact
+from stages.store.files import absolute
 from stages.store.lineage import index
 from stages.store.signing import SIGNATURE_FILE, claimed_payload, signed_payload
+from stages.store.trust import Trust
 
 HISTORY_LIMIT_BYTES = 64 * 2**20  # of the envelopes that travel with a state
 
@@ -39,23 +43,40 @@ class Nearby:
                 continue  # junk by that name: another place may have it
         return None
 
-    def claimed(self, digest: str) -> tuple[Path, StateManifest] | None:
-        """The envelope of the manifest with this digest, whoever signed it; None where it is not here."""
+    def claimed(self, digest: str, pinned: Collection[str]) -> tuple[Path, StateManifest] | None:
+        """The envelope of the manifest with this digest; None where it is not here.
+
+        One that a `pinned` key signed, if there is one: whoever can write there can put another before it.
+        """
+        claims: list[tuple[Path, StateManifest]] = []
         for path in self._places(digest):
-            try:
-                return path, earlier_state(path, digest)
-            except ChainError:
-                continue
-        return None
+            with suppress(ChainError):
+                claims.append((path, earlier_state(path, digest)))
+        vouched = (claim for claim in claims if any(_is_signed(claim[0], public) for public in pinned))
+        return next(vouched, next(iter(claims), None))
 
     def _places(self, digest: str) -> Iterator[Path]:
-        yield self.state.parent / HISTORY_FOLDER / history_file(digest)
+        for folder in self._folders:
+            yield folder / HISTORY_FOLDER / history_file(digest)
         for folder in self._states.get(digest, ()):
             yield folder / SIGNATURE_FILE
 
     @cached_property
     def _states(self) -> Mapping[str, Sequence[Path]]:
-        return index([self.state.parent])
+        return index(self._folders)
+
+    @property
+    def _folders(self) -> Sequence[Path]:
+        """Where the state is: as it was given, and where a link to it leads."""
+        return list(dict.fromkeys(place.parent for place in (absolute(self.state), Path(os.path.realpath(self.state)))))
+
+
+def _is_signed(path: Path, public: str) -> bool:
+    try:
+        signed_payload(path, public, whose="the coordinator")
+    except ChainError:
+        return False
+    return True
 
 
 def earlier_state(path: Path, digest: str) -> StateManifest:
@@ -73,8 +94,12 @@ def earlier_state(path: Path, digest: str) -> StateManifest:
 def earlier_states(state: Artifact[StateManifest]) -> dict[str, Path]:
     """Envelopes of the states before this one by digest, the newest first, as far as they are here."""
     nearby, found, size_bytes = Nearby(state.path), dict[str, Path](), 0
+    pinned = [pin.key for pin in Trust.of_this_machine().pins()]
     parent = state.manifest.parent
-    while parent is not None and len(found) < MOST_EARLIER_STATES and (one := nearby.claimed(parent)) is not None:
+    while parent is not None and len(found) < MOST_EARLIER_STATES:
+        one = nearby.claimed(parent, pinned)
+        if one is None:
+            break
         path, manifest = one
         size_bytes += path.stat().st_size
         if size_bytes > HISTORY_LIMIT_BYTES:

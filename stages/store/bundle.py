@@ -67,12 +67,13 @@ PLACEHOLDER = "sha256:" + "0" * 64
 
 @dataclass(frozen=True)
 class Packed:
-    """A bundle on disk; `is_new` is false where it existed before."""
+    """A bundle on disk; `is_new` is false where it existed before, `missing` counts earlier states not found."""
 
     paths: tuple[Path, ...]
     index: BundleManifest
     size_bytes: int
     is_new: bool
+    missing: int
 
 
 @dataclass(frozen=True)
@@ -98,18 +99,18 @@ def pack(directories: Sequence[Path], out: Path, *, part_bytes: int | None = Non
     there = _outputs_in_the_way(out)
     if force or not there:
         check_output(out, force=True, needed_bytes=sum(map(artifact_bytes, filter(Path.is_dir, folders.values()))))
-    index, sources = _index(folders, part_bytes)
+    index, sources, missing = _index(folders, part_bytes)
     parts = parts_of(out, index)
     if there and not force:
         if _is_whole(out, index):
-            return Packed(tuple(part.path for part in parts), index, total_bytes(index), is_new=False)
+            return Packed(tuple(part.path for part in parts), index, total_bytes(index), is_new=False, missing=missing)
         _refuse_others(there, parts)
     with _full_media_explained(out), complete_entries(out.parent, out.name, force=bool(there)) as hidden:
         _write(index, sources, [hidden / part.path.name for part in parts])
         for path in there:  # old parts are never left beside new ones; a single file is exchanged
             if path not in (out, *(part.path for part in parts)) or index.parts:
                 path.unlink()
-    return Packed(tuple(part.path for part in parts), index, total_bytes(index), is_new=True)
+    return Packed(tuple(part.path for part in parts), index, total_bytes(index), is_new=True, missing=missing)
 
 
 def unpack(
@@ -146,6 +147,7 @@ def _earlier_there(folder: Path, index: BundleManifest, *, force: bool) -> set[s
         _check_folder(folder)
         if folder.is_symlink():
             raise UsageProblem(f"{folder} is a link", hint="unpack into another folder")
+        sweep(folder / "bundle")  # where all of it is there, nothing is moved to it that would
     there: set[str] = set()
     for earlier in index.history if not force else ():
         path = folder / history_file(earlier.state)
@@ -244,11 +246,11 @@ def _verified(bundle: Path, path: Path) -> Artifact[Any]:
 # Writing.
 
 
-def _index(folders: Mapping[str, Path], part_bytes: int | None) -> tuple[BundleManifest, dict[str, Path]]:
-    """The index of artifacts, each verified, and of the states before them; and where each file is."""
+def _index(folders: Mapping[str, Path], part_bytes: int | None) -> tuple[BundleManifest, dict[str, Path], int]:
+    """The index of artifacts, each verified, and of the states before them; where each file is; states not found."""
     try:
         artifacts = tuple(BundledArtifact(name=name, files=_files(path)) for name, path in folders.items())
-        history = _history(folders.values())
+        history, missing = _history(folders.values())
         earlier = tuple(_earlier(state, path) for state, path in history.items())
         index = BundleManifest(artifacts=artifacts, history=earlier, part_bytes=None, parts=())
     except ValidationError as error:
@@ -259,16 +261,20 @@ def _index(folders: Mapping[str, Path], part_bytes: int | None) -> tuple[BundleM
         f"{entry.name}/{file.name}": folders[entry.name] / file.name for entry in artifacts for file in entry.files
     }
     sources |= {f"{HISTORY_FOLDER}/{history_file(state)}": path for state, path in history.items()}
-    return (index if part_bytes is None else _index_with_parts(index, sources, part_bytes)), sources
+    return (index if part_bytes is None else _index_with_parts(index, sources, part_bytes)), sources, missing
 
 
-def _history(directories: Iterable[Path]) -> dict[str, Path]:
-    """Envelopes of the states before signed ones, in order of digest."""
+def _history(directories: Iterable[Path]) -> tuple[dict[str, Path], int]:
+    """Envelopes of the states before signed ones, in order of digest; and how many states lack theirs, at most."""
     found: dict[str, Path] = {}
+    missing = 0
     for path in directories:
         if os.path.lexists(path / SIGNATURE_FILE) and kind_and_version(path)[0] == StateManifest.KIND:
-            found |= earlier_states(open_artifact(path, StateManifest))
-    return dict(sorted(itertools.islice(found.items(), MOST_EARLIER_STATES)))
+            state = open_artifact(path, StateManifest)
+            earlier = earlier_states(state)
+            missing = max(missing, state.manifest.round - len(earlier))
+            found |= earlier
+    return dict(sorted(itertools.islice(found.items(), MOST_EARLIER_STATES))), missing
 
 
 def _earlier(state: str, path: Path) -> EarlierState:

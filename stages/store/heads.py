@@ -128,6 +128,8 @@ class Memory:
         if before is not None:
             self.check(path, before)
         assert end.line is not None
+        if before is not None and (before.line, _path_of(before)) == (end.line, path):
+            return
         head = LedgerHead(
             plan=self.plan.digest,
             ledger=quote_from_bytes(os.fsencode(path)),

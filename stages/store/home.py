@@ -20,7 +20,7 @@ def locked_home(home: Path) -> Iterator[None]:
 
     Raises `UsageProblem` where the file system has no locks and another process is writing there.
     """
-    home.mkdir(parents=True, exist_ok=True)
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)  # who can write there decides whom this machine trusts
     with ExitStack() as stack:
         descriptor = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         stack.callback(os.close, descriptor)

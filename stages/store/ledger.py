@@ -112,7 +112,7 @@ class Ledger:
 
     @contextmanager
     def locked(self, appended: Callable[[End], None] = unremembered) -> Iterator["LockedLedger"]:
-        """The ledger with its lock held; `appended` is told the end of it after every durable write."""
+        """The ledger with its lock held; `appended` is told the end of it, when every line is durable."""
         with locked_file(self.path) as descriptor:
             yield LockedLedger(self.path, descriptor, appended)
 
@@ -137,10 +137,10 @@ class LockedLedger(Ledger):
             assert len(line) <= LINE_LIMIT_BYTES, "a line is longer than anybody reads"
             end.follow(line)
             new += line
-        if not new:
-            return
-        os.ftruncate(self.descriptor, start)
-        os.pwrite(self.descriptor, new, start)
-        sync_file(self.descriptor, self.path.parent)
-        sync_directory(self.path.parent)
-        self.appended(end)
+        if new:
+            os.ftruncate(self.descriptor, start)
+            os.pwrite(self.descriptor, new, start)
+        if end.line is not None:  # also where a killed command wrote the lines, and neither synced nor told them
+            sync_file(self.descriptor, self.path.parent)
+            sync_directory(self.path.parent)
+            self.appended(end)

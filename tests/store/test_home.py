@@ -134,3 +134,13 @@ def test_without_locks_no_change_is_lost_without_a_word(tmp_path: Path) -> None:
     assert KeyRing(home).names() == ["a"]
     assert [pin.key for pin in Trust(home).pins()] == [public]
     assert not held.exists()
+
+
+def test_nobody_else_writes_what_this_machine_trusts_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        with locked_home(tmp_path / "home"):
+            pass
+        assert (tmp_path / "home").stat().st_mode & 0o077 == 0
+    finally:
+        os.umask(before)
