@@ -106,7 +106,7 @@ def test_a_profile_of_a_number_does_not_decide_auto(tmp_path: Path, tiny_bert: P
     profiles = profiled(tmp_path, tiny_bert, [[5] * 8], fleet.settings())
     with pytest.raises(BadInput, match=r"encoding\.max_length differs") as caught:
         fleet.run_plan(profiles, tiny_bert, fleet.settings(**AUTO), tmp_path / "plan", tmp_path / "state")
-    assert caught.value.values == {"recipe": LIMIT, "device-0": 16}
+    assert caught.value.values == {"recipe": str(LIMIT), "device-0": "16"}
 
 
 @pytest.fixture(scope="module")
