@@ -124,7 +124,7 @@ def test_a_model_of_seven_billion_parameters_is_looked_at_without_reading_it(tmp
 def test_on_the_command_line(tmp_path: Path) -> None:
     fleet.save_model(tmp_path, "llama", factory=AutoModelForCausalLM)
     recipe = fleet.write_recipe(tmp_path / "recipe.toml", fleet.settings())
-    done = fleet.chainctl("model", "info", tmp_path, "--recipe", recipe, "--memory-budget", "4GiB", "--json")
+    done = fleet.chainctl("model", "info", tmp_path, "--recipe", recipe, "--memory-budget", "8GiB", "--json")
     answer = json.loads(done.stdout)
     assert answer["largest_window"] == len(answer["fits"])
     assert "streamed, MiB" in done.stderr

@@ -103,7 +103,7 @@ def build(world: World) -> None:
         world.run(device, "trust", "add", OFFICE, office)
         data = fleet.save_texts(world.path(f"{device}.jsonl"), fleet.texts(8, seed=seed))
         arguments = ("--model", world.model, "--data", data, "--device", device, "--recipe", recipe, "--key", device)
-        world.run(device, "profile", *arguments, "--memory-budget", "2GiB", "--out", world.path(f"profiles/{device}"))
+        world.run(device, "profile", *arguments, "--memory-budget", "8GiB", "--out", world.path(f"profiles/{device}"))
         roster += f'[{device}]\nkey = "{key}"\nmax_examples = 20\n'
     world.path("roster.toml").write_text(roster)
     world.run(

@@ -40,7 +40,7 @@ def test_the_umask_narrows_whatever_any_command_writes(mask: int, tiny_bert: Pat
         ["data", "split", texts, "--devices", "2", "--iid", "--out", out / "data/shards"],
         ["data", "holdout", texts, "--out", out / "data/held"],
         ["recipe", "new", out / "recipe.toml", *data],
-        ["profile", *model, *data, *device, "--recipe", recipe, "--memory-budget", "2GiB", "--out", out / "profile"],
+        ["profile", *model, *data, *device, "--recipe", recipe, "--memory-budget", "8GiB", "--out", out / "profile"],
         ["plan", out / "profile", *model, "--recipe", recipe, "--out", out / "plan", "--state", out / "states/0000"],
         ["train-window", *model, *round_, *data, *device, *cached, "--checkpoint-every", 1, "--out", out / "in/one"],
         ["aggregate", out / "in", *round_, "--out", out / "states/0001"],
@@ -102,7 +102,7 @@ def test_the_shards_of_a_simulation_are_as_private_as_its_texts(tiny_bert: Path,
     texts = fleet.save_texts(tmp_path / "texts.jsonl", fleet.texts(12))
     texts.chmod(0o600)
     recipe = fleet.write_recipe(tmp_path / "recipe.toml", fleet.settings())
-    options = ["--devices", 2, "--rounds", 1, "--iid", "--recipe", recipe, "--memory-budget", "2GiB"]
+    options = ["--devices", 2, "--rounds", 1, "--iid", "--recipe", recipe, "--memory-budget", "8GiB"]
     command = ["simulate", "--model", tiny_bert, "--data", texts, "--test", texts, *options]
     with umask(0o022):
         chainctl(*command, "--out", tmp_path / "run")

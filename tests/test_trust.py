@@ -85,7 +85,7 @@ def original(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path) -> World
     for seed, device in enumerate(DEVICES):
         data = fleet.save_texts(world.path(f"{device}.jsonl"), fleet.texts(12, seed=seed))
         arguments = ("--model", tiny_bert, "--data", data, "--device", device, "--recipe", recipe, "--key", device)
-        world.chainctl("profile", *arguments, "--memory-budget", "2GiB", "--out", world.path(f"profiles/{device}"))
+        world.chainctl("profile", *arguments, "--memory-budget", "8GiB", "--out", world.path(f"profiles/{device}"))
         roster += f'[{device}]\nkey = "{world.public(device)}"\nmax_examples = 20\n'
     world.path("roster.toml").write_text(roster)
     world.chainctl(
@@ -97,7 +97,7 @@ def original(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path) -> World
         world.chainctl(
             *("train-window", "--model", tiny_bert, "--plan", world.path("plan"), "--state", world.path("states/0000")),
             *("--data", world.path(f"{device}.jsonl"), "--device", device, "--key", device),
-            *("--memory-budget", "2GiB", "--out", world.path(f"updates/{device}")),
+            *("--memory-budget", "8GiB", "--out", world.path(f"updates/{device}")),
         )
     return world
 
