@@ -18,7 +18,8 @@ from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, FailFast, ValidationError
 
-from schemas.errors import BadInput, printable
+from schemas.errors import BadInput
+from schemas.visible import visible
 
 # Bounds for hostile documents, far above real ones: parsing takes tens of bytes of memory for each byte on disk.
 # What is written keeps them too (`Manifest.readable_bytes`); what grows with devices is not in a manifest.
@@ -219,7 +220,7 @@ def describe_validation_error(error: ValidationError, *, most: int = 4) -> dict[
     """Where pydantic disagrees and why, without the offending values (they may be a user's text)."""
     problems = error.errors(include_input=False, include_url=False, include_context=False)
     described: dict[str, object] = {
-        printable(".".join(str(part) for part in problem["loc"])[:NAME_LENGTH]) or "document": problem["msg"]
+        visible(".".join(str(part) for part in problem["loc"])[:NAME_LENGTH]) or "document": problem["msg"]
         for problem in problems[:most]
     }
     if len(problems) > most:

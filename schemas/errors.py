@@ -17,14 +17,6 @@ def some(names: Sequence[str], *, most: int = 8) -> str:
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
-def printable(text: str) -> str:
-    """Text on one line with nothing in it that acts on a terminal, and that UTF-8 can hold: the rest is escaped.
-
-    Names come from outside, and a name of a file may be any bytes.
-    """
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
-
-
 class ChainError(Exception):
     """A refusal with its evidence.
 

@@ -89,8 +89,8 @@ class LedgerHead(Record):
     version: Literal[1] = 1
     plan: Digest
     ledger: str  # its path, percent-encoded
-    line_count: Annotated[int, Field(ge=1)]
-    size_bytes: Annotated[int, Field(ge=1, le=2**53)]
+    line_count: PositiveInt
+    size_bytes: PositiveInt
     line: Digest  # of the last of these lines
 
 

@@ -3,12 +3,12 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from chainctl.console import Console, with_console
-from chainctl.options import RecipeFile, Set, command_group, load_settings, read_recipe
+from chainctl.options import RecipeFile, Set, command_group, read_recipe
 from schemas.errors import UsageProblem
 
 DEFAULT = "default"
@@ -45,7 +45,7 @@ def show(
     Flags stand over the environment, that over the recipe, that over the defaults.  A recipe is read only where
     --recipe names it: none is looked for.
     """
-    from schemas.recipe import origins, setting_values
+    from schemas.recipe import origins, parse_recipe, setting_values
     from stages.report.recipe import to_toml
 
     if plan is not None:
@@ -57,9 +57,9 @@ def show(
         values = setting_values(open_artifact(plan, PlanManifest).manifest.settings)
         sources = dict.fromkeys(values, "the plan")
     else:
-        values = setting_values(load_settings(recipe, set_))
         text, source = read_recipe(recipe)
-        sources = origins(text, source=source, environment=os.environ, overrides=set_ or [])
+        given: dict[str, Any] = {"source": source, "environment": os.environ, "overrides": set_ or []}
+        values, sources = setting_values(parse_recipe(text, **given)), origins(text, **given)
     tables: dict[str, list[tuple[str, object, str]]] = {
         "setting": [(path, value, sources.get(path, DEFAULT)) for path, value in values.items()],
         "machine": list(places()),

@@ -14,10 +14,10 @@ import os
 from pathlib import Path
 from urllib.parse import quote
 
-from schemas.errors import printable
 from schemas.plan import PlanManifest
 from schemas.refusal import MOST_VALUES, TEXT_LENGTH, RefusalManifest
 from schemas.state import StateManifest
+from schemas.visible import visible
 from stages.federated.delivery import RefusedUpdate
 from stages.store.artifact import Artifact
 from stages.store.files import write_in
@@ -35,7 +35,7 @@ def refusal_of(
     error = refused.error
 
     def written(text: object) -> str:
-        return printable(str(text).replace(f"{refused.path.parent}{os.sep}", ""))[:TEXT_LENGTH]
+        return visible(str(text).replace(f"{refused.path.parent}{os.sep}", ""))[:TEXT_LENGTH]
 
     return RefusalManifest(
         reason=refused.reason,
