@@ -22,7 +22,7 @@ from typing import Any
 
 from benchmarks.harness import Run, call, chainctl, markdown, random_model, run_arm, save, write_texts
 
-PEERS = Path(__file__).with_name("peers.py")
+PEERS = ("-m", "benchmarks.peers")
 
 
 @dataclass(frozen=True)
@@ -111,12 +111,13 @@ def main() -> None:
     parser.add_argument("--compute", default="auto", help="numerics.compute: float32, bfloat16 or auto")
     parser.add_argument("--method", default="chain", help="chain, or full-adapters")
     parser.add_argument("--without-peers", action="store_true", help="measure chainctl alone")
+    parser.add_argument("--peers", nargs="+", choices=list(NAMES), help="measure chainctl and these alone")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="chainctl-bench-") as folder:
         for like in chosen.models:
-            setting = SETTINGS[like] if not chosen.without_peers else replace(SETTINGS[like], peers=())
+            peers = () if chosen.without_peers else tuple(chosen.peers or SETTINGS[like].peers)
             models = chosen.models_dir or Path(folder)
-            setting = replace(setting, method=chosen.method)
+            setting = replace(SETTINGS[like], method=chosen.method, peers=peers)
             compare(setting, Path(folder) / like, models, chosen.repeats, chosen.compute)
 
 
@@ -128,13 +129,12 @@ def compare(setting: Setting, folder: Path, models: Path, repeats: int, compute:
     smallest = smallest_budget(window, folder)
     sizes = ["--task", setting.task, "--texts", setting.texts, "--batch", setting.batch, "--length", setting.length]
     runs: list[Run] = []
-    call(*window, "--out", folder / "warm", "--cache-dir", folder / "cache")
+    arms = [(CHAIN, ["--memory-budget", "16GiB"]), (SMALLEST, ["--memory-budget", smallest])]
+    if setting.method == "chain":  # all other methods have no frozen layers whose output could be kept
+        call(*window, "--out", folder / "warm", "--cache-dir", folder / "cache")
+        arms.append((CACHED, ["--memory-budget", "16GiB", "--cache-dir", folder / "cache"]))
     for repeat in range(repeats):
-        for name, flags in (
-            (CHAIN, ["--memory-budget", "16GiB"]),
-            (SMALLEST, ["--memory-budget", smallest]),
-            (CACHED, ["--memory-budget", "16GiB", "--cache-dir", folder / "cache"]),
-        ):
+        for name, flags in arms:
             out = folder / f"{name}-{repeat}"
             runs.append(run_arm(name, chainctl(*window, "--out", out, "--quiet", *flags)))
             measured = json.loads((out / "measured.json").read_bytes())
@@ -144,7 +144,7 @@ def compare(setting: Setting, folder: Path, models: Path, repeats: int, compute:
                 "predicted_mib": measured["predicted_peak_bytes"] // 2**20,
             }
         for arm in setting.peers:
-            command = [sys.executable, str(PEERS), arm, "--model", str(model), *map(str, sizes)]
+            command = [sys.executable, *PEERS, arm, "--model", str(model), *map(str, sizes)]
             runs.append(run_arm(NAMES[arm], command))
             if arm == "full" and setting.like != "llama-2-7b":  # which does not fit unpinned on a small machine
                 runs.append(run_arm(UNPINNED, command, pinned=False))

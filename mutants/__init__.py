@@ -5,6 +5,7 @@ property and context manager; cosmic-ray starts a process for each mutant, which
 
     operators   the errors
     slots       a copy of the tree that a mutant is written to, and a process forked for it that has torch already
+    reach       which tests reach which lines
     targets     which tests have to find the errors in which module, and which mutants are equivalent (targets.toml)
     __main__    the run
 """

@@ -7,6 +7,7 @@ Exit status 1 if mutants survive that are not listed as equivalent, or if one th
 """
 
 import argparse
+import ast
 import hashlib
 import json
 import os
@@ -19,6 +20,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from mutants.operators import Mutant, mutants
+from mutants.reach import Reach, statement
 from mutants.slots import Run, Slot, preload
 from mutants.targets import Target, read_equivalents, read_targets, unmatched
 
@@ -74,9 +76,9 @@ class MutationRun:
         tests = digest(*((ROOT / test).read_bytes() for test in target.tests))
         pending = list(self._pending(target, source, tests))
         if pending:
-            seconds = self._baseline(target)
+            reach, seconds = self._baseline(target)
             began = time.monotonic()
-            self._try(target, source, pending, tests, 3 * seconds + SLACK_SECONDS)
+            self._try(target, source, pending, tests, reach)
             each = (time.monotonic() - began) / len(pending)
             print(
                 f"{target.module}: {len(pending)} mutants, {each:.1f} s each; its tests take {seconds:.1f} s",
@@ -105,27 +107,31 @@ class MutationRun:
             else:
                 yield key, mutant
 
-    def _baseline(self, target: Target) -> float:
-        """Run the tests on the module as it is; seconds.  Raises `RuntimeError` if they fail."""
+    def _baseline(self, target: Target) -> tuple[Reach, float]:
+        """Run the tests on the module as it is; what they reach, and seconds.  Raises `RuntimeError` if they fail."""
         loaded = self.out.parent / "loaded"
         for slot in self.slots:
             for path in (target.module, *target.tests):
                 slot.write(path, (ROOT / path).read_text())
         began = time.monotonic()
-        wait(self.slots[0].start(target.tests, seconds=BASELINE_SECONDS, loaded=loaded), self.slots[0])
+        first = self.slots[0]
+        wait(first.survey(target.tests, module=target.module, seconds=BASELINE_SECONDS, loaded=loaded), first)
         seconds = time.monotonic() - began
         preload(loaded.read_text().splitlines())
-        return seconds
+        return Reach.read(first.reach), seconds
 
-    def _try(self, target: Target, source: str, pending: list[tuple[str, Mutant]], tests: str, seconds: float) -> None:
+    def _try(self, target: Target, source: str, pending: list[tuple[str, Mutant]], tests: str, reach: Reach) -> None:
         waiting, running = pending[::-1], dict[int, tuple[Run, str, Mutant]]()
+        tree = ast.parse(source)
         with self.out.open("a") as out:
             while waiting or running:
                 for number, slot in enumerate(self.slots):
                     if number not in running and waiting:
                         key, mutant = waiting.pop()
                         slot.write(target.module, mutant.text)
-                        running[number] = (slot.start(target.tests, seconds=seconds), key, mutant)
+                        asked = reach.tests(statement(tree, mutant.line))
+                        seconds = 3 * sum(reach.seconds[test] for test in asked) + SLACK_SECONDS
+                        running[number] = (slot.start(asked, seconds=seconds), key, mutant)
                 for number, (run, key, mutant) in list(running.items()):
                     if outcome := run.outcome():
                         del running[number]

@@ -10,10 +10,12 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
+
+from mutants.reach import Only, Tracer, file_of
 
 OURS = ("chainctl", "stages", "schemas", "tests")
 COPIED = (*OURS, "benchmarks", "docs", "examples", "pyproject.toml", "README.md", "CHANGELOG.md", "Justfile", "LICENSE")
@@ -69,21 +71,39 @@ class Slot:
         for compiled in path.parent.glob(f"__pycache__/{path.stem}.*"):
             compiled.unlink()
 
-    def start(self, tests: Sequence[str], *, seconds: float, loaded: Path | None = None) -> Run:
-        """Run tests, at most so long.  `loaded`: where to leave the names of the libraries that they have loaded."""
+    @property
+    def reach(self) -> Path:
+        """Where `survey` leaves which tests reach which lines."""
+        return self.folder / "reach.json"
+
+    def survey(self, files: Sequence[str], *, module: str, seconds: float, loaded: Path) -> Run:
+        """Run the tests in files, and write down what they reach in a module.
+
+        `loaded`: where to leave the names of the libraries that they have loaded.
+        """
+        return self._start(files, lambda: Tracer(self.folder / module, self.reach), seconds=seconds, loaded=loaded)
+
+    def start(self, tests: Sequence[str], *, seconds: float) -> Run:
+        """Run some tests in this order, up to the first that fails, at most so long."""
+        files = list(dict.fromkeys(map(file_of, tests)))
+        return self._start(files, lambda: Only(tests), seconds=seconds)
+
+    def _start(
+        self, files: Sequence[str], plugin: Callable[[], object], *, seconds: float, loaded: Path | None = None
+    ) -> Run:
         process = os.fork()
         if process:
             return Run(process, time.monotonic() + seconds)
         code = NOT_RUN
         try:
             os.setsid()
-            code = self._run(tests)
+            code = self._run(files, plugin)
             if loaded:
                 loaded.write_text("\n".join(name for name in sys.modules if name.split(".")[0] not in OURS))
         finally:
             os._exit(code)
 
-    def _run(self, tests: Sequence[str]) -> int:
+    def _run(self, files: Sequence[str], plugin: Callable[[], object]) -> int:
         """In the forked process: pytest's exit status."""
         os.chdir(self.folder)
         log = os.open(self.folder / "log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -101,16 +121,7 @@ class Slot:
         settings.register_profile("mutants", derandomize=True, database=None, phases=[Phase.explicit, Phase.generate])
         settings.load_profile("mutants")
         options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--benchmark-disable"]
-        return int(pytest.main([*options, f"--basetemp={self.folder / 'pytest'}", *tests], plugins=[QuickFirst()]))
-
-
-class QuickFirst:
-    """Runs tests that draw many examples last."""
-
-    @staticmethod
-    def pytest_collection_modifyitems(items: list[Any]) -> None:
-        """pytest's hook."""
-        items.sort(key=lambda item: item.get_closest_marker("hypothesis") is not None)
+        return int(pytest.main([*options, f"--basetemp={self.folder / 'pytest'}", *files], plugins=[plugin()]))
 
 
 def preload(names: Sequence[str]) -> None:

@@ -33,4 +33,4 @@ def weakness(key: bytes) -> str:
 def is_on_curve(y: int) -> bool:
     """Whether x² = (y² - 1) / (d y² + 1) has a solution mod p, by Euler's criterion.  The denominator is never 0."""
     square = y * y % P
-    return pow((square - 1) * (D * square + 1), (P - 1) // 2, P) in (0, 1)
+    return pow((square - 1) * (D * square + 1), P // 2, P) in (0, 1)

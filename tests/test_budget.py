@@ -66,7 +66,15 @@ class Bench:
 
     @classmethod
     def prepare(
-        cls, folder: Path, *, layers: int, texts: int, stored: str = "float32", method: str = "chain", batch: int = 8
+        cls,
+        folder: Path,
+        *,
+        layers: int,
+        texts: int,
+        stored: str = "float32",
+        method: str = "chain",
+        batch: int = 8,
+        steps: int | str = "epochs",
     ) -> "Bench":
         """A random BERT-base of some layers."""
         write_random_model("bert-base", folder / "model", layers=layers, dtype=stored)
@@ -75,7 +83,7 @@ class Bench:
             similarity={"max_examples": 5},
             chain={"start": 1},
             numerics={"micro_batch": 2, "threads": 1, "compute": "float32"},
-            optimizer={"batch_size": batch},
+            optimizer={"batch_size": batch, "steps": steps},
         )
         if method != "chain":
             chosen = chosen.model_copy(update={"chain": default_settings(method)})
@@ -202,7 +210,7 @@ def test_the_peak_does_not_grow_with_the_number_of_layers(bench: Bench, tmp_path
 
 def test_the_peak_does_not_grow_with_the_number_of_texts(bench: Bench, tmp_path: Path) -> None:
     """400 texts have 38 MiB of hidden states, which go to disk where the budget asks for it."""
-    many = Bench.prepare(tmp_path, layers=6, texts=400).train("texts", f"{bench.smallest + 5}MiB")
+    many = Bench.prepare(tmp_path, layers=6, texts=400, steps=2).train("texts", f"{bench.smallest + 5}MiB")
     assert many.code == 0
     assert many.peak_mib <= bench.tight.peak_mib + SLACK_MIB
 
@@ -210,10 +218,10 @@ def test_the_peak_does_not_grow_with_the_number_of_texts(bench: Bench, tmp_path:
 def test_full_adapters_grow_neither_with_the_layers_nor_with_the_batch(tmp_path: Path) -> None:
     """Layers, adapters, moments and states between layers pass through memory one layer at a time.
 
-    Six layers more have 162 MiB of weights, 8 of adapters with moments, and a batch of 64 has 4 MiB of states a layer.
+    Six layers more have 162 MiB of weights, 8 of adapters with moments, and a batch of 48 has 3 MiB of states a layer.
     """
-    small = Bench.prepare(tmp_path / "small", layers=6, texts=16, method="full-adapters")
-    large = Bench.prepare(tmp_path / "large", layers=LAYERS, texts=64, method="full-adapters", batch=64)
+    small = Bench.prepare(tmp_path / "small", layers=6, texts=8, method="full-adapters")
+    large = Bench.prepare(tmp_path / "large", layers=LAYERS, texts=48, method="full-adapters", batch=48)
     for one in (small, large):
         assert one.tight.code == 0
         assert one.tight.peak_mib <= one.smallest

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import settings as fast
 from hypothesis import strategies as st
 
-from schemas.ed25519 import SMALL_ORDER_Y, D, P, weakness
+from schemas.ed25519 import SMALL_ORDER_Y, D, P, is_on_curve, weakness
 from schemas.errors import BadInput
 from schemas.trust import Pin, TrustPolicy, parse_roster
 
@@ -110,6 +110,10 @@ def test_every_real_key_is_one(seed: bytes) -> None:
 def test_of_any_bytes_it_says_what_the_definition_says(key: bytes) -> None:
     point = decoded(key)
     assert (weakness(key) == "") == (point is not None and times(8, point) != IDENTITY)
+
+
+def test_the_point_with_x_0_is_on_the_curve() -> None:
+    assert is_on_curve(IDENTITY[1])
 
 
 OFF_CURVE = "02" + "00" * 31
