@@ -129,7 +129,10 @@ def compare(setting: Setting, folder: Path, models: Path, repeats: int, compute:
     smallest = smallest_budget(window, folder)
     sizes = ["--task", setting.task, "--texts", setting.texts, "--batch", setting.batch, "--length", setting.length]
     runs: list[Run] = []
-    arms = [(CHAIN, ["--memory-budget", "16GiB"]), (SMALLEST, ["--memory-budget", smallest])]
+    arms: list[tuple[str, list[Any]]] = [
+        (CHAIN, ["--memory-budget", "16GiB"]),
+        (SMALLEST, ["--memory-budget", smallest]),
+    ]
     if setting.method == "chain":  # all other methods have no frozen layers whose output could be kept
         call(*window, "--out", folder / "warm", "--cache-dir", folder / "cache")
         arms.append((CACHED, ["--memory-budget", "16GiB", "--cache-dir", folder / "cache"]))

@@ -94,7 +94,7 @@ class Tracer:
 
         return line(frame, "", None)
 
-    def pytest_runtest_logstart(self, nodeid: str, location: Any) -> None:
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
         """pytest's hook."""
         self.test, self.place = nodeid, file_of(nodeid)
         self.seconds[nodeid] = time.monotonic()
@@ -104,7 +104,7 @@ class Tracer:
         self.place = item.nodeid
         sys.settrace(self._call)  # a test before may have taken it away
 
-    def pytest_runtest_logfinish(self, nodeid: str, location: Any) -> None:
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
         """pytest's hook."""
         self.seconds[nodeid] = time.monotonic() - self.seconds[nodeid]
         self.test = self.place = EVERYWHERE
