@@ -19,6 +19,7 @@ from typer.main import get_command
 
 import chainctl
 from chainctl.console import print_error
+from chainctl.events import logged
 from chainctl.options import CommandGroup, command_group
 from chainctl.streams import drop, prepare_streams
 from schemas.errors import BadInput, Bug, ChainError, DoesNotFit
@@ -88,7 +89,9 @@ COMMANDS = (
     Entry(ARTIFACTS, "log", "log:log", "List the history of a state, round by round back to the plan."),
     Entry(ARTIFACTS, "bundle", "bundle:app", "Pack artifacts into one file to carry on a stick, and unpack them."),
     Entry(ARTIFACTS, "export", "export:export", "Write a state as a folder that other libraries load."),
-    Entry(ARTIFACTS, "schema", "schema:schema", "Print the JSON Schema of a manifest or of the recipe."),
+    Entry(
+        ARTIFACTS, "schema", "schema:schema", "Print the JSON Schema of a manifest, of the recipe or of a log event."
+    ),
     Entry(TRUST, "keys", "keys:app", "Make and list the Ed25519 keys that artifacts are signed with."),
     Entry(TRUST, "trust", "trust:app", "Choose the coordinators whose signed plans this machine accepts."),
 )
@@ -159,6 +162,12 @@ def root(version: Version = False) -> None:
 def main() -> None:
     """Run the command line."""
     prepare_streams()
+    with logged(sys.argv[1:]):
+        run()
+
+
+def run() -> None:
+    """Run the command; ends in a `SystemExit` with its exit code."""
     try:
         app()
     except ChainError as error:

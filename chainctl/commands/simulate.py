@@ -6,7 +6,17 @@ from typing import Annotated
 import typer
 
 from chainctl.console import Console, with_console
-from chainctl.options import Alpha, Data, MemoryBudget, ModelDir, Out, RecipeFile, ScratchDir, Set, load_settings
+from chainctl.options import (
+    Alpha,
+    Data,
+    MemoryBudget,
+    ModelDir,
+    Out,
+    RecipeFile,
+    ScratchDir,
+    Set,
+    load_settings,
+)
 from schemas.devices import MOST_DEVICES
 
 
@@ -57,6 +67,7 @@ def simulate(
     from stages.process.footprint import prepare_process
 
     prepare_process()
+    from chainctl.watching import watching
     from stages.federation.folder import RunFolder
     from stages.federation.prepare import Federation
     from stages.federation.simulate import run
@@ -68,7 +79,7 @@ def simulate(
     emulated = price(settings.numerics.computes_in)
     if emulated:
         console.say(f'the devices compute in {emulated} (numerics.compute = "auto" avoids it)')
-    with console.progress() as progress:
+    with watching(console) as watcher:
         summary = run(
             Federation(
                 model_dir=model,
@@ -82,8 +93,9 @@ def simulate(
                 eval_every=eval_every,
             ),
             out=out,
-            on_round=lambda line: console.say(line.line()),
-            progress=progress,
+            on_begin=watcher.begin,
+            on_round=watcher.round,
+            progress=watcher.progress,
             scratch_dir=scratch_dir,
         )
     for path in dict.fromkeys((data, test)):
