@@ -101,6 +101,14 @@ mutants *options: setup
 real: setup
     CHAINCTL_TEST_REAL=1 {{pytest}} tests/test_import_model.py
 
+# pictures of reports in a real browser, in runs/report-shots: desktop, phone, dark
+report-shots: setup
+    {{bin}}/python -m benchmarks.report_shots --out runs/report-shots
+
+# time, memory and size of the report of a large run (two minutes)
+bench-report *options: setup
+    {{bin}}/python -m benchmarks.report {{options}}
+
 # time the parts with pytest-benchmark
 bench: setup
     {{bin}}/python -m pytest -q --benchmark-only -o addopts="--import-mode=importlib" tests/bench

@@ -66,6 +66,12 @@ COMMANDS = (
         CONTINUES,
     ),
     Entry(WHOLE, "status", "status:status", "Show where a federation stands, and whose updates are missing."),
+    Entry(
+        WHOLE,
+        "report",
+        "report:report",
+        "Write a page about a run that any browser shows, or one that compares several.",
+    ),
     Entry(WHOLE, "generate", "generate:generate", "Continue texts with a state of a language model."),
     Entry(STAGES, "profile", "profile:profile", "On a device: measure how far each layer moves its texts."),
     Entry(STAGES, "plan", "plan:plan", "On the coordinator: choose start layer and windows from all profiles."),
