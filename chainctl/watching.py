@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from chainctl.console import Console, aligned, progress_bar
-from chainctl.live import drawn, open_terminal
+from chainctl.live import ECHO, drawn, open_terminal
 from schemas.run import RoundLine
 from stages.process.progress import Progress
 from stages.report.tables import format_bytes
@@ -55,7 +55,7 @@ def watching(console: Console) -> "Iterator[Watcher]":
             yield table
     finally:
         if table.lines:
-            console.table(*rounds_table(table.lines, terminal.width))
+            console.table(*rounds_table(table.lines, terminal.width - ECHO))
 
 
 class Told:

@@ -6,13 +6,16 @@ Writes: nothing.
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from schemas.assignment import described
 from schemas.measured import Cost
-from stages.run_view.read import read_run
+from stages.federated.intake import Judged
+from stages.run_view.read import read_run, update_places
 from stages.run_view.view import Score
+from stages.store.ledger import LEDGER_FILE
+from stages.store.snapshot import Snapshot, snapshot
 
 
 @dataclass(frozen=True)
@@ -40,14 +43,47 @@ class Status:
         """Whether updates are still missing."""
         return bool(self.missing)
 
+    @property
+    def disk(self) -> str:
+        """How much the federation takes, and what is free beside it."""
+        return f"{self.used_bytes / 2**20:.0f} MiB used, {self.free_bytes / 2**30:.1f} GiB free"
 
-def run(run_directory: Path, *, inboxes: Sequence[Path] = ()) -> Status:
+
+@dataclass
+class Watch:
+    """A federation that is looked at again and again, and read only where something has changed.
+
+    An update is read once, for as long as its files stay the same: the folder may be on a stick.
+    """
+
+    run_directory: Path
+    inboxes: Sequence[Path] = ()
+    _judged: Judged = field(default_factory=dict)
+    _seen: Snapshot | None = None
+    _round: int = 0
+
+    def look(self) -> Status | None:
+        """The status, None where nothing has changed since the last one.  Raises as `run` does."""
+        seen = snapshot(self._places(), depth=2)  # before it is read: what changes meanwhile is found at the next look
+        if seen == self._seen:
+            return None
+        found = run(self.run_directory, inboxes=self.inboxes, judged=self._judged)
+        self._seen = seen if found.round == self._round else None  # the new round's folder was not in it
+        self._round = found.round
+        return found
+
+    def _places(self) -> list[Path]:
+        places = [self.run_directory / name for name in (LEDGER_FILE, "states", "evals")]
+        return [*places, *update_places(self.run_directory, self._round), *self.inboxes]
+
+
+def run(run_directory: Path, *, inboxes: Sequence[Path] = (), judged: Judged | None = None) -> Status:
     """The status of the federation in `run_directory`; updates are in its `updates/` and in `inboxes`.
 
-    Raises `BadInput` if there is no ledger, `NotTrusted` if it was altered or lacks what it said before, or if plan or
-    state are not trusted here.
+    `judged`: see `Intake`.  Raises `BadInput` if there is no ledger, `NotTrusted` if it was altered or lacks what it
+    said before, or if plan or state are not trusted here.
     """
-    found = read_run(run_directory, inboxes=inboxes, by_device=False)
+    found = read_run(run_directory, inboxes=inboxes, by_device=False, judged=judged)
     return Status(
         plan=found.plan_digest,
         state=found.state,

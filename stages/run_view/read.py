@@ -21,7 +21,7 @@ from schemas.ledger import Closed
 from schemas.plan import PlanManifest
 from schemas.run import FEDERATION_FILE, FederationManifest
 from schemas.state import StateManifest
-from stages.federated.intake import Intake
+from stages.federated.intake import Intake, Judged
 from stages.methods.registry import server_method
 from stages.run_view.devices import Tallies
 from stages.run_view.record import Record, Records
@@ -36,10 +36,13 @@ from stages.store.lineage import Found, Scored, evaluations, find_plan, find_sta
 T = TypeVar("T")
 
 
-def read_run(directory: Path, *, inboxes: Sequence[Path] = (), by_device: bool = True) -> RunView:
+def read_run(
+    directory: Path, *, inboxes: Sequence[Path] = (), by_device: bool = True, judged: Judged | None = None
+) -> RunView:
     """The run in `directory`; updates of the round that is open are in its `updates/` and in `inboxes`.
 
     `by_device`: also what each device did and what that cost it, for which the `measured.json` of every update is read.
+    `judged`: see `Intake`.
     Raises `BadInput` if there is no ledger, `NotTrusted` if it was altered or lacks what it said before, or if plan or
     newest state are not trusted here.
     """
@@ -74,7 +77,7 @@ def read_run(directory: Path, *, inboxes: Sequence[Path] = (), by_device: bool =
         closed=len(record.closed),
         counted=sum(len(entries.accepted) for entries in record.entries.values()),
         refused=sum(len(entries.refused) for entries in record.entries.values()),
-        open=_open_round(records, plan, newest, directory, inboxes),
+        open=_open_round(records, plan, newest, [*update_places(directory, newest.manifest.round), *inboxes], judged),
         devices=tallies.views() if tallies else (),
         left_out=left_out,
     )
@@ -150,14 +153,13 @@ def _open_round(
     records: Records,
     plan: Artifact[PlanManifest],
     state: Artifact[StateManifest],
-    directory: Path,
-    inboxes: Sequence[Path],
+    places: Sequence[Path],
+    judged: Judged | None,
 ) -> OpenRound:
     """Who has delivered for the round that starts from the newest state.  Raises `NotTrusted` and `BadInput`."""
     manifest, record = state.manifest, records.newest
     method = server_method(plan.manifest.settings.chain.method)
-    intake = Intake(plan, state, records.counted(before=state.digest), method)
-    places = [*_updates(directory, manifest.round), *inboxes]
+    intake = Intake(plan, state, records.counted(before=state.digest), method, {} if judged is None else judged)
     delivery = intake.take([path for path in places if path.exists()])
     refused = {(one.device or "unknown", one.reason) for one in record.of(state.digest).refused}
     refused |= {(one.device or one.path.name, one.reason) for one in delivery.refused}
@@ -170,7 +172,7 @@ def _open_round(
     )
 
 
-def _updates(directory: Path, round_number: int) -> list[Path]:
+def update_places(directory: Path, round_number: int) -> list[Path]:
     """`updates`, and `updates/0003` where rounds have folders of their own; a device may have such a name too."""
     folder = directory / "updates"
     return [folder, folder / f"{round_number:04d}"]

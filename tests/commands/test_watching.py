@@ -72,7 +72,7 @@ def watching_command(folder: Path) -> list[object]:
 @pytest.mark.parametrize(
     ("columns", "height", "head"),
     [
-        (40, 10, "round  layers  accuracy  loss    peak"),
+        (40, 10, "round  layers  accuracy  peak"),
         (80, 24, "round  layers  devices  accuracy  loss    peak     up       down     seconds"),
         (200, 12, "round  layers  devices  accuracy  loss    peak     up       down     passes  seconds"),
     ],
