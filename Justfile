@@ -155,6 +155,16 @@ lm-eval:
     fi
     .venv-lm-eval/bin/python -m benchmarks.lm_eval_agreement
 
+# trackers with the real libraries, read back by their own readers (a minute after the set-up)
+trackers:
+    @if [ ! -e ".venv-trackers/.chainctl-{{sha256_file("pyproject.toml")}}" ]; then \
+        {{python}} -m venv .venv-trackers && \
+        .venv-trackers/bin/python -m pip install --quiet "torch==2.13.0" && \
+        .venv-trackers/bin/python -m pip install --quiet -e ".[tensorboard,mlflow,wandb,dev]" && \
+        touch ".venv-trackers/.chainctl-{{sha256_file("pyproject.toml")}}"; \
+    fi
+    .venv-trackers/bin/python -m pytest -q --benchmark-disable tests/trackers/with_libraries.py
+
 # load exported adapters with AdapterHub's own library, in a separate environment
 adapterhub: setup
     @if [ ! -e ".venv-adapterhub/.done" ]; then \

@@ -72,6 +72,13 @@ COMMANDS = (
         "report:report",
         "Write a page about a run that any browser shows, or one that compares several.",
     ),
+    Entry(
+        WHOLE,
+        "track",
+        "track:track",
+        "Record the settings and rounds of a run with a tracker: TensorBoard, MLflow, W&B or JSON lines.",
+        "what is recorded stays, and the rest is recorded",
+    ),
     Entry(WHOLE, "generate", "generate:generate", "Continue texts with a state of a language model."),
     Entry(STAGES, "profile", "profile:profile", "On a device: measure how far each layer moves its texts."),
     Entry(STAGES, "plan", "plan:plan", "On the coordinator: choose start layer and windows from all profiles."),

@@ -33,7 +33,7 @@ def open_terminal(*, spoken: bool) -> "Terminal | None":
 def drawn(renderable: "RenderableType", terminal: "Terminal") -> Iterator[Callable[["RenderableType"], None]]:
     """Draw it at the bottom of the terminal until the block ends; what it gives has another one drawn instead.
 
-    Only rich's own thread draws, four times a second: ctrl-C, which stops this one, finds no half of it on the terminal.
+    Only rich's own thread draws, four times a second: ctrl-C stops this one, and leaves no half of it on the terminal.
     """
     from rich.live import Live
 

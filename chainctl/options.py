@@ -100,6 +100,15 @@ class LogFormat(StrEnum):
     JSONL = "jsonl"
 
 
+class TrackerName(StrEnum):
+    """A module of `stages.trackers`."""
+
+    JSONL = "jsonl"
+    MLFLOW = "mlflow"
+    TENSORBOARD = "tensorboard"
+    WANDB = "wandb"
+
+
 class Dtype(StrEnum):
     """How weights are stored."""
 

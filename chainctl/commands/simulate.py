@@ -15,6 +15,7 @@ from chainctl.options import (
     RecipeFile,
     ScratchDir,
     Set,
+    TrackerName,
     load_settings,
 )
 from schemas.devices import MOST_DEVICES
@@ -46,6 +47,14 @@ def simulate(
     no_foat: Annotated[
         bool, typer.Option("--no-foat", help="Ablation of the paper's chain: start at layer 0.")
     ] = False,
+    track: Annotated[
+        list[TrackerName] | None,
+        typer.Option("--track", help="Record settings and rounds with a tracker, round by round; may be repeated."),
+    ] = None,
+    track_dir: Annotated[
+        Path | None,
+        typer.Option("--track-dir", metavar="DIR", help="Where trackers keep their records; default: OUT/tracking."),
+    ] = None,
     *,
     console: Console,
 ) -> None:
@@ -67,6 +76,7 @@ def simulate(
     from stages.process.footprint import prepare_process
 
     prepare_process()
+    from chainctl.tracking import TRACKING, tracked
     from chainctl.watching import watching
     from stages.federation.folder import RunFolder
     from stages.federation.prepare import Federation
@@ -79,7 +89,10 @@ def simulate(
     emulated = price(settings.numerics.computes_in)
     if emulated:
         console.say(f'the devices compute in {emulated} (numerics.compute = "auto" avoids it)')
-    with watching(console) as watcher:
+    with (
+        watching(console) as watching_alone,
+        tracked(watching_alone, track or [], track_dir or out / TRACKING) as watcher,
+    ):
         summary = run(
             Federation(
                 model_dir=model,
