@@ -14,6 +14,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from stages.store.files import new_file
 from stages.trackers.tracker import Held, TrackedRun
 
 EVENTS = "events.out.tfevents"  # what TensorBoard looks for in a name
@@ -29,7 +30,7 @@ class EventFiles:
         self.folder.mkdir(exist_ok=True)
         there = sorted(self.folder.glob(f"{EVENTS}.*"))
         self._held = _read(self.folder) if there else frozenset()
-        self._writer = RecordWriter((self.folder / f"{EVENTS}.{len(there):010d}").open("xb"))
+        self._writer = RecordWriter(new_file(self.folder / f"{EVENTS}.{len(there):010d}"))
         if not there:
             self._write(Event(file_version="brain.Event:2"))
             self._write(Event(summary=hparams_pb(dict(run.settings))))

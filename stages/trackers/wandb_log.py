@@ -8,6 +8,8 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+from stages.store.foreign import read_document
+
 HEADER = 7  # bytes at the beginning of the file: `:W&B`, a magic number, a version
 BLOCK = 2**15
 PART = struct.Struct("<IHB")  # CRC, length, type
@@ -15,8 +17,8 @@ WHOLE, FIRST, LAST = 1, 2, 4
 
 
 def records(path: Path) -> Iterator[bytes]:
-    """Every whole record; what a killed process left of the last one is left out."""
-    data = path.read_bytes()
+    """Every whole record; what a killed process left of the last one is left out.  Raises `BadInput`."""
+    data = read_document(path)
     offset, parts = HEADER, b""
     while offset < len(data):
         if BLOCK - offset % BLOCK < PART.size:

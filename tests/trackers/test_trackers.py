@@ -71,24 +71,24 @@ def test_afterwards_the_artifacts_tell_the_same_and_nothing_is_recorded_twice(fo
     assert lines(folder / "run" / "tracking") == lines(tmp_path) == as_it_went
 
 
-def test_a_line_that_a_killed_process_left_is_written_again(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [b"mine\n", b"[]\n", b'{"plan": 1}\n{"loss": 1}\n', b'{"plan": "sha', b"\xff"])
+def test_what_is_something_else_is_refused_and_kept(content: bytes, folder: Path, tmp_path: Path) -> None:
     fleet.chainctl("track", folder / "run", "--to", "jsonl", "--dir", tmp_path)
     (path,) = tmp_path.glob("*.jsonl")
-    whole = path.read_bytes()
-    for size in (len(whole) - 1, len(whole) - 20, 10, 0):
-        path.write_bytes(whole[:size])
-        fleet.chainctl("track", folder / "run", "--to", "jsonl", "--dir", tmp_path)
-        assert path.read_bytes() == whole
-
-
-def test_what_is_something_else_is_refused_and_kept(folder: Path, tmp_path: Path) -> None:
-    fleet.chainctl("track", folder / "run", "--to", "jsonl", "--dir", tmp_path)
-    (path,) = tmp_path.glob("*.jsonl")
-    path.write_text("mine\n")
+    path.write_bytes(content)
     done = fleet.chainctl("track", folder / "run", "--to", "jsonl", "--dir", tmp_path, check=False)
     assert done.returncode == 3
     assert "holds something else" in done.stderr
-    assert path.read_text() == "mine\n"
+    assert path.read_bytes() == content
+
+
+def test_rounds_that_are_missing_are_added(folder: Path, tmp_path: Path) -> None:
+    fleet.chainctl("track", folder / "run", "--to", "jsonl", "--dir", tmp_path)
+    (path,) = tmp_path.glob("*.jsonl")
+    whole = path.read_bytes()
+    path.write_bytes(b"".join(whole.splitlines(keepends=True)[:-1]))
+    fleet.chainctl("track", folder / "run", "--to", "jsonl", "--dir", tmp_path)
+    assert path.read_bytes() == whole
 
 
 def test_a_run_that_is_continued_adds_its_rounds(folder: Path, tmp_path: Path, tiny_bert: Path) -> None:
