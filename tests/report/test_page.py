@@ -3,6 +3,7 @@
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import get_args
@@ -220,6 +221,13 @@ def test_the_recipe_and_the_command_shown_are_those_that_made_the_run(folder: Pa
     assert parse_recipe(recipe, source="the page") == made_of.settings
     command = page.value("document.querySelector('#again pre').textContent")
     assert "--devices 4 --iid --rounds 3 --memory-budget 8589934592 --out RUN" in command
+
+
+def test_a_run_that_has_only_begun_has_a_report(folder: Path) -> None:
+    found = read_run(folder / "run")
+    text = render(run_report(replace(found, rounds=(), scores=(), before=None, devices=(), federation=None))).decode()
+    assert "0 rounds" in text
+    assert "Round 4 is open: 0 delivered, 2 missing." in text
 
 
 @pytest.mark.parametrize("values", [(15573.9, 20.4), (31.5, 20.4)], ids=["far apart", "close"])
