@@ -228,7 +228,7 @@ def without_torch() -> ChainError:
     """A coordinator's environment may leave out what is large (docs/install.md)."""
     return BadInput(
         "this command runs a model, and PyTorch or transformers is not installed here",
-        values={"possible without": "aggregate, status, log, verify, inspect, bundle, keys, trust"},
+        values={"possible without": "aggregate, status, report, log, verify, inspect, bundle, keys, trust"},
         hint="run it on another machine, or install both: 'pip install torch transformers'",
     )
 

@@ -36,15 +36,15 @@ def report(
     from stages.store.regular import holds
 
     check_count(len(runs))
-    if len(runs) == 1:
-        page = render(run_report(read_run(runs[0])))
-    else:
-        views = [read_run(run, by_device=False) for run in runs]
-        page = render(comparison_report(list(zip(names_of(runs), views, strict=True))))
+    views = [read_run(run, by_device=len(runs) == 1) for run in runs]
+    found = run_report(views[0]) if len(runs) == 1 else comparison_report(list(zip(names_of(runs), views, strict=True)))
+    page = render(found)
     note = existed_already(out, force=force)
     if not note:
         write_file(out, page)
     elif not holds(out, page):
         refuse_existing(out, force=force)
+    for one in found.notes:
+        console.say(f"note: {one}")
     console.say(f"report of {len(runs)} run{'' if len(runs) == 1 else 's'} -> {out}{note}")
-    console.result(path=out, runs=runs, size_bytes=len(page))
+    console.result(path=out, runs=runs, notes=found.notes, size_bytes=len(page))

@@ -15,6 +15,7 @@ CHARACTER = 6.6  # mean width of a character of a label
 LABEL_HEIGHT = 15
 LONGEST_LABEL = 18  # characters of a name beside a line or a row
 MOST_MARKS = 400  # of a series that a pointer finds; more are thinned out evenly
+MOST_DOTS = 30  # on a line: of more, only the one under the pointer is drawn
 MOST_ROWS = 24  # that have their names beside them
 LOG_FROM = 20.0  # the ratio of two values of an axis from which it is logarithmic where it may be
 
@@ -138,6 +139,8 @@ def line_plot(
     points = [point for one in series for point in one.points]
     heights = [value for point in points for value in (point.y, point.low, point.high) if value is not None]
     heights += [height for height, _ in rules]
+    if y_bounds is not None:
+        heights = [min(max(height, y_bounds[0]), y_bounds[1]) for height in heights]
     log = may_be_log and min(heights) > 0 and max(heights) / min(heights) > LOG_FROM
     bottom, top = HEIGHT - BOTTOM, TOP
     y = Scale(*_bounds(heights, y_bounds, log=log), bottom, top, log=log)
@@ -156,7 +159,7 @@ def line_plot(
         if len(places) > 1:
             shapes.append(Shape(_path(places), f"line {one.style}"))
         marks += [
-            Mark(x(point.x), y(point.y), f"{one.style}{' small' if len(places) > MOST_ROWS else ''}", point.text)
+            Mark(x(point.x), y(point.y), f"{one.style}{' hidden' if len(places) > MOST_DOTS else ''}", point.text)
             for point in thinned(one.points)
         ]
         if named and places:
@@ -300,7 +303,8 @@ def _whole_ticks(low: float, high: float) -> list[float]:
 
 def _extent(values: Sequence[float]) -> tuple[float, float]:
     low, high = min(values), max(values)
-    return (low, high) if high > low else (low - 0.5, high + 0.5)
+    around = max(0.5, abs(low) / 100)  # so that it is not lost beside a large value
+    return (low, high) if high > low else (low - around, high + around)
 
 
 def _bounds(values: Sequence[float], within: tuple[float, float] | None, *, log: bool = False) -> tuple[float, float]:

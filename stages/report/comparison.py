@@ -5,7 +5,6 @@ from pathlib import Path
 
 from schemas.errors import UsageProblem
 from stages.report.parts import (
-    Column,
     Report,
     Section,
     Table,
@@ -76,17 +75,21 @@ def _score_section(runs: Sequence[Named]) -> Section:
 
 
 def _total_section(runs: Sequence[Named]) -> Section:
-    heads = columns("devices", "rounds", "counted", "refused", "passes per text", "seconds")
-    sizes = columns("peak MiB", "sent MiB", "received MiB")
-    names = (Column("run", numeric=False), Column("method", numeric=False), Column("score"), Column("95 % interval"))
-    table = Table("Totals of each run", (*names, *heads, *sizes), [_totals(*one) for one in runs], folded=False)
+    """A column for each run."""
+    rows = zip(TOTALS, *(_totals(run) for _, run in runs), strict=True)
+    table = Table("Totals of each run", columns("", *(name for name, _ in runs), text=1), list(rows), folded=False)
     return Section("totals", "What it took", tables=[table])
 
 
-def _totals(name: str, run: RunView) -> list[str]:
+TOTALS = (
+    *("method", "score", "95 % interval", "devices", "rounds", "updates counted", "refused", "passes per text"),
+    *("seconds on devices", "largest peak, MiB", "sent, MiB", "received, MiB"),
+)
+
+
+def _totals(run: RunView) -> list[str]:
     last, cost = run.last, run.cost
     return [
-        name,
         run.plan.settings.chain.method,
         f"{last.metric} {score_number(last)}" if last else "",
         score_interval(last) if last else "",

@@ -41,6 +41,11 @@ def _said_of_all(run: RunView) -> list[str]:
     left_out = sum(bool(device.left_out) for device in run.devices)
     if left_out:
         found.append(f"{several(left_out, 'device')} are not in the CKA curve: they have too few texts.")
+    measured, counted = sum(device.measured for device in run.devices), sum(device.accepted for device in run.devices)
+    if measured < counted:
+        found.append(
+            f"Costs by device are those of {measured:,} of {counted:,} updates: others came without, or are older."
+        )
     if run.federation is None:
         delivered, missing = len(run.open.delivered), len(run.open.missing)
         found.append(f"Round {run.open.number} is open: {delivered:,} delivered, {missing:,} missing.")

@@ -88,8 +88,8 @@ def columns(*names: str, text: int = 0) -> tuple[Column, ...]:
 
 
 def percent(share: float) -> str:
-    """`92.3 %`"""
-    return f"{100 * share:.1f} %"
+    """`92.3 %`, in one piece."""
+    return f"{100 * share:.1f}\u00a0%"
 
 
 def mebibytes(count: float) -> str:
@@ -107,11 +107,13 @@ def compact(number: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`3 h 5 min`, `12 s`"""
+    """`12 s`, `40 min`, `3 h 5 min`, `82 h`"""
     if seconds < 100:
         return f"{seconds:.3g} s"
     minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60:,} h {minutes % 60} min"
+    if minutes < 100:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min" if minutes < 600 else f"{minutes / 60:,.0f} h"
 
 
 def score_number(score: Score) -> str:
@@ -122,7 +124,7 @@ def score_number(score: Score) -> str:
 def score_interval(score: Score) -> str:
     """Its 95 % interval."""
     if score.metric == "accuracy":
-        return f"{100 * score.low:.1f}–{100 * score.high:.1f} %"
+        return f"{100 * score.low:.1f}–{100 * score.high:.1f}\u00a0%"
     return f"{score.low:.4g}–{score.high:.4g}"
 
 

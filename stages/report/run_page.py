@@ -42,7 +42,7 @@ def run_report(run: RunView) -> Report:
     return Report(
         title=run.name,
         summary=summary(run),
-        notes=tuple(run.notes()),
+        notes=sentences(run),
         warns=not run.signed or len(list(run.notes())) > 1,
         headlines=headlines(run),
         sections=[
@@ -59,6 +59,11 @@ def run_report(run: RunView) -> Report:
             if section is not None
         ],
     )
+
+
+def sentences(run: RunView) -> list[str]:
+    """The notes, each beginning with a capital letter."""
+    return [note[:1].upper() + note[1:] for note in run.notes()]
 
 
 def summary(run: RunView) -> str:
@@ -88,7 +93,9 @@ def headlines(run: RunView) -> list[Headline]:
         before = f"from {score_number(run.before)}; " if run.before and run.before is not last else ""
         found.append(
             Headline(
-                last.metric, score_number(last), f"{before}95 % interval {score_interval(last)}, {last.texts} texts"
+                last.metric,
+                score_number(last),
+                f"{before}95\u00a0% interval {score_interval(last)}, {last.texts} texts",
             )
         )
     took_part = len({name for line in run.rounds for name in line.accepted})
@@ -96,7 +103,7 @@ def headlines(run: RunView) -> list[Headline]:
         Headline(
             "updates counted",
             f"{run.counted:,}",
-            f"of {took_part} devices; {several(run.refused, 'refused', 'refused')}",
+            f"of {several(took_part, 'device')}; {several(run.refused, 'refused', 'refused')}",
         )
     )
     if cost.updates:
@@ -121,7 +128,7 @@ def _score_section(run: RunView) -> Section | None:
     known = [line for line in run.rounds if line.cost is not None]
     paragraphs = []
     if figures:
-        paragraphs.append("Scores are on held-out texts; bands are 95 % intervals.")
+        paragraphs.append("Scores are on held-out texts; bands are 95\u00a0% intervals.")
     measured, counted = run.cost.updates, sum(len(line.accepted) for line in run.rounds)
     if len(known) < len(run.rounds) or measured < counted:
         paragraphs.append(f"{measured:,} of {counted:,} updates came with a measurement; others cost nothing here.")
@@ -236,11 +243,12 @@ def _recipe(run: RunView) -> Code:
 def _lineage_section(run: RunView) -> Section:
     facts = [
         ["base model", f"{run.plan.model.model_type}, {run.plan.model.num_layers} layers", run.plan.model.digest],
-        ["plan", f"signed by {run.plan.trust.coordinator}" if run.signed else "unsigned", run.plan_digest],
+        ["plan", "signed by the coordinator" if run.signed else "unsigned", run.plan_digest],
+        *(["coordinator", "its public key", key] for key in [run.plan.trust.coordinator] if key),
         *(["evaluated on", several(score.texts, "text"), score.data] for score in [run.last] if score),
         ["newest state", f"after {several(len(run.rounds), 'round')}", run.state],
     ]
-    of_run = Table("What this run is made of", columns("what", "", "SHA-256", text=3), facts, folded=False)
+    of_run = Table("What this run is made of", columns("what", "", "digest", text=3), facts, folded=False)
     rows = [
         [str(line.number), line.state, line.parent, f"{len(line.accepted):,}", line.problem or "here"]
         for line in run.rounds[-MOST_ROWS:]

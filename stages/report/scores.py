@@ -9,6 +9,7 @@ from stages.report.parts import Figure, Table, columns, compact, percent, score_
 from stages.run_view.view import RunView, Score
 
 STYLES = ("c0", "c1", "c2", "c3", "c0 dashed", "c1 dashed", "c2 dashed", "c3 dashed")
+LARGEST_PERPLEXITY = 1e300  # that is drawn: what diverged may say any number
 MOST_BANDS = 2  # runs whose intervals are drawn: more hide each other
 
 
@@ -77,7 +78,7 @@ def _figure(runs: Sequence[tuple[str, RunView]], spending: Spending) -> Figure |
         x_label=spending.axis,
         x_format=compact,
         y_format=y_format,
-        y_bounds=(0.0, 1.0) if accuracy else None,
+        y_bounds=(0.0, 1.0) if accuracy else (0.0, LARGEST_PERPLEXITY),
         may_be_log=not accuracy,
         named=several,
         whole=spending.of is None,

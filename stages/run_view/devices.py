@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 
 from schemas.devices import PlannedDevice
@@ -19,6 +20,8 @@ from stages.store.debris import without_debris
 from stages.store.devices import accepted_updates, participants, planned_devices
 from stages.store.lineage import Found
 from stages.store.regular import read_regular
+
+MOST_MEASURED = 20_000  # updates: a few seconds of reading
 
 
 @dataclass
@@ -82,7 +85,8 @@ class Tallies:
     def measure(self, updates: Path, found: Found, states: Mapping[str, StateFacts]) -> None:
         """Read what each update that counted cost: those that a search has `found`, and those in folders of `updates`.
 
-        What cannot be read, or is of another update than it says, counts for nothing.
+        What cannot be read, or is of another update than it says, counts for nothing.  Of very many updates the newest
+        are read.
         """
         accepted = {
             digest: (state, name)
@@ -90,7 +94,7 @@ class Tallies:
             for digest, name in entries.accepted.items()
         }
         at_hand = [path for digest in accepted.keys() & found.keys() for path in found[digest]]
-        for path in sorted({*at_hand, *_below(updates)}):
+        for path in islice(chain(sorted(at_hand), _below(updates)), MOST_MEASURED):
             with suppress(ChainError, OSError):
                 source = path / MEASURED_FILE
                 measured = Measured.from_bytes(read_regular(source, at_most=Measured.LIMIT_BYTES), source=str(source))
@@ -122,13 +126,14 @@ class Tallies:
 
 
 def _below(updates: Path) -> Iterator[Path]:
-    """`updates/0003/device-07`: the folders of rounds that have folders of their own."""
-    for folder in _folders(updates):
+    """`updates/0003/device-07`: the folders of rounds that have folders of their own, the newest first."""
+    for folder in _folders(updates)[::-1]:
         yield from _folders(folder)
 
 
 def _folders(folder: Path) -> Sequence[Path]:
     try:
-        return [one for one in without_debris(folder.iterdir()) if not one.name.startswith(".") and one.is_dir()]
+        found = (one for one in without_debris(folder.iterdir()) if not one.name.startswith(".") and one.is_dir())
+        return sorted(found)
     except OSError:
         return []

@@ -3,17 +3,23 @@
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
+from schemas.evaluation import Estimate
+from schemas.perplexity import PerplexityManifest
+from schemas.recipe import parse_recipe
 from schemas.refusal import Reason
+from schemas.run import FederationManifest
 from stages.report.page import render
 from stages.report.refusals import MEANINGS
 from stages.report.run_page import run_report
 from stages.run_view.read import read_run
+from stages.store.artifact import new_artifact, read_manifest
 from tests import fleet
 from tests.fleet.browser import DESKTOP, PHONE, Page, browser
 from tests.fleet.runs import HOSTILE_FOLDER, HOSTILE_LABELS, SignedRun, simulate
@@ -208,7 +214,51 @@ def test_every_reason_of_a_refusal_is_explained() -> None:
     assert set(MEANINGS) == set(get_args(Reason))
 
 
-def test_the_commands_shown_are_those_that_made_the_run(folder: Path) -> None:
-    """The recipe and the options in the page, given to the same command, give the same plan."""
-    text = (folder / "run.html").read_text()
-    assert "--devices 4 --iid --rounds 3 --memory-budget 8589934592 --out RUN" in text
+def test_the_recipe_and_the_command_shown_are_those_that_made_the_run(folder: Path, page: Page) -> None:
+    page.show(folder / "run.html", DESKTOP)
+    recipe = page.value("document.querySelector('#settings pre').textContent")
+    made_of = read_manifest(folder / "run" / "federation.json", FederationManifest)
+    assert parse_recipe(recipe, source="the page") == made_of.settings
+    command = page.value("document.querySelector('#again pre').textContent")
+    assert "--devices 4 --iid --rounds 3 --memory-budget 8589934592 --out RUN" in command
+
+
+def test_a_run_that_has_only_begun_has_a_report(folder: Path) -> None:
+    found = read_run(folder / "run")
+    text = render(run_report(replace(found, rounds=(), scores=(), before=None, devices=(), federation=None))).decode()
+    assert "0 rounds" in text
+    assert "Round 4 is open: 0 delivered, 2 missing." in text
+
+
+@pytest.mark.parametrize("values", [(15573.9, 20.4), (31.5, 20.4)], ids=["far apart", "close"])
+def test_perplexities_are_drawn_as_accuracies_are(values: tuple[float, float], folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "run", tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "evals")
+    run = read_run(tmp_path / "run")
+    for number, (state, value) in enumerate(zip((run.rounds[0].parent, run.state), values, strict=True)):
+        write_perplexity(tmp_path / "run" / "evals" / str(number), run.plan_digest, state, value)
+    found = read_run(tmp_path / "run")
+    assert [(score.metric, score.round, score.value) for score in found.scores] == [
+        ("perplexity", 0, values[0]),
+        ("perplexity", 3, values[1]),
+    ]
+    text = render(run_report(found)).decode()
+    assert "Perplexity by rounds" in text
+    assert f"From {values[0]:.4g} to {values[1]:.4g}" in text
+
+
+def write_perplexity(out: Path, plan: str, state: str, value: float) -> None:
+    """An evaluation of a language model."""
+    estimate = Estimate(value=value, low=0.9 * value, high=1.1 * value)
+    manifest = PerplexityManifest(
+        plan=plan,
+        state=state,
+        round=0,
+        data=fleet.ZERO,
+        example_count=10,
+        token_count=100,
+        loss=Estimate(value=3.0, low=2.9, high=3.1),
+        perplexity=estimate,
+    )
+    with new_artifact(out, force=False) as draft:
+        draft.finish(manifest, None)

@@ -12,6 +12,7 @@ from schemas.ledger import Closed
 from schemas.measured import Spent
 from schemas.run import SimulationSummary
 from schemas.update import UpdateManifest
+from stages.run_view import devices
 from stages.run_view.read import read_run
 from stages.run_view.view import BY_THE_COORDINATOR, NOT_REMEMBERED, WITHOUT_SIGNATURES, RunView
 from stages.store.artifact import artifact_bytes, open_artifact, read_manifest
@@ -65,6 +66,13 @@ def test_the_devices_share_the_costs_of_the_rounds(simulated: Path) -> None:
         assert sum(getattr(device, name) for device in found.devices) == getattr(total, name), name
     assert max(device.peak_bytes for device in found.devices) == total.peak_bytes
     assert all((device.train_loss is None) == (device.accepted == 0) for device in found.devices)
+
+
+def test_of_very_many_updates_the_newest_are_measured(simulated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "MOST_MEASURED", 2)
+    found = read_run(simulated)
+    measured = {device.name: device.measured for device in found.devices if device.measured}
+    assert measured == dict.fromkeys(found.rounds[-1].accepted, 1)
 
 
 def test_without_devices_everything_else_is_the_same(simulated: Path) -> None:

@@ -32,10 +32,10 @@ for (const figure of document.querySelectorAll("figure")) {
   svg.addEventListener("pointerleave", () => tell(null));
 }
 // Tables are sorted by the column whose head is pressed, and the other way when it is pressed again.
-for (const table of document.querySelectorAll("table")) {
+for (const table of document.querySelectorAll("table.sortable")) {
   const [head] = table.tHead.rows;
   const [body] = table.tBodies;
-  if (body.rows.length < 2 || !head.querySelector(".n")) continue;
+  if (body.rows.length < 2 ) continue;
   [...head.cells].forEach((cell, column) => {
     const numeric = cell.classList.contains("n");
     const key = (row) => {
