@@ -40,6 +40,7 @@ class Offline:
         """The folder is complete."""
         if self._open is not None:
             self._open.finish()
+            wandb.teardown()  # its own process writes the file, and has written all of it only when it has ended
 
     def _begin(self) -> "wandb.Run":
         """Only when there is something new: each beginning is a folder of its own."""
@@ -60,6 +61,7 @@ class Offline:
             x_disable_machine_info=True,
             x_save_requirements=False,
             symlink=False,
+            x_transaction_log_flush_interval=1.0,
         )
         return wandb.init(
             project=PROJECT,
