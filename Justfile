@@ -101,6 +101,14 @@ mutants *options: setup
 real: setup
     CHAINCTL_TEST_REAL=1 {{pytest}} tests/test_import_model.py
 
+# pictures of reports in a real browser, in runs/report-shots: desktop, phone, dark
+report-shots: setup
+    {{bin}}/python -m benchmarks.report_shots --out runs/report-shots
+
+# time, memory and size of the report of a large run (two minutes)
+bench-report *options: setup
+    {{bin}}/python -m benchmarks.report {{options}}
+
 # time the parts with pytest-benchmark
 bench: setup
     {{bin}}/python -m pytest -q --benchmark-only -o addopts="--import-mode=importlib" tests/bench
@@ -146,6 +154,16 @@ lm-eval:
         touch ".venv-lm-eval/.chainctl-{{sha256_file("pyproject.toml")}}"; \
     fi
     .venv-lm-eval/bin/python -m benchmarks.lm_eval_agreement
+
+# trackers with the real libraries, read back by their own readers (a minute after the set-up)
+trackers:
+    @if [ ! -e ".venv-trackers/.chainctl-{{sha256_file("pyproject.toml")}}" ]; then \
+        {{python}} -m venv .venv-trackers && \
+        .venv-trackers/bin/python -m pip install --quiet "torch==2.13.0" && \
+        .venv-trackers/bin/python -m pip install --quiet -e ".[tensorboard,mlflow,wandb,dev]" && \
+        touch ".venv-trackers/.chainctl-{{sha256_file("pyproject.toml")}}"; \
+    fi
+    .venv-trackers/bin/python -m pytest -q --benchmark-disable tests/trackers/with_libraries.py
 
 # load exported adapters with AdapterHub's own library, in a separate environment
 adapterhub: setup

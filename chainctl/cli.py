@@ -19,6 +19,7 @@ from typer.main import get_command
 
 import chainctl
 from chainctl.console import print_error
+from chainctl.events import logged
 from chainctl.options import CommandGroup, command_group
 from chainctl.streams import drop, prepare_streams
 from schemas.errors import BadInput, Bug, ChainError, DoesNotFit
@@ -65,6 +66,19 @@ COMMANDS = (
         CONTINUES,
     ),
     Entry(WHOLE, "status", "status:status", "Show where a federation stands, and whose updates are missing."),
+    Entry(
+        WHOLE,
+        "report",
+        "report:report",
+        "Write a page about a run that any browser shows, or one that compares several.",
+    ),
+    Entry(
+        WHOLE,
+        "track",
+        "track:track",
+        "Record the settings and rounds of a run with a tracker: TensorBoard, MLflow, W&B or JSON lines.",
+        "what is recorded stays, and the rest is recorded",
+    ),
     Entry(WHOLE, "generate", "generate:generate", "Continue texts with a state of a language model."),
     Entry(STAGES, "profile", "profile:profile", "On a device: measure how far each layer moves its texts."),
     Entry(STAGES, "plan", "plan:plan", "On the coordinator: choose start layer and windows from all profiles."),
@@ -88,7 +102,9 @@ COMMANDS = (
     Entry(ARTIFACTS, "log", "log:log", "List the history of a state, round by round back to the plan."),
     Entry(ARTIFACTS, "bundle", "bundle:app", "Pack artifacts into one file to carry on a stick, and unpack them."),
     Entry(ARTIFACTS, "export", "export:export", "Write a state as a folder that other libraries load."),
-    Entry(ARTIFACTS, "schema", "schema:schema", "Print the JSON Schema of a manifest or of the recipe."),
+    Entry(
+        ARTIFACTS, "schema", "schema:schema", "Print the JSON Schema of a manifest, of the recipe or of a log event."
+    ),
     Entry(TRUST, "keys", "keys:app", "Make and list the Ed25519 keys that artifacts are signed with."),
     Entry(TRUST, "trust", "trust:app", "Choose the coordinators whose signed plans this machine accepts."),
 )
@@ -159,6 +175,12 @@ def root(version: Version = False) -> None:
 def main() -> None:
     """Run the command line."""
     prepare_streams()
+    with logged(sys.argv[1:]):
+        run()
+
+
+def run() -> None:
+    """Run the command; ends in a `SystemExit` with its exit code."""
     try:
         app()
     except ChainError as error:
@@ -206,7 +228,7 @@ def without_torch() -> ChainError:
     """A coordinator's environment may leave out what is large (docs/install.md)."""
     return BadInput(
         "this command runs a model, and PyTorch or transformers is not installed here",
-        values={"possible without": "aggregate, status, log, verify, inspect, bundle, keys, trust"},
+        values={"possible without": "aggregate, status, report, log, verify, inspect, bundle, keys, trust"},
         hint="run it on another machine, or install both: 'pip install torch transformers'",
     )
 

@@ -4,7 +4,8 @@ Whatever is said is a line, and shows the characters that are not printable by t
 that is called like an escape sequence or like a message of ours is neither.
 
 With `--json` stdout carries exactly one JSON object and messages for people go to stderr; with `--quiet` there are
-none.  Progress bars appear on a terminal only.
+none.  Progress bars and tables that change appear on a terminal only.  With `--log-format jsonl` stderr holds events
+and nothing else (`events.py`); stdout stays what it is.
 """
 
 import functools
@@ -19,12 +20,19 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from chainctl.streams import unescaped, write_drawn, write_line, write_result
+from chainctl.events import EventLog, event_log
+from chainctl.live import open_terminal
+from chainctl.options import LogFormat, LogFormatOption
+from chainctl.streams import write_drawn, write_line, write_result
 from schemas.errors import ChainError
 from schemas.visible import visible, visible_text
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from rich.console import Console as Terminal
+    from rich.progress import Progress as Bar
+    from rich.table import Table
 
     from stages.process.progress import Progress
 
@@ -42,7 +50,14 @@ class Console:
 
     def say(self, text: str) -> None:
         """A line for people."""
+        self.log("Said", text=text)
         self.say_drawn(visible(text))
+
+    def log(self, kind: str, **fields: Any) -> None:
+        """An event for machines, where they are asked for; see `EventLog.emit`."""
+        log = event_log()
+        if log and not self.quiet:
+            log.emit(kind, **fields)
 
     def say_text(self, text: str, *, before: str = "") -> None:
         """Text that a model wrote, after a few words of ours: as it is, and on a terminal without what steers one."""
@@ -50,8 +65,8 @@ class Console:
         self.say_drawn(before + (visible_text(text) if on_terminal else text))
 
     def say_drawn(self, text: str) -> None:
-        """What is fit for a terminal as it is."""
-        if not self.quiet:
+        """What is fit for a terminal as it is; no event."""
+        if not self.quiet and not isinstance(self._stream, EventLog):
             write_drawn(text, self._stream)
 
     @property
@@ -90,36 +105,47 @@ class Console:
         if self.quiet:
             return
         from rich.console import Console as Terminal
-        from rich.table import Table
-        from rich.text import Text
 
         stream = self._stream
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-        for number, column in enumerate(columns):
-            numeric = all(isinstance(row[number], int | float) for row in rows)
-            table.add_column(Text(visible(column)), justify="right" if numeric else "left", overflow="fold")
-        for row in rows:
-            table.add_row(*(Text(visible(str(cell))) for cell in row))
         drawn = io.StringIO()  # `capture()` of rich writes to the stream too, which may be full
         terminal = Terminal(file=drawn, force_terminal=stream.isatty(), width=None if stream.isatty() else PIPED_WIDTH)
-        terminal.print(table)
+        terminal.print(aligned(columns, rows))
         for line in drawn.getvalue().splitlines():
             self.say_drawn(line.rstrip())
 
     @contextmanager
     def progress(self) -> "Iterator[Progress]":
         """A callable (phase, done, total) that moves a bar on a terminal."""
-        if self.quiet or not sys.stderr.isatty():
-            yield lambda phase, done, total: None
+        log, terminal = event_log(), open_terminal(spoken=False)
+        if self.quiet or terminal is None:
+            yield log.progress if log and not self.quiet else lambda phase, done, total: None
             return
-        from rich.console import Console as Terminal
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-        from rich.progress import Progress as Bar
-
-        columns = (TextColumn("{task.description:>8}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Bar(*columns, console=Terminal(file=unescaped(sys.stderr)), transient=True) as bar:
+        with progress_bar(terminal) as bar:
             task = bar.add_task("", total=None)
             yield lambda phase, done, total: bar.update(task, description=phase, completed=done, total=total)
+
+
+def aligned(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> "Table":
+    """A table without lines, numbers to the right."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for number, column in enumerate(columns):
+        numeric = all(isinstance(row[number], int | float) for row in rows)
+        table.add_column(Text(visible(column)), justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(visible(str(cell))) for cell in row))
+    return table
+
+
+def progress_bar(terminal: "Terminal") -> "Bar":
+    """A bar that leaves nothing behind.  What goes to stdout appears above it only where that is a terminal too."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+
+    columns = (TextColumn("{task.description:>8}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Bar(*columns, console=terminal, transient=True, redirect_stdout=sys.stdout.isatty())
 
 
 def with_console(command: Callable[..., None]) -> Callable[..., None]:
@@ -132,21 +158,35 @@ def with_console(command: Callable[..., None]) -> Callable[..., None]:
     """
 
     @functools.wraps(command)
-    def wrapped(*, json: bool, quiet: bool, **arguments: Any) -> None:
+    def wrapped(context: typer.Context, *, json: bool, quiet: bool, log_format: LogFormat, **arguments: Any) -> None:  # noqa: ARG001 -- `events.logged` has looked
         logging.getLogger("stages").setLevel(logging.ERROR if quiet else logging.WARNING)
+        log = event_log()
+        if log and not quiet:
+            log.start(_name(context))
         _put_back(arguments.values())
         command(**arguments, console=Console(json=json, quiet=quiet))
 
-    flags = {"json": Json, "quiet": Quiet}
+    flags = {"json": (Json, False), "quiet": (Quiet, False), "log_format": (LogFormatOption, LogFormat.TEXT)}
     signature = inspect.signature(command)
     kept = [parameter for parameter in signature.parameters.values() if parameter.name != "console"]
     added = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=flag)
-        for name, flag in flags.items()
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=flag)
+        for name, (flag, default) in flags.items()
     ]
-    wrapped.__signature__ = signature.replace(parameters=[*kept, *added])  # type: ignore[attr-defined]
-    wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in [*kept, *added]}
+    context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    parameters = [*kept, *added, context]
+    wrapped.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return wrapped
+
+
+def _name(context: typer.Context) -> str:
+    """Of a command, with its group's: `data split`."""
+    names: list[str] = []
+    while context.parent is not None:
+        names.insert(0, str(context.info_name))
+        context = context.parent  # type: ignore[assignment]
+    return " ".join(names)
 
 
 def _put_back(arguments: Iterable[Any]) -> None:
@@ -168,14 +208,23 @@ def existed_already(out: "Path", *, force: bool) -> str:
 
 def print_error(error: ChainError, *, as_json: bool) -> None:
     """The fact, both values and the way out, on stderr; with `--json` the same as an object on stdout."""
+    log = event_log()
+    if log:
+        log.fail(error)
+    else:
+        write_drawn(_drawn(error), sys.stderr)
+    if as_json:
+        values = {label: str(value) for label, value in error.values.items()}
+        content = {"fact": error.fact, "values": values, "hint": error.hint, "exit_code": error.exit_code}
+        write_line(json.dumps({"error": content}), sys.stdout)
+
+
+def _drawn(error: ChainError) -> str:
+    """The lines of an error, in colours on a terminal."""
     from rich.console import Console as Terminal
 
     drawn = io.StringIO()
     terminal = Terminal(file=drawn, force_terminal=sys.stderr.isatty(), highlight=False, soft_wrap=True)
     terminal.print("error:", style="bold red", end=" ")
     terminal.print(str(error), markup=False, emoji=False)
-    write_drawn(drawn.getvalue().removesuffix("\n"), sys.stderr)
-    if as_json:
-        values = {label: str(value) for label, value in error.values.items()}
-        content = {"fact": error.fact, "values": values, "hint": error.hint, "exit_code": error.exit_code}
-        write_line(json.dumps({"error": content}), sys.stdout)
+    return drawn.getvalue().removesuffix("\n")

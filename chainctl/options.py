@@ -93,6 +93,22 @@ class TextFormat(StrEnum):
     CHAT = "chat"
 
 
+class LogFormat(StrEnum):
+    """What stderr is: lines for people, or events for machines."""
+
+    TEXT = "text"
+    JSONL = "jsonl"
+
+
+class TrackerName(StrEnum):
+    """A module of `stages.trackers`."""
+
+    JSONL = "jsonl"
+    MLFLOW = "mlflow"
+    TENSORBOARD = "tensorboard"
+    WANDB = "wandb"
+
+
 class Dtype(StrEnum):
     """How weights are stored."""
 
@@ -102,6 +118,15 @@ class Dtype(StrEnum):
 
 
 # What every command may take.
+LOG_FORMAT_FLAG, LOG_FORMAT_VARIABLE = "--log-format", "CHAINCTL_LOG_FORMAT"
+LogFormatOption = Annotated[
+    LogFormat,
+    typer.Option(
+        "--log-format",
+        envvar="CHAINCTL_LOG_FORMAT",
+        help="jsonl: stderr holds events, one JSON object a line; see 'chainctl schema log-event'.",
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
 LARGEST_SEED = 2**53 - 1  # as in `Settings`
 Seed = Annotated[

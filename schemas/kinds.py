@@ -46,10 +46,13 @@ DOCUMENTS: Mapping[str, str] = {
     "accepted-update": "schemas.devices:AcceptedUpdate",
 }
 
+# What is never on disk, and has a JSON Schema too: a line of `--log-format jsonl`.
+STREAMED: Mapping[str, str] = {"log-event": "schemas.events:LogEvent"}
+
 
 def document_model(name: str) -> "type[BaseModel]":
-    """The model of a document.  Raises `KeyError` for a name that is not registered."""
-    module, _, attribute = DOCUMENTS[name].partition(":")
+    """The model of a document, or of what is streamed.  Raises `KeyError` for a name that is not registered."""
+    module, _, attribute = {**DOCUMENTS, **STREAMED}[name].partition(":")
     model: type[BaseModel] = getattr(import_module(module), attribute)
     return model
 

@@ -18,6 +18,7 @@ from schemas.refs import Digest, Loss, NonNegativeInt, Number, PositiveInt, Tota
 from schemas.refusal import Reason
 from schemas.settings import Settings
 
+FEDERATION_FILE = "federation.json"
 MOST_ROUNDS = 900  # a summary has a few lines for each of them
 
 

@@ -23,7 +23,7 @@ from stages.data.split import holdout_file
 from stages.federation.folder import RunFolder
 from stages.federation.prepare import Federation
 from stages.federation.simulate import run as simulate
-from stages.process.progress import Progress
+from stages.federation.watcher import Watch
 from stages.report.figure import curves_svg
 from stages.report.tables import format_bytes, markdown_table
 from stages.store.artifact import open_artifact
@@ -48,10 +48,11 @@ SETTINGS = Settings(
 )
 
 
-def run(out: Path, *, say: Say, progress: Progress, seed: int = 0) -> DemoSummary:
+def run(out: Path, *, say: Say, watch: Watch, seed: int = 0) -> DemoSummary:
     """Run it all into `out`: the contents of `out/summary.json`.
 
-    `seed` decides the shards, the devices of each round, the order of texts and the first adapters.
+    `watch` is asked for a watcher of each simulation.  `seed` decides the shards, the devices of each round, the order
+    of texts and the first adapters.
     """
     began = time.perf_counter()
     check_output(RunFolder(out).summary, force=True)
@@ -63,8 +64,8 @@ def run(out: Path, *, say: Say, progress: Progress, seed: int = 0) -> DemoSummar
         sizes = holdout_file(texts, data, fraction=0.2, seed=0, deduplicate=True)
         say(f"{sizes['train']} texts to train on, {sizes['test']} held out, {sizes['dropped']} duplicates dropped")
     fetched = time.perf_counter()
-    chain = _simulate("chain", model, out, say, progress, seed)
-    probe = _simulate("linear-probe", model, out, say, progress, seed, like=out / "chain")
+    chain = _simulate("chain", model, out, say, watch, seed)
+    probe = _simulate("linear-probe", model, out, say, watch, seed, like=out / "chain")
     plan = open_artifact(out / "chain" / "plan", PlanManifest).manifest
     figure = curves_svg(
         plan.curve,
@@ -94,7 +95,7 @@ def run(out: Path, *, say: Say, progress: Progress, seed: int = 0) -> DemoSummar
 
 
 def _simulate(
-    method: str, model: Path, out: Path, say: Say, progress: Progress, seed: int, like: Path | None = None
+    method: str, model: Path, out: Path, say: Say, watch: Watch, seed: int, like: Path | None = None
 ) -> SimulationSummary:
     """One arm.  Profiles are those of `like`: they depend on no method."""
     say(
@@ -112,7 +113,15 @@ def _simulate(
         whole_cycles=True,
         memory_budgets=(MEMORY_BUDGET_BYTES,),
     )
-    return simulate(federation, out=out / method, on_round=lambda line: say(line.line()), progress=progress, like=like)
+    with watch() as watcher:
+        return simulate(
+            federation,
+            out=out / method,
+            on_begin=watcher.begin,
+            on_round=watcher.round,
+            progress=watcher.progress,
+            like=like,
+        )
 
 
 def accuracy(value: float | None) -> float:

@@ -27,6 +27,9 @@ def test_the_wheel_holds_exactly_our_three_packages(tmp_path: Path) -> None:
         str(path.relative_to(ROOT)) for top in ("chainctl", "schemas", "stages") for path in (ROOT / top).rglob("*.py")
     }
     assert packaged == sources
+    templates = {str(path.relative_to(ROOT)) for path in (ROOT / "stages/report/templates").iterdir()}
+    assert templates
+    assert templates <= set(names)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["train-window", "--help"], ["--version"], ["recipe", "new", "-"]])

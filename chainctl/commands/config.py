@@ -18,6 +18,7 @@ FLAGS = {  # that the environment can give
     "--memory-budget": "CHAINCTL_MEMORY_BUDGET",
     "--cache-dir": "CHAINCTL_CACHE_DIR",
     "--scratch-dir": "CHAINCTL_SCRATCH_DIR",
+    "--log-format": "CHAINCTL_LOG_FORMAT",
 }
 
 app = command_group(help="Show the settings that a command would take, and where each comes from.")

@@ -26,8 +26,8 @@ def demo(
     from stages.process.footprint import prepare_process
 
     prepare_process()
+    from chainctl.watching import watching
     from stages.demo import run
 
-    with console.progress() as progress:
-        summary = run(out, say=console.say, progress=progress, seed=seed)
+    summary = run(out, say=console.say, watch=lambda: watching(console), seed=seed)
     console.result(**summary.model_dump(mode="json"))

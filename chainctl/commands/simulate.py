@@ -6,7 +6,18 @@ from typing import Annotated
 import typer
 
 from chainctl.console import Console, with_console
-from chainctl.options import Alpha, Data, MemoryBudget, ModelDir, Out, RecipeFile, ScratchDir, Set, load_settings
+from chainctl.options import (
+    Alpha,
+    Data,
+    MemoryBudget,
+    ModelDir,
+    Out,
+    RecipeFile,
+    ScratchDir,
+    Set,
+    TrackerName,
+    load_settings,
+)
 from schemas.devices import MOST_DEVICES
 
 
@@ -36,6 +47,14 @@ def simulate(
     no_foat: Annotated[
         bool, typer.Option("--no-foat", help="Ablation of the paper's chain: start at layer 0.")
     ] = False,
+    track: Annotated[
+        list[TrackerName] | None,
+        typer.Option("--track", help="Record settings and rounds with a tracker, round by round; may be repeated."),
+    ] = None,
+    track_dir: Annotated[
+        Path | None,
+        typer.Option("--track-dir", metavar="DIR", help="Where trackers keep their records; default: OUT/tracking."),
+    ] = None,
     *,
     console: Console,
 ) -> None:
@@ -57,6 +76,8 @@ def simulate(
     from stages.process.footprint import prepare_process
 
     prepare_process()
+    from chainctl.tracking import TRACKING, tracked
+    from chainctl.watching import watching
     from stages.federation.folder import RunFolder
     from stages.federation.prepare import Federation
     from stages.federation.simulate import run
@@ -68,7 +89,10 @@ def simulate(
     emulated = price(settings.numerics.computes_in)
     if emulated:
         console.say(f'the devices compute in {emulated} (numerics.compute = "auto" avoids it)')
-    with console.progress() as progress:
+    with (
+        watching(console) as watching_alone,
+        tracked(watching_alone, track or [], track_dir or out / TRACKING) as watcher,
+    ):
         summary = run(
             Federation(
                 model_dir=model,
@@ -82,8 +106,9 @@ def simulate(
                 eval_every=eval_every,
             ),
             out=out,
-            on_round=lambda line: console.say(line.line()),
-            progress=progress,
+            on_begin=watcher.begin,
+            on_round=watcher.round,
+            progress=watcher.progress,
             scratch_dir=scratch_dir,
         )
     for path in dict.fromkeys((data, test)):

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from chainctl.console import Console, with_console
+from chainctl.options import parse_number
 from schemas.errors import Waiting
 
 
@@ -16,6 +17,23 @@ def status(
     inbox: Annotated[
         list[Path] | None, typer.Option("--inbox", metavar="DIR", help="More places where updates arrive.")
     ] = None,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch",
+            help="Look again and again until every device of the round has delivered; the exit code is then 0, so that "
+            "'chainctl status RUN --watch && chainctl aggregate …' closes the round. Ctrl-C ends it sooner.",
+        ),
+    ] = False,
+    every: Annotated[
+        float,
+        typer.Option(
+            "--every",
+            metavar="SECONDS",
+            parser=parse_number("--every", "seconds, from 0.1 to 86400", lambda number: 0.1 <= number <= 86400),
+            help="With --watch: the time between two looks. Only what has changed is read again.",
+        ),
+    ] = 5.0,
     *,
     console: Console,
 ) -> None:
@@ -23,11 +41,14 @@ def status(
 
     The exit code is 7 while any are.
     """
+    from chainctl.waiting import wait
     from stages.report.tables import describe_cost
+    from stages.status import Watch
     from stages.status import run as read_status
     from stages.store.lineage import left_out_note
 
-    found = read_status(run, inboxes=inbox or [])
+    inboxes = inbox or []
+    found = wait(Watch(run, inboxes), every, console) if watch else read_status(run, inboxes=inboxes)
     console.say(f"round {found.round}, layers {found.assignment}, state {found.state[:19]}")
     console.say(f"delivered  {', '.join(found.delivered) or 'none'}")
     console.say(f"missing    {', '.join(found.missing) or 'none'}")
@@ -43,6 +64,6 @@ def status(
     )
     if found.cost.updates:
         console.say(f"cost       {describe_cost(found.cost)}")
-    console.say(f"disk       {found.used_bytes / 2**20:.0f} MiB used, {found.free_bytes / 2**30:.1f} GiB free")
+    console.say(f"disk       {found.disk}")
     console.result(**asdict(found) | {"cost": found.cost.model_dump()}, waiting=found.waiting)
     raise typer.Exit(Waiting.exit_code if found.waiting else 0)

@@ -6,9 +6,9 @@ is bounded.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -33,12 +33,17 @@ from stages.federated.values import Values, norm
 from stages.store.artifact import Artifact, open_artifact, tensor_file
 from stages.store.devices import participants, planned_devices
 from stages.store.folder import identity_of
+from stages.store.snapshot import snapshot
 from stages.store.tensors import elements
 from stages.store.trust import check_device_signature
 
 # What AdamW moves an element in a step, at most, in learning rates: (1 - β₁) / √(1 - β₂), Kingma & Ba 2015, §2.1.
 ADAM_STEP = 0.1 / math.sqrt(0.001)
 ROUNDING = 1.01
+
+
+Judgement = tuple[Update | None, RefusedUpdate | None]
+Judged = MutableMapping[object, Judgement]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +56,16 @@ class Known:
 
 @dataclass(frozen=True)
 class Intake:
-    """The round that updates are for.  `counted`: digests of updates that counted in earlier rounds."""
+    """The round that updates are for.  `counted`: digests of updates that counted in earlier rounds.
+
+    `judged`: what was said of updates before, by what their files were; who only looks, again and again, keeps it.
+    """
 
     plan: Artifact[PlanManifest]
     parent: Artifact[StateManifest]
     counted: Mapping[str, int]
     rules: Rules
+    judged: Judged = field(default_factory=dict)
 
     @cached_property
     def devices(self) -> dict[str, "Known"]:
@@ -83,7 +92,7 @@ class Intake:
             if not claims_to_be_an_update(path):
                 delivery.ignored.append(path)
                 continue
-            update, refusal = self._examine(path)
+            update, refusal = self._judge(path)
             if refusal is not None:
                 delivery.refused.append(refusal)
             elif update is None:
@@ -98,7 +107,14 @@ class Intake:
         delivery.accepted, delivery.same = counted_once(sound)
         return delivery
 
-    def _examine(self, path: Path) -> tuple[Update | None, RefusedUpdate | None]:
+    def _judge(self, path: Path) -> Judgement:
+        """`_examine`, once for as long as the files of an update do not change."""
+        files = (self.parent.digest, snapshot([path], depth=1))
+        if files not in self.judged:
+            self.judged[files] = self._examine(path)
+        return self.judged[files]
+
+    def _examine(self, path: Path) -> Judgement:
         """The update if it counts; None if it counted already; or why it is refused."""
         if is_link(path):
             error = NotTrusted(f"{path} is a link", values={"expected": "a directory"}, hint="copy the artifact itself")

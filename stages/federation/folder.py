@@ -13,6 +13,8 @@ run/summary.json                   what came of it (both: schemas/run.py)
 from dataclasses import dataclass
 from pathlib import Path
 
+from schemas.run import FEDERATION_FILE
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -38,7 +40,7 @@ class RunFolder:
     @property
     def federation(self) -> Path:
         """The manifest that says what the run is made of."""
-        return self.path / "federation.json"
+        return self.path / FEDERATION_FILE
 
     @property
     def summary(self) -> Path:

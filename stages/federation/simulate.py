@@ -18,6 +18,7 @@ from stages.federation.fleet import InThisProcess
 from stages.federation.folder import RunFolder
 from stages.federation.prepare import Federation, check_texts, claim, profiles, with_labels
 from stages.federation.rounds import Rounds, Score
+from stages.federation.watcher import Begun
 from stages.methods.registry import server_method
 from stages.model.loading import LoadedModel
 from stages.process.progress import Progress, silent
@@ -35,6 +36,7 @@ def run(
     federation: Federation,
     *,
     out: Path,
+    on_begin: Callable[[Begun], None] = lambda begun: None,
     on_round: RoundDone = lambda line: None,
     progress: Progress = silent,
     like: Path | None = None,
@@ -63,7 +65,7 @@ def run(
         borrow(RunFolder(like), folder, federation)
     with isolated_home(out / "home"):
         cache = CacheDirectory((like or out) / "cache", home=(like or out) / "home")
-        return _simulate(federation, settings, model, folder, cache, scratch_dir, on_round, progress)
+        return _simulate(federation, settings, model, folder, cache, scratch_dir, on_begin, on_round, progress)
 
 
 def open_for_profiles(model_dir: Path, settings: Settings) -> LoadedModel:
@@ -93,6 +95,7 @@ def _simulate(
     folder: RunFolder,
     cache: CacheDirectory,
     scratch_dir: Path | None,
+    on_begin: Callable[[Begun], None],
     on_round: RoundDone,
     progress: Progress,
 ) -> SimulationSummary:
@@ -111,8 +114,9 @@ def _simulate(
     rounds = Rounds(federation, planned, InThisProcess(machine, folder, progress), machine, folder, progress)
     before = rounds.evaluate(0)
     lines: list[RoundLine] = []
-    trains = server_method(settings.chain.method).trains
-    for _ in range(federation.rounds if trains else 0):
+    count = federation.rounds if server_method(settings.chain.method).trains else 0
+    on_begin(Begun(planned, count, before.accuracy, before.perplexity))
+    for _ in range(count):
         state, line = rounds.one(state)
         lines.append(line)
         on_round(line)

@@ -20,6 +20,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from schemas.errors import BadInput, UsageProblem
 from stages.store.debris import without_debris
@@ -100,6 +101,12 @@ def write_file(path: Path, data: bytes | memoryview, *, mode: int = 0o666) -> No
     with Folder.open(path.parent, make=True) as folder:
         _settle(folder, {path.name})
         write_in(folder, path.name, data, mode=mode)
+
+
+def new_file(path: Path) -> BinaryIO:
+    """A file that was not there, for a library whose readers watch it grow; no link is followed.  Raises `OSError`."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.fdopen(os.open(path, flags, 0o666), "wb")
 
 
 def write_in(folder: Folder, name: str, data: bytes | memoryview, *, mode: int = 0o666) -> None:

@@ -57,13 +57,18 @@ def open_ledger(
             yield ledger
 
 
-def check_ledger(ledger: Ledger, plan: Artifact[PlanManifest]) -> None:
-    """Check that a ledger has what this machine remembers of the plan's, if it does.  Raises `NotTrusted`."""
-    if plan.manifest.trust.required:
-        memory = Memory(plan)
-        head = memory.head()
-        if head is not None:
-            memory.check(ledger.path, head)
+def check_ledger(ledger: Ledger, plan: Artifact[PlanManifest]) -> bool:
+    """Check that a ledger has what this machine remembers of the plan's; whether it remembers anything.
+
+    Raises `NotTrusted`.
+    """
+    if not plan.manifest.trust.required:
+        return False
+    memory = Memory(plan)
+    head = memory.head()
+    if head is not None:
+        memory.check(ledger.path, head)
+    return head is not None
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,12 @@ def test_every_artifact_is_described_without_torch(signed: SignedFederation) -> 
         assert (done.returncode, done.stderr) == (0, ""), name
 
 
+def test_a_run_is_reported_without_torch(signed: SignedFederation, tmp_path: Path) -> None:
+    done = run_without("report", signed.folder, "-o", tmp_path / "report.html")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert b"</html>" in (tmp_path / "report.html").read_bytes()
+
+
 def test_what_runs_a_model_says_that_torch_is_missing(tiny_bert: Path) -> None:
     done = run_without("model", "info", tiny_bert)
     assert done.returncode == 3

@@ -12,7 +12,8 @@ them.  No test imports another test.
 
 What only a few tests need is imported by its module: `confined` (the command line within limits of the system),
 `device` (one device trains), `federation` (a state to export), `speaker` (a model that answers questions),
-`benchmark_files`, `gguf_file`, `fork_server` (`chainctl` for shell scripts).
+`runs` (run folders as the commands leave them), `browser` (a real one), `benchmark_files`, `gguf_file`, `fork_server`
+(`chainctl` for shell scripts).
 
 A device here is a folder; what it sees of the world are the files carried to it.
 """

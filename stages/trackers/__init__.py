@@ -1,0 +1,1 @@
+"""Experiment trackers: where researchers look at the metrics of their runs."""
