@@ -4,8 +4,9 @@ Neither mutmut 3 nor cosmic-ray does this here.  mutmut leaves decorated functio
 property and context manager; cosmic-ray starts a process for each mutant, which imports torch for four seconds.
 
     operators   the errors
-    slots       a copy of the tree that a mutant is written to, and a process forked for it that has torch already
-    reach       which tests reach which lines
+    reach       which tests reach which lines of a module
+    swap        a mutant put into functions that are loaded
+    slots       a copy of the tree, a process that has its tests collected, and one forked from it for each mutant
     targets     which tests have to find the errors in which module, and which mutants are equivalent (targets.toml)
     __main__    the run
 """

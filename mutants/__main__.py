@@ -20,13 +20,11 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from mutants.operators import Mutant, mutants
-from mutants.reach import Reach, statement
-from mutants.slots import Run, Slot, preload
+from mutants.reach import statement
+from mutants.slots import Slot, preload, waited
 from mutants.targets import Target, read_equivalents, read_targets, unmatched
 
 ROOT = Path(__file__).resolve().parents[1]
-BASELINE_SECONDS = 600.0
-SLACK_SECONDS = 20.0  # that a mutant may take beyond three times its tests' own time
 
 
 def main() -> int:
@@ -76,14 +74,10 @@ class MutationRun:
         tests = digest(*((ROOT / test).read_bytes() for test in target.tests))
         pending = list(self._pending(target, source, tests))
         if pending:
-            reach, seconds = self._baseline(target)
             began = time.monotonic()
-            self._try(target, source, pending, tests, reach)
+            self._try(target, source, pending, tests)
             each = (time.monotonic() - began) / len(pending)
-            print(
-                f"{target.module}: {len(pending)} mutants, {each:.1f} s each; its tests take {seconds:.1f} s",
-                flush=True,
-            )
+            print(f"{target.module}: {len(pending)} mutants, {each:.1f} s each", flush=True)
 
     def report(self) -> None:
         """What became of all mutants."""
@@ -107,40 +101,49 @@ class MutationRun:
             else:
                 yield key, mutant
 
-    def _baseline(self, target: Target) -> tuple[Reach, float]:
-        """Run the tests on the module as it is; what they reach, and seconds.  Raises `RuntimeError` if they fail."""
+    def _try(self, target: Target, source: str, pending: list[tuple[str, Mutant]], tests: str) -> None:
+        """Ask the tests of each mutant.  Raises `RuntimeError` if they fail on the module as it is."""
         loaded = self.out.parent / "loaded"
         for slot in self.slots:
             for path in (target.module, *target.tests):
                 slot.write(path, (ROOT / path).read_text())
-        began = time.monotonic()
-        first = self.slots[0]
-        wait(first.survey(target.tests, module=target.module, seconds=BASELINE_SECONDS, loaded=loaded), first)
-        seconds = time.monotonic() - began
-        preload(loaded.read_text().splitlines())
-        return Reach.read(first.reach), seconds
-
-    def _try(self, target: Target, source: str, pending: list[tuple[str, Mutant]], tests: str, reach: Reach) -> None:
-        waiting, running = pending[::-1], dict[int, tuple[Run, str, Mutant]]()
+        servers = [slot.serve(target, loaded=loaded) for slot in self.slots]
+        reach, *_ = [server.survey() for server in servers]
+        waiting, asked, slowly = pending[::-1], dict[int, tuple[str, Mutant]](), list[tuple[str, Mutant]]()
         tree = ast.parse(source)
         with self.out.open("a") as out:
-            while waiting or running:
-                for number, slot in enumerate(self.slots):
-                    if number not in running and waiting:
+
+            def note(key: str, mutant: Mutant, outcome: str) -> None:
+                self._count(target, mutant, outcome)
+                out.write(json.dumps({"mutant": key, "outcome": outcome, "tests": tests}) + "\n")
+                out.flush()
+
+            while waiting or asked:
+                for number, server in enumerate(servers):
+                    if number not in asked and waiting:
                         key, mutant = waiting.pop()
-                        slot.write(target.module, mutant.text)
-                        asked = reach.tests(statement(tree, mutant.line))
-                        seconds = 3 * sum(reach.seconds[test] for test in asked) + SLACK_SECONDS
-                        running[number] = (slot.start(asked, seconds=seconds), key, mutant)
-                for number, (run, key, mutant) in list(running.items()):
-                    if outcome := run.outcome():
-                        del running[number]
-                        self._count(target, mutant, outcome)
-                        out.write(json.dumps({"mutant": key, "outcome": outcome, "tests": tests}) + "\n")
-                        out.flush()
-                time.sleep(0.02)
-        for slot in self.slots:
-            slot.write(target.module, source)
+                        chosen = reach.tests(statement(tree, mutant.line))
+                        if reach.starts.issuperset(chosen):  # what runs in other processes is read from the copy
+                            slowly.append((key, mutant))
+                            continue
+                        asked[number] = key, mutant
+                        server.ask(mutant.text, chosen, reach.limit(chosen))
+                    elif number in asked and (outcome := server.outcome()):
+                        key, mutant = asked.pop(number)
+                        if outcome == "cannot":
+                            slowly.append((key, mutant))
+                        else:
+                            note(key, mutant, outcome)
+                time.sleep(0.005)
+            for server in servers:
+                server.close()
+            preload(loaded.read_text().splitlines())
+            slot = self.slots[0]
+            for key, mutant in slowly:
+                slot.write(target.module, mutant.text)
+                chosen = reach.tests(statement(tree, mutant.line))
+                note(key, mutant, waited(slot.ask(chosen, seconds=reach.limit(chosen))))
+        slot.write(target.module, source)
 
     def _count(self, target: Target, mutant: Mutant, outcome: str) -> None:
         self.counts[outcome] += 1
@@ -149,14 +152,6 @@ class MutationRun:
             print(line, flush=True)
             if outcome == "survived":
                 self.left.append(line)
-
-
-def wait(run: Run, slot: Slot) -> None:
-    """Until tests that must pass have passed."""
-    while not (outcome := run.outcome()):
-        time.sleep(0.02)
-    if outcome != "survived":
-        raise RuntimeError(f"the tests fail without a mutant ({outcome}): {slot.folder / 'log'}")
 
 
 def digest(*parts: bytes) -> str:

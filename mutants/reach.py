@@ -18,6 +18,7 @@ from types import FrameType
 from typing import Any
 
 STARTS = ("subprocess.Popen", "os.fork", "os.posix_spawn", "os.exec")  # audit events
+SLACK_SECONDS = 20.0
 EVERYWHERE = ""  # the name under which the lines stand that run when a module is loaded
 
 
@@ -35,6 +36,10 @@ class Reach:
         found = json.loads(path.read_text())
         lines = {test: frozenset(lines) for test, lines in found["lines"].items()}
         return cls(found["seconds"], lines, frozenset(found["starts"]))
+
+    def limit(self, tests: Sequence[str]) -> float:
+        """How many seconds tests may take on a mutant."""
+        return 3 * sum(self.seconds[test] for test in tests) + SLACK_SECONDS
 
     def tests(self, lines: range) -> list[str]:
         """The tests that an error in these lines is asked of, in order."""
