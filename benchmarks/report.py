@@ -200,9 +200,8 @@ def main() -> None:
     size = page.stat().st_size
     after = os.times()
     processor = after.children_user + after.children_system - before.children_user - before.children_system
-    print(
-        f"{name}: {measured.seconds} s, of a processor {processor:.1f} s, peak {measured.peak} MiB, page {size / MIB:.2f} MiB"
-    )
+    took = f"{measured.seconds} s, of which {processor:.1f} s on a processor"
+    print(f"{name}: {took}, peak {measured.peak} MiB, page {size / MIB:.2f} MiB")
 
 
 if __name__ == "__main__":
