@@ -11,9 +11,9 @@ from typing import TypeVar
 
 WIDTH, HEIGHT = 440, 270
 LEFT, RIGHT, TOP, BOTTOM = 56, 18, 16, 44
-CHARACTER = 6.6  # mean width of a character of a label
+CHARACTER = 9.0  # most that a character of a label takes on average, on a phone
 LABEL_HEIGHT = 15
-LONGEST_LABEL = 18  # characters of a name beside a line or a row
+LONGEST_LABEL = 16  # characters of a name beside a line or a row
 MOST_MARKS = 400  # of a series that a pointer finds; more are thinned out evenly
 MOST_DOTS = 30  # on a line: of more, only the one under the pointer is drawn
 MOST_ROWS = 24  # that have their names beside them

@@ -21,7 +21,7 @@ from stages.store.devices import accepted_updates, participants, planned_devices
 from stages.store.lineage import Found
 from stages.store.regular import read_regular
 
-MOST_MEASURED = 20_000  # updates: a few seconds of reading
+MOST_MEASURED = 10_000  # updates: a second or two of reading
 
 
 @dataclass

@@ -51,6 +51,12 @@ CONTRAST = """
   return low;
 })()
 """
+CUT_OFF = """
+[...document.querySelectorAll("svg text")].filter((text) => {
+  const [inner, outer] = [text.getBoundingClientRect(), text.closest("svg").getBoundingClientRect()];
+  return inner.left < outer.left - 1 || inner.right > outer.right + 1 || inner.bottom > outer.bottom + 1;
+}).map((text) => text.textContent)
+"""
 OVERFLOW = "[document.documentElement.scrollWidth, window.innerWidth]"
 
 
@@ -89,6 +95,7 @@ def test_a_page_fits_its_screen_asks_for_nothing_and_says_nothing_on_the_console
     page.value("document.querySelectorAll('details').forEach((one) => { one.open = true })")
     wide, window = page.value(OVERFLOW)
     assert (window, wide <= window) == (size[0], True)
+    assert page.value(CUT_OFF) == []
     assert page.troubles == []
     assert [url for url in page.requests if not url.startswith(("file:", "data:"))] == []
     assert page.requests[0] == (folder / report).as_uri()
