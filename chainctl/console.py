@@ -13,7 +13,7 @@ import io
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
@@ -137,7 +137,13 @@ def with_console(command: Callable[..., None]) -> Callable[..., None]:
         _put_back(arguments.values())
         command(**arguments, console=Console(json=json, quiet=quiet))
 
-    flags = {"json": Json, "quiet": Quiet}
+    return taking_flags(wrapped, command, {"json": Json, "quiet": Quiet})
+
+
+def taking_flags(
+    wrapped: Callable[..., None], command: Callable[..., None], flags: Mapping[str, Any]
+) -> Callable[..., None]:
+    """`wrapped` with the options of `command` and these flags, as Typer reads them; `console` is not an option."""
     signature = inspect.signature(command)
     kept = [parameter for parameter in signature.parameters.values() if parameter.name != "console"]
     added = [

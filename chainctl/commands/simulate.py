@@ -6,10 +6,12 @@ from typing import Annotated
 import typer
 
 from chainctl.console import Console, with_console
+from chainctl.dry_run import with_dry_run
 from chainctl.options import Alpha, Data, MemoryBudget, ModelDir, Out, RecipeFile, ScratchDir, Set, load_settings
 from schemas.devices import MOST_DEVICES
 
 
+@with_dry_run
 @with_console
 def simulate(
     model: ModelDir,

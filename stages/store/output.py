@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from schemas.errors import BadInput, UsageProblem
+from stages.process import intent
 from stages.store.files import absolute, hidden_directory, refuse_existing
 from stages.store.filesystem import exchange, sync_directory, sync_file
 
@@ -37,7 +38,7 @@ def check_output(out: Path, *, force: bool, needed_bytes: int = 0, or_holding: s
             _check_replaceable(target)
         above = _folder_above(target)
         _check_room(above, target, needed_bytes)
-        _rehearse(above, target)
+        (_look if intent.is_dry_run() else _rehearse)(above, target)
 
 
 def _refuse_dead_link(target: Path) -> None:
@@ -108,6 +109,15 @@ def _rehearse(folder: Path, target: Path) -> None:
         if os.path.lexists(target):
             made.mkdir()
             exchange((hidden.descriptor, str(made.relative_to(hidden.path))), (hidden.descriptor, "renamed"), folder)
+
+
+def _look(folder: Path, target: Path) -> None:
+    """What can be seen of that without writing.  Raises `OSError`."""
+    if os.access(folder, os.W_OK | os.X_OK):
+        return
+    read_only = os.statvfs(folder).f_flag & os.ST_RDONLY
+    number = errno.EROFS if read_only else errno.EACCES
+    raise OSError(number, os.strerror(number), str(target))
 
 
 @contextmanager

@@ -20,6 +20,7 @@ import numpy as np
 from schemas.assignment import Assignment
 from schemas.checkpoint import MOST_STEPS, CheckpointManifest, FinishedStep
 from schemas.errors import ChainError, UsageProblem
+from stages.process import intent
 from stages.store.artifact import Artifact, new_artifact, open_artifact, read_tensors
 from stages.store.files import sweep
 from stages.store.signing import Signer, check_signature
@@ -116,6 +117,8 @@ class TrainingCheckpoint:
 
     def forget(self) -> None:
         """Delete the checkpoint: the work is done."""
+        if intent.is_dry_run():
+            return
         shutil.rmtree(self.path, ignore_errors=True)
         sweep(self.path)
 
