@@ -8,8 +8,9 @@ Its checks are the command's own, so it is refused as the command is, with the s
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -23,7 +24,16 @@ DryRun = Annotated[
     bool,
     typer.Option("--dry-run", help="Make the checks, say what would be read, written and needed, and write nothing."),
 ]
-MOST_LISTED = 12  # inputs of one kind, for people
+MOST_LISTED = 12  # paths in one folder, for people
+LABELS = {
+    "peak_bytes": "predicted peak",
+    "budget_bytes": "memory budget",
+    "in_memory": "stays in memory",
+    "scratch_bytes": "predicted temporary files",
+    "scratch_free_bytes": "free for them",
+    "scratch_folder": "their folder",
+    "seconds": "this machine took before",
+}
 
 
 def with_dry_run(command: Callable[..., None]) -> Callable[..., None]:
@@ -59,29 +69,33 @@ def lines(intent: "Intent") -> Iterator[str]:
     """What a command would do, for people."""
     from stages.report.tables import format_bytes
 
-    counts = Counter(intent.reads.values())
-    for path, what in intent.reads.items():
-        if counts[what] <= MOST_LISTED:
-            yield f"would read   {path} ({what})"
-    yield from (f"would read   {count} of {what}" for what, count in counts.items() if count > MOST_LISTED)
-    for path, size in intent.writes.items():
-        yield f"would write  {path}" + ("" if size is None else f", at least {format_bytes(size)}")
+    yield from _listed("read ", {path: f" ({what})" for path, what in intent.reads.items()})
+    sizes = {path: "" if size is None else f", at least {format_bytes(size)}" for path, size in intent.writes.items()}
+    yield from _listed("write", sizes)
     for name, value in intent.predicted.items():
-        yield from described(name, value)
-    yield from (f"unchecked    {what}" for what in intent.unchecked)
+        if name == "refused":
+            refused = cast(list[dict[str, str]], value)
+            yield from (f"would refuse {one['path']} ({one['reason']}): {one['fact']}" for one in refused)
+        else:
+            yield f"{LABELS.get(name, name.replace('_', ' '))}: {_shown(name, value)}"
+    yield from (f"not checked: {what}" for what in intent.unchecked)
     yield "dry run: nothing was written" + ("" if intent.writes else ", and nothing would be")
 
 
-def described(name: str, value: Any) -> Iterator[str]:
-    """A prediction by its name: sizes end in `_bytes`."""
-    from stages.report.tables import format_bytes
+def _listed(verb: str, paths: Mapping[Path, str]) -> Iterator[str]:
+    """A line for each path; of many in one folder a line for all."""
+    folders = Counter(path.parent for path in paths)
+    for path, fact in paths.items():
+        if folders[path.parent] <= MOST_LISTED:
+            yield f"would {verb}  {path}{fact}"
+    yield from (f"would {verb}  {count} in {folder}" for folder, count in folders.items() if count > MOST_LISTED)
 
-    label = name.removesuffix("_bytes").replace("_", " ")
-    if name == "refused":
-        yield from (f"would refuse {one['path']} ({one['reason']}): {one['fact']}" for one in value)
-    elif name.endswith("_bytes"):
-        yield f"predicted    {label} {format_bytes(value)}"
-    elif name == "seconds":
-        yield f"predicted    {value:.1f} s, as measured here before"
-    else:
-        yield f"predicted    {label} {(some(list(map(str, value))) or 'none') if isinstance(value, list) else value}"
+
+def _shown(name: str, value: Any) -> str:
+    if name.endswith("_bytes"):
+        from stages.report.tables import format_bytes
+
+        return format_bytes(value)
+    if name == "seconds":
+        return f"{value:.1f} s"
+    return (some(list(map(str, value))) or "none") if isinstance(value, list) else str(value)

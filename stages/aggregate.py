@@ -218,9 +218,10 @@ def _put_aside(
 
 def _expect(delivery: Delivery) -> None:
     """Note for a dry run which updates would count, and which would be refused, and why."""
+    if delivery.same:
+        intent.expect(not_counted_twice=[update.manifest.device for update in delivery.same])
     intent.expect(
         accepted=[update.manifest.device for update in delivery.accepted],
-        not_counted_twice=[update.manifest.device for update in delivery.same],
         refused=[
             {"path": str(one.path), "reason": one.reason, "device": one.device, "fact": one.error.fact}
             for one in delivery.refused

@@ -29,6 +29,7 @@ class Intent:
     writes: dict[Path, int | None] = field(default_factory=dict)
     predicted: dict[str, object] = field(default_factory=dict)
     unchecked: list[str] = field(default_factory=list)
+    opened: set[Path] = field(default_factory=set, repr=False)  # `reads` from the root: a path may be spelled twice
 
 
 class WorkBegins(BaseException):
@@ -58,7 +59,9 @@ def is_dry_run() -> bool:
 
 def will_read(path: Path, what: str) -> None:
     """An input is opened."""
-    if noted := _noted.get():
+    noted = _noted.get()
+    if noted and _absolute(path) not in noted.opened:
+        noted.opened.add(_absolute(path))
         noted.reads[path] = what
 
 

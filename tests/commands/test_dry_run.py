@@ -231,7 +231,7 @@ def test_training_says_what_it_trains_in_which_memory(world: SignedFederation) -
     assert predicted["scratch_bytes"] == 0 < predicted["scratch_free_bytes"]
     assert "seconds" not in predicted  # of such a round nothing was measured here
     said = chainctl(*command, "--dry-run", home=world.home).stdout
-    assert "predicted    budget 8.0 GiB" in said
+    assert "memory budget: 8.0 GiB" in said
     assert said.splitlines()[-1] == "dry run: nothing was written"
     assert chainctl(*command, "--dry-run", "--quiet", home=world.home).stdout == ""
 
