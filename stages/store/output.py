@@ -84,14 +84,19 @@ def _is_there(place: Path) -> bool:
 
 
 def _check_room(folder: Path, target: Path, needed_bytes: int) -> None:
-    found = os.statvfs(folder)
-    free_bytes = found.f_frsize * (found.f_bfree if os.geteuid() == 0 else found.f_bavail)
-    if found.f_blocks and free_bytes < needed_bytes:  # no blocks: a file system that does not say
+    free_bytes = _free_bytes(folder)
+    if free_bytes is not None and free_bytes < needed_bytes:
         raise BadInput(
             f"there is not enough room for {target}",
             values={"needed": f"{-(-needed_bytes // 1024)} KiB or more", "free": f"{free_bytes // 1024} KiB"},
             hint="make room, or give another --out",
         )
+
+
+def _free_bytes(folder: Path) -> int | None:
+    """What this user may still write there; None on a file system that does not say."""
+    found = os.statvfs(folder)
+    return found.f_frsize * (found.f_bfree if os.geteuid() == 0 else found.f_bavail) if found.f_blocks else None
 
 
 def _rehearse(folder: Path, target: Path) -> None:
@@ -113,10 +118,15 @@ def _rehearse(folder: Path, target: Path) -> None:
 
 def _look(folder: Path, target: Path) -> None:
     """What can be seen of that without writing.  Raises `OSError`."""
-    if os.access(folder, os.W_OK | os.X_OK):
+    free_bytes = _free_bytes(folder)
+    if os.statvfs(folder).f_flag & os.ST_RDONLY:
+        number = errno.EROFS
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        number = errno.EACCES
+    elif free_bytes is not None and free_bytes < BLOCK_BYTES:
+        number = errno.ENOSPC
+    else:
         return
-    read_only = os.statvfs(folder).f_flag & os.ST_RDONLY
-    number = errno.EROFS if read_only else errno.EACCES
     raise OSError(number, os.strerror(number), str(target))
 
 

@@ -292,13 +292,6 @@ def test_a_dry_run_is_refused_as_the_command_is(world: SignedFederation) -> None
     refused_alike(here, training(world, "--out", here / "out"), 4, home=world.home)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_place_that_cannot_be_written_is_refused_alike(tmp_path: Path) -> None:
-    data = fleet.save_texts(tmp_path / "texts.jsonl", fleet.texts(12))
-    (tmp_path / "closed").mkdir(mode=0o500)
-    refused_alike(tmp_path, ["data", "holdout", data, "--out", tmp_path / "closed" / "data"], 3)
-
-
 # The coordinator's round.
 
 
