@@ -7,6 +7,7 @@ Its checks are the command's own, so it is refused as the command is, with the s
 """
 
 import functools
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -57,7 +58,9 @@ def with_dry_run(command: Callable[..., None]) -> Callable[..., None]:
         console.result(
             dry_run=True,
             reads=[{"path": path, "what": what} for path, what in intent.reads.items()],
-            writes=[{"path": path, "bytes": size} for path, size in intent.writes.items()],
+            writes=[
+                {"path": path, "bytes": size, "exists": os.path.lexists(path)} for path, size in intent.writes.items()
+            ],
             predicted=intent.predicted,
             unchecked=intent.unchecked,
         )
@@ -67,11 +70,8 @@ def with_dry_run(command: Callable[..., None]) -> Callable[..., None]:
 
 def lines(intent: "Intent") -> Iterator[str]:
     """What a command would do, for people."""
-    from stages.report.tables import format_bytes
-
     yield from _listed("read ", {path: f" ({what})" for path, what in intent.reads.items()})
-    sizes = {path: "" if size is None else f", at least {format_bytes(size)}" for path, size in intent.writes.items()}
-    yield from _listed("write", sizes)
+    yield from _listed("write", {path: _size(path, size) for path, size in intent.writes.items()})
     for name, value in intent.predicted.items():
         if name == "refused":
             refused = cast(list[dict[str, str]], value)
@@ -80,6 +80,13 @@ def lines(intent: "Intent") -> Iterator[str]:
             yield f"{LABELS.get(name, name.replace('_', ' '))}: {_shown(name, value)}"
     yield from (f"not checked: {what}" for what in intent.unchecked)
     yield "dry run: nothing was written" + ("" if intent.writes else ", and nothing would be")
+
+
+def _size(path: Path, size: int | None) -> str:
+    from stages.report.tables import format_bytes
+
+    known = "" if size is None else f", at least {format_bytes(size)}"
+    return known + (", is there now" if os.path.lexists(path) else "")
 
 
 def _listed(verb: str, paths: Mapping[Path, str]) -> Iterator[str]:

@@ -78,6 +78,8 @@ class TrainingCheckpoint:
                 values={"at most": f"{MOST_STEPS} steps", "this round": f"{count} steps"},
                 hint="leave out --checkpoint-every",
             )
+        if self.every is not None:
+            intent.will_write(self.path)
 
     def due(self, steps: int) -> bool:
         """Whether to write a checkpoint after that many steps."""

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -212,6 +213,26 @@ def test_a_command_whose_output_is_there_would_write_nothing(world: SignedFedera
     assert said.splitlines()[-1] == "dry run: nothing was written, and nothing would be"
 
 
+def test_of_a_plan_and_its_state_only_what_is_missing_would_be_written(world: SignedFederation) -> None:
+    here = world.folder
+    shutil.rmtree(here / "states")
+    roster = ("--roster", here / "roster.toml", "--key", OFFICE)
+    command = ["plan", here / "profiles" / DEVICE, "--model", world.model, "--recipe", here / "recipe.toml", *roster]
+    outputs = ("--out", here / "plan", "--state", here / "states" / "0000")
+    announced = written(dry(here, *command, *outputs, home=world.home))
+    assert here / "states" / "0000" in announced
+    assert here / "plan" not in announced
+
+
+def test_a_machine_without_a_home_gets_none(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    announced = written(dry(tmp_path, "keys", "new", "office", home=home))
+    assert announced.keys() == {home / "keys" / "office.pem", home / "keys" / "office.pub"}
+    assert written(dry(tmp_path, "trust", "add", "office", ELSEWHERE, home=home)).keys() == {
+        home / "trust" / "coordinators.json"
+    }
+
+
 def training(world: SignedFederation, *more: object, state: str = "0001", device: str = DEVICE) -> list[object]:
     here = world.folder
     return [
@@ -229,6 +250,8 @@ def test_training_says_what_it_trains_in_which_memory(world: SignedFederation) -
     assert 0 < predicted["peak_bytes"] <= 2**33
     assert predicted["in_memory"] == "everything kept"
     assert predicted["scratch_bytes"] == 0 < predicted["scratch_free_bytes"]
+    with_checkpoints = written(dry(world.folder, *command, "--checkpoint-every", 1, home=world.home))
+    assert world.folder / ".out.checkpoint" in with_checkpoints
     assert "seconds" not in predicted  # of such a round nothing was measured here
     said = chainctl(*command, "--dry-run", home=world.home).stdout
     assert "memory budget: 8.0 GiB" in said
@@ -242,7 +265,12 @@ def test_seconds_are_those_of_the_same_work_on_this_machine(world: SignedFederat
     assert measured is not None
     command = training(world, "--out", update, "--force", state="0000")
     # The machine has gone on to no other state since, so it may train on this one once more.
-    assert dry(world.folder, *command, home=world.home)["predicted"]["seconds"] == measured.seconds
+    announced = dry(world.folder, *command, home=world.home)
+    assert announced["predicted"]["seconds"] == measured.seconds
+    assert [one["exists"] for one in announced["writes"] if one["path"] == str(update)] == [True]
+    said = chainctl(*command, "--dry-run", home=world.home).stdout
+    assert f"{update}, at least" in said
+    assert "KiB, is there now" in said
     path = update / "measured.json"
     path.write_bytes(path.read_bytes().replace(measured.machine.encode(), b"Another machine"))
     assert "seconds" not in dry(world.folder, *command, home=world.home)["predicted"]
@@ -343,6 +371,7 @@ def test_an_asset_that_is_not_in_the_cache_would_be_put_there(tmp_path: Path, mo
     monkeypatch.setenv("CHAINCTL_CACHE", str(tmp_path / "cache"))
     announced = dry(tmp_path, "assets", "get", "minilm", "bbc-news")
     assert [path.parent for path in written(announced)] == [tmp_path / "cache"] * 2
+    assert not any(one["exists"] for one in announced["writes"])
     announced = dry(tmp_path, "demo", "--out", tmp_path / "run")
     assert tmp_path / "run" in written(announced)
     assert len(written(announced)) == 3
