@@ -14,7 +14,7 @@ import io
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
@@ -167,14 +167,23 @@ def with_console(command: Callable[..., None]) -> Callable[..., None]:
         command(**arguments, console=Console(json=json, quiet=quiet))
 
     flags = {"json": (Json, False), "quiet": (Quiet, False), "log_format": (LogFormatOption, LogFormat.TEXT)}
+    return taking_flags(wrapped, command, flags | {"context": (typer.Context, inspect.Parameter.empty)})
+
+
+def taking_flags(
+    wrapped: Callable[..., None], command: Callable[..., None], flags: Mapping[str, tuple[Any, Any]]
+) -> Callable[..., None]:
+    """`wrapped` with the options of `command` and these flags (how Typer reads each, and its default).
+
+    `console` is not an option.
+    """
     signature = inspect.signature(command)
     kept = [parameter for parameter in signature.parameters.values() if parameter.name != "console"]
     added = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=flag)
         for name, (flag, default) in flags.items()
     ]
-    context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
-    parameters = [*kept, *added, context]
+    parameters = [*kept, *added]
     wrapped.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return wrapped

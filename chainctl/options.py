@@ -277,8 +277,10 @@ def read_recipe(recipe: Path | None) -> tuple[str, str]:
 
 def read_text(path: Path, what: str, *, hint: str = "") -> str:
     """A small file that a person wrote.  Raises `BadInput`, which calls it `what`."""
+    from stages.process import intent
     from stages.store.foreign import read_document
 
+    intent.will_read(path, what)
     try:
         return read_document(path).decode("utf-8-sig")  # Windows' editors begin with a byte order mark
     except (ChainError, UnicodeDecodeError) as error:

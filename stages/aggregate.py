@@ -34,12 +34,14 @@ from stages.federated.rules import Update
 from stages.federated.sampling import sample_participants
 from stages.methods.registry import server_method
 from stages.methods.server import Combination, ServerMethod, Unmoved
+from stages.process import intent
 from stages.process.measure import MeasuredFacts, Stopwatch
 from stages.store.artifact import Artifact, Draft, check_place, existing, new_artifact, tensor_file
 from stages.store.devices import accepted_updates, participants
-from stages.store.heads import open_ledger
+from stages.store.heads import intend_ledger, open_ledger
 from stages.store.ledger import Entry, Ledger
 from stages.store.lines import Lines, encode_lines
+from stages.store.recorded import expect_seconds
 from stages.store.signing import Signer
 from stages.store.tensors import TENSORS_FILE
 from stages.store.trust import check_signer, open_trusted
@@ -94,6 +96,7 @@ def run(
             except TooFewUpdates as error:  # for the strategy; what was refused is said and moved all the same
                 error.values |= _why_not_more(delivery)
                 too_few = error
+        _expect(delivery)
         ledger.append(lambda events: _refusals(events, delivery.refused, planned, parent))
         _put_aside(delivery, refusals, {path for path in updates if is_link(path)}, on_refusal)
         if too_few is not None:
@@ -101,6 +104,7 @@ def run(
         assert following is not None
         if not force:
             _check_open(ledger, parent.digest, delivery.named)
+        intend_ledger(ledger.path, planned)
         made = _next_state(parent, delivery, following, out, force=force, signer=signer)
         ledger.append(lambda events: _closing(events, parent, made))
     return made
@@ -146,6 +150,8 @@ def _next_state(
     made = existing(out, StateManifest, same=same, force=force, signer=signer)
     if made is not None:
         return made
+    alike = (manifest.plan, manifest.accepted_count)
+    expect_seconds(out, StateManifest, lambda there: (there.plan, there.accepted_count) == alike)
     sources: list[Artifact[Any]] = [parent, *delivery.accepted]
     with new_artifact(out, force=force, signer=signer) as draft:
         draft.write_lines(following.listed, following.coming)
@@ -206,7 +212,21 @@ def _put_aside(
         behind = refused.path in given_links or refused.path.parent in given_links
         judged = delivery.judged.get(refused.path)
         place = set_aside(refused.path, refusal, judged) if meant and not behind else None
-        on_refusal(refused, place)
+        if not intent.is_dry_run():
+            on_refusal(refused, place)
+
+
+def _expect(delivery: Delivery) -> None:
+    """Note for a dry run which updates would count, and which would be refused, and why."""
+    if delivery.same:
+        intent.expect(not_counted_twice=[update.manifest.device for update in delivery.same])
+    intent.expect(
+        accepted=[update.manifest.device for update in delivery.accepted],
+        refused=[
+            {"path": str(one.path), "reason": one.reason, "device": one.device, "fact": one.error.fact}
+            for one in delivery.refused
+        ],
+    )
 
 
 def _refusals(

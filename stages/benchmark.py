@@ -15,6 +15,7 @@ from typing import Any
 from schemas.benchmark import BenchmarkManifest
 from stages.data.encode import Encoder
 from stages.inference.full_chain import FullChain, require_causal_lm
+from stages.process import intent
 from stages.process.progress import Progress, Say, silent, unsaid
 from stages.session import Machine, Session
 from stages.store.artifact import Artifact, check_place, existing, new_artifact
@@ -58,6 +59,7 @@ def run(
     check_place(out, BenchmarkManifest, force=force, signer=signer)
     encoder = Encoder.load(machine.model_dir, settings.encoding, settings.prompt)
     template = ALPACA if settings.prompt.format == "plain" else encoder.template
+    intent.will_read(data, "benchmark")
     questions = read_questions(benchmark, data, shots=shots, limit=limit, template=template)
     asked: dict[str, Any] = {
         "plan": planned.digest,
@@ -71,7 +73,6 @@ def run(
     found = existing(out, BenchmarkManifest, same=is_of(asked), force=force, signer=signer)
     if found is not None:
         return found
-    out.parent.mkdir(parents=True, exist_ok=True)
     expected = planned.manifest.model
     opened = Session.open(machine, settings, expected=expected, beside=out.parent, progress=progress, say=say)
     with opened as session:

@@ -18,12 +18,13 @@ from schemas.settings import (
     OptimizerSettings,
     Settings,
 )
-from stages.assets import ASSETS, get_asset
+from stages.assets import ASSETS, get_assets
 from stages.data.split import holdout_file
 from stages.federation.folder import RunFolder
 from stages.federation.prepare import Federation
 from stages.federation.simulate import run as simulate
 from stages.federation.watcher import Watch
+from stages.process import intent
 from stages.report.figure import curves_svg
 from stages.report.tables import format_bytes, markdown_table
 from stages.store.artifact import open_artifact
@@ -56,8 +57,10 @@ def run(out: Path, *, say: Say, watch: Watch, seed: int = 0) -> DemoSummary:
     """
     began = time.perf_counter()
     check_output(RunFolder(out).summary, force=True)
+    intent.will_write(out)
+    intent.expect(devices=DEVICES, rounds=ROUNDS)
     say("$ chainctl assets get minilm bbc-news")
-    model, texts = (get_asset(ASSETS[name], say=say) for name in ("minilm", "bbc-news"))
+    model, texts = get_assets([ASSETS["minilm"], ASSETS["bbc-news"]], say=say)
     data = out / "data"
     say(f"$ chainctl data holdout {texts} --fraction 0.2 --drop-duplicates --out {data}")
     if not data.exists():

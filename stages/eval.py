@@ -28,6 +28,7 @@ from stages.memory.predict import MemoryModel
 from stages.process.progress import Progress, Say, silent, unsaid
 from stages.session import Machine, Session
 from stages.store.artifact import Artifact, check_place, existing, new_artifact
+from stages.store.recorded import expect_seconds
 from stages.store.signing import Signer
 from stages.store.trust import open_trusted
 from stages.streaming.prefix_cache import prefix_cache
@@ -63,7 +64,8 @@ def run(
     found = existing(out, kind, same=subject.made, force=force, signer=signer)
     if found is not None:
         return found
-    out.parent.mkdir(parents=True, exist_ok=True)
+    alike = (planned.digest, subject.data)
+    expect_seconds(out, kind, lambda there: (there.plan, there.data) == alike)
     expected = planned.manifest.model
     opened = Session.open(machine, settings, expected=expected, beside=out.parent, progress=progress, say=say)
     with opened as session:

@@ -21,6 +21,7 @@ from schemas.base import canonical_json
 from schemas.benchmark import BenchmarkManifest
 from schemas.errors import BadInput, ChainError
 from stages.inference.full_chain import FullChain, require_causal_lm
+from stages.process import intent
 from stages.process.progress import Progress, Say, silent, unsaid
 from stages.session import Machine, Session
 from stages.store.artifact import Artifact, check_place, existing, new_artifact
@@ -61,14 +62,18 @@ def run(
     """
     planned, current = open_trusted(plan, state)
     settings = require_causal_lm(planned.manifest)
+    if not tasks_dir.is_dir():
+        raise BadInput(f"{tasks_dir} is not a folder of task files", values={"expected": "YAML files of lm-eval"})
     check_place(out, BenchmarkManifest, force=force, signer=signer)
     existing(out, BenchmarkManifest, same=lambda there: there.state == current.digest, force=force, signer=signer)
-    out.parent.mkdir(parents=True, exist_ok=True)
     expected = planned.manifest.model
     opened = Session.open(machine, settings, expected=expected, beside=out.parent, progress=progress, say=say)
-    with opened as session, private_cache(session.scratch):
+    with opened as session:
         chain = session.chain(planned.manifest, current)
-        samples = ask(chain, tasks, tasks_dir, shots=shots, limit=limit)
+        intent.will_read(tasks_dir, "tasks")
+        intent.begin(out)
+        with private_cache(session.scratch):
+            samples = ask(chain, tasks, tasks_dir, shots=shots, limit=limit)
     manifest = BenchmarkManifest(
         plan=planned.digest,
         state=current.digest,
@@ -93,8 +98,6 @@ def ask(
     chain: FullChain, tasks: Sequence[str], tasks_dir: Path, *, shots: int | None, limit: int | None
 ) -> dict[str, list[Sample]]:
     """The samples that the harness logs for each document, by task.  Raises `BadInput`."""
-    if not tasks_dir.is_dir():
-        raise BadInput(f"{tasks_dir} is not a folder of task files", values={"expected": "YAML files of lm-eval"})
     try:
         from lm_eval import simple_evaluate
         from lm_eval.tasks import TaskManager

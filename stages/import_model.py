@@ -24,6 +24,7 @@ from stages.data.template import chat_template
 from stages.data.tokenizer import ModelTokenizer
 from stages.model.architecture import load_config
 from stages.model.claims import check_gguf_claims
+from stages.process import intent
 from stages.process.measure import mebibytes
 from stages.process.progress import Progress
 from stages.store.debris import without_debris
@@ -87,6 +88,8 @@ def run(
     weight_bytes = sum(file.stat().st_size for file in _weights(kind, path))
     needed_bytes = weight_bytes // 2 if dtype else weight_bytes  # float32 may be halved
     check_output(out, force=force, needed_bytes=needed_bytes, or_holding="config.json")
+    intent.will_read(path, "model")
+    intent.will_write(out, needed_bytes)
     with complete_directory(out, force=force, or_same=True) as directory:
         if kind == "gguf":
             file = GgufFile.open(path)

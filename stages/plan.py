@@ -30,14 +30,16 @@ from stages.methods.server import Facts, PredictPeak, ServerMethod, Smallest, ov
 from stages.model.architecture import is_decoder
 from stages.model.backbone import Backbone
 from stages.model.loading import LoadedModel
+from stages.process import intent
 from stages.process.progress import Say, unsaid
 from stages.store.artifact import MANIFEST_FILE, Artifact, check_place, existing, new_artifact, open_artifact
 from stages.store.debris import without_debris
-from stages.store.heads import open_ledger
+from stages.store.heads import beside, intend_ledger, open_ledger
 from stages.store.lines import Lines, check_device_count, encode_lines
 from stages.store.signing import Signer
+from stages.store.tensors import FLOAT32, elements
 from stages.store.trust import Trust, check_device_signature, check_signer
-from stages.streaming.check import check_architecture
+from stages.streaming.check import refuse_unlike
 from stages.streaming.placement import PLACEMENTS
 
 
@@ -69,7 +71,7 @@ def run(
     profiles = list(without_debris(profiles))
     check_device_count(len(profiles))
     keys = enrolled(policy, roster)
-    check_architecture(model_dir, settings.head_form, packing=settings.encoding.packing)
+    refuse_unlike(model_dir, settings.head_form, packing=settings.encoding.packing)
     model = model or LoadedModel.open(model_dir, settings)
     found = gather(open_profiles(profiles, keys), model.reading(settings)[0], keys)
     for sentence in found.said():
@@ -84,6 +86,7 @@ def run(
         predict_peak=peak_predictor(model.backbone, settings, found),
         policy=policy,
     )
+    _intend(plan, found.devices, out, state_out)
     if policy.required and signer is not None and Trust.of_this_machine().add_own(signer):
         say(
             f"{signer.name} {signer.public} is pinned here as a coordinator; only signed plans are accepted from now on"
@@ -93,6 +96,21 @@ def run(
     with open_ledger(first, planned, signer) as ledger:
         ledger.planned(planned.digest, first.digest, first.manifest.participant_count)
     return planned, first
+
+
+def _intend(plan: PlanManifest, devices: Lines, out: Path, state_out: Path) -> None:
+    """Note for a dry run what is written, and what the largest assignment takes of a device."""
+    shapes = server_method(plan.settings.chain.method).shapes(plan)
+    intent.will_write(out, len(plan.canonical_bytes()) + devices.reference.size_bytes)
+    intent.will_write(state_out, FLOAT32.itemsize * sum(map(elements, shapes.values())))
+    intend_ledger(beside(state_out), Artifact(out, plan, plan.digest))
+    intent.expect(
+        devices=plan.device_count,
+        first_layer=plan.decisions.first_layer,
+        trains=[str(entry.assignment) for entry in plan.memory],
+        peak_bytes=max((entry.predicted_peak_bytes for entry in plan.memory), default=0),
+        budget_bytes=plan.smallest_budget.memory_budget_bytes,
+    )
 
 
 def alternatives(plan: PlanManifest, model_dir: Path) -> list[Option]:

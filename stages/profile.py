@@ -33,8 +33,9 @@ from stages.session import Machine, Session
 from stages.similarity.cka import cka_with_interval, gram
 from stages.similarity.pooling import draw_rows, features
 from stages.store.artifact import Artifact, check_place, existing, new_artifact
+from stages.store.recorded import expect_seconds
 from stages.store.signing import Signer
-from stages.streaming.check import check_architecture
+from stages.streaming.check import refuse_unlike
 from stages.streaming.hidden_states import HiddenStates
 from stages.streaming.placement import Placement
 from stages.streaming.prefix_cache import PrefixCache
@@ -66,7 +67,7 @@ def run(
     examples = load_examples(data, text_column=settings.task.text_column, label_column=None, prompt=settings.prompt)
     settings = settings.model_copy(update={"numerics": settings.numerics.computing_in("float32")})
     with Session.open(machine, settings, expected=None, beside=out.parent, progress=progress) as session:
-        check_architecture(machine.model_dir, settings.head_form, packing=settings.encoding.packing)
+        refuse_unlike(machine.model_dir, settings.head_form, packing=settings.encoding.packing)
         encoder = session.read_up_to_the_limit()
         fingerprint = fingerprint or session.backbone.reader.fingerprint()
         draft = _describe(fingerprint, examples, session, encoder, device=device)
@@ -75,6 +76,7 @@ def run(
         )
         if found is not None:
             return found
+        expect_seconds(out, ProfileManifest, lambda there: _same_work(there, draft))
         sample = _sample(examples, draft.similarity, seed=settings.seed, device=device)
         measured = Measurement()
         if len(sample) >= draft.similarity.min_examples:
@@ -249,6 +251,12 @@ def _same_inputs(there: ProfileManifest, draft: ProfileManifest) -> bool:
     """Made from the same texts and settings.  What the processor multiplies is measured, and no input."""
     ours = {"layers": (), "profiled_count": 0, "native_dtypes": draft.native_dtypes}
     return there.model_copy(update=ours) == draft
+
+
+def _same_work(there: ProfileManifest, draft: ProfileManifest) -> bool:
+    """A profile of as many texts by the same device, with the same model."""
+    alike = (draft.device, draft.model, draft.encoding, draft.example_count)
+    return (there.device, there.model, there.encoding, there.example_count) == alike
 
 
 def _sample(examples: list[Example], settings: SimilaritySettings, *, seed: int, device: str) -> list[Example]:

@@ -32,6 +32,7 @@ from stages.memory.predict import MemoryModel
 from stages.methods.registry import device_method
 from stages.model.backbone import Backbone
 from stages.model.loading import LoadedModel
+from stages.process import intent
 from stages.process.arithmetic import price
 from stages.process.measure import MeasuredFacts, Stopwatch, device_memory_bytes, resident_bytes
 from stages.process.progress import Progress, Say, silent, unsaid
@@ -125,6 +126,8 @@ class Session:
         after the process exceeds its budget.
         """
         cache = machine.cache.path if machine.cache else None
+        if cache:
+            intent.will_write(cache)
         scratch = scratch_folder(machine.scratch_dir, beside=beside, cache=cache)
         emulated = "" if machine.simulates else price(settings.numerics.computes_in)
         if emulated:

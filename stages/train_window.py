@@ -19,9 +19,11 @@ from schemas.update import UpdateManifest
 from stages.data.load import Example, label_indices
 from stages.methods.device import Work
 from stages.methods.registry import device_method
+from stages.process import intent
 from stages.process.progress import Progress, Say, silent, unsaid
 from stages.session import Machine, Session
 from stages.store.artifact import Artifact, check_place, existing, new_artifact
+from stages.store.recorded import expect_seconds
 from stages.store.signing import Signer
 from stages.streaming.texts import EncodedTexts
 from stages.training.layers import DeviceTexts
@@ -64,7 +66,7 @@ def run(
     if found is not None:
         checkpoint.forget()
         return found
-    out.parent.mkdir(parents=True, exist_ok=True)
+    expect_seconds(out, UpdateManifest, turn.alike(len(examples)))
     expected = turn.plan.manifest.model
     opened = Session.open(machine, turn.settings, expected=expected, beside=out.parent, progress=progress, say=say)
     with opened as session:
@@ -95,6 +97,7 @@ def train_turn(session: Session, turn: Turn, examples: list[Example], checkpoint
     texts = read_texts(session, [examples[index] for index in seen], turn.settings.task)
     examples.clear()
     method = device_method(turn.settings.chain.method)
+    intent.expect(**turn.described(), texts=count, steps=len(batches))
     work = prepare_work(session, turn, texts, all_texts=len(seen) == count)
     training = method.open(work)
     counts = [texts.target_count(batch) for batch in batches]

@@ -135,6 +135,15 @@ class Turn:
             signer=signer,
         )
 
+    def described(self) -> dict[str, object]:
+        """Which round trains what."""
+        return {"round": self.state.manifest.round, "layers": list(self.assignment.layers)}
+
+    def alike(self, example_count: int) -> Callable[[UpdateManifest], bool]:
+        """A check whether an update took the same work: this device's, of the same layers, from as many texts."""
+        wanted = (self.plan.digest, self.assignment, self.device, example_count)
+        return lambda found: (found.plan, found.assignment, found.device, found.example_count) == wanted
+
     def predicted_peak_bytes(self) -> int | None:
         """The peak that the plan predicts for this assignment; None if it predicts none."""
         memory = self.plan.manifest.memory

@@ -13,6 +13,7 @@ from schemas.errors import DoesNotFit, UsageProblem
 from stages.benchmark import run
 from stages.data.encode import Encoder
 from stages.data.prompts import PromptEncoder
+from stages.process import intent
 from stages.session import Session
 from stages.store.artifact import Artifact, verify_artifact
 from stages.store.trust import open_trusted
@@ -232,3 +233,14 @@ def test_what_a_tokenizer_puts_behind_a_text_is_taken_off(tmp_path: Path) -> Non
     assert encoder.prompt("the grey")[0] == 1
     assert 2 not in encoder.prompt("the grey")
     assert [len(part) for part in encoder.pairs("the", [" grey"])[0]] == [2, 1]
+
+
+def test_a_dry_run_predicts_the_memory_and_answers_nothing(speaker: Speaker, tmp_path: Path) -> None:
+    out = tmp_path / "runs" / "out"
+    for name, data in (("mmlu", save_many(tmp_path / "mmlu")), ("bbh", save_bbh(tmp_path / "bbh", reasoning=True))):
+        with intent.rehearsing() as noted:
+            ask(speaker, name, data, out, shots=0)
+        assert noted.reads[data] == "benchmark"
+        assert noted.writes == {out: None}
+        assert noted.predicted["peak_bytes"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bbh", "mmlu"]

@@ -15,6 +15,7 @@ import pytest
 from benchmarks.lm_eval_agreement import write_tasks
 from schemas.errors import BadInput, UsageProblem
 from stages.harness import marked, run, samples_digest
+from stages.process import intent
 from stages.suites.suite import summarise
 from tests import fleet
 from tests.fleet.benchmark_files import save_many
@@ -62,6 +63,15 @@ def test_a_digest_covers_documents_prompts_and_tasks() -> None:
 def test_a_folder_that_is_not_there_is_refused(speaker: Speaker, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="not a folder of task files"):
         run(**speaker.places, tasks=["x"], tasks_dir=tmp_path / "absent", out=tmp_path / "out")
+
+
+def test_a_dry_run_runs_no_code_of_the_tasks(speaker: Speaker, tmp_path: Path) -> None:
+    tasks = write_tasks(tmp_path / "tasks")
+    with intent.rehearsing() as noted:
+        run(**speaker.places, tasks=["seaside_choice"], tasks_dir=tasks, out=tmp_path / "runs" / "out")
+    assert noted.reads[tasks] == "tasks"
+    assert noted.writes == {tmp_path / "runs" / "out": None}
+    assert [path.name for path in tmp_path.iterdir()] == ["tasks"]
 
 
 @pytest.mark.skipif(INSTALLED, reason="lm-eval is installed")

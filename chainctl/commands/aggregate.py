@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from chainctl.console import Console, with_console
+from chainctl.dry_run import with_dry_run
 from chainctl.options import Force, Key, Out, Plan, State, open_key
 from chainctl.streams import write_line
 from schemas.errors import some
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from stages.federated.delivery import RefusedUpdate
 
 
+@with_dry_run
 @with_console
 def aggregate(
     updates: Annotated[list[Path], typer.Argument(metavar="UPDATE…", help="Update artifacts, or folders of them.")],

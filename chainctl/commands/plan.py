@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from chainctl.console import Console, with_console
+from chainctl.dry_run import with_dry_run
 from chainctl.options import Force, Key, ModelDir, Out, RecipeFile, Set, load_settings, open_key, read_text
 from schemas.errors import UsageProblem
 
@@ -21,6 +22,7 @@ def parse_moment(text: str) -> str:
     return read_moment(text)
 
 
+@with_dry_run
 @with_console
 def plan(
     profiles: Annotated[list[Path], typer.Argument(metavar="PROFILE…", help="Profile artifacts, one per device.")],

@@ -1,6 +1,7 @@
 """chainctl profile"""
 
 from chainctl.console import Console, with_console
+from chainctl.dry_run import with_dry_run
 from chainctl.options import (
     Data,
     Device,
@@ -17,6 +18,7 @@ from chainctl.options import (
 )
 
 
+@with_dry_run
 @with_console
 def profile(
     model: ModelDir,

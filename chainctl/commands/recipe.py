@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from chainctl.console import Console, existed_already, with_console
+from chainctl.dry_run import with_dry_run
 from chainctl.options import Force, Set, TextColumn, command_group
 from chainctl.streams import write_document
 from schemas.errors import UsageProblem
@@ -28,6 +29,7 @@ def recipe() -> None:
 
 
 @app.command()
+@with_dry_run
 @with_console
 def new(
     out: Annotated[Path, typer.Argument(metavar="FILE", help="Where the recipe goes; - prints it.")],
@@ -53,6 +55,7 @@ def new(
         check_output(out, force=force or out.is_file())  # it may be the same one
     from chainctl.presets import PRESETS
     from schemas.recipe import parse_recipe
+    from stages.process import intent
     from stages.report.recipe import write_recipe
 
     labels: tuple[str, ...] = ()
@@ -66,6 +69,7 @@ def new(
     if set_:
         text = write_recipe(parse_recipe(text, source=f"the preset {preset.value}", overrides=set_))
     if str(out) == "-":
+        intent.begin()
         write_document(text)
         return
     from stages.store.files import refuse_existing, write_file

@@ -6,9 +6,11 @@ from typing import Annotated
 import typer
 
 from chainctl.console import Console, existed_already, with_console
+from chainctl.dry_run import with_dry_run
 from chainctl.options import Force
 
 
+@with_dry_run
 @with_console
 def report(
     runs: Annotated[

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from chainctl.console import Console, with_console
+from chainctl.dry_run import with_dry_run
 from chainctl.options import (
     Alpha,
     Data,
@@ -21,6 +22,7 @@ from chainctl.options import (
 from schemas.devices import MOST_DEVICES
 
 
+@with_dry_run
 @with_console
 def simulate(
     model: ModelDir,

@@ -6,9 +6,11 @@ from typing import Annotated
 import typer
 
 from chainctl.console import Console, with_console
+from chainctl.dry_run import with_dry_run
 from chainctl.options import TrackerName
 
 
+@with_dry_run
 @with_console
 def track(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a simulation, or the coordinator's.")],
@@ -34,7 +36,10 @@ def track(
     from chainctl.tracking import TRACKING
     from stages.run_view.read import read_run
     from stages.trackers.send import send
+    from stages.trackers.tracker import check_tracker
 
+    for name in to:
+        check_tracker(name)
     found = read_run(run)
     into = directory or run / TRACKING
     recorded = {}

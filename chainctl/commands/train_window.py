@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from chainctl.console import Console, with_console
+from chainctl.dry_run import with_dry_run
 from chainctl.options import (
     DEFAULT_CACHE_LIMIT,
     CacheDir,
@@ -26,6 +27,7 @@ from chainctl.options import (
 )
 
 
+@with_dry_run
 @with_console
 def train_window(
     model: ModelDir,

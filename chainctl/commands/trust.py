@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from chainctl.console import Console, with_console
+from chainctl.dry_run import with_dry_run
 from chainctl.options import Plan, State, command_group, parse_name
 
 app = command_group(help="Choose the coordinators whose signed plans this machine accepts.")
@@ -12,6 +13,7 @@ Name = Annotated[str, typer.Argument(metavar="NAME", parser=parse_name, help="Lo
 
 
 @app.command()
+@with_dry_run
 @with_console
 def add(
     name: Name,
@@ -46,6 +48,7 @@ def list_(*, console: Console) -> None:
 
 
 @app.command()
+@with_dry_run
 @with_console
 def remove(name: Name, *, console: Console) -> None:
     """Stop trusting a coordinator."""
@@ -57,6 +60,7 @@ def remove(name: Name, *, console: Console) -> None:
 
 
 @app.command()
+@with_dry_run
 @with_console
 def accept(plan: Plan, state: State, *, console: Console) -> None:
     """Train on a state that cannot be shown to come from the last one.

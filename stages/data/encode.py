@@ -19,6 +19,7 @@ from stages.data.load import Example
 from stages.data.rendering import render_each
 from stages.data.template import Rendered, Template, choose_template, placed
 from stages.data.tokenizer import ModelTokenizer
+from stages.process import intent
 
 REMEMBERED_BYTES = 64 * 2**20
 ENTRY_BYTES = 400  # two arrays, their record and its place
@@ -83,6 +84,7 @@ class Encoder:
         not the one that the plan fixed.
         """
         own = ModelTokenizer.load(model_dir)
+        intent.will_read(model_dir, "model")
         own.tokenizer.no_padding()
         template, decided = choose_template(own, prompt or PromptSettings())
         return cls(settings, own.pad_id, own.tokenizer, template, decided, end_ids=own.end_ids)._truncating()

@@ -19,6 +19,7 @@ from stages.data.labels import LabelRule
 from stages.data.model_folder import TILDE, refuse_pointer
 from stages.data.readers import FORMATS, Format, format_of
 from stages.data.records import LABEL_OPTION, TEXT_OPTION, Columns, Record, refuse_empty
+from stages.process import intent
 
 PLAIN = PromptSettings()
 
@@ -111,6 +112,7 @@ def column_names(path: Path) -> list[str]:
 
 
 def _examples(path: Path, reading: "_Reading") -> list[Example]:
+    intent.will_read(path, "texts")
     examples = [reading.example(record) for record in _records(path, reading.columns)]
     if not examples:
         below = folder_of_parts(path) if path.is_dir() else None

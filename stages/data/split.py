@@ -1,7 +1,7 @@
 """Split a file of examples into one file per device, or into training and test."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from schemas.errors import UsageProblem
@@ -9,6 +9,7 @@ from schemas.settings import PromptSettings
 from stages.data.load import PLAIN, Example, load_examples
 from stages.data.partition import device_names, drop_duplicates, holdout, partition
 from stages.data.records import LABEL_OPTION, STANDARD, TEXT_OPTION
+from stages.process import intent
 from stages.store.files import complete_directory
 from stages.store.output import check_output
 
@@ -40,9 +41,7 @@ def split_file(
     labels = [example.label or "" for example in examples]
     shares = partition(labels, devices=devices, alpha=alpha, seed=seed, allow_empty=allow_empty)
     files = dict(zip(device_names(devices), ([examples[index] for index in share] for share in shares), strict=True))
-    with complete_directory(out, force=force, or_same=True, derived_from=data) as partial:
-        for name, share in files.items():
-            (partial / f"{name}.jsonl").write_bytes(to_jsonl(share))
+    _write(out, files, data, force=force)
     return {name: len(share) for name, share in files.items()}
 
 
@@ -66,11 +65,19 @@ def holdout_file(
     loaded = load_examples(data, text_column=text_column, label_column=label_column, prompt=prompt)
     examples = drop_duplicates(loaded) if deduplicate else loaded
     train, test = holdout([example.label or "" for example in examples], fraction=fraction, seed=seed)
-    with complete_directory(out, force=force, or_same=True, derived_from=data) as partial:
-        for name, indices in (("train", train), ("test", test)):
-            chosen = [examples[index] for index in indices]
-            (partial / f"{name}.jsonl").write_bytes(to_jsonl(chosen))
+    shares = {"train": train, "test": test}
+    _write(out, {name: [examples[index] for index in share] for name, share in shares.items()}, data, force=force)
     return {"train": len(train), "test": len(test), "dropped": len(loaded) - len(examples)}
+
+
+def _write(out: Path, files: Mapping[str, Sequence[Example]], data: Path, *, force: bool) -> None:
+    """Write `out/<name>.jsonl` for each name, for nobody who cannot read `data`."""
+    if intent.is_dry_run():
+        for name, share in files.items():
+            intent.will_write(out / f"{name}.jsonl", len(to_jsonl(share)))
+    with complete_directory(out, force=force, or_same=True, derived_from=data) as partial:
+        for name, share in files.items():
+            (partial / f"{name}.jsonl").write_bytes(to_jsonl(share))
 
 
 def to_jsonl(examples: Sequence[Example]) -> bytes:

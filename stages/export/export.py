@@ -22,6 +22,7 @@ from stages.export.huggingface import LOADER, write_folder
 from stages.methods.registry import device_method
 from stages.model.backbone import Backbone
 from stages.model.loading import LoadedModel
+from stages.process import intent
 from stages.store.artifact import Artifact, kind_and_version, open_artifact, read_tensors
 from stages.store.debris import without_debris
 from stages.store.files import complete_directory, refuse_existing
@@ -91,9 +92,14 @@ def run(
     something else is at `out` (with `force`: what is not an export) or an extra is missing.
     """
     check_target(out, force=force)
+    if format == "onnx":
+        from stages.export.onnx import need_the_extra
+
+        need_the_extra()
     holds = [] if format == "adapterhub" else checkpoint_files(model_dir)
     needed_bytes = sum(file.stat().st_size for file in holds) // 2  # without its head
     check_output(out, force=force, needed_bytes=needed_bytes, or_holding=CARD)
+    intent.will_write(out, needed_bytes or None)
     source = Source.open(model_dir, plan, state, verify=verify)
     metrics = [open_evaluation(path, source.plan, source.state.digest) for path in evaluations]
     subject = Subject(source.plan.digest, source.plan.manifest, history(state, [plan, plan.parent]).lines, metrics)

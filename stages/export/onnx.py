@@ -34,10 +34,8 @@ logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns about operat
 def write_onnx(folder: Path, write_hf: Callable[[Path], None], plan: PlanManifest) -> tuple[str, ...]:
     """Write `model.onnx` (weights beside it where they are large); notes on how well it agrees.
 
-    `write_hf` writes the model as transformers loads it.  Raises `UsageProblem` where the extra is missing, `BadInput`
-    where the exporter or the agreement fails.
+    `write_hf` writes the model as transformers loads it.  Raises `BadInput` where the exporter or the agreement fails.
     """
-    _need_the_extra()
     with tempfile.TemporaryDirectory(prefix="chainctl-onnx-", dir=folder) as scratch:
         write_hf(Path(scratch))
         with _loaded(Path(scratch)) as model:
@@ -49,7 +47,8 @@ def write_onnx(folder: Path, write_hf: Callable[[Path], None], plan: PlanManifes
     return tuple(notes)
 
 
-def _need_the_extra() -> None:
+def need_the_extra() -> None:
+    """Raises `UsageProblem` where the extra is missing."""
     try:
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401

@@ -19,6 +19,7 @@ from schemas.refusal import MOST_VALUES, TEXT_LENGTH, RefusalManifest
 from schemas.state import StateManifest
 from schemas.visible import visible
 from stages.federated.delivery import RefusedUpdate
+from stages.process import intent
 from stages.store.artifact import Artifact
 from stages.store.files import write_in
 from stages.store.folder import Folder, Identity, identity_of
@@ -54,6 +55,12 @@ def set_aside(path: Path, refusal: RefusalManifest, judged: Identity | None) -> 
 
     `judged`: of the very file or folder that was refused; another one in its place is not moved.
     """
+    if intent.is_dry_run():
+        data = refusal.canonical_bytes()
+        stem = path.parent / FOLDER / _stem(path.name, refusal, data)
+        intent.will_write(stem)
+        intent.will_write(stem.with_name(f"{stem.name}.json"), len(data))
+        return None
     try:
         with Folder.open(path.parent) as arrived, arrived.own(FOLDER) as aside:
             return _move(arrived, path.name, aside, refusal, judged)
@@ -64,7 +71,7 @@ def set_aside(path: Path, refusal: RefusalManifest, judged: Identity | None) -> 
 
 def _move(arrived: Folder, name: str, aside: Folder, refusal: RefusalManifest, judged: Identity | None) -> Path:
     data = refusal.canonical_bytes()
-    stem = f"{quote(os.fsencode(name), safe='')[:80]}-{refusal.reason}-{hashlib.sha256(data).hexdigest()[:8]}"
+    stem = _stem(name, refusal, data)
     new = next(
         candidate
         for number in range(10_000)
@@ -81,6 +88,11 @@ def _move(arrived: Folder, name: str, aside: Folder, refusal: RefusalManifest, j
     aside.sync()
     arrived.sync()
     return aside.path / new
+
+
+def _stem(name: str, refusal: RefusalManifest, data: bytes) -> str:
+    """What an update is called that was moved aside for a reason; `data`: the refusal's bytes."""
+    return f"{quote(os.fsencode(name), safe='')[:80]}-{refusal.reason}-{hashlib.sha256(data).hexdigest()[:8]}"
 
 
 def _check_moved(arrived: Folder, name: str, aside: Folder, new: str, judged: Identity | None) -> None:

@@ -4,12 +4,14 @@ Every step leaves an artifact that is complete or absent, and a step whose artif
 command resumes a run that was stopped.  `folder.py` says where things are.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from schemas.errors import UsageProblem
 from schemas.plan import PlanManifest
+from schemas.refs import Window
 from schemas.run import MOST_ROUNDS, FederationManifest, RoundLine, SimulationSummary, totals
 from schemas.settings import Settings
 from schemas.state import StateManifest
@@ -19,15 +21,20 @@ from stages.federation.folder import RunFolder
 from stages.federation.prepare import Federation, check_texts, claim, profiles, with_labels
 from stages.federation.rounds import Rounds, Score
 from stages.federation.watcher import Begun
+from stages.memory.fits import predictor
 from stages.methods.registry import server_method
+from stages.methods.windows import peaks_of_windows
 from stages.model.loading import LoadedModel
+from stages.process import intent
+from stages.process.fork import run_in_fork
 from stages.process.progress import Progress, silent
 from stages.session import Machine
-from stages.store.artifact import Artifact, read_manifest
+from stages.store.artifact import Artifact, open_artifact, read_manifest
 from stages.store.cache_directory import CacheDirectory
 from stages.store.files import complete_directory, copy_folder, write_file
 from stages.store.output import check_output
 from stages.store.trust import isolated_home
+from stages.streaming.placement import FASTEST
 
 RoundDone = Callable[[RoundLine], None]
 
@@ -61,11 +68,38 @@ def run(
     settings = with_labels(federation)
     model = open_for_profiles(federation.model_dir, settings)  # refuses what cannot run before anything is written
     claim(federation, folder)
+    if intent.is_dry_run():
+        intend(federation, settings, folder)
     if like is not None:
         borrow(RunFolder(like), folder, federation)
     with isolated_home(out / "home"):
         cache = CacheDirectory((like or out) / "cache", home=(like or out) / "home")
         return _simulate(federation, settings, model, folder, cache, scratch_dir, on_begin, on_round, progress)
+
+
+def intend(federation: Federation, settings: Settings, folder: RunFolder) -> None:
+    """End a dry run with what the run comes to."""
+    chosen = settings.federation.devices_per_round
+    trains = server_method(settings.chain.method).trains
+    intent.expect(
+        devices=federation.devices,
+        devices_per_round=federation.devices if chosen == "all" else min(chosen, federation.devices),
+        rounds=federation.rounds if trains else 0,
+        peak_bytes=predicted_peak_bytes(federation, settings, folder),
+    )
+    intent.will_write(folder.path)
+    intent.begin()
+
+
+def predicted_peak_bytes(federation: Federation, settings: Settings, folder: RunFolder) -> int:
+    """Of a device, by the plan; before there is one, as if all layers that may train did, and all stayed in memory."""
+    if os.path.lexists(folder.plan):
+        planned = open_artifact(folder.plan, PlanManifest).manifest
+        return max((one.predicted_peak_bytes for one in planned.memory), default=0)
+    memory = predictor(federation.model_dir, settings)
+    depth = memory.backbone.num_layers
+    first = server_method(settings.chain.method).first_layer(depth)
+    return run_in_fork(lambda: peaks_of_windows(memory)(Window(start=first, stop=depth), FASTEST))
 
 
 def open_for_profiles(model_dir: Path, settings: Settings) -> LoadedModel:

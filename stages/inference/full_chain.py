@@ -20,6 +20,7 @@ from stages.inference.likelihood import Likelihood, Request, Requests, Tokens, s
 from stages.memory.placing import fit_with_files
 from stages.memory.predict import MemoryModel, fit
 from stages.model.backbone import Backbone
+from stages.process import intent
 from stages.process.measure import resident_bytes
 from stages.process.progress import Progress, silent
 from stages.streaming.placement import Placement
@@ -91,6 +92,8 @@ class FullChain:
         sampling, written = Sampling(most_tokens), list[list[int]]()
         for group in groups(self.backbone, self.plan, ids, sampling, chains=1, budget_bytes=self.budget_bytes):
             self.predicted_peak_bytes = max(group.peak_bytes, self.predicted_peak_bytes or 0)
+            intent.expect(peak_bytes=group.peak_bytes, budget_bytes=self.budget_bytes)
+            intent.begin()
             generator = Generator(
                 self.backbone,
                 [self.tuning],

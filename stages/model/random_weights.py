@@ -20,7 +20,7 @@ from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 
 from schemas.errors import UsageProblem
 from stages.model.architecture import parameters_on_meta
-from stages.process import seeds
+from stages.process import intent, seeds
 from stages.process.progress import Progress, silent
 from stages.store.files import complete_directory
 from stages.store.output import check_output
@@ -151,6 +151,7 @@ def write_random_model(
     ]
     total = sum(entry.size for entry in entries)
     check_output(out, force=force, needed_bytes=total, or_holding="config.json")
+    intent.will_write(out, total)
     with complete_directory(out, force=force, or_same=True) as directory:
         config.save_pretrained(directory)
         save_word_tokenizer(directory, config.vocab_size)

@@ -53,9 +53,14 @@ class MeasuredFacts:
             updates=self.updates,
             texts=self.texts,
             layer_seconds=self.layer_seconds,
-            machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
+            machine=machine_name(),
             versions=_versions(),
         )
+
+
+def machine_name() -> str:
+    """What kind of machine this is; never which."""
+    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors"
 
 
 class Stopwatch:

@@ -25,6 +25,7 @@ from schemas.measured import Measured
 from schemas.plan import PlanManifest
 from schemas.refs import FileReference, TensorReference
 from schemas.state import StateManifest
+from stages.process import intent
 from stages.process.measure import MeasuredFacts
 from stages.store.debris import is_debris
 from stages.store.files import complete_directory, sweep
@@ -102,6 +103,7 @@ def open_artifact(path: Path, kind: type[M]) -> Artifact[M]:
     manifest = kind.from_bytes(data, source=str(manifest_path))
     artifact = Artifact(path, manifest, sha256_digest(data))
     _check_files(artifact)
+    intent.will_read(path, kind.KIND)
     return artifact
 
 
@@ -210,6 +212,7 @@ def existing(
             f"{out} holds a {kind.KIND} made from other inputs", values={"it is": artifact.digest}, hint=IN_THE_WAY
         )
     verify_artifact(out)
+    intent.is_there(out)
     return artifact
 
 
@@ -221,6 +224,7 @@ def check_place(
     `needed_bytes`: of its files, as far as they are known.  Raises as `check_output` and `existing` do.
     """
     sweep(out)
+    intent.will_write(out, needed_bytes or None)
     if out.exists() and not force:
         _open_existing(out, kind, signer)
     else:

@@ -43,6 +43,7 @@ from schemas.bundle import (
 )
 from schemas.errors import BadInput, ChainError, NotTrusted, UsageProblem
 from schemas.state import StateManifest
+from stages.process import intent
 from stages.store.ancestry import earlier_state, earlier_states
 from stages.store.artifact import (
     MANIFEST_FILE,
@@ -52,7 +53,7 @@ from stages.store.artifact import (
     open_artifact,
     verify_artifact,
 )
-from stages.store.bundle_file import INDEX_LIMIT_BYTES, head_bytes, open_bundle, parts_of, total_bytes
+from stages.store.bundle_file import INDEX_LIMIT_BYTES, OpenBundle, head_bytes, open_bundle, parts_of, total_bytes
 from stages.store.debris import is_debris, without_debris
 from stages.store.files import complete_entries, put_back, sweep
 from stages.store.output import check_output
@@ -105,6 +106,8 @@ def pack(directories: Sequence[Path], out: Path, *, part_bytes: int | None = Non
         if _is_whole(out, index):
             return Packed(tuple(part.path for part in parts), index, total_bytes(index), is_new=False, missing=missing)
         _refuse_others(there, parts)
+    for part in parts:
+        intent.will_write(part.path, part.size_bytes)
     with _full_media_explained(out), complete_entries(out.parent, out.name, force=bool(there)) as hidden:
         _write(index, sources, [hidden / part.path.name for part in parts])
         for path in there:  # old parts are never left beside new ones; a single file is exchanged
@@ -129,6 +132,7 @@ def unpack(
         earlier = _earlier_there(into / HISTORY_FOLDER, bundle.index, force=force)
         new = (file for entry in entries if entry.name not in there for file in entry.files)
         check_output(into / "bundle", force=True, needed_bytes=sum(file.size_bytes for file in new))
+        _intend(bundle, into, leave_out=there | earlier)
         found: dict[str, Artifact[Any]] = {}
         with complete_entries(into, "bundle", force=force) as hidden:
             bundle.read(hidden, leave_out=there | earlier)
@@ -160,6 +164,20 @@ def _earlier_there(folder: Path, index: BundleManifest, *, force: bool) -> set[s
                 )
             there.add(f"{folder.name}/{path.name}")
     return there
+
+
+def _intend(bundle: OpenBundle, into: Path, *, leave_out: set[str]) -> None:
+    """Note for a dry run what is unpacked, after every byte was compared with the index."""
+    if not intent.is_dry_run():
+        return
+    bundle.read(None)
+    for entry in bundle.index.artifacts:
+        if entry.name not in leave_out:
+            intent.will_write(into / entry.name, sum(file.size_bytes for file in entry.files))
+    for earlier in bundle.index.history:
+        name = f"{HISTORY_FOLDER}/{history_file(earlier.state)}"
+        if name not in leave_out:
+            intent.will_write(into / name, earlier.size_bytes)
 
 
 def _put_history(bundle: Path, unpacked: Path, folder: Path, *, force: bool) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from schemas.bundle import INDEX_FILE, BundleManifest, Member
 from schemas.errors import BadInput, NotTrusted
+from stages.process import intent
 from stages.store.parts import CHUNK_BYTES, Part, PartReader, check_sizes, first_path, outputs, part_path, whole_path
 from stages.store.ustar import BLOCK_BYTES, END, claimed_size, header, member_bytes, padding
 
@@ -109,6 +110,8 @@ def open_bundle(path: Path, *, limit_bytes: int) -> Iterator[OpenBundle]:
         parts = _parts_as_found(first, index)
         check_sizes(parts)
         reader.expect(parts)
+        for part in parts:
+            intent.will_read(part.path, "bundle")
         yield OpenBundle(index, reader)
 
 

@@ -25,6 +25,7 @@ from typing import IO
 
 from schemas.base import canonical_json
 from schemas.errors import ChainError
+from stages.process import intent
 from stages.store.files import write_file
 from stages.store.filesystem import lock, locked_file, sync_file
 from stages.store.home import locked_home
@@ -108,6 +109,8 @@ class CacheDirectory:
 
     def note(self, fact: object) -> None:
         """Remember `fact`."""
+        if intent.is_dry_run():
+            return
         with suppress(OSError, ChainError):  # read-only or full: the fact is checked again next time
             path, data = self._note(fact)
             (self.path / "verified").mkdir(parents=True, exist_ok=True, mode=0o700)

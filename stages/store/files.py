@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from schemas.errors import BadInput, UsageProblem
+from stages.process import intent
 from stages.store.debris import without_debris
 from stages.store.filesystem import exchange, lock, set_mode, sync_file, sync_names
 from stages.store.folder import OPEN, Folder, identity_of
@@ -48,6 +49,7 @@ def complete_directory(
     target = absolute(target)
     if not or_same:
         refuse_existing(target, force=force)
+    intent.begin(target)
     mode = EVERYBODY if derived_from is None else file_mode(derived_from)
     with Folder.open(target.parent, make=True) as folder, _hidden(folder, target.name) as (hidden, granted):
         yield hidden.path
@@ -70,6 +72,7 @@ def complete_entries(folder: Path, name: str, *, force: bool) -> Iterator[Path]:
     Each entry is complete or absent; when the block fails, none is there.  `name` names the hidden directory, so that
     the next writer with that name removes what a killed process left.
     """
+    intent.begin()
     folder = absolute(folder)
     is_new = not folder.exists()
     try:
@@ -98,6 +101,9 @@ def write_file(path: Path, data: bytes | memoryview, *, mode: int = 0o666) -> No
 
     Raises `UsageProblem` where the file is private by its `mode` and the file system cannot keep it so.
     """
+    if intent.is_dry_run():
+        intent.will_write(path, len(data))
+        return
     with Folder.open(path.parent, make=True) as folder:
         _settle(folder, {path.name})
         write_in(folder, path.name, data, mode=mode)
@@ -136,6 +142,12 @@ def _check_private(info: os.stat_result, path: Path, mode: int) -> None:
         )
 
 
+def make_folder(path: Path, *, mode: int = 0o777) -> None:
+    """A folder, and those above it, where they are missing."""
+    if not intent.is_dry_run():
+        path.mkdir(parents=True, exist_ok=True, mode=mode)
+
+
 def copy_folder(source: Path, target: Path) -> None:
     """Copy the files of a folder and of those in it, without permissions and times, which not every medium keeps."""
     target.mkdir(exist_ok=True)
@@ -165,6 +177,8 @@ def sweep(target: Path) -> None:
 
     Where there are no locks nothing is removed, as it may be the work of a live writer; see `filesystem`.
     """
+    if intent.is_dry_run():
+        return
     target = absolute(target)
     with suppress(FileNotFoundError, NotADirectoryError), Folder.open(target.parent) as folder:
         _settle(folder, {target.name})
@@ -175,6 +189,8 @@ def put_back(path: Path) -> None:
 
     A medium that cannot be written to is left as it is.
     """
+    if intent.is_dry_run():
+        return
     path = absolute(path)
     with suppress(OSError, StopIteration):
         place = next(place for place in (path, *path.parents) if os.path.lexists(place))

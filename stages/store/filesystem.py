@@ -26,6 +26,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from schemas.errors import BadInput, UsageProblem
+from stages.process import intent
 from stages.store.regular import open_regular
 
 RENAME_EXCHANGE = 2
@@ -64,7 +65,13 @@ def lock(descriptor: int, folder: Path, *, wait: bool = False) -> bool:
 
 @contextmanager
 def locked_file(path: Path, mode: int = 0o644) -> Iterator[int]:
-    """A file, made if it is not there, that only one process at a time has open here; the others wait for it."""
+    """A file, made if it is not there, that only one process at a time has open here; the others wait for it.
+
+    A dry run makes none, and its descriptor is no file's.
+    """
+    if intent.is_dry_run():
+        yield -1
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, mode)

@@ -24,6 +24,7 @@ from schemas.ledger import Closed, Planned
 from schemas.plan import PlanManifest
 from schemas.state import StateManifest
 from schemas.trust import LedgerHead
+from stages.process import intent
 from stages.store.artifact import Artifact
 from stages.store.debris import without_debris
 from stages.store.files import write_file
@@ -55,6 +56,13 @@ def open_ledger(
         path = memory.find(state, head)
         with Ledger(path).locked(lambda end: memory.remember(path, end, signer)) as ledger:
             yield ledger
+
+
+def intend_ledger(ledger: Path, plan: Artifact[PlanManifest]) -> None:
+    """Note for a dry run that lines come to a ledger, and what is remembered of it."""
+    intent.will_write(ledger)
+    if plan.manifest.trust.required:
+        intent.will_write(Memory(plan).path)
 
 
 def check_ledger(ledger: Ledger, plan: Artifact[PlanManifest]) -> bool:
@@ -107,7 +115,7 @@ class Memory:
         """The path of the ledger.  Raises `NotTrusted`."""
         if head is None:
             return _found_from(state)
-        path = _beside(state.path)
+        path = beside(state.path)
         if not os.path.lexists(path):
             path = _path_of(head)
         self.check(path, head)
@@ -134,6 +142,7 @@ class Memory:
             self.check(path, before)
         assert end.line is not None
         if before is not None and (before.line, _path_of(before)) == (end.line, path):
+            intent.is_there(self.path)
             return
         head = LedgerHead(
             plan=self.plan.digest,
@@ -154,13 +163,13 @@ def _path_of(head: LedgerHead) -> Path:
 
 def _found_from(state: Artifact[StateManifest]) -> Path:
     """The ledger beside a state, or the one around it that says where the state came from; a new one beside it."""
-    beside = _beside(state.path)
-    if os.path.lexists(beside):
-        return beside
+    there = beside(state.path)
+    if os.path.lexists(there):
+        return there
     around = Path(os.path.realpath(state.path)).parent.parent
     folders = [around, *(entry for entry in without_debris(around.iterdir()) if entry.is_dir())]
     others = (folder / LEDGER_FILE for folder in sorted(folders))
-    return next((path for path in others if os.path.lexists(path) and _says(path, state.digest)), beside)
+    return next((path for path in others if os.path.lexists(path) and _says(path, state.digest)), there)
 
 
 def _says(path: Path, state: str) -> bool:
@@ -171,7 +180,7 @@ def _says(path: Path, state: str) -> bool:
         return False
 
 
-def _beside(state: Path) -> Path:
+def beside(state: Path) -> Path:
     """The ledger beside a state, or where a link to a state leads: whichever is there."""
     given, led_to = (Path(os.path.abspath(state)).parent, Path(os.path.realpath(state)).parent)  # noqa: PTH100
     places = [folder / LEDGER_FILE for folder in (led_to, given)]

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from schemas.errors import NotTrusted
 from schemas.ledger import LINE_LIMIT_BYTES, Accepted, Event, Planned, line_bytes, line_digest, parse_line
+from stages.process import intent
 from stages.store.filesystem import locked_file, sync_directory, sync_file
 from stages.store.regular import open_regular
 
@@ -137,10 +138,13 @@ class LockedLedger(Ledger):
             assert len(line) <= LINE_LIMIT_BYTES, "a line is longer than anybody reads"
             end.follow(line)
             new += line
-        if new:
+        if intent.is_dry_run():
+            (intent.will_write(self.path, len(new)) if new else intent.is_there(self.path))
+        elif new:
             os.ftruncate(self.descriptor, start)
             os.pwrite(self.descriptor, new, start)
         if end.line is not None:  # also where a killed command wrote the lines, and neither synced nor told them
-            sync_file(self.descriptor, self.path.parent)
-            sync_directory(self.path.parent)
+            if not intent.is_dry_run():
+                sync_file(self.descriptor, self.path.parent)
+                sync_directory(self.path.parent)
             self.appended(end)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from schemas.errors import BadInput, UsageProblem
+from stages.process import intent
 from stages.store.files import absolute, hidden_directory, refuse_existing
 from stages.store.filesystem import exchange, sync_directory, sync_file
 
@@ -37,7 +38,7 @@ def check_output(out: Path, *, force: bool, needed_bytes: int = 0, or_holding: s
             _check_replaceable(target)
         above = _folder_above(target)
         _check_room(above, target, needed_bytes)
-        _rehearse(above, target)
+        (_look if intent.is_dry_run() else _rehearse)(above, target)
 
 
 def _refuse_dead_link(target: Path) -> None:
@@ -83,14 +84,19 @@ def _is_there(place: Path) -> bool:
 
 
 def _check_room(folder: Path, target: Path, needed_bytes: int) -> None:
-    found = os.statvfs(folder)
-    free_bytes = found.f_frsize * (found.f_bfree if os.geteuid() == 0 else found.f_bavail)
-    if found.f_blocks and free_bytes < needed_bytes:  # no blocks: a file system that does not say
+    free_bytes = _free_bytes(folder)
+    if free_bytes is not None and free_bytes < needed_bytes:
         raise BadInput(
             f"there is not enough room for {target}",
             values={"needed": f"{-(-needed_bytes // 1024)} KiB or more", "free": f"{free_bytes // 1024} KiB"},
             hint="make room, or give another --out",
         )
+
+
+def _free_bytes(folder: Path) -> int | None:
+    """What this user may still write there; None on a file system that does not say."""
+    found = os.statvfs(folder)
+    return found.f_frsize * (found.f_bfree if os.geteuid() == 0 else found.f_bavail) if found.f_blocks else None
 
 
 def _rehearse(folder: Path, target: Path) -> None:
@@ -108,6 +114,20 @@ def _rehearse(folder: Path, target: Path) -> None:
         if os.path.lexists(target):
             made.mkdir()
             exchange((hidden.descriptor, str(made.relative_to(hidden.path))), (hidden.descriptor, "renamed"), folder)
+
+
+def _look(folder: Path, target: Path) -> None:
+    """What can be seen of that without writing.  Raises `OSError`."""
+    free_bytes = _free_bytes(folder)
+    if os.statvfs(folder).f_flag & os.ST_RDONLY:
+        number = errno.EROFS
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        number = errno.EACCES
+    elif free_bytes is not None and free_bytes < BLOCK_BYTES:
+        number = errno.ENOSPC
+    else:
+        return
+    raise OSError(number, os.strerror(number), str(target))
 
 
 @contextmanager

@@ -24,8 +24,9 @@ from schemas.base import canonical_json
 from schemas.ed25519 import weakness
 from schemas.errors import NotTrusted, UsageProblem
 from schemas.trust import ENVELOPE_LIMIT_BYTES, KEY_PATTERN, KEY_PREFIX, Envelope, Signature, key_bytes
+from stages.process import intent
 from stages.store.debris import without_debris
-from stages.store.files import write_file
+from stages.store.files import make_folder, write_file
 from stages.store.home import locked_home
 from stages.store.regular import read_regular
 
@@ -86,7 +87,7 @@ class KeyRing:
                     raise UsageProblem(
                         f"a key {name} exists already", values={"found": path}, hint="choose another name"
                     )
-            private.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_folder(private.parent, mode=0o700)
             write_file(private, pem, mode=0o600)
             write_file(public, f"{signer.public}\n".encode())
         return signer
@@ -117,6 +118,7 @@ class KeyRing:
             raise UsageProblem(f"{path} does not hold a private key", hint="restore it from a copy") from None
         if not isinstance(private, Ed25519PrivateKey):
             raise UsageProblem(f"{path} is not an Ed25519 key", hint="make one with 'chainctl keys new'")
+        intent.will_read(path, "key")
         return Signer(name, private)
 
     def names(self) -> list[str]:

@@ -28,6 +28,7 @@ from stages.model.architecture import (
 from stages.model.backbone import Backbone
 from stages.model.language_head import LanguageHead
 from stages.model.skeleton import Batch
+from stages.process import intent
 from stages.process.fork import run_in_fork
 from stages.store.foreign import read_document
 from stages.streaming.stream import stream_layers
@@ -97,6 +98,15 @@ def check_architecture(model_dir: Path, form: HeadForm, *, packing: bool = False
     """
     check_head(load_config(model_dir), form)
     return _check(read_document(model_dir / "config.json"), model_dir, form, packing, _stored_dtype(model_dir))
+
+
+def refuse_unlike(model_dir: Path, form: HeadForm, *, packing: bool = False) -> None:
+    """`check_architecture` before a stage's work.  A dry run leaves it out: the small model is streamed from files."""
+    if intent.is_dry_run():
+        check_head(load_config(model_dir), form)
+        intent.leave_unchecked("the architecture, which 'chainctl model check' checks")
+    else:
+        check_architecture(model_dir, form, packing=packing)
 
 
 def _stored_dtype(model_dir: Path) -> torch.dtype:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from schemas.errors import BadInput
+from stages.process import intent
 
 PROJECT = "chainctl"  # the experiment or project that runs belong to, where a tracker has such a thing
 
@@ -93,5 +94,6 @@ def open_tracking(name: str, directory: Path, run: TrackedRun) -> Tracking:
     Raises `BadInput` where its library is missing, or what is in `directory` cannot be used.
     """
     check_tracker(name)
+    intent.begin(directory)
     directory.mkdir(parents=True, exist_ok=True)
     return Tracking(import_module(f"stages.trackers.{name}").open_tracker(directory, run))

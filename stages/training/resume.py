@@ -20,6 +20,7 @@ import numpy as np
 from schemas.assignment import Assignment
 from schemas.checkpoint import MOST_STEPS, CheckpointManifest, FinishedStep
 from schemas.errors import ChainError, UsageProblem
+from stages.process import intent
 from stages.store.artifact import Artifact, new_artifact, open_artifact, read_tensors
 from stages.store.files import sweep
 from stages.store.signing import Signer, check_signature
@@ -77,6 +78,8 @@ class TrainingCheckpoint:
                 values={"at most": f"{MOST_STEPS} steps", "this round": f"{count} steps"},
                 hint="leave out --checkpoint-every",
             )
+        if self.every is not None:
+            intent.will_write(self.path)
 
     def due(self, steps: int) -> bool:
         """Whether to write a checkpoint after that many steps."""
@@ -116,6 +119,8 @@ class TrainingCheckpoint:
 
     def forget(self) -> None:
         """Delete the checkpoint: the work is done."""
+        if intent.is_dry_run():
+            return
         shutil.rmtree(self.path, ignore_errors=True)
         sweep(self.path)
 

@@ -28,7 +28,8 @@ Run = Callable[..., int]  # of (call, *arguments, lacks="…"): the exit code, o
 def killer(library: Path) -> Iterator[Run]:
     """A function that runs a command line and kills it before its `call`-th call (0: never); its exit code."""
     command = [sys.executable, "-m", "tests.fleet.killing"]
-    environment = {**os.environ, "LD_PRELOAD": str(library)}
+    own = {"LD_PRELOAD": str(library), "PYTHONDONTWRITEBYTECODE": "1"}  # what an import caches is no command's call
+    environment = os.environ | own
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment
     ) as process:

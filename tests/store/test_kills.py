@@ -148,3 +148,12 @@ def calls(run: Run, case: Case, lacks: str, world: Path, here: Path) -> Iterator
         return run(call, *case.command(here), lacks=lacks) == KILLED
 
     return itertools.takewhile(kill, itertools.count(FIRST, STRIDE))
+
+
+def test_a_dry_run_makes_no_such_call(run: Run, world: Path) -> None:
+    before = {path: path.lstat() for path in world.rglob("*")}
+    for name, case in CASES.items():
+        assert run(1, *case.command(world), "--dry-run") == 0, name
+    assert {path: path.lstat().st_mtime_ns for path in world.rglob("*")} == {
+        path: info.st_mtime_ns for path, info in before.items()
+    }

@@ -221,11 +221,12 @@ def test_a_medium_that_takes_nothing_is_refused_before_any_work(
 ) -> None:
     (world / "medium").mkdir()
     out = world / "medium" / "next"
-    done = chainctl_mounted(mount.format(world / "medium"), *commands(world, out)[command])
-    assert done.returncode == 3
-    assert fact in done.stderr
-    assert str(out) in done.stderr
-    assert str(NOWHERE) not in done.stderr
+    for dry in ([], ["--dry-run"]):
+        done = chainctl_mounted(mount.format(world / "medium"), *commands(world, out)[command], *dry)
+        assert done.returncode == 3
+        assert fact in done.stderr
+        assert str(out) in done.stderr
+        assert str(NOWHERE) not in done.stderr
 
 
 def test_an_output_in_the_image_of_a_container_is_replaced(world: Path) -> None:
