@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 OURS = ("chainctl", "stages", "schemas", "tests")
-COPIED = (*OURS, "benchmarks", "docs", "examples", "pyproject.toml", "README.md", "CHANGELOG.md", "Justfile", "LICENSE")
+FOLDERS = ("benchmarks", "docs", "examples", "website")
+COPIED = (*OURS, *FOLDERS, "mkdocs.yml", "pyproject.toml", "README.md", "CHANGELOG.md", "Justfile", "LICENSE")
 Outcome = Literal["killed", "survived", "timeout"]
 NOT_RUN = 5  # pytest's exit statuses from here on: the tests could not be asked (4: a mutant cannot be imported)
 
