@@ -126,11 +126,13 @@ def test_every_command_that_a_document_shows_exists_with_its_options(document: P
 
 def shown_commands(text: str) -> list[str]:
     """Every `chainctl …` in a code block (with the indented lines that continue it) or in a code span."""
-    blocks = re.compile(r"^```(bash|output|)\n(.*?)^```", re.M | re.S)
+    blocks = re.compile(r"^```(bash|python|output|)\n(.*?)^```", re.M | re.S)
     lines: list[str] = []
     for language, block in blocks.findall(text):
         continued = r"\\\n[ \t]+" if language == "bash" else r"\\?\n[ \t]+"
-        lines += re.sub(continued, " ", re.sub(r"[ \t]+# .*", "", block)).splitlines() if language != "output" else []
+        lines += (
+            re.sub(continued, " ", re.sub(r"[ \t]+# .*", "", block)).splitlines() if language in ("", "bash") else []
+        )
     lines = [line.strip().partition(" || ")[0] for line in lines]
     spans = re.findall(r"`([^`]+)`", blocks.sub("", text))
     found = [" ".join(one.split()) for one in (*lines, *spans)]

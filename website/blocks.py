@@ -1,7 +1,7 @@
 """The commands of a page, run in order with bash in one shell session, as a reader would.
 
-A block of the language `bash` is run; one of the language `output` after it is part of what it prints.  A block without
-a language is only shown.
+A block of the language `bash` or `python` is run; one of the language `output` after it is part of what it prints.  A
+block without a language is only shown.
 
     python -m website.blocks FOLDER PAGE…       run pages one after the other in a folder, which is made
 """
@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-BLOCK = re.compile(r"^```(bash|output)\n(.*?)^```$", re.M | re.S)
+BLOCK = re.compile(r"^```(bash|python|output)\n(.*?)^```$", re.M | re.S)
 NUMBER = re.compile(r"(?<![a-z])[0-9][0-9a-f.,]*|(?<=sha256:)[0-9a-f]+")
 ANYTHING = "…"  # in a line of output
 MARK = "\x1e"  # between the outputs of blocks
@@ -38,8 +38,9 @@ def blocks_of(page: Path) -> tuple[Block, ...]:
     """The blocks of a page.  Raises `ValueError` for output without commands before it."""
     text, found = page.read_text(), list[Block]()
     for match in BLOCK.finditer(text):
-        if match[1] == "bash":
-            found.append(Block(page, text[: match.start()].count("\n") + 1, match[2]))
+        if match[1] != "output":
+            commands = f"python - <<'PYTHON'\n{match[2]}PYTHON\n" if match[1] == "python" else match[2]
+            found.append(Block(page, text[: match.start()].count("\n") + 1, commands))
         elif not found or found[-1].shown:
             raise ValueError(f"{page}: output that no commands print")
         else:

@@ -40,7 +40,7 @@ wait "$killed" || true
 [ ! -e "$run/states/0001/manifest.json" ]
 
 "${command[@]}" --rerun-incomplete
-chainctl verify "$run"/plan "$run"/states/* "$run"/updates/*/* "$run"/evals/*
+chainctl verify "$run"/plan "$run"/states/0* "$run"/updates/*/* "$run"/evals/*
 chainctl log "$run/states/0002"
 
 chainctl simulate --model "$model" --data "$train" --test "$test" --recipe "$recipe" --devices 3 --rounds 2 \
