@@ -53,7 +53,8 @@ def exit_codes_page() -> str:
     return (
         "# Exit codes\n\n"
         "An error says on stderr what is wrong, the values that disagree, and the way out; with `--json` the same is "
-        "an object on stdout. Nothing half-written is left, whatever the code.\n"
+        "an object on stdout. Nothing half-written is left, whatever the code. Code 4 is also what is unsigned, or "
+        "signed by a key that nobody pinned here.\n"
         + table(("code", "meaning"), [(code(number), escaped(rows[number])) for number in sorted(rows)])
     )
 
