@@ -21,7 +21,7 @@ setup:
     @if [ ! -e "{{stamp}}" ]; then \
         {{python}} -m venv .venv && \
         {{bin}}/python -m pip install --quiet "torch==2.13.0" && \
-        {{bin}}/python -m pip install --quiet -e ".[data,report,sign,import,export,dev]" && \
+        {{bin}}/python -m pip install --quiet -e ".[data,report,sign,import,export,docs,dev]" && \
         touch "{{stamp}}"; \
     fi
 
@@ -61,6 +61,31 @@ processors: setup
         OPENBLAS_CORETYPE=Nehalem NPY_DISABLE_CPU_FEATURES="X86_V3 X86_V4" {{pytest}}
     ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 MKL_CBWR=AVX2,STRICT \
         OPENBLAS_CORETYPE=Haswell NPY_DISABLE_CPU_FEATURES="X86_V4" {{pytest}}
+
+# the site, in runs/site: strict, with links and anchors (seconds)
+docs: setup
+    NO_MKDOCS_2_WARNING=1 {{bin}}/python -m mkdocs build --site-dir runs/site
+
+# the commands of the tutorial, then those of the how-tos, as a reader copies them (a quarter of an hour on two cores)
+tutorial: setup
+    rm -rf runs/tutorial
+    PATH="$PWD/{{bin}}:$PATH" {{bin}}/python -m website.blocks runs/tutorial docs/tutorial.md docs/howto/data.md \
+        docs/howto/sneakernet.md docs/howto/constrained.md docs/howto/signing.md docs/howto/simulate.md docs/howto/export.md
+
+# the tutorial, then a model that PEFT tuned
+peft: setup-bench
+    rm -rf runs/peft
+    PATH="$PWD/{{bin}}:$PATH" {{bin}}/python -m website.blocks runs/peft docs/tutorial.md docs/howto/peft.md
+
+# the five stages as a Snakemake file: a dry run, a run that is killed, its continuation; snakemake has its own environment
+snakemake: setup
+    @if [ ! -e .venv-snakemake/.done ]; then \
+        {{python}} -m venv .venv-snakemake && \
+        .venv-snakemake/bin/python -m pip install --quiet "snakemake>=9,<10" && \
+        touch .venv-snakemake/.done; \
+    fi
+    rm -rf runs/snakemake
+    PATH="$PWD/{{bin}}:$PATH:$PWD/.venv-snakemake/bin" bash examples/snakemake/check.sh runs/snakemake
 
 # a federation of three devices that share nothing but a USB stick
 sneakernet: setup

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
 OURS = ("chainctl", "stages", "schemas", "tests")
-COPIED = (*OURS, "benchmarks", "docs", "examples", "pyproject.toml", "README.md", "CHANGELOG.md", "Justfile", "LICENSE")
+FOLDERS = ("benchmarks", "docs", "examples", "website")
+COPIED = (*OURS, *FOLDERS, "mkdocs.yml", "pyproject.toml", "README.md", "CHANGELOG.md", "Justfile", "LICENSE")
 Outcome = Literal["killed", "survived", "timeout"]
 NOT_RUN = 5  # pytest's exit statuses from here on: the tests could not be asked (4: a mutant cannot be imported)
 CANNOT = 99

@@ -15,7 +15,7 @@ from license_expression import AND, OR, ExpressionError, get_spdx_licensing
 
 from release.shell import Failed, run
 
-EXTRAS = ("data", "report", "sign", "import", "export", "eval", "tensorboard", "mlflow", "wandb")
+EXTRAS = ("data", "report", "sign", "import", "export", "eval", "tensorboard", "mlflow", "wandb", "docs")
 PERMISSIVE = {
     *("0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "CC0-1.0", "CNRI-Python", "ISC"),
     *("LLVM-exception", "LicenseRef-BSD", "MIT", "MIT-0", "MIT-CMU", "PSF-2.0", "Python-2.0", "Unlicense", "Zlib"),

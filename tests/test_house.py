@@ -13,6 +13,7 @@ import pytest
 from chainctl import cli
 from stages.assets import ASSETS
 from tests.fleet import ROOT
+from website.reference import PAGES
 
 
 def test_the_wheel_holds_exactly_our_three_packages(tmp_path: Path) -> None:
@@ -93,7 +94,10 @@ def test_every_file_and_recipe_that_a_document_names_exists(document: Path) -> N
     text = document.read_text()
     missing = [path for path in named_paths(text) if not (ROOT / path).exists()]
     links = re.findall(r"\]\((?!https?:)([^)#\s]+)\)", text)
-    missing += [link for link in links if not (document.parent / link).exists()]
+    generated = {ROOT / "docs" / page for page in PAGES}
+    missing += [
+        link for link in links if not (found := (document.parent / link).resolve()).exists() and found not in generated
+    ]
     missing += [f"python -m {name}" for name in re.findall(r"python -m ([a-z_.]+)", text) if not module_exists(name)]
     recipes = re.findall(r"^([a-z][a-z-]*)[^:=\n]*:(?!=)", (ROOT / "Justfile").read_text(), re.M)
     named = re.findall(r"(?:`|&& )just\s+([a-z][a-z-]*)", text)
@@ -103,7 +107,7 @@ def test_every_file_and_recipe_that_a_document_names_exists(document: Path) -> N
 
 def named_paths(text: str) -> set[str]:
     """Paths of this repository; `NAME` stands for a method of ours."""
-    tops = "chainctl|stages|schemas|tests|benchmarks|docs|examples"
+    tops = "chainctl|stages|schemas|tests|benchmarks|docs|examples|website"
     found = re.findall(rf"(?<![\w/.-])(?:{tops})/[\w./-]*", text.replace("NAME", "chain"))
     return {path.rstrip(".") for path in found}
 
@@ -125,9 +129,14 @@ def test_every_command_that_a_document_shows_exists_with_its_options(document: P
 
 def shown_commands(text: str) -> list[str]:
     """Every `chainctl …` in a code block (with the indented lines that continue it) or in a code span."""
-    blocks = re.compile(r"^```\n(.*?)^```", re.M | re.S)
-    code = "\n".join(re.sub(r"[ \t]+# .*", "", block) for block in blocks.findall(text))
-    lines = re.sub(r"\\?\n[ \t]+", " ", code).splitlines()
+    blocks = re.compile(r"^```(bash|python|output|)\n(.*?)^```", re.M | re.S)
+    lines: list[str] = []
+    for language, block in blocks.findall(text):
+        continued = r"\\\n[ \t]+" if language == "bash" else r"\\?\n[ \t]+"
+        lines += (
+            re.sub(continued, " ", re.sub(r"[ \t]+# .*", "", block)).splitlines() if language in ("", "bash") else []
+        )
+    lines = [line.strip().partition(" || ")[0] for line in lines]
     spans = re.findall(r"`([^`]+)`", blocks.sub("", text))
     found = [" ".join(one.split()) for one in (*lines, *spans)]
     return [one for one in found if re.match(r"chainctl [a-z]", one)]
