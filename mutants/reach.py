@@ -2,11 +2,13 @@
 
 A line that runs when the module is loaded is reached by every test, and one that runs while fixtures are made by every
 test of that file.  What runs in processes that tests start is not seen here: those tests are asked of a line that no
-test reaches in its own process.  So a mutant that only they would find counts as survived where others reach it too.
+test reaches in its own process.  So a mutant that only they would find counts as survived where others reach it too, and
+one that only slow tests would find does as well: all tests of a mutant take fifteen seconds at most.
 """
 
 import ast
 import inspect
+import itertools
 import json
 import sys
 import threading
@@ -19,6 +21,7 @@ from typing import Any
 
 STARTS = ("subprocess.Popen", "os.fork", "os.posix_spawn", "os.exec")  # audit events
 SLACK_SECONDS = 20.0
+MOST_SECONDS = 15.0  # of all tests that a mutant is asked of
 EVERYWHERE = ""  # the name under which the lines stand that run when a module is loaded
 
 
@@ -50,7 +53,9 @@ class Reach:
             for test in self.seconds
             if everywhere or wanted & (self.lines.get(test, frozenset()) | self.lines.get(file_of(test), frozenset()))
         }
-        return sorted(reaching or self.starts, key=lambda test: self.seconds[test])
+        ordered = sorted(reaching or self.starts, key=lambda test: self.seconds[test])
+        until = itertools.accumulate(self.seconds[test] for test in ordered)
+        return [test for test, seconds in zip(ordered, until, strict=True) if seconds <= MOST_SECONDS] or ordered[:1]
 
 
 def file_of(test: str) -> str:

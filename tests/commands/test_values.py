@@ -31,6 +31,7 @@ RULES: dict[str, list[str]] = {
     "--alpha": [*NUMBERS, "0"],
     "--fraction": [*NUMBERS, "0", "1"],
     "--temperature": NUMBERS,
+    "--every": [*NUMBERS, "0", "86401"],
     "--top-p": [*NUMBERS, "0", "1.5"],
     "--expires": ["tomorrow", "2027-13-01", ""],
     "--set": ["encoding.max_length=0", "optimizer.epochs=x", "seed=-1", "nonsense", "chain.window=3"],
@@ -81,7 +82,8 @@ def given(path: tuple[str, ...], command: Any, chosen: Any, value: str) -> list[
     for parameter in command.params:
         name = name_of(path, parameter)
         mine = value if parameter is chosen else None
-        other = {"--device": "a", "keys new name": "a", "trust add name": "a", "--devices": "2"}.get(name, "/no/where")
+        usual = {"--device": "a", "keys new name": "a", "trust add name": "a", "--devices": "2", "--to": "jsonl"}
+        other = usual.get(name, "/no/where")
         if parameter.param_type_name == "argument":
             behind.append(mine if mine is not None else other)
         elif mine is not None:
