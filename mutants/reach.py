@@ -2,8 +2,8 @@
 
 A line that runs when the module is loaded is reached by every test, and one that runs while fixtures are made by every
 test of that file.  What runs in processes that tests start is not seen here: those tests are asked of a line that no
-test reaches in its own process.  So a mutant that only they would find counts as survived where others reach it too, and
-one that only slow tests would find does as well: all tests of a mutant take fifteen seconds at most.
+test reaches in its own process.  So a mutant that only they would find counts as survived where others reach it too,
+and so does one that only slow tests would find: all tests of a mutant take fifteen seconds at most.
 """
 
 import ast
