@@ -70,7 +70,8 @@ docs: setup
 tutorial: setup
     rm -rf runs/tutorial
     PATH="$PWD/{{bin}}:$PATH" {{bin}}/python -m website.blocks runs/tutorial docs/tutorial.md docs/howto/data.md \
-        docs/howto/sneakernet.md docs/howto/constrained.md docs/howto/signing.md docs/howto/simulate.md docs/howto/export.md
+        docs/howto/sneakernet.md docs/howto/constrained.md docs/howto/signing.md docs/howto/simulate.md docs/howto/report.md \
+        docs/howto/export.md
 
 # the tutorial, then a model that PEFT tuned
 peft: setup-bench
