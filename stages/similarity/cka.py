@@ -83,46 +83,32 @@ def cka_without_each(k_NN: np.ndarray, m_NN: np.ndarray, estimator: str) -> np.n
     # with every text, and nothing large cancels.
     centre = _centred if estimator == "biased" else _centred_hollow
     k, m = centre(k_NN), centre(m_NN)
-    own_k, own_m = _hsic_without_each(k, k, estimator), _hsic_without_each(m, m, estimator)
+    own_k, own_m = hsic_without_each(k, k, estimator), hsic_without_each(m, m, estimator)
     with np.errstate(invalid="ignore", divide="ignore"):
-        left_out = _hsic_without_each(k, m, estimator) / np.sqrt(own_k * own_m)
+        left_out = hsic_without_each(k, m, estimator) / np.sqrt(own_k * own_m)
     sure = np.full(len(k), fill_value=True)
     for matrix, centred, own in ((k_NN, k, own_k), (m_NN, m, own_m)):
-        sure &= own > SURE_SHARE * ESTIMATORS[estimator](centred, centred)
-        sure &= own > _rounding_without_each(matrix)
+        sure &= own > max(SURE_SHARE * ESTIMATORS[estimator](centred, centred), _rounding(matrix))
     for row in np.flatnonzero(~sure):
         left_out[row] = _without(k_NN, m_NN, int(row), estimator)
     return np.asarray(left_out)
 
 
-def _hsic_without_each(k_NN: np.ndarray, m_NN: np.ndarray, estimator: str) -> np.ndarray:
-    """HSIC (N,) without each text.  `unbiased` takes matrices with zero diagonals."""
+def hsic_without_each(k_NN: np.ndarray, m_NN: np.ndarray, estimator: str) -> np.ndarray:
+    """HSIC (N,) without each text, of matrices whose rows sum to zero; `unbiased`: with zero diagonals."""
     n = len(k_NN) - 1
-    rows_k, rows_m = k_NN.sum(1), m_NN.sum(1)
-    diagonal_k, diagonal_m = np.diag(k_NN), np.diag(m_NN)
     shared = (k_NN * m_NN).sum(1)
-    products = shared.sum() - 2 * shared + diagonal_k * diagonal_m  # Σ k_ij m_ij
-    crossed = rows_k @ rows_m - m_NN @ rows_k - k_NN @ rows_m + shared  # Σ_j (Σ_i k_ij) (Σ_i m_ij)
-    crossed -= (rows_k - diagonal_k) * (rows_m - diagonal_m)
-    totals = (rows_k.sum() - 2 * rows_k + diagonal_k) * (rows_m.sum() - 2 * rows_m + diagonal_m)
+    diagonal = np.diag(k_NN) * np.diag(m_NN)  # and the sums of all entries without a row are these
+    products = shared.sum() - 2 * shared + diagonal  # Σ k_ij m_ij
+    crossed = shared - diagonal  # Σ_j (Σ_i k_ij) (Σ_i m_ij): without row r the sum of column j is -k_rj
     if estimator == "biased":
-        return np.asarray((products - 2 * crossed / n + totals / n**2) / (n - 1) ** 2)
-    return np.asarray((products + totals / ((n - 1) * (n - 2)) - 2 * crossed / (n - 2)) / (n * (n - 3)))
+        return np.asarray((products - 2 * crossed / n + diagonal / n**2) / (n - 1) ** 2)
+    return np.asarray((products - 2 * crossed / (n - 2)) / (n * (n - 3)))
 
 
 def _rounding(k_NN: np.ndarray) -> float:
     """What HSIC(K, K) may be by rounding alone where nothing varies: a dozen roundings, however few the texts."""
     return float((len(k_NN) + 16) * np.finfo(np.float64).eps * np.abs(k_NN).max() ** 2)
-
-
-def _rounding_without_each(k_NN: np.ndarray) -> np.ndarray:
-    """`_rounding` (N,) without each text: the largest entry is missed only by those whose row holds it."""
-    size = np.abs(k_NN)
-    largest = np.full(len(size), size.max())
-    for row in set(np.unravel_index(size.argmax(), size.shape)):
-        keep = np.arange(len(size)) != row
-        largest[row] = size[np.ix_(keep, keep)].max()
-    return np.asarray((len(size) - 1) * np.finfo(np.float64).eps * largest**2)
 
 
 def _without(k_NN: np.ndarray, m_NN: np.ndarray, row: int, estimator: str) -> float:

@@ -3,6 +3,7 @@
 The laws of the similarity (1 on itself, invariance to rotation, scale and shift) are checked for both estimators.
 """
 
+import warnings
 from collections.abc import Callable
 from itertools import permutations
 
@@ -21,6 +22,7 @@ from stages.similarity.cka import (
     gram,
     hsic_biased,
     hsic_unbiased,
+    hsic_without_each,
 )
 
 BOTH = pytest.mark.parametrize("estimator", sorted(ESTIMATORS))
@@ -96,8 +98,10 @@ def test_the_rbf_gram_matrix_is_that_of_a_slow_loop_with_the_median_heuristic(se
 
 def test_no_two_texts_are_nearer_than_a_text_is_to_itself() -> None:
     """Far from the origin a squared distance of 0 comes out a little below or above it."""
-    x = np.repeat(noise(9, 1, 4), 12, axis=0) + 1e-9 * noise(10, 12, 4) + 1e3
-    assert gram(x, "rbf").max() == 1.0
+    for seed in range(20):
+        x = noise(seed, 12, 4) + 1e6
+        x[6:] = x[:6]
+        assert gram(x, "rbf").max() == 1.0
 
 
 def test_gram_matrices_are_float64_whatever_the_features_are() -> None:
@@ -176,6 +180,45 @@ def test_the_interval_holds_the_value_and_is_the_jackknifes(kernel: str, estimat
         assert got - low == pytest.approx(high - got, rel=1e-8)
 
 
+@BOTH
+@KERNELS
+def test_rounding_takes_no_cka_above_one(kernel: str, estimator: str) -> None:
+    for seed in range(60):
+        x = noise(seed, 7, 3)
+        assert value(x, 3.0 * x, kernel, estimator) <= 1.0
+
+
+@BOTH
+def test_hsic_without_a_text_is_that_of_the_smaller_matrices(estimator: str) -> None:
+    x, y = related(43, n=9)
+    rows = np.eye(9) - 1 / 9
+    k, m = (rows @ gram(one, "linear") @ rows for one in (x, y))
+    if estimator == "unbiased":
+        k, m = u_centred(k), u_centred(m)
+    smaller = [np.ix_(keep, keep) for keep in ~np.eye(9, dtype=bool)]
+    expected = [ESTIMATORS[estimator](k[keep], m[keep]) for keep in smaller]
+    assert hsic_without_each(k, m, estimator) == pytest.approx(expected, rel=1e-12)
+
+
+def u_centred(k: np.ndarray) -> np.ndarray:
+    """Zero diagonal and zero row sums, entry by entry: Székely & Rizzo 2014, definition 2."""
+    n, hollow = len(k), k - np.diag(np.diag(k))
+    return np.array(
+        [
+            [
+                0.0
+                if i == j
+                else hollow[i, j]
+                - hollow[i].sum() / (n - 2)
+                - hollow[:, j].sum() / (n - 2)
+                + hollow.sum() / ((n - 1) * (n - 2))
+                for j in range(n)
+            ]
+            for i in range(n)
+        ]
+    )
+
+
 def slow_without_each(k: np.ndarray, m: np.ndarray, estimator: str) -> list[float]:
     """The jackknife by its definition: a smaller matrix for each text that is left out."""
     smaller = [np.ix_(keep, keep) for keep in ~np.eye(len(k), dtype=bool)]
@@ -235,6 +278,7 @@ def test_texts_of_which_one_alone_varies_are_refused_as_by_the_slow_jackknife(
 ) -> None:
     x, y = np.tile(noise(37, 1, 6), (12, 1)), noise(38, 12, 4)
     x[odd] += 5.0
+    warnings.simplefilter("error")
     for k, m in ((gram(x, kernel), gram(y, kernel)), (gram(y, kernel), gram(x, kernel))):
         assert isinstance(without_each(slow_without_each, k, m, estimator), str)
         assert_equal_jackknives(k, m, estimator)
@@ -286,6 +330,16 @@ def test_features_that_do_not_vary_are_refused_with_a_hint_that_names_pooling(
         assert "do not vary" in caught.value.fact
         assert "pooling" in caught.value.hint
         assert len(caught.value.values) == 2
+
+
+@BOTH
+def test_what_centring_takes_away_whole_is_refused_whatever_its_smallest_entry(estimator: str) -> None:
+    size = noise(47, 12, 1)[:, 0]
+    size[0] = 0.0
+    constant, x = np.add.outer(size, size), gram(noise(48, 12, 4), "linear")
+    for k, m in ((constant, x), (x, constant)):
+        with pytest.raises(BadInput, match="do not vary"):
+            cka(k, m, estimator)
 
 
 @BOTH
