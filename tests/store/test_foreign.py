@@ -82,3 +82,41 @@ def test_a_library_s_error_names_the_file_and_is_its_cause(tmp_path: Path) -> No
 def test_a_refusal_of_ours_passes(tmp_path: Path) -> None:
     with pytest.raises(NotTrusted), blamed_on(tmp_path, "cannot be read", hint="x"):
         raise NotTrusted("altered")
+
+
+@pytest.mark.parametrize(
+    ("error", "quoted"),
+    [
+        (ValueError("  bad header\nand the user's text"), "ValueError: bad header"),
+        (ValueError("\x1b[2Jé"), "ValueError: \\x1b[2J\\xe9"),
+        (ValueError("x" * 1000), "ValueError: " + "x" * (160 - len("ValueError: "))),
+        (ValueError(" \n "), "ValueError"),
+    ],
+)
+def test_of_a_library_s_message_the_first_line_is_quoted_where_that_is_allowed(error: Exception, quoted: str) -> None:
+    for quotes in (True, False):
+        with pytest.raises(BadInput) as caught, blamed_on(Path("file"), "is bad", hint="mend it", quotes=quotes):
+            raise error
+        assert caught.value.values == {"reason": quoted if quotes else "ValueError"}
+        assert (caught.value.fact, caught.value.hint) == ("file is bad", "mend it")
+
+
+def test_json_that_ends_too_soon_says_where(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b'{"a": 1,\n  "b": }')
+    with pytest.raises(BadInput, match="is not JSON") as caught:
+        read_json(tmp_path / "file")
+    assert caught.value.values == {"line": 2, "column": 8, "reason": "Expecting value"}
+
+
+def test_json_larger_than_it_may_be_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"[1, 2, 3]")
+    assert read_json(tmp_path / "file", at_most=9) == [1, 2, 3]
+    with pytest.raises(BadInput):
+        read_json(tmp_path / "file", at_most=8)
+
+
+def test_json_nested_too_deeply_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"[" * 100_000)
+    with pytest.raises(BadInput) as caught:
+        read_json(tmp_path / "file")
+    assert caught.value.values == {"reason": "it is nested too deeply"}

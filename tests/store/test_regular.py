@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ def test_a_link_is_followed_where_that_is_asked_for_and_nowhere_else(tmp_path: P
     (tmp_path / "file").write_bytes(b"data")
     (tmp_path / "link").symlink_to(tmp_path / "file")
     assert file_digest(tmp_path / "link", follow_links=True) == file_digest(tmp_path / "file")
-    for reader in (open_regular, file_size, file_digest):
+    for reader in (open_regular, file_size, file_digest, partial(read_regular, at_most=10)):
         with pytest.raises(BadInput, match="cannot be opened as a regular file"):
             reader(tmp_path / "link")
 
@@ -57,5 +58,16 @@ def test_a_file_that_says_it_is_empty_is_read_whole_and_bounded() -> None:
     whole = read_regular(Path("/proc/self/status"), at_most=2**16)
     assert whole.startswith(b"Name:")
     assert b"Threads:" in whole
-    with pytest.raises(BadInput, match="too large"):
+    with pytest.raises(BadInput, match="too large") as caught:
         read_regular(Path("/proc/self/status"), at_most=10)
+    assert caught.value.values["found"] == "11 bytes"  # no more are read
+
+
+def test_what_is_looked_at_is_not_left_open(tmp_path: Path) -> None:
+    before = os.listdir("/proc/self/fd")  # noqa: PTH208
+    (tmp_path / "file").write_bytes(b"data")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    with pytest.raises(BadInput, match="not a regular file"):
+        open_regular(tmp_path)
+    assert file_size(tmp_path / "link", follow_links=True) == 4
+    assert os.listdir("/proc/self/fd") == before  # noqa: PTH208
