@@ -129,10 +129,11 @@ def _altered_or(
     error: ChainError, path: Path, reference: FileReference, file: IO[bytes], digest: "hashlib._Hash"
 ) -> ChainError:
     """What is wrong with a file in which a line cannot be used: it was altered, or it was made so."""
-    while chunk := file.read(CHUNK_BYTES):
+    size = os.fstat(file.fileno()).st_size
+    while size == reference.size_bytes and (chunk := file.read(CHUNK_BYTES)):
         digest.update(chunk)
     try:
-        _check(path, reference, os.fstat(file.fileno()).st_size, f"sha256:{digest.hexdigest()}")
+        _check(path, reference, size, f"sha256:{digest.hexdigest()}")
     except NotTrusted as altered:
         return altered
     return error

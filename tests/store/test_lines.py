@@ -14,7 +14,7 @@ from schemas.errors import BadInput, NotTrusted
 from schemas.refs import FileReference
 from stages.process.measure import peak_bytes, reset_peak, resident_bytes
 from stages.store import lines as store
-from stages.store.lines import check_device_count, encode_lines, read_lines
+from stages.store.lines import check_device_count, encode_lines, join_lines, read_lines
 from tests import fleet
 
 NAMES = st.from_regex(r"[a-z0-9]([a-z0-9._-]{0,8}[a-z0-9])?", fullmatch=True)
@@ -158,3 +158,43 @@ def test_a_file_that_no_federation_needs_is_not_even_opened(tmp_path: Path) -> N
     reference = FileReference(name="lines", size_bytes=MOST_DEVICES * LINE_LIMIT_BYTES + 1, sha256=fleet.ZERO)
     with pytest.raises(BadInput, match="too large"):
         list(read_lines(tmp_path / "lines", reference, Participant))
+
+
+def test_a_file_as_large_as_any_federation_needs_is_opened(tmp_path: Path) -> None:
+    write(tmp_path, LINE)
+    reference = FileReference(name="lines", size_bytes=MOST_DEVICES * LINE_LIMIT_BYTES, sha256=fleet.ZERO)
+    with pytest.raises(NotTrusted, match="altered or truncated"):
+        list(read_lines(tmp_path / "lines", reference, AcceptedUpdate))
+
+
+def test_a_line_may_have_as_many_bytes_as_are_read_of_one() -> None:
+    longest = b"x" * LINE_LIMIT_BYTES
+    assert join_lines("lines", [("a", longest)]).data == longest
+    with pytest.raises(BadInput, match="too long"):
+        join_lines("lines", [("a", longest + b"x")])
+
+
+@pytest.mark.parametrize(
+    ("data", "expected", "found"),
+    [
+        (LINE[:-1] + b" " * (LINE_LIMIT_BYTES + 1 - len(LINE)) + b"\n", f"{LINE_LIMIT_BYTES} bytes at most", "more"),
+        (LINE + LINE, "a device of a later name", "one that does not follow"),
+        (LINE.replace(b":3", b": 3"), "its canonical form", "another spelling of it"),
+    ],
+)
+def test_what_is_wrong_with_a_line_is_said(data: bytes, expected: str, found: str, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="line [12] cannot be used") as caught:
+        list(read_lines(tmp_path / "lines", write(tmp_path, data), AcceptedUpdate))
+    assert caught.value.values == {"expected": expected, "found": found}
+
+
+@pytest.mark.parametrize("begins", [LINE, b""], ids=["a line that fits", "no line"])
+def test_of_a_file_that_has_grown_without_end_no_more_is_read_than_the_manifest_says(
+    begins: bytes, tmp_path: Path
+) -> None:
+    reference = write(tmp_path, LINE)
+    (tmp_path / "lines").write_bytes(begins)
+    with (tmp_path / "lines").open("ab") as file:
+        file.truncate(2**42)
+    with pytest.raises(NotTrusted, match="altered or truncated"):
+        list(read_lines(tmp_path / "lines", reference, AcceptedUpdate))
