@@ -121,7 +121,8 @@ def spared(parent: ast.AST, field: str, node: ast.AST) -> bool:
         return True  # zip's is an assertion
     if isinstance(parent, ast.Raise) and field == "cause":
         return True
-    return isinstance(parent, ast.Call) and _is_error(parent) and isinstance(node, ast.Constant)
+    spoken = isinstance(parent, ast.Call) and (_is_error(parent) or getattr(parent.func, "id", "") == "cast")
+    return spoken and isinstance(node, ast.Constant)
 
 
 def _is_error(call: ast.Call) -> bool:

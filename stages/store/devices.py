@@ -39,7 +39,7 @@ def participants(state: Artifact[StateManifest]) -> list[str]:
 
 def takes_part(state: Artifact[StateManifest], name: str) -> bool:
     """Whether a device trains in a state's round.  Raises `NotTrusted` and `BadInput`."""
-    return name in set(participants(state))
+    return name in participants(state)
 
 
 def accepted_updates(state: Artifact[StateManifest]) -> Iterator[AcceptedUpdate]:

@@ -47,6 +47,17 @@ def world(tmp_path: Path) -> Path:
     return tmp_path
 
 
+# The templates macOS, Windows and Linux of github/gitignore, and Synology's folder, but for what one user put there.
+LISTED = """.DS_Store .AppleDouble .apdisk .Trashes .Spotlight-V100 .fseventsd .TemporaryItems .DocumentRevisions-V100
+.VolumeIcon.icns .localized __MACOSX desktop.ini Desktop.ini Thumbs.db ehthumbs.db $RECYCLE.BIN RECYCLER lost+found
+.directory @eaDir ._manifest.json .Trash-1000 .nfs0000000000a1 .fuse_hidden0000"""
+
+
+@pytest.mark.parametrize("name", [*LISTED.split(), "Icon\r", "System Volume Information"])
+def test_what_operating_systems_leave_is_ignored_by_name(name: str) -> None:
+    assert is_debris(name)
+
+
 @pytest.mark.parametrize("name", ["manifest.json", "device-00", "Thumbs", "ds_store", "nfs", ".refused"])
 def test_other_names_are_not_ignored(name: str) -> None:
     assert not is_debris(name)

@@ -183,7 +183,7 @@ def test_a_line_may_have_as_many_bytes_as_are_read_of_one() -> None:
     ],
 )
 def test_what_is_wrong_with_a_line_is_said(data: bytes, expected: str, found: str, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="line [12] cannot be used") as caught:
+    with pytest.raises(BadInput, match=r"line [12] cannot be used") as caught:
         list(read_lines(tmp_path / "lines", write(tmp_path, data), AcceptedUpdate))
     assert caught.value.values == {"expected": expected, "found": found}
 
