@@ -191,6 +191,8 @@ def _why_not_more(delivery: Delivery) -> dict[str, object]:
     values: dict[str, object] = {}
     if delivery.same:
         values["not counted twice"] = f"{some([update.manifest.device for update in delivery.same])} (same tensors)"
+    if delivery.counted:
+        values["counted before"] = f"{len(delivery.counted)} of earlier rounds: they were trained from an older state"
     for refused in delivery.refused[:8]:
         values[f"refused {refused.path.name}"] = refused.error.fact
     if len(delivery.refused) > 8:

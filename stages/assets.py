@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 
 from schemas.base import canonical_json
 from schemas.errors import BadInput, NotTrusted, UsageProblem
+from stages.data.folder import INVENTORY
 from stages.process import intent
 from stages.process.progress import Say, unsaid
 from stages.process.scratch import user_cache
@@ -28,7 +29,6 @@ from stages.store.output import check_output
 from stages.store.regular import check_size, file_digest, file_size, read_regular
 
 ATTEMPTS = 3
-INVENTORY = ".asset.json"
 INVENTORY_BYTES = 2**20
 
 

@@ -135,6 +135,12 @@ def test_what_an_operating_system_leaves_in_an_output_does_not_count(tmp_path: P
     assert "(existed already)" in chainctl(*command).stdout
 
 
+def test_a_recipe_that_is_there_is_refused_with_the_argument_that_the_command_has(tmp_path: Path) -> None:
+    chainctl("recipe", "new", tmp_path / "out")
+    other = chainctl("recipe", "new", tmp_path / "out", "--set", "seed=1", check=False)
+    assert "give another FILE, or replace it with --force" in other.stderr
+
+
 # Several at once.
 
 

@@ -27,3 +27,15 @@ def test_a_name_that_looks_like_a_round_hides_no_update(beside: str, of_round: b
     delivered = ["0007", "phone"] if beside == "another device's" else ["phone"]
     said = fleet.chainctl("status", tmp_path, check=False).stdout
     assert f"delivered  {', '.join(delivered)}\n" in said
+
+
+def test_an_update_of_an_older_state_is_not_passed_over_in_silence(tmp_path: Path) -> None:
+    _, first = make_world(tmp_path, devices=("a", "b"))
+    old = make_update(tmp_path / "first", first, "a", seed=1)
+    combine(tmp_path, [old])
+    again = fleet.chainctl(
+        *("aggregate", old, "--plan", tmp_path / "plan", "--state", tmp_path / "next", "--out", tmp_path / "third"),
+        check=False,
+    )
+    assert again.returncode == 6
+    assert "counted before  1 of earlier rounds" in again.stderr

@@ -185,6 +185,22 @@ def test_the_same_command_again_changes_nothing(world: World) -> None:
     assert {path: path.read_bytes() for path in world.path("updates").rglob("*") if path.is_file()} == before
 
 
+def test_verify_of_all_that_is_beside_states_checks_the_ledger_too(world: World) -> None:
+    states = sorted(world.path("states").iterdir())
+    ledger = world.path("states/ledger.jsonl")
+    assert ledger in states
+    done = world.chainctl("verify", *states)
+    assert "whole  ledger" in done.stdout
+    assert "each names the one before" in done.stdout
+    assert done.stdout.count("whole  ") == len(states)
+    lines = ledger.read_bytes().splitlines(keepends=True)
+    ledger.write_bytes(b"".join([*lines, lines[0]]))
+    altered = world.chainctl("verify", *states, check=False)
+    assert altered.returncode == 4
+    assert "does not follow the line before it" in altered.stderr
+    assert altered.stdout.count("whole  ") == len(states) - 1
+
+
 def test_verify_says_who_signed_and_refuses_who_should_not_have(world: World) -> None:
     everything = ("plan", "states/0000", "updates/device-00", "updates/device-01", "profiles/device-00")
     paths = [world.path(name) for name in everything]

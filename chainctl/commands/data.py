@@ -31,6 +31,10 @@ LabelColumn = Annotated[
     ),
 ]
 
+DropEmpty = Annotated[
+    bool, typer.Option("--drop-empty", help="Leave out records without a text or a label, and say how many.")
+]
+
 
 @app.command()
 @with_console
@@ -58,6 +62,7 @@ def split(
     label_column: LabelColumn = None,
     format: Format = TextFormat.PLAIN,
     allow_empty: Annotated[bool, typer.Option("--allow-empty", help="Let devices stay empty.")] = False,
+    drop_empty: DropEmpty = False,
     force: Force = False,
     *,
     console: Console,
@@ -67,11 +72,16 @@ def split(
     Their columns are text and label, whatever those of DATA: what reads them needs no names of columns.
     """
     if (alpha is None) != iid:
-        raise UsageProblem("--alpha or --iid is needed, and not both", values={"expected": "either --alpha A or --iid"})
+        raise UsageProblem(
+            "--alpha or --iid is needed, and not both",
+            values={"expected": "either --alpha A or --iid"},
+            hint="--iid splits evenly; --alpha 1.0 gives each device its own mix of labels",
+        )
     from schemas.settings import PromptSettings
     from stages.data.split import split_file
 
     note = existed_already(out, force=force)
+    empty: list[str] | None = [] if drop_empty else None
     sizes = split_file(
         data,
         out,
@@ -82,11 +92,12 @@ def split(
         label_column=label_column or ("label" if format is TextFormat.PLAIN or alpha is not None else None),
         prompt=PromptSettings(format=format.value),
         allow_empty=allow_empty,
+        empty=empty,
         force=force,
     )
     total, least, most = sum(sizes.values()), min(sizes.values()), max(sizes.values())
-    console.say(f"{total} texts on {len(sizes)} devices, {least} to {most} each -> {out}{note}")
-    console.result(path=out, texts=sizes, skipped=console.say_left_out(data))
+    console.say(f"{total} texts on {len(sizes)} devices, {least} to {most} each{_left_out(empty)} -> {out}{note}")
+    console.result(path=out, texts=sizes, empty=empty or [], skipped=console.say_left_out(data))
 
 
 @app.command()
@@ -104,6 +115,7 @@ def holdout(
         ),
     ] = 0.2,
     drop_duplicates: Annotated[bool, typer.Option("--drop-duplicates", help="Keep the first of equal texts.")] = False,
+    drop_empty: DropEmpty = False,
     seed: Seed = 0,
     text_column: TextColumn = "text",
     label_column: LabelColumn = None,
@@ -120,6 +132,7 @@ def holdout(
     from stages.data.split import holdout_file
 
     note = existed_already(out, force=force)
+    empty: list[str] | None = [] if drop_empty else None
     sizes = holdout_file(
         data,
         out,
@@ -129,8 +142,13 @@ def holdout(
         label_column=label_column or ("label" if format is TextFormat.PLAIN else None),
         prompt=PromptSettings(format=format.value),
         deduplicate=drop_duplicates,
+        empty=empty,
         force=force,
     )
     kept = f"{sizes['train']} texts to train on, {sizes['test']} held out"
-    console.say(f"{kept}, {sizes['dropped']} duplicates dropped -> {out}{note}")
-    console.result(path=out, texts=sizes, skipped=console.say_left_out(data))
+    console.say(f"{kept}, {sizes['dropped']} duplicates dropped{_left_out(empty)} -> {out}{note}")
+    console.result(path=out, texts=sizes, empty=empty or [], skipped=console.say_left_out(data))
+
+
+def _left_out(empty: list[str] | None) -> str:
+    return "" if empty is None else f", {len(empty)} without a text or a label left out"

@@ -79,7 +79,7 @@ def new(
     if not note:
         write_file(out, text.encode())
     elif not holds(out, text.encode()):
-        refuse_existing(out, force=force)
+        refuse_existing(out, force=force, place="FILE")
     console.say(f"recipe with {len(labels)} labels -> {out}{note}" if labels else f"recipe -> {out}{note}")
     skipped = {} if data is None else console.say_left_out(data)
     console.result(path=out, labels=labels, skipped=skipped)

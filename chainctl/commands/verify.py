@@ -26,7 +26,8 @@ def verify(
 ) -> None:
     """Check artifacts down to the last byte, and their signatures.
 
-    Manifests, file sets, sizes and hashes; with --plan, also who signed them.
+    Manifests, file sets, sizes and hashes; with --plan, also who signed them. Of the ledger that is beside states,
+    that each line names the one before.
     """
     from stages.store.debris import without_debris
 
@@ -35,14 +36,14 @@ def verify(
     worst = 0
     for directory in without_debris(directories):
         try:
-            artifact, signer = examine(directory, planned)
+            kind, digest, signer = _examined(directory, planned)
         except ChainError as error:
             worst = max(worst, error.exit_code)
             print_error(error, as_json=False)
             results.append({"path": str(directory), "whole": False, "fact": error.fact, "exit_code": error.exit_code})
             continue
-        console.say(f"whole  {artifact.manifest.KIND:<10} {artifact.digest[:19]}  {directory}  ({signer})")
-        results.append({"path": str(directory), "whole": True, "digest": artifact.digest, "signer": signer})
+        console.say(f"whole  {kind:<10} {digest[:19]}  {directory}  ({signer})")
+        results.append({"path": str(directory), "whole": True, "digest": digest, "signer": signer})
     console.result(artifacts=results)
     raise typer.Exit(worst)
 
@@ -56,6 +57,20 @@ def open_trusted(path: Path) -> "Artifact[PlanManifest]":
     planned = open_artifact(path, PlanManifest)
     Trust.of_this_machine().check_plan(planned)
     return planned
+
+
+def _examined(path: Path, plan: "Artifact[PlanManifest] | None") -> tuple[str, str, str]:
+    """Kind, digest, and what is known of the origin of an artifact, or of a ledger: it is beside states, as `states/*`
+    names it too."""
+    from stages.store.ledger import LEDGER_FILE, End, Ledger
+
+    if path.name == LEDGER_FILE and path.is_file():
+        end = End()
+        for _ in end.watch(Ledger(path).events()):
+            pass
+        return "ledger", end.line or "", f"unsigned; {end.line_count} lines, each names the one before"
+    artifact, signer = examine(path, plan)
+    return artifact.manifest.KIND, artifact.digest, signer
 
 
 def examine(directory: Path, plan: "Artifact[PlanManifest] | None") -> tuple["Artifact[Any]", str]:

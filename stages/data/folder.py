@@ -22,6 +22,7 @@ from stages.data.records import RECORD_BYTES, Columns, Record, decode, refuse_em
 from stages.store.debris import is_debris
 from stages.store.foreign import read_document
 
+INVENTORY = ".asset.json"  # of a fetched asset: not a file that anybody misses
 DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "state.json")  # of the library `datasets`
 SPLIT = re.compile(r"(?<![a-z])(train|test|validation|valid|val|dev|eval)(?:ing|set)?(?![a-z])", re.IGNORECASE)
 SHARD = re.compile(r"(.*?)-?(\d+)-of-(\d+)\b.*")
@@ -65,7 +66,7 @@ def parts_of(folder: Path) -> Parts | None:
     _refuse_copies(folder, list(formats))
     _refuse_missing(folder, list(formats))
     _refuse_classes_beside(folder, entries)
-    files = [path for path in entries if path not in formats]
+    files = [path for path in entries if path not in formats and path.name != INVENTORY]
     hidden = sum(map(_is_hidden, files))
     return Parts(tuple(formats), next(iter(formats.values())), {HIDDEN_ENTRIES: hidden, OTHERS: len(files) - hidden})
 
@@ -114,6 +115,8 @@ def _walk(root: Path, count: Counter[str]) -> Iterator[Path]:
     while stack:
         folder, above = stack.pop()
         for path in folder.iterdir():
+            if path.name == INVENTORY:
+                continue
             if _is_hidden(path):
                 count[HIDDEN_ENTRIES] += 1
             elif not path.is_dir():

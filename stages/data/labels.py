@@ -19,7 +19,7 @@ from decimal import Decimal
 
 from schemas.errors import BadInput
 from schemas.refs import LABEL_LENGTH
-from stages.data.records import LABEL_OPTION, as_text
+from stages.data.records import DROPPING, LABEL_OPTION, EmptyValue, as_text
 
 WHOLE = re.compile(r"(-?\d+)\.0", re.ASCII)  # how pandas writes the whole numbers of a column with gaps
 
@@ -53,10 +53,10 @@ class LabelRule:
 
     def _check_length(self, spelled: str, where: str) -> None:
         if not spelled:
-            raise BadInput(
+            raise EmptyValue(
                 f"{where}: the label is empty",
                 values={"column": self.column, "expected": "a label"},
-                hint="give this text a label, or remove it",
+                hint=f"give this text a label, or remove it; {DROPPING}",
             )
         if len(spelled) > LABEL_LENGTH:
             raise BadInput(

@@ -18,7 +18,7 @@ from stages.data.folder import folder_of_parts, left_out, parts_of, read_texts
 from stages.data.labels import LabelRule
 from stages.data.model_folder import TILDE, refuse_pointer
 from stages.data.readers import FORMATS, Format, format_of
-from stages.data.records import LABEL_OPTION, TEXT_OPTION, Columns, Record, refuse_empty
+from stages.data.records import DROPPING, LABEL_OPTION, TEXT_OPTION, Columns, EmptyValue, Record, refuse_empty
 from stages.process import intent
 
 PLAIN = PromptSettings()
@@ -49,13 +49,15 @@ def load_examples(
     label_column: str | None = "label",
     labels: Sequence[str] = (),
     prompt: PromptSettings = PLAIN,
+    empty: list[str] | None = None,
 ) -> list[Example]:
     """Every example of `path`, in order, in the format that `prompt` names.
 
-    With `label_column = None` labels are not read; `labels`, if given, are the only ones allowed.  Raises `BadInput`.
+    With `label_column = None` labels are not read; `labels`, if given, are the only ones allowed.  A record without a
+    text or a label is refused, or left out where there is a list `empty` to put its place into.  Raises `BadInput`.
     """
     rule = None if label_column is None else LabelRule(label_column, labels)
-    return _examples(path, _Reading(text_column, rule, prompt.format))
+    return _examples(path, _Reading(text_column, rule, prompt.format), empty)
 
 
 def load_prompts(path: Path, task: TaskSettings, prompt: PromptSettings) -> list[Example]:
@@ -111,9 +113,9 @@ def column_names(path: Path) -> list[str]:
     return list(format.names(parts.files[0] if parts else path))
 
 
-def _examples(path: Path, reading: "_Reading") -> list[Example]:
+def _examples(path: Path, reading: "_Reading", empty: list[str] | None = None) -> list[Example]:
     intent.will_read(path, "texts")
-    examples = [reading.example(record) for record in _records(path, reading.columns)]
+    examples = list(_read_examples(path, reading, empty))
     if not examples:
         below = folder_of_parts(path) if path.is_dir() else None
         raise BadInput(
@@ -122,6 +124,16 @@ def _examples(path: Path, reading: "_Reading") -> list[Example]:
             hint=f"data files are in {below}: give that folder" if below not in (None, path) else "",
         )
     return examples
+
+
+def _read_examples(path: Path, reading: "_Reading", empty: list[str] | None) -> Iterator[Example]:
+    for record in _records(path, reading.columns):
+        try:
+            yield reading.example(record)
+        except EmptyValue:
+            if empty is None:
+                raise
+            empty.append(record.where)
 
 
 def _records(path: Path, columns: Columns) -> Iterator[Record]:
@@ -185,7 +197,7 @@ class _Reading:
         if self.format == "chat":
             return Example("", self._label(record), chat_turns(record, answered=self.answered), record.where)
         text = record.text(self.text_column)
-        hint = f"remove empty texts, or name another column with {TEXT_OPTION}"
+        hint = f"remove empty texts, or name another column with {TEXT_OPTION}; {DROPPING}"
         refuse_empty(text, record.where, self.text_column, hint=hint)
         return Example(text, self._label(record), where=record.where)
 

@@ -17,7 +17,12 @@ TEXT_OPTION, LABEL_OPTION = "--text-column", "--label-column"
 STANDARD = {TEXT_OPTION: "text", LABEL_OPTION: "label"}  # what `data split` and `data holdout` write
 COMPLETE = "the records before this one have it: add it to this one, or remove the record"
 RECORD_BYTES = 16 * 2**20  # a line, a field or a file of one text: five times War and Peace
+DROPPING = "data holdout and data split leave such records out with --drop-empty"
 UNWANTED = re.compile(r"[\x00\ud800-\udfff]")
+
+
+class EmptyValue(BadInput):
+    """A record without a text or a label, as tables have them."""
 
 
 @dataclass(frozen=True)
@@ -110,9 +115,10 @@ def refuse_twice(names: Sequence[str], where: str) -> None:
 def as_text(value: object, where: str, column: str) -> str:
     """A value that must be a text.  Raises `BadInput`."""
     if not isinstance(value, str):
-        raise BadInput(
+        raise (EmptyValue if value is None else BadInput)(
             f"{where}: the value is not a text",
             values={"column": column, "expected": "a string", "found": type(value).__name__},
+            hint=DROPPING if value is None else "",
         )
     return check_characters(value, where)
 
@@ -120,7 +126,7 @@ def as_text(value: object, where: str, column: str) -> str:
 def refuse_empty(text: str, where: str, column: str, *, hint: str = "remove empty texts") -> None:
     """Refuse a text of white space alone.  Raises `BadInput`."""
     if not text.strip():
-        raise BadInput(
+        raise EmptyValue(
             f"{where}: the text is empty",
             values={"column": column, "length": f"{len(text)} characters", "expected": "some text"},
             hint=hint,

@@ -25,19 +25,21 @@ def split_file(
     label_column: str | None = "label",
     prompt: PromptSettings = PLAIN,
     allow_empty: bool = False,
+    empty: list[str] | None = None,
     force: bool = False,
 ) -> dict[str, int]:
     """Write `out/<device>.jsonl` for every device; the number of texts per device.
 
     Nobody can read them who cannot read `data`.  The same files at `out` are left as they are.
-    With `label_column = None` no labels are read, and `alpha` must be None.  Raises `BadInput`, `UsageProblem`.
+    With `label_column = None` no labels are read, and `alpha` must be None.  `empty` is that of `load_examples`.
+    Raises `BadInput`, `UsageProblem`.
     """
     if label_column is None and alpha is not None:
         raise UsageProblem(
             "label skew needs labels", values={"alpha": alpha}, hint="split with --iid, or name the --label-column"
         )
     check_output(out, force=force, or_holding=f"{device_names(devices)[0]}.jsonl")
-    examples = load_examples(data, text_column=text_column, label_column=label_column, prompt=prompt)
+    examples = load_examples(data, text_column=text_column, label_column=label_column, prompt=prompt, empty=empty)
     labels = [example.label or "" for example in examples]
     shares = partition(labels, devices=devices, alpha=alpha, seed=seed, allow_empty=allow_empty)
     files = dict(zip(device_names(devices), ([examples[index] for index in share] for share in shares), strict=True))
@@ -55,6 +57,7 @@ def holdout_file(
     label_column: str | None = "label",
     prompt: PromptSettings = PLAIN,
     deduplicate: bool = False,
+    empty: list[str] | None = None,
     force: bool = False,
 ) -> dict[str, int]:
     """Write `out/train.jsonl` and `out/test.jsonl`, as `split_file` does; the number of texts in each.
@@ -62,7 +65,7 @@ def holdout_file(
     Raises `BadInput`, `UsageProblem`.
     """
     check_output(out, force=force, or_holding="train.jsonl")
-    loaded = load_examples(data, text_column=text_column, label_column=label_column, prompt=prompt)
+    loaded = load_examples(data, text_column=text_column, label_column=label_column, prompt=prompt, empty=empty)
     examples = drop_duplicates(loaded) if deduplicate else loaded
     train, test = holdout([example.label or "" for example in examples], fraction=fraction, seed=seed)
     shares = {"train": train, "test": test}

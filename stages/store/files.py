@@ -163,10 +163,10 @@ def absolute(path: Path) -> Path:
     return Path(os.path.abspath(path))  # noqa: PTH100
 
 
-def refuse_existing(target: Path, *, force: bool) -> None:
-    """Nothing is replaced without `force`.  Raises `UsageProblem`."""
+def refuse_existing(target: Path, *, force: bool, place: str = "--out") -> None:
+    """Nothing is replaced without `force`; `place` is the argument that names the target.  Raises `UsageProblem`."""
     if os.path.lexists(target) and not force:
-        raise UsageProblem(f"{target} exists already", hint="give another --out, or replace it with --force")
+        raise UsageProblem(f"{target} exists already", hint=f"give another {place}, or replace it with --force")
 
 
 # What killed writers left.

@@ -10,7 +10,7 @@ import pytest
 from pyarrow import parquet
 
 from schemas.errors import BadInput
-from stages.data.folder import left_out
+from stages.data.folder import INVENTORY, left_out
 from stages.data.load import Example, load_examples
 from tests import fleet
 from tests.fleet import chainctl
@@ -82,6 +82,15 @@ def test_a_command_says_once_what_it_skipped(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["skipped"] == {"empty": 1, "outside class folders": 1}
     done = chainctl("recipe", "new", tmp_path / "recipe.toml", "--data", data)
     assert done.stdout.count("2 files of") == 1
+
+
+def test_the_inventory_of_a_fetched_asset_is_not_a_file_that_was_skipped(tmp_path: Path) -> None:
+    put(tmp_path / "sport/1.txt", "goal")
+    put(tmp_path / INVENTORY, "{}")
+    assert left_out(tmp_path) == {}
+    put(tmp_path / "parts/train.jsonl", '{"text": "goal", "label": "sport"}\n')
+    put(tmp_path / "parts" / INVENTORY, "{}")
+    assert left_out(tmp_path / "parts") == {}
 
 
 def test_where_no_file_ends_in_txt_every_file_is_a_text(tmp_path: Path) -> None:

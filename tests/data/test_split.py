@@ -10,6 +10,7 @@ from schemas.errors import BadInput, UsageProblem
 from stages.data.load import Example, data_digest, load_examples
 from stages.data.partition import partition
 from stages.data.split import holdout_file, split_file, to_jsonl
+from tests.fleet import chainctl
 
 EXAMPLES = [Example(f'text {index}: "grüße", 你好,\nline\u2028two 🙂', "abc"[index % 3]) for index in range(60)]
 
@@ -74,6 +75,38 @@ def test_with_deduplication_no_text_is_both_trained_and_tested_on(tmp_path: Path
     assert sizes == {"train": 14, "test": 6, "dropped": 40}
     assert not {example.text for example in train} & {example.text for example in test}
     assert len({example.text for example in train + test}) == 20
+
+
+GAPS = [("one", "a"), ("", "a"), ("two", ""), ("  ", "b"), ("three", "b"), ("four", "a"), ("five", "b")]
+
+
+@pytest.mark.parametrize("name", ["gaps.csv", "gaps.jsonl"])
+@pytest.mark.parametrize("command", [["split", "--devices", 1, "--iid"], ["holdout", "--fraction", 0.5]])
+def test_records_without_a_text_or_a_label_are_left_out_where_that_is_asked_for(
+    name: str, command: list[object], tmp_path: Path
+) -> None:
+    source = tmp_path / name
+    if name == "gaps.csv":
+        source.write_text("".join(f"{text};{label}\n" for text, label in [("text", "label"), *GAPS]))
+    else:  # what has no value is null there, as pandas writes it
+        source.write_text(
+            "".join(f"{json.dumps({'text': text or None, 'label': label or None})}\n" for text, label in GAPS)
+        )
+    options = [source, *command[1:], "--out", tmp_path / "out"]
+    refused = chainctl("data", command[0], *options, check=False)
+    assert refused.returncode == 3
+    assert "--drop-empty" in refused.stderr
+    done = chainctl("data", command[0], *options, "--drop-empty")
+    assert "3 without a text or a label left out" in done.stdout
+    written = Counter(example for file in (tmp_path / "out").iterdir() for example in load_examples(file))
+    assert written == Counter(Example(text, label) for text, label in GAPS if text.strip() and label)
+
+
+def test_nothing_but_records_without_a_text_is_no_data(tmp_path: Path) -> None:
+    source = tmp_path / "d.csv"
+    source.write_bytes(b"text,label\n,a\n,b\n")
+    with pytest.raises(BadInput, match="holds no texts"):
+        holdout_file(source, tmp_path / "out", fraction=0.5, seed=0, empty=[])
 
 
 def test_an_existing_folder_is_replaced_only_with_force(data: Path, tmp_path: Path) -> None:
