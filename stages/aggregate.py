@@ -84,7 +84,7 @@ def run(
         )
     check_signer(policy, policy.coordinator, signer, whose="the coordinator")
     needed_bytes = sum(file.size_bytes for file in parent.manifest.files)
-    check_place(out, StateManifest, force=force, signer=signer, needed_bytes=needed_bytes)
+    check_place(out, StateManifest, plan, state, *updates, force=force, signer=signer, needed_bytes=needed_bytes)
     with open_ledger(parent, planned, signer) as ledger:  # nobody else closes this round meanwhile
         delivery = Intake(planned, parent, ledger.counted(before=parent.digest), method).take(updates)
         # All documents are made before anything is recorded or moved.

@@ -56,7 +56,7 @@ def run(
     """
     planned, current = open_trusted(plan, state)
     settings = require_causal_lm(planned.manifest)
-    check_place(out, BenchmarkManifest, force=force, signer=signer)
+    check_place(out, BenchmarkManifest, machine.model_dir, plan, state, data, force=force, signer=signer)
     encoder = Encoder.load(machine.model_dir, settings.encoding, settings.prompt)
     template = ALPACA if settings.prompt.format == "plain" else encoder.template
     intent.will_read(data, "benchmark")

@@ -58,7 +58,7 @@ def run(
     planned, current = open_trusted(plan, state)
     settings, task = planned.manifest.settings, planned.manifest.settings.task
     kind: type[Evaluation] = PerplexityManifest if task.kind == "causal-lm" else EvaluationManifest
-    check_place(out, kind, force=force, signer=signer)
+    check_place(out, kind, machine.model_dir, plan, state, data, force=force, signer=signer)
     examples = load_labelled(data, task, settings.prompt)
     subject = Subject(planned.digest, current, data_digest(examples))
     found = existing(out, kind, same=subject.made, force=force, signer=signer)

@@ -64,7 +64,7 @@ def run(
     settings = require_causal_lm(planned.manifest)
     if not tasks_dir.is_dir():
         raise BadInput(f"{tasks_dir} is not a folder of task files", values={"expected": "YAML files of lm-eval"})
-    check_place(out, BenchmarkManifest, force=force, signer=signer)
+    check_place(out, BenchmarkManifest, machine.model_dir, plan, state, tasks_dir, force=force, signer=signer)
     existing(out, BenchmarkManifest, same=lambda there: there.state == current.digest, force=force, signer=signer)
     expected = planned.manifest.model
     opened = Session.open(machine, settings, expected=expected, beside=out.parent, progress=progress, say=say)

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
-from schemas.errors import BadInput, UsageProblem, some
+from schemas.errors import BadInput, some
 from schemas.refs import ModelFingerprint
 from stages.data.model_folder import check_model_folder, check_there, without_weights
 from stages.data.template import chat_template
@@ -30,7 +30,7 @@ from stages.process.progress import Progress
 from stages.store.debris import without_debris
 from stages.store.files import complete_directory
 from stages.store.foreign import check_document, read_document, read_json
-from stages.store.output import check_output
+from stages.store.output import check_output, refuse_overlap
 from stages.streaming.whole import check_whole, published_model
 from stages.weights.files import FLOAT_DTYPES, WeightFiles, checkpoint_files, has_weights
 from stages.weights.importing.fp8 import plain_entries
@@ -82,7 +82,7 @@ def run(
     Raises `BadInput` if `source` is not a complete model, `NotTrusted` for a pickle that holds more than weights,
     `DoesNotFit` if a GGUF file needs more memory than there is, `UsageProblem` if something else is at `out`.
     """
-    _refuse_overlap(source, out)
+    refuse_overlap(out, source)
     kind, path = find_source(source)
     stored = FLOAT_DTYPES[dtype] if dtype else None
     weight_bytes = sum(file.stat().st_size for file in _weights(kind, path))
@@ -103,16 +103,6 @@ def run(
         count, size = _write(directory, shards, stored, left_out, progress)
         fingerprint = check_whole(directory)
     return Imported(kind, fingerprint, count, size, tuple(sorted(left_out)), tuple(notes))
-
-
-def _refuse_overlap(source: Path, out: Path) -> None:
-    """Refuse to replace the source: --force deletes what is at `out`.  Raises `UsageProblem`."""
-    if source.resolve().is_relative_to(out.resolve()):
-        raise UsageProblem(
-            "the source is inside --out, and would be replaced by the model",
-            values={"source": source, "out": out},
-            hint="choose another --out: the source is never changed",
-        )
 
 
 def lines(imported: Imported) -> list[str]:

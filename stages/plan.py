@@ -65,8 +65,8 @@ def run(
     disagree with each other, the recipe or the model, `DoesNotFit` where nothing fits the smallest budget.
     """
     policy = policy or TrustPolicy()
-    check_place(out, PlanManifest, force=force, signer=signer)
-    check_place(state_out, StateManifest, force=force, signer=signer)
+    check_place(out, PlanManifest, model_dir, *profiles, force=force, signer=signer)
+    check_place(state_out, StateManifest, model_dir, *profiles, force=force, signer=signer)
     check_signer(policy, policy.coordinator, signer, whose="the coordinator")
     profiles = list(without_debris(profiles))
     check_device_count(len(profiles))

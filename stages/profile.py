@@ -63,7 +63,7 @@ def run(
 
     Raises `BadInput` for data or a model that cannot be used, `UsageProblem` where `out` holds something else.
     """
-    check_place(out, ProfileManifest, force=force, signer=signer)
+    check_place(out, ProfileManifest, machine.model_dir, data, force=force, signer=signer)
     examples = load_examples(data, text_column=settings.task.text_column, label_column=None, prompt=settings.prompt)
     settings = settings.model_copy(update={"numerics": settings.numerics.computing_in("float32")})
     with Session.open(machine, settings, expected=None, beside=out.parent, progress=progress) as session:

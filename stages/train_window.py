@@ -57,7 +57,17 @@ def run(
     `DoesNotFit` if the budget is too small.
     """
     turn = Turn.open(plan, state, device, signer=signer, window_size=window_size)
-    check_place(out, UpdateManifest, force=force, signer=signer, needed_bytes=turn.update_bytes())
+    check_place(
+        out,
+        UpdateManifest,
+        machine.model_dir,
+        plan,
+        state,
+        data,
+        force=force,
+        signer=signer,
+        needed_bytes=turn.update_bytes(),
+    )
     examples = turn.read(data)
     inputs = turn.inputs(examples)
     checkpoint = turn.checkpoint(out, checkpoint_every, inputs, signer=signer)

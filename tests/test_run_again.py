@@ -198,3 +198,25 @@ def test_a_file_that_many_write_at_once_is_one_of_theirs(tmp_path: Path) -> None
     at_once(8, write)
     assert (tmp_path / "pins.json").read_bytes() in contents
     assert [path.name for path in tmp_path.iterdir()] == ["pins.json"]
+
+
+def test_no_command_replaces_what_it_reads(tmp_path: Path) -> None:
+    """`--force` deletes what is at `--out`; a typing mistake must not cost the texts, or a state."""
+    data = tmp_path / "data"
+    fleet.save_texts(data / "all.jsonl", fleet.texts(12))
+    _, state = make_world(tmp_path)
+    make_update(tmp_path / "updates" / "a", state, "a", seed=0)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    round_ = ("aggregate", tmp_path / "updates", "--plan", tmp_path / "plan", "--state", tmp_path / "state")
+    for command in (
+        ("data", "holdout", data / "all.jsonl", "--out", data),
+        ("data", "split", data / "all.jsonl", "--devices", 2, "--iid", "--out", data),
+        ("data", "split", data / "all.jsonl", "--devices", 2, "--iid", "--out", tmp_path),
+        (*round_, "--out", tmp_path / "state"),
+        (*round_, "--out", tmp_path / "updates"),
+        (*round_, "--out", tmp_path),
+    ):
+        refused = chainctl(*command, "--force", check=False)
+        assert refused.returncode == 2, command
+        assert "is read, and is what --out would replace" in refused.stderr
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

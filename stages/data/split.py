@@ -11,7 +11,7 @@ from stages.data.partition import device_names, drop_duplicates, holdout, partit
 from stages.data.records import LABEL_OPTION, STANDARD, TEXT_OPTION
 from stages.process import intent
 from stages.store.files import complete_directory
-from stages.store.output import check_output
+from stages.store.output import check_output, refuse_overlap
 
 
 def split_file(
@@ -38,6 +38,7 @@ def split_file(
         raise UsageProblem(
             "label skew needs labels", values={"alpha": alpha}, hint="split with --iid, or name the --label-column"
         )
+    refuse_overlap(out, data)
     check_output(out, force=force, or_holding=f"{device_names(devices)[0]}.jsonl")
     examples = load_examples(data, text_column=text_column, label_column=label_column, prompt=prompt, empty=empty)
     labels = [example.label or "" for example in examples]
@@ -64,6 +65,7 @@ def holdout_file(
 
     Raises `BadInput`, `UsageProblem`.
     """
+    refuse_overlap(out, data)
     check_output(out, force=force, or_holding="train.jsonl")
     loaded = load_examples(data, text_column=text_column, label_column=label_column, prompt=prompt, empty=empty)
     examples = drop_duplicates(loaded) if deduplicate else loaded

@@ -27,7 +27,7 @@ from stages.store.artifact import Artifact, kind_and_version, open_artifact, rea
 from stages.store.debris import without_debris
 from stages.store.files import complete_directory, refuse_existing
 from stages.store.lineage import history
-from stages.store.output import check_output
+from stages.store.output import check_output, refuse_overlap
 from stages.store.regular import read_start
 from stages.store.trust import check_signed, open_trusted
 from stages.tuning.tuning import BottleneckTuning
@@ -91,6 +91,7 @@ def run(
     Raises `BadInput` where artifacts do not belong together, `NotTrusted` for altered bytes, `UsageProblem` where
     something else is at `out` (with `force`: what is not an export) or an extra is missing.
     """
+    refuse_overlap(out, model_dir, plan, state)
     check_target(out, force=force)
     if format == "onnx":
         from stages.export.onnx import need_the_extra

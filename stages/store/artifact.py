@@ -30,7 +30,7 @@ from stages.process.measure import MeasuredFacts
 from stages.store.debris import is_debris
 from stages.store.files import complete_directory, sweep
 from stages.store.lines import Lines, read_lines
-from stages.store.output import check_output
+from stages.store.output import check_output, refuse_overlap
 from stages.store.regular import file_digest, file_size, read_regular
 from stages.store.signing import SIGNATURE_FILE, Signer, check_signature
 from stages.store.tensors import TENSORS_FILE, LazyTensors, Shapes, TensorFile, TensorWriter
@@ -217,12 +217,20 @@ def existing(
 
 
 def check_place(
-    out: Path, kind: type[Manifest], *, force: bool, signer: Signer | None = None, needed_bytes: int = 0
+    out: Path,
+    kind: type[Manifest],
+    *read: Path,
+    force: bool,
+    signer: Signer | None = None,
+    needed_bytes: int = 0,
 ) -> None:
     """Check before any work that an artifact can be put at `out`, unless one of its kind is there to be found.
 
-    `needed_bytes`: of its files, as far as they are known.  Raises as `check_output` and `existing` do.
+    What is `read` is not replaced.  `needed_bytes`: of its files, as far as they are known.  Raises as `check_output`,
+    `refuse_overlap` and `existing` do.
     """
+    if force:
+        refuse_overlap(out, *read)
     sweep(out)
     intent.will_write(out, needed_bytes or None)
     if out.exists() and not force:

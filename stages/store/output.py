@@ -41,6 +41,17 @@ def check_output(out: Path, *, force: bool, needed_bytes: int = 0, or_holding: s
         (_look if intent.is_dry_run() else _rehearse)(above, target)
 
 
+def refuse_overlap(out: Path, *read: Path) -> None:
+    """Refuse to replace what is read: `force` deletes what is at `out`.  Raises `UsageProblem`."""
+    for source in read:
+        if source.resolve().is_relative_to(out.resolve()):
+            raise UsageProblem(
+                f"{source} is read, and is what --out would replace, or inside it",
+                values={"read": source, "--out": out},
+                hint="give another --out: what is read is never changed",
+            )
+
+
 def _refuse_dead_link(target: Path) -> None:
     if target.is_symlink() and not target.exists():
         raise UsageProblem(
