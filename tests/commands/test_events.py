@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -150,3 +152,17 @@ def test_progress_is_at_most_one_event_a_second(
 def test_the_schema_of_events_is_printed() -> None:
     printed = CliRunner().invoke(app, ["schema", "log-event"])
     assert json.loads(printed.output)["discriminator"]["propertyName"] == "event"
+
+
+def test_lines_of_several_threads_are_whole_however_stderr_is_buffered() -> None:
+    receiving, sending = os.pipe()
+    stream = io.TextIOWrapper(os.fdopen(sending, "wb", buffering=0), write_through=True)  # as with PYTHONUNBUFFERED
+    log = EventLog(stream)
+    with ThreadPoolExecutor(4) as pool, os.fdopen(receiving) as written:
+        reading = pool.submit(written.read)
+        for told in [pool.submit(lambda: [log.emit("Said", text="told") for _ in range(200)]) for _ in range(3)]:
+            told.result()
+        log.writelines(["a line ", "of a library\n"])
+        stream.close()
+        found = [LogEvent.model_validate_json(line).root for line in reading.result().splitlines()]
+    assert [getattr(one, "text", "") for one in found] == ["told"] * 600 + ["a line of a library"]
