@@ -160,9 +160,20 @@ def test_lines_of_several_threads_are_whole_however_stderr_is_buffered() -> None
     log = EventLog(stream)
     with ThreadPoolExecutor(4) as pool, os.fdopen(receiving) as written:
         reading = pool.submit(written.read)
-        for told in [pool.submit(lambda: [log.emit("Said", text="told") for _ in range(200)]) for _ in range(3)]:
+        for told in [pool.submit(log.write, "told\n" * 200) for _ in range(3)]:
             told.result()
         log.writelines(["a line ", "of a library\n"])
         stream.close()
         found = [LogEvent.model_validate_json(line).root for line in reading.result().splitlines()]
     assert [getattr(one, "text", "") for one in found] == ["told"] * 600 + ["a line of a library"]
+
+
+def test_a_dry_run_begins_and_ends_in_the_log_as_the_command_does(tmp_path: Path) -> None:
+    command = ("model", "random", "--like", "llama-2-7b", "--out", tmp_path / "model", "--dry-run")
+    found = events(fleet.chainctl(*command, *JSONL))
+    assert [type(event) for event in (found[0], found[-1])] == [Started, Finished]
+    assert found[0].command == "model random"  # type: ignore[union-attr]
+    assert fleet.chainctl(*command, "--quiet", *JSONL).stderr == ""
+    (tmp_path / "model").mkdir()
+    refused = events(fleet.chainctl(*command, *JSONL, check=False))
+    assert [type(event) for event in refused] == [Started, Failed, Finished]
