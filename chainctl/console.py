@@ -160,9 +160,7 @@ def with_console(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def wrapped(context: typer.Context, *, json: bool, quiet: bool, log_format: LogFormat, **arguments: Any) -> None:  # noqa: ARG001 -- `events.logged` has looked
         logging.getLogger("stages").setLevel(logging.ERROR if quiet else logging.WARNING)
-        log = event_log()
-        if log and not quiet:
-            log.start(_name(context))
+        start_log(context, quiet=quiet)
         _put_back(arguments.values())
         command(**arguments, console=Console(json=json, quiet=quiet))
 
@@ -187,6 +185,13 @@ def taking_flags(
     wrapped.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return wrapped
+
+
+def start_log(context: typer.Context, *, quiet: bool) -> None:
+    """Log that a command begins, where a log was asked for."""
+    log = event_log()
+    if log and not quiet:
+        log.start(_name(context))
 
 
 def _name(context: typer.Context) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from chainctl.console import Console, taking_flags
+from chainctl.console import Console, start_log, taking_flags
 from schemas.errors import some
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def with_dry_run(command: Callable[..., None]) -> Callable[..., None]:
             return
         from stages.process.intent import rehearsing
 
+        start_log(arguments["context"], quiet=arguments["quiet"])
         console = Console(json=arguments["json"], quiet=arguments["quiet"])
         with rehearsing() as intent:
             command(**arguments | {"json": False, "quiet": True})

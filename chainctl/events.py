@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO, cast
 
@@ -33,6 +33,10 @@ class EventLog:
         for line in filter(str.strip, lines):
             self.emit("Warned", text=line)
         return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Several at once."""
+        self.write("".join(lines))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)

@@ -60,7 +60,7 @@ def write_drawn(text: str, stream: TextIO) -> None:
     A reader that has gone (`| head -1`) did so on purpose; anything else is said on stderr.
     """
     try:
-        print(text, file=unescaped(stream), flush=True)
+        print(f"{text}\n", end="", file=unescaped(stream), flush=True)  # in one piece, whatever other threads write
     except OSError as error:
         drop(stream)
         if error.errno != errno.EPIPE and stream is not sys.stderr:

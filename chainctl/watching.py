@@ -120,8 +120,9 @@ class RoundsTable:
     def __rich_console__(self, terminal: "Terminal", options: "ConsoleOptions") -> "RenderResult":
         from rich.text import Text
 
-        if self.lines:
-            columns, rows = rounds_table(self.lines, options.max_width)
+        lines = tuple(self.lines)  # rich's own thread draws, while rounds are added
+        if lines:
+            columns, rows = rounds_table(lines, options.max_width)
             yield aligned(columns, rows[-max(1, terminal.height - BELOW) :])
         if self.rounds:
             left = self.seconds_left()

@@ -15,7 +15,7 @@ from stages.federated.intake import Judged
 from stages.run_view.read import read_run, update_places
 from stages.run_view.view import Score
 from stages.store.ledger import LEDGER_FILE
-from stages.store.snapshot import Snapshot, snapshot
+from stages.store.snapshot import Snapshot, file_sizes, snapshot
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def run(run_directory: Path, *, inboxes: Sequence[Path] = (), judged: Judged | N
         left_out=found.left_out,
         cost=found.cost,
         free_bytes=shutil.disk_usage(run_directory).free,
-        used_bytes=sum(path.stat().st_size for path in run_directory.rglob("*") if path.is_file()),
+        used_bytes=sum(file_sizes(run_directory)),
     )
 
 

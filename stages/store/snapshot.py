@@ -1,7 +1,9 @@
 """What folders hold, as far as it can be told without reading a file: whether it is worth to look again."""
 
 import os
-from collections.abc import Iterable
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 Snapshot = frozenset[tuple[str, int, int, int]]  # path, size, time of the last change in ns, inode
@@ -27,3 +29,13 @@ def _add(found: set[tuple[str, int, int, int]], path: Path, depth: int) -> None:
                 _add(found, Path(entry.path), 0 if entry.is_symlink() else depth - 1)
     except OSError:
         return
+
+
+def file_sizes(folder: Path) -> Iterator[int]:
+    """Bytes of each file in `folder` and below, without links to folders; what goes away meanwhile is left out."""
+    for above, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                info = os.stat(os.path.join(above, name))  # noqa: PTH116, PTH118 -- of very many files
+                if stat.S_ISREG(info.st_mode):
+                    yield info.st_size

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from schemas.errors import BadInput
 from stages.process import intent
+from stages.store.output import check_output
 
 PROJECT = "chainctl"  # the experiment or project that runs belong to, where a tracker has such a thing
 
@@ -94,6 +95,8 @@ def open_tracking(name: str, directory: Path, run: TrackedRun) -> Tracking:
     Raises `BadInput` where its library is missing, or what is in `directory` cannot be used.
     """
     check_tracker(name)
+    check_output(directory / run.name, force=True)
+    intent.leave_unchecked(f"whether {name} can go on from what is in {directory}")
     intent.begin(directory)
     directory.mkdir(parents=True, exist_ok=True)
     return Tracking(import_module(f"stages.trackers.{name}").open_tracker(directory, run))

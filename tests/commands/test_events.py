@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -150,3 +152,28 @@ def test_progress_is_at_most_one_event_a_second(
 def test_the_schema_of_events_is_printed() -> None:
     printed = CliRunner().invoke(app, ["schema", "log-event"])
     assert json.loads(printed.output)["discriminator"]["propertyName"] == "event"
+
+
+def test_lines_of_several_threads_are_whole_however_stderr_is_buffered() -> None:
+    receiving, sending = os.pipe()
+    stream = io.TextIOWrapper(os.fdopen(sending, "wb", buffering=0), write_through=True)  # as with PYTHONUNBUFFERED
+    log = EventLog(stream)
+    with ThreadPoolExecutor(4) as pool, os.fdopen(receiving) as written:
+        reading = pool.submit(written.read)
+        for told in [pool.submit(log.write, "told\n" * 200) for _ in range(3)]:
+            told.result()
+        log.writelines(["a line ", "of a library\n"])
+        stream.close()
+        found = [LogEvent.model_validate_json(line).root for line in reading.result().splitlines()]
+    assert [getattr(one, "text", "") for one in found] == ["told"] * 600 + ["a line of a library"]
+
+
+def test_a_dry_run_begins_and_ends_in_the_log_as_the_command_does(tmp_path: Path) -> None:
+    command = ("model", "random", "--like", "llama-2-7b", "--out", tmp_path / "model", "--dry-run")
+    found = events(fleet.chainctl(*command, *JSONL))
+    assert [type(event) for event in (found[0], found[-1])] == [Started, Finished]
+    assert found[0].command == "model random"  # type: ignore[union-attr]
+    assert fleet.chainctl(*command, "--quiet", *JSONL).stderr == ""
+    (tmp_path / "model").mkdir()
+    refused = events(fleet.chainctl(*command, *JSONL, check=False))
+    assert [type(event) for event in refused] == [Started, Failed, Finished]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from schemas.state import StateManifest
 from stages.federated.intake import Intake, Judgement
 from stages.status import Watch
 from stages.store.artifact import Artifact
+from stages.store.snapshot import file_sizes
 from tests import fleet
 from tests.fleet import combine, make_update, make_world
 from tests.fleet.terminal import Terminal
@@ -101,7 +103,7 @@ def test_on_a_terminal_a_table_is_drawn_anew_and_ctrl_c_leaves_it_clean(
         assert r"zz\x1b[2J" in shown[3]
         deliver(tmp_path, state, "b")
         terminal.until(lambda lines: "delivered  1 of 3  b" in lines)
-        terminal.type(b"\x03")
+        terminal.interrupt()
     assert terminal.exit_code == 130
     assert terminal.left[0].startswith("interrupted")
     assert terminal.cursor_is_shown
@@ -156,3 +158,14 @@ def test_what_is_no_federation_is_refused_at_the_first_look(tmp_path: Path) -> N
         Watch(tmp_path).look()
     assert fleet.chainctl("status", tmp_path, "--watch", check=False).returncode == 3
     assert fleet.chainctl("status", tmp_path, "--watch", "--every", "0", check=False).returncode == 2
+
+
+def test_files_that_go_away_while_the_folder_is_measured_are_left_out(tmp_path: Path) -> None:
+    for name in "abc":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_bytes(b"1234")
+    (tmp_path / "file").write_bytes(b"12")
+    sizes = file_sizes(tmp_path)
+    assert next(sizes) == 2
+    shutil.rmtree(tmp_path / "b")
+    assert list(sizes) == [4, 4]

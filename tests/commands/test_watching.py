@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from chainctl import watching
 from chainctl.watching import RoundsTable, rounds_table
 from schemas.run import RoundLine
 from tests import fleet
@@ -18,6 +20,7 @@ import sys, time
 from pathlib import Path
 from types import SimpleNamespace as Simple
 from chainctl.console import Console
+from chainctl import watching
 from chainctl.watching import watching
 from schemas.run import RoundLine
 lines, done = map(Path, sys.argv[1:])
@@ -120,7 +123,7 @@ def test_ctrl_c_leaves_a_clean_terminal_and_the_rounds_that_there_were(tmp_path:
     command += ["--devices", "2", "--out", tmp_path / "run", "--rounds", "900"]
     with Terminal([sys.executable, "-m", "chainctl", *command], columns=200) as terminal:
         terminal.until(lambda lines: any(line.startswith("round 2 of 900") for line in lines))
-        terminal.type(b"\x03")
+        terminal.interrupt()
     assert terminal.exit_code == 130
     assert terminal.left[-1].endswith("run the same command again: it continues from what is finished")
     assert terminal.cursor_is_shown
@@ -155,3 +158,21 @@ def test_a_column_is_there_where_it_says_something() -> None:
     assert rows[1][columns.index("accuracy")] == ""
     assert "perplexity" not in columns
     assert rounds_table([a_round(1)], 1)[0] == []
+
+
+def test_a_round_that_is_added_while_the_table_is_drawn_waits_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rich.console import Console
+
+    table = RoundsTable(Console(width=80))
+    table.round(a_round(1))
+    drawing = watching.rounds_table
+
+    def adding(lines: Sequence[RoundLine], width: int) -> tuple[list[str], list[list[object]]]:
+        table.round(a_round(2))
+        assert len(lines) == 1
+        return drawing(lines, width)
+
+    monkeypatch.setattr(watching, "rounds_table", adding)
+    with table.bar.console.capture() as drawn:
+        table.bar.console.print(table)
+    assert numbers(drawn.get().splitlines()) == [1]

@@ -81,6 +81,13 @@ class Terminal:
         """Press keys: `\\x03` is ctrl-C."""
         os.write(self._main, keys)
 
+    def interrupt(self) -> None:
+        """Press ctrl-C, which the terminal does not show: it would at any place of what is just being drawn."""
+        modes = termios.tcgetattr(self._main)
+        modes[3] &= ~termios.ECHO
+        termios.tcsetattr(self._main, termios.TCSANOW, modes)
+        self.type(b"\x03")
+
     def until(self, holds: Callable[[list[str]], bool]) -> list[str]:
         """Read on until the screen is like that; the screen."""
         give_up = time.monotonic() + PATIENCE_SECONDS

@@ -122,3 +122,15 @@ def test_a_missing_library_is_said_before_any_work(
     assert not (folder / f"none-{name}").exists()
     done = fleet.chainctl("track", folder / "run", "--to", name, check=False)
     assert f"pip install 'chainctl[{name}]'" in done.stderr
+
+
+def test_a_dry_run_refuses_a_place_that_can_hold_no_records(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "dead").symlink_to("nowhere")
+    for place in (tmp_path / "file", tmp_path / "dead", tmp_path / "file" / "below"):
+        command = ("track", folder / "run", "--to", "jsonl", "--dir", place)
+        tried, done = (fleet.chainctl(*command, *more, check=False) for more in (("--dry-run",), ()))
+        assert (tried.returncode, tried.stderr) == (done.returncode, done.stderr)
+        assert tried.returncode == 2
+    announced = json.loads(fleet.chainctl("track", folder / "run", "--to", "jsonl", "--dry-run", "--json").stdout)
+    assert announced["unchecked"] == [f"whether jsonl can go on from what is in {folder / 'run' / 'tracking'}"]
