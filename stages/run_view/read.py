@@ -72,6 +72,7 @@ def read_run(
         federation=_federation(directory),
         scores=scores,
         before=history.scores.get(first),
+        problem=facts[first].problem,
         rounds=tuple(history.round(event) for event in lineage),
         abandoned=len(record.closed) - len(lineage),
         closed=len(record.closed),

@@ -133,6 +133,7 @@ class RunView:
     federation: FederationManifest | None  # of a simulation: what it is made of
     scores: tuple[Score, ...]  # all that are believed
     before: Score | None  # of state 0
+    problem: Problem  # of state 0
     rounds: tuple[RoundView, ...]
     abandoned: int  # rounds that closed and that no state of this history comes from
     closed: int  # rounds, those included
@@ -172,6 +173,9 @@ class RunView:
             count = sum(line.problem == problem for line in self.rounds)
             if count:
                 yield f"{count} of {len(self.rounds)} states {why}: of their rounds only the ledger tells"
+        if self.problem:
+            why = "is not here" if self.problem == "missing" else "is not signed by the coordinator"
+            yield f"the first state {why}"
         if self.abandoned:
             yield f"{self.abandoned} rounds closed and were abandoned: another state took their place"
         others = len(self.scores) - sum(line.score is not None for line in self.rounds) - (self.before is not None)

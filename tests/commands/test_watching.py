@@ -82,12 +82,13 @@ def watching_command(folder: Path) -> list[object]:
 )
 def test_the_table_fits_its_terminal_and_all_of_it_stays(columns: int, height: int, head: str, tmp_path: Path) -> None:
     with Terminal(watching_command(tmp_path), columns=columns, lines=height) as terminal:
-        shown = terminal.until(lambda lines: numbers(lines)[-1:] == [ROUNDS] and "steps" in lines[-1])
-        assert shown[0] == head
+        shown = terminal.until(
+            lambda lines: lines[:1] == [head] and numbers(lines)[-1:] == [ROUNDS] and "steps" in lines[-1]
+        )
         assert len(shown) <= height
         assert numbers(shown) == list(range(ROUNDS - len(numbers(shown)) + 1, ROUNDS + 1))
         assert len(numbers(shown)) == height - 4
-        assert re.fullmatch(r"round 31 of 40, 0:01:\d\d left", shown[-2])
+        assert re.fullmatch(r"round 31 of 40, \d:\d\d:\d\d left", shown[-2])
         (tmp_path / "done").touch()
     assert terminal.exit_code == 0
     assert terminal.left[0] == head

@@ -138,6 +138,15 @@ def test_of_a_state_that_is_not_here_only_the_ledger_tells(
     assert any(note.startswith("1 of 2 states are not") for note in read_run(signed).notes())
 
 
+@pytest.mark.parametrize(("attack", "why"), [("gone", "is not here"), ("unsigned", "is not signed by the coordinator")])
+def test_a_first_state_that_cannot_be_believed_is_marked(attack: str, why: str, signed: Path) -> None:
+    if attack == "gone":
+        shutil.rmtree(signed / "states" / "0000")
+    else:
+        (signed / "states" / "0000" / "manifest.dsse.json").unlink()
+    assert f"the first state {why}" in read_run(signed).notes()
+
+
 def test_a_ledger_that_this_machine_did_not_write_is_marked(
     signed: Path, original: SignedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
