@@ -38,6 +38,7 @@ class Setting:
     vocabulary: int
     peers: tuple[str, ...]
     method: str = "chain"
+    micro_batch: int = 1
 
     def recipe(self, compute: str) -> list[str]:
         """As `--set` flags."""
@@ -49,7 +50,7 @@ class Setting:
             f"numerics.compute='{compute}'",
             f"encoding.max_length={self.length}",
             *chain,
-            "numerics.micro_batch=1",
+            f"numerics.micro_batch={self.micro_batch}",
             f"optimizer.batch_size={self.batch}",
             "similarity.min_examples=5",
             "similarity.max_examples=5",
@@ -110,6 +111,7 @@ def main() -> None:
     parser.add_argument("--models-dir", type=Path, help="where random models are kept; default: made and thrown away")
     parser.add_argument("--compute", default="auto", help="numerics.compute: float32, bfloat16 or auto")
     parser.add_argument("--method", default="chain", help="chain, or full-adapters")
+    parser.add_argument("--micro-batch", type=int, default=1, help="texts that a layer computes at once")
     parser.add_argument("--without-peers", action="store_true", help="measure chainctl alone")
     parser.add_argument("--peers", nargs="+", choices=list(NAMES), help="measure chainctl and these alone")
     chosen = parser.parse_args()
@@ -117,7 +119,7 @@ def main() -> None:
         for like in chosen.models:
             peers = () if chosen.without_peers else tuple(chosen.peers or SETTINGS[like].peers)
             models = chosen.models_dir or Path(folder)
-            setting = replace(SETTINGS[like], method=chosen.method, peers=peers)
+            setting = replace(SETTINGS[like], method=chosen.method, micro_batch=chosen.micro_batch, peers=peers)
             compare(setting, Path(folder) / like, models, chosen.repeats, chosen.compute)
 
 
