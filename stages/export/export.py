@@ -91,8 +91,8 @@ def run(
     Raises `BadInput` where artifacts do not belong together, `NotTrusted` for altered bytes, `UsageProblem` where
     something else is at `out` (with `force`: what is not an export) or an extra is missing.
     """
-    refuse_overlap(out, model_dir, plan, state)
     check_target(out, force=force)
+    refuse_overlap(out, model_dir, plan, state)
     if format == "onnx":
         from stages.export.onnx import need_the_extra
 
