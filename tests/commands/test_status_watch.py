@@ -98,14 +98,14 @@ def test_on_a_terminal_a_table_is_drawn_anew_and_ctrl_c_leaves_it_clean(
     (tmp_path / "run" / "updates" / HOSTILE / "manifest.json").write_text("{}")
     command = [sys.executable, "-m", "chainctl", "status", tmp_path / "run", "--watch", "--every", "0.1"]
     with Terminal(command, columns=40, lines=12) as terminal:
-        shown = terminal.until(lambda lines: any(one.startswith("disk") for one in lines))
-        assert [one.split()[0] for one in shown] == ["round", "delivered", "missing", "refused", "disk"]
+        words = ["round", "delivered", "missing", "refused", "disk"]
+        shown = terminal.until(lambda lines: [one.partition(" ")[0] for one in lines] == words)
         assert r"zz\x1b[2J" in shown[3]
         deliver(tmp_path, state, "b")
         terminal.until(lambda lines: "delivered  1 of 3  b" in lines)
         terminal.interrupt()
     assert terminal.exit_code == 130
-    assert terminal.left[0].startswith("interrupted")
+    assert terminal.left[0].startswith("interrupted"), terminal.left
     assert terminal.cursor_is_shown
 
 
