@@ -27,10 +27,12 @@ class Terminal:
         self._stream = pyte.ByteStream(self.screen)
         self._main, side = pty.openpty()
         termios.tcsetwinsize(self._main, (lines, columns))
+        # In the workers of pytest-xdist these say how large the terminal of the whole run is.
+        surroundings = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
         self.process = subprocess.Popen(
             [*map(str, command)],
             cwd=ROOT,
-            env={**os.environ, "TERM": "xterm-256color", **environment},
+            env={**surroundings, "TERM": "xterm-256color", **environment},
             stdin=side,
             stdout=side,
             stderr=side,
