@@ -431,7 +431,7 @@ def test_the_source_is_never_replaced(tmp_path: Path) -> None:
     language_model(tmp_path / "own")
     before = digests(tmp_path / "own")
     for out in (tmp_path / "own", tmp_path):
-        with pytest.raises(UsageProblem, match="the source is inside"):
+        with pytest.raises(UsageProblem, match="is what --out would replace"):
             import_model.run(tmp_path / "own", out, force=True)
     assert digests(tmp_path / "own") == before
 
