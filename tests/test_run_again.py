@@ -206,6 +206,7 @@ def test_no_command_replaces_what_it_reads(tmp_path: Path) -> None:
     fleet.save_texts(data / "all.jsonl", fleet.texts(12))
     _, state = make_world(tmp_path)
     make_update(tmp_path / "updates" / "a", state, "a", seed=0)
+    (tmp_path / "updates" / "circle").symlink_to("circle")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     round_ = ("aggregate", tmp_path / "updates", "--plan", tmp_path / "plan", "--state", tmp_path / "state")
     for command in (
@@ -220,3 +221,5 @@ def test_no_command_replaces_what_it_reads(tmp_path: Path) -> None:
         assert refused.returncode == 2, command
         assert "is read, and is what --out would replace" in refused.stderr
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    given = (round_[0], *sorted((tmp_path / "updates").iterdir()), *round_[2:])
+    assert chainctl(*given, "--out", tmp_path / "next", "--force").returncode == 0  # a link in circles is refused alone

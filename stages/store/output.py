@@ -43,8 +43,9 @@ def check_output(out: Path, *, force: bool, needed_bytes: int = 0, or_holding: s
 
 def refuse_overlap(out: Path, *read: Path) -> None:
     """Refuse to replace what is read: `force` deletes what is at `out`.  Raises `UsageProblem`."""
+    target = Path(os.path.realpath(out))
     for source in read:
-        if source.resolve().is_relative_to(out.resolve()):
+        if Path(os.path.realpath(source)).is_relative_to(target):  # unlike `resolve`, whatever links lead to
             raise UsageProblem(
                 f"{source} is read, and is what --out would replace, or inside it",
                 values={"read": source, "--out": out},
